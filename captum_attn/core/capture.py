@@ -1,0 +1,356 @@
+"""See every attention probability and its gradient during one forward and one backward pass.
+
+:class:`AttentionCapture` is a :class:`~torch.overrides.TorchFunctionMode`: it observes the torch functions that
+a model calls in this thread and needs no hook, no configuration change and no ``output_attentions``. Fused
+attention (``scaled_dot_product_attention``) runs as ever, and its probabilities are computed again, tile by
+tile, in the backward pass. Attention spelled out in eager code is seen where its probabilities are made, in
+``softmax``.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from types import FunctionType
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.overrides import TorchFunctionMode
+
+from captum_attn.core.tiles import Attention, Block, Tile, widen
+
+Observer = Callable[[Tile], None]
+Stack = Literal["encoder", "decoder", "cross"]
+
+
+class AttentionCapture(TorchFunctionMode):
+    """Record the attention of the forward pass that runs inside this context, in this thread.
+
+    Weights take no part in the graph, so a model costs what a frozen one costs and no weight can get a gradient.
+
+    Args:
+        model: names the modules that own the calls; a callable that is no ``nn.Module`` has no names.
+        gradients: whether :meth:`backward` will be called. If not, the forward pass builds no graph.
+
+    Attributes:
+        calls: the attention calls, in the order in which they ran.
+
+    Example:
+        >>> with torch.enable_grad(), AttentionCapture(model, gradients=True) as capture:
+        ...     logits = model(input_ids).logits
+        >>> capture.backward(logits[:, 1].sum(), observer, layers={0, 1})
+    """
+
+    def __init__(self, model: Callable[..., Any], gradients: bool) -> None:
+        super().__init__()
+        self.calls: list[AttentionCall] = []
+        self._gradients = gradients
+        named = model.named_modules() if isinstance(model, nn.Module) else ()
+        self._names = {id(module): name for name, module in named}
+        self._packed_heads: int | None = None
+
+    def attention(self, observer: Observer, layers: Collection[int]) -> None:
+        """Show the probabilities of ``layers`` to ``observer``."""
+        for layer in sorted(layers):
+            self.calls[layer].show(observer)
+
+    def backward(self, scalar: Tensor, observer: Observer, layers: Collection[int], retain_graph: bool = False) -> None:
+        """Backpropagate ``scalar`` down to the lowest of ``layers``, showing (A, G) of each to ``observer``.
+
+        Raises:
+            RuntimeError: ``scalar`` does not depend on the recorded attention.
+        """
+        if not scalar.requires_grad:
+            raise RuntimeError(
+                "the selected output does not depend on any observed attention: it was computed under "
+                "torch.no_grad() or torch.inference_mode() inside the model, or from detached states"
+            )
+        for call in self.calls:
+            call.observer = observer if call.layer in layers else None
+            call.lowest = call.layer == min(layers)
+        probes = [self.calls[layer].probe for layer in layers]
+        torch.autograd.grad(scalar, probes, allow_unused=True, retain_graph=retain_graph)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func.__name__ in _ACCESSORS:
+            return func(*args, **kwargs)
+        args = tuple(map(_frozen, args))
+        kwargs = {name: _frozen(argument) for name, argument in kwargs.items()}
+        if func is F.scaled_dot_product_attention:
+            return self._fused(*args, **kwargs)
+        if func in _SOFTMAX:
+            return self._eager(func(*args, **kwargs), *args[1:2], **kwargs)
+        if func is F.multi_head_attention_forward:
+            return self._packed(*args, **kwargs)
+        return func(*args, **kwargs)
+
+    def _fused(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        """``F.scaled_dot_product_attention`` without dropout, recorded."""
+        kernel = _Kernel(is_causal, scale, enable_gqa)
+        if query.dim() != 4:
+            return kernel(query, key, value, attn_mask)
+        attention = Attention(
+            query.detach(),
+            key.detach(),
+            value.detach(),
+            mask=None if attn_mask is None else attn_mask.detach(),
+            causal=is_causal,
+            scale=1 / math.sqrt(query.shape[-1]) if scale is None else scale,
+        )
+        call = FusedCall(len(self.calls), self._owner(), attention)
+        self.calls.append(call)
+        if not self._gradients:
+            return kernel(query, key, value, attn_mask)
+        return _ObservedAttention.apply(call, call.probe, kernel, query, key, value, attn_mask)
+
+    def _eager(self, probabilities: Tensor, dim: int | None = None, **_: Any) -> Tensor:
+        """Record a softmax over the keys of (B, H, Q, K) scores; any other softmax is none of ours."""
+        if dim not in (-1, probabilities.dim() - 1):
+            return probabilities
+        if probabilities.dim() == 3 and self._packed_heads is not None:
+            shape = (-1, self._packed_heads, *probabilities.shape[1:])
+        elif probabilities.dim() == 4:
+            shape = tuple(probabilities.shape)
+        else:
+            return probabilities
+        call = EagerCall(len(self.calls), self._owner(), probabilities.detach().view(shape))
+        self.calls.append(call)
+        return _ObservedSoftmax.apply(call, call.probe, probabilities) if self._gradients else probabilities
+
+    def _packed(self, *args: Any, **kwargs: Any) -> Any:
+        """``F.multi_head_attention_forward`` with this mode on inside, where its attention is computed."""
+        self._packed_heads = args[4] if len(args) > 4 else kwargs["num_heads"]
+        try:
+            with self:
+                return _multi_head_attention_inside(*args, **kwargs)
+        finally:
+            self._packed_heads = None
+
+    def _owner(self) -> str:
+        """Name of the innermost of the model's modules that is being called."""
+        frame = sys._getframe(2)
+        while frame is not None:
+            if frame.f_code is nn.Module._call_impl.__code__:
+                name = self._names.get(id(frame.f_locals["self"]))
+                if name is not None:
+                    return name
+            frame = frame.f_back
+        return ""
+
+
+@dataclass
+class AttentionCall(ABC):
+    """One attention of a forward pass.
+
+    Attributes:
+        layer: index among the model's attention calls.
+        module: name of the module that made the call.
+    """
+
+    layer: int
+    module: str
+    probe: Tensor = field(default_factory=lambda: torch.zeros((), requires_grad=True), init=False, repr=False)
+    observer: Observer | None = field(default=None, init=False, repr=False)
+    lowest: bool = field(default=False, init=False, repr=False)
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int, int, int]:
+        """(B, H, Q, K)"""
+
+    @property
+    @abstractmethod
+    def causal(self) -> bool:
+        """Whether no query can attend to a later key."""
+
+    @property
+    @abstractmethod
+    def like(self) -> Tensor:
+        """An empty tensor in the precision and on the device of the tiles."""
+
+    @abstractmethod
+    def show(self, observer: Observer) -> None:
+        """Show the probabilities, without gradients."""
+
+    @property
+    def stack(self) -> Stack:
+        """Where the call belongs in an encoder-decoder model; ``encoder`` in a model of one stack."""
+        if _CROSS_ATTENTION.search(self.module):
+            return "cross"
+        return "decoder" if _DECODER.search(self.module) else "encoder"
+
+
+@dataclass
+class FusedCall(AttentionCall):
+    """A call of ``scaled_dot_product_attention``."""
+
+    attention: Attention
+
+    def __post_init__(self) -> None:
+        self._versions = self._current_versions()
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return self.attention.shape
+
+    @property
+    def causal(self) -> bool:
+        mask = self.attention.mask
+        if self.attention.causal or mask is None:
+            return self.attention.causal
+        allowed = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+        return _nothing_above_diagonal(allowed)
+
+    @property
+    def like(self) -> Tensor:
+        return widen(self.attention.query.flatten()[:0])
+
+    def show(self, observer: Observer) -> None:
+        self._check_unmodified()
+        for tile in self.attention.tiles(self.layer):
+            observer(tile)
+
+    def backward(self, grad_output: Tensor, mask_gradient: bool) -> tuple[Tensor | None, ...]:
+        """Gradients of query, key, value and mask; none at the lowest layer, below which nothing is asked for."""
+        self._check_unmodified()
+        if self.lowest and self.observer is not None:
+            self.attention.observe(self.layer, grad_output, self.observer)
+            return None, None, None, None
+        return self.attention.backward(self.layer, grad_output, self.observer, mask_gradient)
+
+    def _current_versions(self) -> tuple[int, ...]:
+        return tuple(t._version for t in (self.attention.query, self.attention.key, self.attention.value))
+
+    def _check_unmodified(self) -> None:
+        if self._current_versions() != self._versions:
+            raise RuntimeError(
+                f"the inputs of attention {self.module!r} were modified in place after it ran, "
+                "so its probabilities cannot be computed again"
+            )
+
+
+@dataclass
+class EagerCall(AttentionCall):
+    """Attention in eager code, known by its probabilities (B, H, Q, K)."""
+
+    probabilities: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        batch, heads, queries, keys = self.probabilities.shape
+        return batch, heads, queries, keys
+
+    @property
+    def causal(self) -> bool:
+        return _nothing_above_diagonal(self.probabilities)
+
+    @property
+    def like(self) -> Tensor:
+        return widen(self.probabilities.flatten()[:0])
+
+    def show(self, observer: Observer) -> None:
+        observer(self._tile(None))
+
+    def backward(self, gradient: Tensor) -> Tensor | None:
+        """Show (A, G) and pass G on."""
+        if self.observer is not None:
+            self.observer(self._tile(widen(gradient).view(self.shape)))
+        return None if self.lowest else gradient
+
+    def _tile(self, gradient: Tensor | None) -> Tile:
+        batch, heads, queries, _ = self.shape
+        block = Block(slice(0, batch), slice(0, heads), slice(0, queries))
+        return Tile(self.layer, block, widen(self.probabilities), gradient)
+
+
+@dataclass(frozen=True)
+class _Kernel:
+    """PyTorch's fused attention with the options of one call."""
+
+    is_causal: bool
+    scale: float | None
+    enable_gqa: bool
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        return F.scaled_dot_product_attention(
+            query, key, value, mask, is_causal=self.is_causal, scale=self.scale, enable_gqa=self.enable_gqa
+        )
+
+
+class _ObservedAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        call: FusedCall,
+        probe: Tensor,
+        kernel: _Kernel,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+    ) -> Tensor:
+        ctx.call = call
+        return kernel(query, key, value, mask)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, None, *ctx.call.backward(grad_output, mask_gradient=ctx.needs_input_grad[6])
+
+
+class _ObservedSoftmax(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, call: EagerCall, probe: Tensor, probabilities: Tensor) -> Tensor:
+        ctx.call = call
+        return probabilities.view_as(probabilities)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, ctx.call.backward(gradient)
+
+
+def _frozen(argument: Any) -> Any:
+    """A weight (or an input that asks for a gradient) as a constant; anything else as it is."""
+    if isinstance(argument, Tensor) and argument.requires_grad and argument.is_leaf:
+        return argument.detach()
+    return argument
+
+
+def _nothing_above_diagonal(allowed: Tensor) -> bool:
+    """Whether (..., Q, K) is square, larger than one and zero above its diagonal."""
+    queries, keys = allowed.shape[-2:]
+    return queries == keys > 1 and not allowed.triu(1).any()
+
+
+_ACCESSORS = frozenset({"__get__", "__set__", "__delete__"})
+_SOFTMAX = frozenset({F.softmax, torch.softmax, Tensor.softmax})
+_CROSS_ATTENTION = re.compile(r"cross|enc_?dec|encoder_attn|decoder\..*multihead_attn", re.IGNORECASE)
+_DECODER = re.compile(r"(^|[._])decoder([._]|$)", re.IGNORECASE)
+
+# The same function without its own dispatch to torch-function modes, which would never end.
+_multi_head_attention_inside = FunctionType(
+    F.multi_head_attention_forward.__code__,
+    {**F.multi_head_attention_forward.__globals__, "has_torch_function": lambda tensors: False},
+    argdefs=F.multi_head_attention_forward.__defaults__,
+)

@@ -1,0 +1,176 @@
+"""The inputs of a transformer, however they are given: what is attributed, and what goes along with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from captum_attn.core.models import config_of, parameter_names
+
+Modality = Literal["ids", "embeddings", "pixels"]
+
+FEATURE_NAMES: dict[Modality, str] = {
+    "ids": "input_ids",
+    "embeddings": "inputs_embeds",
+    "pixels": "pixel_values",
+}
+COMPANION_NAMES = ("attention_mask", "token_type_ids", "position_ids")
+"""What unnamed companions of text are taken for, where the model takes arguments of these names."""
+
+TOKEN_NOTES = ("special_tokens_mask", "players", "offset_mapping")
+"""Companions that say something about the tokens and do not go to the model."""
+
+
+@dataclass(frozen=True)
+class ModelInputs:
+    """One batch of inputs.
+
+    Attributes:
+        features: what is attributed: token ids (B, T) of an integer dtype, embeddings (B, T, D) or pixels
+            (B, C, h, w) of a floating dtype.
+        name: the keyword under which the model takes them; None for its first positional argument.
+        keywords: the model's other arguments, by name.
+        positional: the model's other arguments that have no name.
+        notes: what is known of the tokens: ``special_tokens_mask`` (B, T), ``players`` (B, T).
+    """
+
+    features: Tensor
+    name: str | None
+    keywords: Mapping[str, Any] = field(default_factory=dict)
+    positional: tuple[Any, ...] = ()
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return self.features.shape[0]
+
+    def __getitem__(self, examples: slice) -> ModelInputs:
+        """Some of the examples."""
+
+        def cut(value: Any) -> Any:
+            per_example = isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == len(self)
+            return value[examples] if per_example else value
+
+        return replace(
+            self,
+            features=self.features[examples],
+            keywords={name: cut(value) for name, value in self.keywords.items()},
+            positional=tuple(map(cut, self.positional)),
+            notes={name: cut(value) for name, value in self.notes.items()},
+        )
+
+    @property
+    def modality(self) -> Modality:
+        return modality(self.features)
+
+    def call(self, model: Callable[..., Any]) -> Any:
+        """The model's output on constant copies of inference tensors, which autograd could not save."""
+        features = _constant(self.features)
+        keywords = {name: _constant(value) for name, value in self.keywords.items()}
+        positional = tuple(map(_constant, self.positional))
+        if self.name is None:
+            return model(features, *positional, **keywords)
+        return model(*positional, **{self.name: features}, **keywords)
+
+
+def tensor_inputs(
+    model: Callable[..., Any], features: Tensor, companions: Sequence[Any] = (), names: Sequence[str] | None = None
+) -> ModelInputs:
+    """Inputs given as one tensor, with companions in a fixed order.
+
+    Args:
+        model: whose argument names decide where each tensor goes.
+        features: token ids (B, T), embeddings (B, T, D) or pixels (B, C, h, w).
+        companions: the other arguments, each usually a tensor (B, ...).
+        names: the companions' names. Default: ``attention_mask, token_type_ids, position_ids`` for a model that
+            takes arguments of these names, else positions after the first.
+
+    Raises:
+        TypeError: the features are no tensor of such a dtype and shape.
+        ValueError: an empty batch, or names that do not fit the companions.
+    """
+    check_features(features)
+    taken = parameter_names(model)
+    if names is None:
+        known = COMPANION_NAMES if COMPANION_NAMES[0] in taken else ()
+        names = known[: len(companions)]
+    elif len(names) < len(companions):
+        raise ValueError(
+            f"{len(companions)} additional forward arguments but {len(names)} names for them, {list(names)}: "
+            "name each one in additional_forward_arg_names"
+        )
+    named = dict(zip(names, companions))
+    name = FEATURE_NAMES[modality(features)]
+    return ModelInputs(
+        features,
+        name if name in taken else None,
+        _for_the_model(model, named),
+        tuple(companions[len(names) :]),
+        _notes(named),
+    )
+
+
+def mapping_inputs(model: Callable[..., Any], mapping: Mapping[str, Any]) -> ModelInputs:
+    """Inputs given as what a tokenizer or an image processor returns.
+
+    Raises:
+        TypeError, ValueError: as :func:`tensor_inputs`; ``ValueError`` also for a mapping without features.
+    """
+    name = next((name for name in ("inputs_embeds", "pixel_values", "input_ids") if name in mapping), None)
+    if name is None:
+        raise ValueError(
+            f"expected a mapping with input_ids, inputs_embeds or pixel_values, got the keys {sorted(mapping)}"
+        )
+    check_features(mapping[name])
+    rest = {key: value for key, value in mapping.items() if key != name}
+    return ModelInputs(mapping[name], name, _for_the_model(model, rest), (), _notes(rest))
+
+
+def modality(features: Tensor) -> Modality:
+    """What a tensor of features must be."""
+    if not features.is_floating_point():
+        return "ids"
+    return "pixels" if features.dim() == 4 else "embeddings"
+
+
+def check_features(features: Any) -> None:
+    """Raise what :func:`tensor_inputs` documents."""
+    expected = (
+        "expected integer token ids (B, T), floating-point embeddings (B, T, D) or floating-point pixels (B, C, h, w)"
+    )
+    if not isinstance(features, Tensor):
+        raise TypeError(f"{expected}, got {type(features).__name__}; pass return_tensors='pt' to the tokenizer")
+    given = f"{features.dtype} of shape {tuple(features.shape)}"
+    if features.is_floating_point() and features.dim() == 2:
+        raise TypeError(
+            f"{expected}, got {given}. If these are token ids, they must be integers: noise and other "
+            "perturbations (NoiseTunnel, infidelity, sensitivity_max) need embeddings instead, "
+            "model.get_input_embeddings()(input_ids)"
+        )
+    if features.dtype == torch.bool or features.is_complex() or features.dim() not in _DIMENSIONS[modality(features)]:
+        raise TypeError(f"{expected}, got {given}")
+    if 0 in features.shape:
+        raise ValueError(f"{expected}, got an empty batch: {given}")
+
+
+def _for_the_model(model: Callable[..., Any], companions: Mapping[str, Any]) -> dict[str, Any]:
+    keywords = {name: value for name, value in companions.items() if name not in TOKEN_NOTES}
+    if "use_cache" in parameter_names(model) and getattr(config_of(model), "use_cache", False):
+        keywords.setdefault("use_cache", False)  # keys and values are of no use after one pass
+    return keywords
+
+
+def _notes(companions: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in companions.items() if name in TOKEN_NOTES}
+
+
+def _constant(value: Any) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    return value.clone() if value.is_inference() else value.detach()
+
+
+_DIMENSIONS: dict[Modality, tuple[int, ...]] = {"ids": (2,), "embeddings": (3,), "pixels": (4,)}

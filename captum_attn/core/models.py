@@ -1,0 +1,118 @@
+"""What has to be known of a model to run it and to leave it as it was."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+OBSERVABLE_IMPLEMENTATIONS = (None, "sdpa", "eager")
+
+
+def unwrapped(model: Callable[..., Any]) -> Callable[..., Any]:
+    """The original module of a model that ``torch.compile`` wrapped; any other model as it is.
+
+    Raises:
+        ValueError: a part inside the model is compiled, where observing it is not possible.
+    """
+    original = getattr(model, "_orig_mod", model)
+    if isinstance(original, nn.Module):
+        for name, module in original.named_modules():
+            if hasattr(module, "_orig_mod") or module._compiled_call_impl is not None:
+                raise ValueError(
+                    f"part {name or 'model'!r} of the model is compiled in place, so its attention cannot be "
+                    "observed. Explain the model from before .compile(), or wrap the whole of it: "
+                    "torch.compile(model)"
+                )
+    return original
+
+
+def config_of(model: Callable[..., Any]) -> Any | None:
+    """The Hugging Face configuration of the model, or of the first part that has one; None if there is none."""
+    if not isinstance(model, nn.Module):
+        return None
+    configs = (getattr(module, "config", None) for module in model.modules())
+    return next((config for config in configs if hasattr(config, "model_type")), None)
+
+
+def check_observable(config: Any | None) -> None:
+    """Raise ``ValueError`` for an attention implementation whose probabilities nothing can see."""
+    implementation = getattr(config, "_attn_implementation", None)
+    if implementation not in OBSERVABLE_IMPLEMENTATIONS:
+        raise ValueError(
+            f"the model is set to attn_implementation={implementation!r}, a kernel whose attention cannot be "
+            "observed; expected 'sdpa' or 'eager'. Call model.set_attn_implementation('sdpa') first"
+        )
+
+
+def check_differentiable(model: Callable[..., Any]) -> None:
+    """Raise ``RuntimeError`` for weights that autograd cannot save."""
+    if isinstance(model, nn.Module):
+        for name, parameter in model.named_parameters():
+            if parameter.is_inference():
+                raise RuntimeError(
+                    f"weight {name!r} was created under torch.inference_mode(), so no gradient can pass it. Load "
+                    "the model outside inference mode; explaining it inside is fine"
+                )
+
+
+def parameter_names(model: Callable[..., Any]) -> frozenset[str]:
+    """The names of the arguments that the model's forward method takes."""
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT forwards *args, **kwargs
+    forward = model.forward if isinstance(model, nn.Module) else model
+    return frozenset(inspect.signature(forward).parameters)
+
+
+def output_tensor(output: Any) -> Tensor:
+    """The scores in a model's output: its logits, or start and end logits stacked (B, N, 2), or itself.
+
+    Raises:
+        TypeError: there is no tensor of scores in the output.
+    """
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(getattr(output, "logits", None), Tensor):
+        return output.logits
+    if hasattr(output, "start_logits") and hasattr(output, "end_logits"):
+        return torch.stack((output.start_logits, output.end_logits), dim=-1)
+    if isinstance(output, tuple) and output and isinstance(output[0], Tensor):
+        return output[0]
+    raise TypeError(
+        f"the model returned {type(output).__name__}, in which there are no scores to explain: expected a tensor, "
+        "a tuple that starts with one, or an output with .logits. Give the model a classification head"
+    )
+
+
+@contextmanager
+def evaluation_mode(model: Callable[..., Any]) -> Iterator[None]:
+    """Switch every module to eval mode and each one back afterwards. Threads may share the model inside."""
+    if not isinstance(model, nn.Module):
+        yield
+        return
+    with _lock:
+        training, inside = _evaluated.get(model, ([], 0))
+        if not inside:
+            training = [module for module in model.modules() if module.training]
+        _evaluated[model] = (training, inside + 1)
+        for module in training:
+            module.training = False
+    try:
+        yield
+    finally:
+        with _lock:
+            training, inside = _evaluated.pop(model)
+            if inside > 1:
+                _evaluated[model] = (training, inside - 1)
+            else:
+                for module in training:
+                    module.training = True
+
+
+_lock = threading.Lock()
+_evaluated: WeakKeyDictionary[nn.Module, tuple[list[nn.Module], int]] = WeakKeyDictionary()

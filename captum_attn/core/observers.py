@@ -1,0 +1,89 @@
+"""What is kept of each layer's (A, G): the influence of keys on queries, reduced as far as a method allows.
+
+The influence in one layer and head is A ⊙ ReLU(G) (``rectified``, the paper's), A ⊙ G (``signed``) or A alone
+(``attention``). Its mean over layers and heads is the influence matrix M of arXiv 2508.08966, section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+from torch import Tensor
+
+from captum_attn.core.tiles import Tile
+
+Variant = Literal["rectified", "signed", "attention"]
+VARIANTS: tuple[Variant, ...] = get_args(Variant)
+Per = Literal["layer", "head"]
+PER: tuple[Per, ...] = get_args(Per)
+
+
+class InfluenceObserver:
+    """Collect influence tile by tile: the whole matrix, or its rows under fixed weights.
+
+    Args:
+        shape: (B, H, N) of every layer's attention.
+        layers: the layers that count, in ascending order.
+        heads: the heads that count in every layer, in ascending order.
+        variant: ``rectified``, ``signed`` or ``attention``.
+        row_weights: weights (B, N) of the queries, to keep only Σ_q weight_q M_qi, for which no (N, N) tensor is
+            needed. None keeps M.
+        per: ``layer`` or ``head`` keeps these apart; None takes the mean over them.
+        like: a tensor of the dtype and on the device of the result.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        layers: Sequence[int],
+        heads: Sequence[int],
+        variant: Variant,
+        row_weights: Tensor | None,
+        per: Per | None,
+        like: Tensor,
+    ) -> None:
+        batch, _, length = shape
+        self._layers, self._heads, self._variant, self._per = list(layers), list(heads), variant, per
+        self._weights = None if row_weights is None else row_weights.to(like)
+        self._rows = range(length) if row_weights is None else row_weights.any(0).nonzero().flatten().tolist()
+        kept_layers = 1 if per is None else len(self._layers)
+        kept_heads = len(self._heads) if per == "head" else 1
+        matrix = (length, length) if row_weights is None else (length,)
+        self._total = like.new_zeros(batch, kept_layers, kept_heads, *matrix)
+
+    def __call__(self, tile: Tile) -> None:
+        """Add one tile."""
+        examples, heads, queries = tile.block
+        kept = [head for head in self._heads if heads.start <= head < heads.stop]
+        rows = [row for row in self._rows if queries.start <= row < queries.stop]
+        if not kept or not rows:
+            return
+        influence = self._influence(tile, [h - heads.start for h in kept], [r - queries.start for r in rows])
+        if self._weights is not None:
+            influence = (self._weights[examples, None, None, rows] @ influence).squeeze(-2)
+        layer = 0 if self._per is None else self._layers.index(tile.layer)
+        if self._per == "head":
+            target = self._total[examples, layer, self._heads.index(kept[0]) : self._heads.index(kept[-1]) + 1]
+        else:
+            target, influence = self._total[examples, layer, 0], influence.sum(1)
+        if self._weights is None:
+            target = target[..., queries, :]
+        target += influence
+
+    def _influence(self, tile: Tile, heads: list[int], rows: list[int]) -> Tensor:
+        """(b, h, q, K) of the tile's heads and rows that count."""
+        whole = tile.attention if self._variant == "attention" else tile.relevance
+        if len(heads) < whole.shape[1]:
+            whole = whole[:, heads]
+        if len(rows) < whole.shape[2]:
+            whole = whole[:, :, rows]
+        return whole.relu() if self._variant == "rectified" else whole
+
+    @property
+    def influence(self) -> Tensor:
+        """M (B, N, N), or (B, N) under row weights; with (L,) or (L, H) after B where kept apart."""
+        if self._per == "head":
+            return self._total
+        mean = self._total / len(self._heads)
+        return mean.squeeze(2) if self._per == "layer" else mean.squeeze((1, 2)) / len(self._layers)

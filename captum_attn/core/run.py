@@ -1,0 +1,152 @@
+"""One observed forward pass and what can be asked of it: the influence of tokens on tokens, for any output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from captum_attn.core.capture import AttentionCall, AttentionCapture
+from captum_attn.core.inputs import ModelInputs
+from captum_attn.core.models import (
+    check_differentiable,
+    check_observable,
+    config_of,
+    evaluation_mode,
+    output_tensor,
+    unwrapped,
+)
+from captum_attn.core.observers import InfluenceObserver, Per, Variant
+
+
+class ObservedForward:
+    """The output of a model and the attention behind it.
+
+    Attributes:
+        output: scores (B, C) or (B, N, C); they carry a graph down to the attention.
+        calls: the attention calls in which the input's tokens attend to each other, one for each layer.
+        layers, heads, length: their number L, the number of heads H in each, and the number of tokens N.
+        causal: whether no token can attend to a later one.
+    """
+
+    def __init__(self, output: Tensor, capture: AttentionCapture, inputs: ModelInputs) -> None:
+        self.output = output
+        self._capture = capture
+        self.calls = token_attention(capture.calls, inputs)
+        self._shape = self.calls[0].shape[:3]
+        self.layers, self.heads, self.length = len(self.calls), self._shape[1], self._shape[2]
+        self.causal = self.calls[0].causal
+
+    def influence(
+        self,
+        selected: Tensor | None,
+        *,
+        variant: Variant,
+        layers: Sequence[int] | None = None,
+        heads: Sequence[int] | None = None,
+        row_weights: Tensor | None = None,
+        per: Per | None = None,
+        retain_graph: bool = False,
+    ) -> Tensor:
+        """The influence matrix M of the mean attention of layers and heads.
+
+        Args:
+            selected: the scores (B,) to explain, taken from ``output``; examples do not interact, so one backward
+                pass of their sum serves them all. None for the ``attention`` variant.
+            variant: ``rectified`` A ⊙ ReLU(G), ``signed`` A ⊙ G, or ``attention`` A.
+            layers, heads: what counts; negative indices count from the end. None for all.
+            row_weights: (B, N); gives Σ_q weight_q M_qi in O(N) memory instead of M.
+            per: ``layer`` or ``head`` keeps them apart.
+            retain_graph: whether another output will be explained from the same forward pass.
+
+        Returns:
+            (B, N, N), or (B, N) with ``row_weights``; (L,) or (L, H) after B where kept apart.
+
+        Raises:
+            IndexError: a layer or head that the model does not have.
+            RuntimeError: ``selected`` does not depend on the attention.
+        """
+        kept_layers = resolve_indices("layers", layers, self.layers)
+        kept_heads = resolve_indices("heads", heads, self.heads)
+        indices = [self.calls[layer].layer for layer in kept_layers]
+        observer = InfluenceObserver(
+            self._shape, indices, kept_heads, variant, row_weights, per, like=self.calls[0].like
+        )
+        if selected is None:
+            self._capture.attention(observer, indices)
+        else:
+            self._capture.backward(selected.sum(), observer, indices, retain_graph)
+        return observer.influence
+
+
+@contextmanager
+def observed_forward(
+    model: Callable[..., Any], inputs: ModelInputs, gradients: bool = True
+) -> Iterator[ObservedForward]:
+    """Run the model once, in eval mode, and keep what is needed to explain its output.
+
+    Works under ``torch.no_grad()`` and ``torch.inference_mode()``. The model is left as it was.
+
+    Args:
+        model: a module, or a function of the inputs that calls one.
+        inputs: one batch.
+        gradients: whether gradients will be asked for; False is for attention alone.
+
+    Raises:
+        TypeError: an output in which there are no scores.
+        ValueError: attention that cannot be observed, or does not relate the input's tokens to each other.
+        RuntimeError: weights that were made under ``torch.inference_mode()``.
+
+    Example:
+        >>> with observed_forward(model, tensor_inputs(model, input_ids)) as run:
+        ...     influence = run.influence(run.output[:, 1], variant="rectified")
+    """
+    model = unwrapped(model)
+    check_observable(config_of(model))
+    if gradients:
+        check_differentiable(model)
+    with evaluation_mode(model), torch.inference_mode(False), torch.set_grad_enabled(gradients):
+        with AttentionCapture(model, gradients) as capture:
+            output = output_tensor(inputs.call(model))
+        yield ObservedForward(output, capture, inputs)
+
+
+def token_attention(calls: Sequence[AttentionCall], inputs: ModelInputs) -> list[AttentionCall]:
+    """The calls in which the input's tokens attend to each other: the encoder's in an encoder-decoder model.
+
+    Raises:
+        ValueError: no attention was seen, or it has no token-by-token matrix.
+    """
+    if not calls:
+        raise ValueError(
+            "no attention was seen in the model's forward pass. Looked for scaled_dot_product_attention on "
+            "(B, H, N, d) tensors, softmax over (B, H, N, N) scores, and torch.nn.MultiheadAttention. A model whose "
+            "attention runs in a custom kernel must be switched to one of these"
+        )
+    kept = [call for call in calls if call.stack == "encoder"] or [call for call in calls if call.stack == "decoder"]
+    kept = kept or list(calls)
+    batch, heads, queries, _ = kept[0].shape
+    length = queries if inputs.modality == "pixels" else inputs.features.shape[1]
+    for call in kept:
+        if call.shape != (len(inputs), heads, length, length):
+            raise ValueError(
+                f"attention {call.module!r} has shape {call.shape} (batch, heads, queries, keys), expected "
+                f"{(len(inputs), heads, length, length)}: without one token-by-token matrix in every layer (windowed, "
+                "pooled or cross attention, prefix keys) tokens cannot be explained"
+            )
+    return kept
+
+
+def resolve_indices(name: str, indices: Sequence[int] | None, count: int) -> list[int]:
+    """Ascending indices in ``range(count)``; ``IndexError`` for one that is out of range, ``ValueError`` for none."""
+    if indices is None:
+        return list(range(count))
+    if not indices:
+        raise ValueError(f"{name} is empty: expected indices below {count}, or None for all")
+    outside = [index for index in indices if not -count <= index < count]
+    if outside:
+        raise IndexError(f"{name} {outside} out of range: the model has {count}, so expected {-count}..{count - 1}")
+    return sorted({index % count for index in indices})
