@@ -15,7 +15,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from types import FunctionType
+from types import FrameType, FunctionType
 from typing import Any, Literal
 
 import torch
@@ -89,7 +89,7 @@ class AttentionCapture(TorchFunctionMode):
         if func is F.scaled_dot_product_attention:
             return self._fused(*args, **kwargs)
         if func in _SOFTMAX:
-            return self._eager(func(*args, **kwargs), *args[1:2], **kwargs)
+            return self._eager(func(*args, **kwargs), *args, **kwargs)
         if func is F.multi_head_attention_forward:
             return self._packed(*args, **kwargs)
         return func(*args, **kwargs)
@@ -121,9 +121,10 @@ class AttentionCapture(TorchFunctionMode):
         self.calls.append(call)
         if not self._gradients:
             return kernel(query, key, value, attn_mask)
-        return _ObservedAttention.apply(call, call.probe, kernel, query, key, value, attn_mask)
+        observed: Tensor = _ObservedAttention.apply(call, call.probe, kernel, query, key, value, attn_mask)
+        return observed
 
-    def _eager(self, probabilities: Tensor, dim: int | None = None, **_: Any) -> Tensor:
+    def _eager(self, probabilities: Tensor, scores: Tensor, dim: int | None = None, *_: Any, **__: Any) -> Tensor:
         """Record a softmax over the keys of (B, H, Q, K) scores; any other softmax is none of ours."""
         if dim not in (-1, probabilities.dim() - 1):
             return probabilities
@@ -133,9 +134,14 @@ class AttentionCapture(TorchFunctionMode):
             shape = tuple(probabilities.shape)
         else:
             return probabilities
+        if scores.dtype == torch.float64:  # float32 probabilities of a float64 model would round the gradient
+            probabilities = probabilities.double()
         call = EagerCall(len(self.calls), self._owner(), probabilities.detach().view(shape))
         self.calls.append(call)
-        return _ObservedSoftmax.apply(call, call.probe, probabilities) if self._gradients else probabilities
+        if not self._gradients:
+            return probabilities
+        observed: Tensor = _ObservedSoftmax.apply(call, call.probe, probabilities)
+        return observed
 
     def _packed(self, *args: Any, **kwargs: Any) -> Any:
         """``F.multi_head_attention_forward`` with this mode on inside, where its attention is computed."""
@@ -148,7 +154,7 @@ class AttentionCapture(TorchFunctionMode):
 
     def _owner(self) -> str:
         """Name of the innermost of the model's modules that is being called."""
-        frame = sys._getframe(2)
+        frame: FrameType | None = sys._getframe(2)
         while frame is not None:
             if frame.f_code is nn.Module._call_impl.__code__:
                 name = self._names.get(id(frame.f_locals["self"]))

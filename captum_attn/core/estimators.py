@@ -84,7 +84,7 @@ def kernel_shapley(
     Args:
         worth: vectorised v, bool (K, n) -> (K,).
         players: n.
-        coalitions: how many to draw; at least 2 n, fewer do not determine the values.
+        coalitions: how many to draw; fewer than 2 n never determine the values, and a little more may not.
         seed: of the sampling; the global random state is not touched.
         device: of the coalitions.
 
@@ -113,7 +113,9 @@ def kernel_shapley(
     members = drawn.to(target)
     last = members[:, -1:]
     design, response = members[:, :-1] - last, target - last.squeeze(1) * (total - empty)
-    inverse = torch.linalg.pinv(design.T @ design)
+    if torch.linalg.matrix_rank(design) < players - 1:
+        raise ValueError(f"{coalitions} coalitions do not determine the values of {players} players: draw more of them")
+    inverse = torch.linalg.inv(design.T @ design)
     coefficients = inverse @ (design.T @ response)
     leverage = ((design @ inverse) * design).sum(-1)
     residual = (response - design @ coefficients) / (1 - leverage).clamp(min=1e-6)

@@ -102,7 +102,7 @@ def tensor_inputs(
             f"{len(companions)} additional forward arguments but {len(names)} names for them, {list(names)}: "
             "name each one in additional_forward_arg_names"
         )
-    named = dict(zip(names, companions))
+    named = dict(zip(names, companions, strict=False))
     name = FEATURE_NAMES[modality(features)]
     return ModelInputs(
         features,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-OBSERVABLE_IMPLEMENTATIONS = (None, "sdpa", "eager")
+_OPAQUE_IMPLEMENTATION = re.compile(r"flash|flex|paged|/")
 
 
 def unwrapped(model: Callable[..., Any]) -> Callable[..., Any]:
@@ -44,7 +45,7 @@ def config_of(model: Callable[..., Any]) -> Any | None:
 def check_observable(config: Any | None) -> None:
     """Raise ``ValueError`` for an attention implementation whose probabilities nothing can see."""
     implementation = getattr(config, "_attn_implementation", None)
-    if implementation not in OBSERVABLE_IMPLEMENTATIONS:
+    if implementation is not None and _OPAQUE_IMPLEMENTATION.search(implementation):
         raise ValueError(
             f"the model is set to attn_implementation={implementation!r}, a kernel whose attention cannot be "
             "observed; expected 'sdpa' or 'eager'. Call model.set_attn_implementation('sdpa') first"
@@ -77,8 +78,9 @@ def output_tensor(output: Any) -> Tensor:
     """
     if isinstance(output, Tensor):
         return output
-    if isinstance(getattr(output, "logits", None), Tensor):
-        return output.logits
+    logits = getattr(output, "logits", None)
+    if isinstance(logits, Tensor):
+        return logits
     if hasattr(output, "start_logits") and hasattr(output, "end_logits"):
         return torch.stack((output.start_logits, output.end_logits), dim=-1)
     if isinstance(output, tuple) and output and isinstance(output[0], Tensor):

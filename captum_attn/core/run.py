@@ -128,7 +128,7 @@ def token_attention(calls: Sequence[AttentionCall], inputs: ModelInputs) -> list
         )
     kept = [call for call in calls if call.stack == "encoder"] or [call for call in calls if call.stack == "decoder"]
     kept = kept or list(calls)
-    batch, heads, queries, _ = kept[0].shape
+    _, heads, queries, _ = kept[0].shape
     length = queries if inputs.modality == "pixels" else inputs.features.shape[1]
     for call in kept:
         if call.shape != (len(inputs), heads, length, length):

@@ -139,7 +139,7 @@ class Attention:
         batch, heads, queries, keys = self.shape
         budget = TILE_ELEMENTS.get(self.query.device.type, TILE_ELEMENTS["cuda"])
         steps = (budget // (heads * queries * keys), budget // (queries * keys), budget // keys)
-        examples, heads_, rows = (chunks(n, step) for n, step in zip((batch, heads, queries), steps))
+        examples, heads_, rows = (chunks(n, step) for n, step in zip((batch, heads, queries), steps, strict=True))
         return (Block(e, h, q) for e in examples for h in heads_ for q in rows)
 
     def _probabilities(self, block: Block, key: Tensor) -> Tensor:
@@ -179,7 +179,7 @@ class Attention:
     @staticmethod
     def _mask_block(mask: Tensor, block: Block) -> Tensor:
         """The block's part of a four-dimensional mask, broadcast dimensions kept."""
-        return mask[tuple(slice(None) if size == 1 else cut for size, cut in zip(mask.shape, block))]
+        return mask[tuple(slice(None) if size == 1 else cut for size, cut in zip(mask.shape, block, strict=False))]
 
     @property
     def _groups(self) -> int:
