@@ -157,7 +157,7 @@ class AttentionCapture(TorchFunctionMode):
         frame: FrameType | None = sys._getframe(2)
         while frame is not None:
             if frame.f_code is nn.Module._call_impl.__code__:
-                name = self._names.get(id(frame.f_locals["self"]))
+                name: str | None = self._names.get(id(frame.f_locals["self"]))
                 if name is not None:
                     return name
             frame = frame.f_back

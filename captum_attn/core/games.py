@@ -67,12 +67,12 @@ def shapley_values(
     check_game_inputs(influence, players, game)
     if game in ADDITIVE_GAMES:
         weights = row_weights(players, game, readout, queries).to(influence)
-        return (weights.unsqueeze(1) @ influence).squeeze(1) * players
+        return (weights.unsqueeze(1) @ influence).squeeze(1).masked_fill(~players, 0.0)
     edges, alone = pair_weights(influence, players, game), singleton_worth(influence, players)
     count = players.sum(-1, keepdim=True)
     others = alone.sum(-1, keepdim=True) - alone
     values = edges.sum(-1) / 2 + alone / count.clamp(min=1) - others / (count * (count - 1)).clamp(min=1)
-    return values * players
+    return values.masked_fill(~players, 0.0)
 
 
 def shapley_interactions(influence: Tensor, players: Tensor, game: Game) -> Tensor:
@@ -107,7 +107,7 @@ def shapley_interactions(influence: Tensor, players: Tensor, game: Game) -> Tens
     pair = alone.unsqueeze(-1) + alone.unsqueeze(-2)
     others = alone.sum(-1)[:, None, None] - pair
     values = edges - pair / (count - 1).clamp(min=1) + others / ((count - 1) * (count - 2)).clamp(min=1)
-    return values * _pairs(players)
+    return values.masked_fill(~_pairs(players), 0.0)
 
 
 def coalition_values(

@@ -1,0 +1,102 @@
+"""Captum's forms of a target, checked: which score of each example is explained."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from captum._utils.common import _select_targets
+from torch import Tensor
+
+Target = int | tuple[int, ...] | Tensor | list[int] | list[tuple[int, ...]] | None
+
+
+class Selection(NamedTuple):
+    """The scores to explain.
+
+    Attributes:
+        scores: (B,), with the output's graph.
+        targets: int64 (B, k): the class (k = 1), the token and the class (k = 2), nothing (k = 0: one score only).
+        positions: int64 (B,), the token whose output is explained; None where the output is one per example.
+    """
+
+    scores: Tensor
+    targets: Tensor
+    positions: Tensor | None
+
+
+def target_of_each(target: Target, batch: int) -> list[tuple[int, ...]] | None:
+    """The target of each example as a tuple of indices; None for the predicted class.
+
+    Raises:
+        TypeError, ValueError: no form of target that Captum knows, or not one for each example.
+    """
+    if target is None:
+        return None
+    each: Any = target
+    if isinstance(target, Tensor):
+        if target.is_floating_point() or target.dtype == torch.bool or target.dim() > 1:
+            raise TypeError(f"a target tensor must hold integers (B,), got {target.dtype} {tuple(target.shape)}")
+        each = target.item() if target.numel() == 1 else target.tolist()
+    if isinstance(each, int | tuple):
+        each = [each] * batch
+    if not isinstance(each, list):
+        raise TypeError(f"target must be an int, a tuple, a list, a tensor or None, got {type(target).__name__}")
+    if len(each) != batch:
+        raise ValueError(f"{len(each)} targets for a batch of {batch}: give one for each example, or one for all")
+    rows = [entry if isinstance(entry, tuple) else (entry,) for entry in each]
+    if not all(isinstance(index, int) for row in rows for index in row):
+        raise TypeError(f"target must consist of integers, got {target!r}")
+    return rows
+
+
+def select_target(output: Tensor, targets: list[tuple[int, ...]] | None, length: int) -> Selection:
+    """Select one score of each example.
+
+    Args:
+        output: (B,), (B, C) or (B, N, C).
+        targets: what :func:`target_of_each` returns; negative indices count from the end.
+        length: the number of tokens N.
+
+    Raises:
+        ValueError: targets that do not fit the output; a score that is not finite.
+        IndexError: a target out of range.
+    """
+    indices = _predicted(output) if targets is None else _checked(output, targets)
+    scores = output if output.dim() == 1 else _select_targets(output, [tuple(row) for row in indices.tolist()])
+    if not scores.isfinite().all():
+        examples = (~scores.isfinite()).nonzero().flatten().tolist()
+        raise ValueError(
+            f"the model's output is not finite (NaN or infinite) for the examples {examples}, so there is nothing to "
+            "explain. Check the inputs and the weights; half precision may have overflowed"
+        )
+    per_token = output.dim() == 3 and output.shape[1] == length
+    return Selection(scores, indices, indices[:, 0] if per_token else None)
+
+
+def _predicted(output: Tensor) -> Tensor:
+    """The predicted classes, int64 (B, 1), or (B, 0) for an output of one score each."""
+    if output.dim() > 2:
+        raise ValueError(
+            f"the output {tuple(output.shape)} has one score for each token and class, so a target is needed: a tuple "
+            "(token, class), or a list with one such tuple for each example"
+        )
+    return output.detach().argmax(-1, keepdim=True) if output.dim() == 2 else output.new_zeros(len(output), 0).long()
+
+
+def _checked(output: Tensor, targets: list[tuple[int, ...]]) -> Tensor:
+    """The targets, int64 (B, k), all of them in range and none negative."""
+    sizes = output.shape[1:]
+    for row in targets:
+        given = row[0] if len(row) == 1 else row
+        if len(row) != len(sizes):
+            expected = ("None (there is one score only)", "a class", "a tuple (token, class)")[len(sizes)]
+            raise ValueError(
+                f"target {given} does not select one score of each example from the output {tuple(output.shape)}: "
+                f"expected {expected}"
+            )
+        if not all(-size <= index < size for index, size in zip(row, sizes, strict=True)):
+            ranges = " and ".join(f"{-size}..{size - 1}" for size in sizes)
+            raise IndexError(f"target {given} is out of range for the output {tuple(output.shape)}: expected {ranges}")
+    indices = torch.tensor(targets, dtype=torch.long, device=output.device).view(len(output), len(sizes))
+    return indices % torch.tensor(sizes, dtype=torch.long, device=output.device)

@@ -1,0 +1,473 @@
+"""Exact Shapley values of the attention game as Captum attributions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar
+
+import torch
+from captum._utils.common import _format_additional_forward_args
+from captum._utils.progress import progress
+from captum.attr import Attribution
+from captum.log import log_usage
+from torch import Tensor
+
+from captum_attn._targets import Selection, Target, select_target, target_of_each
+from captum_attn.core.estimators import CharacteristicFunction, ShapleyEstimate, permutation_shapley
+from captum_attn.core.games import (
+    ADDITIVE_GAMES,
+    GAMES,
+    Game,
+    coalition_values,
+    shapley_interactions,
+    shapley_values,
+)
+from captum_attn.core.inputs import ModelInputs, mapping_inputs, tensor_inputs
+from captum_attn.core.models import config_of, unwrapped
+from captum_attn.core.observers import PER, Per, Variant
+from captum_attn.core.run import ObservedForward, observed_forward
+from captum_attn.core.tokens import Readout, find_players, patch_grid, readout_weights, real_tokens, special_token_ids
+from captum_attn.token_attributions import TokenAttributions, concatenated
+
+Inputs = Tensor | tuple[Tensor] | Mapping[str, Any]
+CustomGame = Callable[[Tensor, Tensor], Tensor]
+Estimator = Callable[..., ShapleyEstimate]
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class _Explained:
+    """One observed forward pass, the scores to explain, and what is known of the tokens (B, N)."""
+
+    run: ObservedForward
+    selection: Selection
+    real: Tensor
+    players: Tensor
+    readout: Tensor
+    grid: tuple[int, int] | None
+
+
+class AttentionShapley(Attribution):  # type: ignore[misc]
+    """What :class:`ShapleyGradAttention` and :class:`ShapleyAttention` have in common: all but the influence.
+
+    Args:
+        model: the Hugging Face model itself, any ``nn.Module``, or a function that calls one. Outputs with
+            ``.logits``, tensors, and question answering's start and end logits (stacked to (B, N, 2)) are understood.
+            The model runs in eval mode and is left as it was.
+        game: what a coalition of tokens is worth; see :mod:`captum_attn.core.games`.
+
+            - ``cls``: its influence on the readout token;
+            - ``incoming``: its influence on all tokens;
+            - ``mutual``, ``max_mutual``: the mutual influence of its members, as the sum of both directions or as
+              the larger one;
+            - a function of an influence matrix (n, n) and coalitions bool (K, n), to their worth (K,), with n the
+              number of players. Its values are sampled.
+        layers, heads: which count, one index or several; negative ones count from the end. Default: all.
+        readout: the token that the prediction is read from, in the game ``cls``. An index, ``"mean"`` for heads that
+            pool over tokens, or ``"auto"``: the token of the target where that is a tuple (token, class); the mean
+            where the configuration says so (BEiT, ModernBERT) or a decoder reads the encoder's tokens (T5, BART); else
+            the last token that is no padding in causal models, and the first one in others.
+        tokenizer: tells which ids are special and do not play. Without one, the configuration and the attention mask
+            decide (:func:`captum_attn.core.tokens.find_players` says how); ``special_tokens_mask`` in the inputs and
+            ``players`` override both.
+        estimator: a sampler for ``game``, called as ``estimator(worth, n, device=...)``:
+            ``permutation_shapley`` (the default for functions) or ``kernel_shapley`` of
+            :mod:`captum_attn.core.estimators`, with other settings by ``functools.partial``. None: exact.
+        additional_forward_arg_names: names of ``additional_forward_args``, in order, under which the model takes them;
+            ``special_tokens_mask`` and ``players`` are kept for the attribution. Default: ``attention_mask,
+            token_type_ids, position_ids`` for models with such arguments, else no names.
+
+    Raises:
+        TypeError, ValueError: an argument that is none of the above, or a model that is compiled inside.
+    """
+
+    _variant: Variant
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        *,
+        game: Game | CustomGame = "cls",
+        layers: Sequence[int] | int | None = None,
+        heads: Sequence[int] | int | None = None,
+        readout: Readout = "auto",
+        tokenizer: Any | None = None,
+        estimator: Estimator | None = None,
+        additional_forward_arg_names: Sequence[str] | None = None,
+    ) -> None:
+        if not callable(model):
+            raise TypeError(f"model must be a module or a function, got {type(model).__name__}")
+        if not callable(game) and game not in GAMES:
+            raise ValueError(
+                f"unknown game {game!r}: expected one of {', '.join(map(repr, GAMES))}, or a function of an influence "
+                "matrix (n, n) and coalitions (K, n)"
+            )
+        if readout not in ("auto", "mean") and not isinstance(readout, int):
+            raise ValueError(f"readout must be 'auto', 'mean' or the index of a token, got {readout!r}")
+        super().__init__(unwrapped(model))
+        self.game = game
+        self.layers = [layers] if isinstance(layers, int) else layers
+        self.heads = [heads] if isinstance(heads, int) else heads
+        self.readout = readout
+        self.estimator = permutation_shapley if callable(game) and estimator is None else estimator
+        self.additional_forward_arg_names = additional_forward_arg_names
+        self._special_ids = None if tokenizer is None else special_token_ids(tokenizer)
+
+    @log_usage()  # type: ignore[untyped-decorator]
+    def attribute(
+        self,
+        inputs: Inputs,
+        target: Target = None,
+        additional_forward_args: Any = None,
+        internal_batch_size: int | None = None,
+        *,
+        players: Tensor | None = None,
+        show_progress: bool = False,
+    ) -> Tensor | tuple[Tensor, ...]:
+        """Shapley values in the shape of the inputs.
+
+        Args:
+            inputs: token ids (B, N), embeddings (B, N, D), pixels (B, C, h, w), a tuple of one of them, or the mapping
+                that a tokenizer or an image processor returns.
+            target: which output is explained, in Captum's forms: an int, a tensor (B,) or a list of ints for
+                classes; a tuple (token, class) or a list of such for outputs (B, N, C). ``None`` is the predicted
+                class of each example (elsewhere in Captum: the only output).
+            additional_forward_args: other arguments of the model, one or a tuple; see the constructor for names.
+            internal_batch_size: explain that many examples at a time. Default: all at once.
+            players: bool (B, N), the tokens that play, if you know better.
+            show_progress: show a progress bar over the parts.
+
+        Returns:
+            For ids (B, N); for embeddings (B, N, D) and pixels (B, C, h, w), each token's value is spread evenly, so
+            that sums are kept. A tuple for a tuple. Detached; float32, or float64 for a float64 model.
+
+        Raises:
+            TypeError, ValueError, IndexError: inputs, targets or masks that do not fit, a sequence without players,
+                a model without observable attention, an output that is not finite. Each says what was expected.
+
+        Example:
+            >>> batch = tokenizer(["a gripping film", "not good at all"], padding=True, return_tensors="pt")
+            >>> ShapleyGradAttention(model, tokenizer=tokenizer).attribute(batch).shape
+            torch.Size([2, 6])
+        """
+        result = self.attribute_tokens(
+            inputs,
+            target,
+            additional_forward_args,
+            internal_batch_size,
+            players=players,
+            show_progress=show_progress,
+        )
+        spread = result.spread_over(self._model_inputs(inputs, additional_forward_args).features)
+        return (spread,) if isinstance(inputs, tuple) else spread
+
+    def attribute_tokens(
+        self,
+        inputs: Inputs,
+        target: Target = None,
+        additional_forward_args: Any = None,
+        internal_batch_size: int | None = None,
+        *,
+        per: Per | None = None,
+        players: Tensor | None = None,
+        show_progress: bool = False,
+    ) -> TokenAttributions:
+        """Shapley values of the tokens, with what was explained and who played.
+
+        Args:
+            per: ``"layer"`` or ``"head"`` plays one game in each of them, for values (B, L, N) or (B, L, H, N).
+            inputs, target, additional_forward_args, internal_batch_size, players, show_progress: as in
+                :meth:`attribute`.
+
+        Returns:
+            Values, players, targets and scores; the patch grid of images; standard errors of sampled values.
+
+        Raises:
+            As :meth:`attribute`.
+
+        Example:
+            >>> result = ShapleyGradAttention(model, tokenizer=tokenizer).attribute_tokens(batch)
+            >>> result.values.shape, result.targets.tolist()
+            (torch.Size([2, 6]), [[1], [0]])
+        """
+        if per is not None and per not in PER:
+            raise ValueError(f"per must be None, {' or '.join(map(repr, PER))}, got {per!r}")
+        if per is not None and self.estimator is not None:
+            raise ValueError(f"per={per!r} needs an exact game, not a sampled one: leave out the estimator")
+
+        def solve(explained: _Explained) -> TokenAttributions:
+            sampler = self.estimator
+            values, errors = self._sampled(explained, sampler) if sampler else (self._exact(explained, per), None)
+            selection = explained.selection
+            return TokenAttributions(
+                values, explained.players, selection.targets, selection.scores.detach(), explained.grid, errors
+            )
+
+        arguments = (inputs, target, additional_forward_args, internal_batch_size, players, show_progress)
+        return concatenated(self._in_parts(solve, *arguments))
+
+    def interactions(
+        self,
+        inputs: Inputs,
+        target: Target = None,
+        additional_forward_args: Any = None,
+        internal_batch_size: int | None = None,
+        *,
+        players: Tensor | None = None,
+        show_progress: bool = False,
+    ) -> Tensor:
+        """Exact pairwise Shapley interactions: what two tokens are worth together beyond apart.
+
+        Args:
+            inputs, target, additional_forward_args, internal_batch_size, players, show_progress: as in
+                :meth:`attribute`.
+
+        Returns:
+            (B, N, N), symmetric, 0 on the diagonal and for tokens that do not play; all 0 in additive games.
+
+        Raises:
+            ValueError: a game that is sampled; else as :meth:`attribute`.
+
+        Example:
+            >>> ShapleyGradAttention(model, game="mutual", tokenizer=tokenizer).interactions(batch).shape
+            torch.Size([2, 6, 6])
+        """
+        game = self._exact_game()
+
+        def solve(explained: _Explained) -> Tensor:
+            return shapley_interactions(self._influence(explained), explained.players, game)
+
+        arguments = (inputs, target, additional_forward_args, internal_batch_size, players, show_progress)
+        return torch.cat(self._in_parts(solve, *arguments))
+
+    def influence(
+        self,
+        inputs: Inputs,
+        target: Target = None,
+        additional_forward_args: Any = None,
+        internal_batch_size: int | None = None,
+        *,
+        per: Per | None = None,
+        show_progress: bool = False,
+    ) -> Tensor:
+        """The influence matrix M that the game is played on, special tokens and padding included.
+
+        Args:
+            per: ``"layer"`` or ``"head"`` keeps them apart.
+            inputs, target, additional_forward_args, internal_batch_size, show_progress: as in :meth:`attribute`.
+
+        Returns:
+            (B, N, N), rows are queries and columns keys; (L,) or (L, H) stand after B where kept apart.
+
+        Raises:
+            As :meth:`attribute`.
+
+        Example:
+            >>> ShapleyGradAttention(model).influence(batch, per="head").shape
+            torch.Size([2, 3, 4, 6, 6])
+        """
+        arguments = (inputs, target, additional_forward_args, internal_batch_size, None, show_progress)
+        return torch.cat(self._in_parts(lambda explained: self._influence(explained, per=per), *arguments))
+
+    def _in_parts(
+        self,
+        solve: Callable[[_Explained], Result],
+        inputs: Inputs,
+        target: Target,
+        additional_forward_args: Any,
+        internal_batch_size: int | None,
+        players: Tensor | None,
+        show_progress: bool,
+    ) -> list[Result]:
+        """``solve`` each part of the batch."""
+        batch = self._model_inputs(inputs, additional_forward_args)
+        if players is not None:
+            batch = replace(batch, notes={**batch.notes, "players": players})
+        targets = target_of_each(target, len(batch))
+        size = len(batch) if internal_batch_size is None else internal_batch_size
+        if size < 1:
+            raise ValueError(f"internal_batch_size must be at least 1, got {internal_batch_size}")
+        parts: Any = [slice(start, start + size) for start in range(0, len(batch), size)]
+        if show_progress:
+            parts = progress(parts, desc=f"{self.get_name()} attribution")
+        results = []
+        for part in parts:
+            with self._explained(batch[part], targets and targets[part]) as explained:
+                results.append(solve(explained))
+        return results
+
+    def _model_inputs(self, inputs: Inputs, additional_forward_args: Any) -> ModelInputs:
+        companions = _format_additional_forward_args(additional_forward_args) or ()
+        if isinstance(inputs, Mapping):
+            if companions:
+                raise ValueError("put additional_forward_args into the mapping of inputs, under their names")
+            return mapping_inputs(self.forward_func, inputs)
+        if isinstance(inputs, tuple):
+            if len(inputs) != 1:
+                raise ValueError(
+                    f"expected one tensor of inputs, got a tuple of {len(inputs)}: tokens are attributed once; pass "
+                    "the model's other arguments in additional_forward_args"
+                )
+            inputs = inputs[0]
+        return tensor_inputs(self.forward_func, inputs, companions, self.additional_forward_arg_names)
+
+    @contextmanager
+    def _explained(self, batch: ModelInputs, targets: list[tuple[int, ...]] | None) -> Iterator[_Explained]:
+        """Run the model and find out about the tokens."""
+        model, config = self.forward_func, config_of(self.forward_func)
+        grid = patch_grid(model, batch.features) if batch.modality == "pixels" else None
+        with observed_forward(model, batch, gradients=self._variant != "attention") as run:
+            selection = select_target(run.output, targets, run.length)
+            real = real_tokens(batch, run.length, config)
+            players = find_players(
+                batch,
+                real,
+                special_ids=self._special_ids,
+                config=config,
+                causal=run.causal,
+                patches=grid[0] * grid[1] if grid else 0,
+            )
+            if not players.any(-1).all():
+                idle = (~players.any(-1)).nonzero().flatten().tolist()
+                raise ValueError(
+                    f"the examples {idle} have no players: all of their tokens are padding or special tokens. Leave "
+                    "them out, or say which tokens play with players="
+                )
+            readout = readout_weights(
+                self.readout,
+                real=real,
+                players=players,
+                positions=selection.positions,
+                inputs=batch,
+                config=config,
+                causal=run.causal,
+            )
+            yield _Explained(run, selection, real, players, readout, grid)
+
+    def _influence(self, explained: _Explained, row_weights: Tensor | None = None, per: Per | None = None) -> Tensor:
+        return explained.run.influence(
+            None if self._variant == "attention" else explained.selection.scores,
+            variant=self._variant,
+            layers=self.layers,
+            heads=self.heads,
+            row_weights=row_weights,
+            per=per,
+        )
+
+    def _exact(self, explained: _Explained, per: Per | None) -> Tensor:
+        """Shapley values (B, ..., N) in closed form; additive games need rows of M only."""
+        game, players = self._exact_game(), explained.players
+        if game in ADDITIVE_GAMES:
+            rows = explained.readout if game == "cls" else explained.real
+            values = self._influence(explained, row_weights=rows, per=per)
+            return values.masked_fill(~players.view(len(players), *[1] * (values.dim() - 2), -1), 0.0)
+        matrices = self._influence(explained, per=per)
+        kept = matrices.shape[1:-2]
+        each = players.repeat_interleave(kept.numel(), 0)
+        return shapley_values(matrices.flatten(0, -3), each, game).view(len(players), *kept, -1)
+
+    def _exact_game(self) -> Game:
+        if callable(self.game):
+            raise ValueError(
+                f"exact values exist for the games {', '.join(map(repr, GAMES))}, not for a function: sample its "
+                "values with attribute or attribute_tokens"
+            )
+        return self.game
+
+    def _sampled(self, explained: _Explained, estimator: Estimator) -> tuple[Tensor, Tensor]:
+        """Sampled Shapley values and their standard errors, (B, N) each."""
+        matrices = self._influence(explained)
+        values, errors = matrices.new_zeros(2, *explained.players.shape)
+        for example, members in enumerate(explained.players):
+            worth, (index,) = self._worth(explained, matrices, example), members.nonzero(as_tuple=True)
+            estimate = estimator(worth, len(index), device=matrices.device)
+            values[example, index], errors[example, index] = (part.to(values) for part in estimate)
+        return values, errors
+
+    def _worth(self, explained: _Explained, matrices: Tensor, example: int) -> CharacteristicFunction:
+        """The characteristic function of one example, of coalitions (K, n) of its players."""
+        matrix, members = matrices[example], explained.players[example]
+        game = self.game
+        if callable(game):
+            among_players = matrix[members][:, members]
+            return lambda coalitions: game(among_players, coalitions)
+
+        def worth(coalitions: Tensor) -> Tensor:
+            everyone = coalitions.new_zeros(len(coalitions), len(members))
+            everyone[:, members] = coalitions
+            readout, queries = explained.readout[example], explained.real[example]
+            return coalition_values(matrix, everyone, game, readout=readout, queries=queries)
+
+        return worth
+
+
+class ShapleyGradAttention(AttentionShapley):
+    """Exact Shapley values of the attention-gradient game, from one forward and one backward pass.
+
+    The influence of a token on another is their attention times the gradient of the explained output with respect
+    to it, averaged over layers and heads. Each token's Shapley value is its fair share of the influence of all.
+
+    Args:
+        model, game, layers, heads, readout, tokenizer, estimator, additional_forward_arg_names: see
+            :class:`AttentionShapley`.
+        sign: ``"rectified"`` keeps the attention that raises the output, A ⊙ ReLU(G), as in the paper; ``"signed"``
+            also counts what lowers it, A ⊙ G.
+
+    Example:
+        >>> batch = tokenizer("a gripping , funny film", return_tensors="pt")
+        >>> explainer = ShapleyGradAttention(model, tokenizer=tokenizer)
+        >>> scores = explainer.attribute(batch, target=1)
+        >>> scores.shape == batch["input_ids"].shape
+        True
+
+    Source: arXiv 2508.08966, section 3 (Grad-Att-CLS, Grad-Att-Mutual and Grad-Att-Max-Mutual).
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        *,
+        game: Game | CustomGame = "cls",
+        sign: Literal["rectified", "signed"] = "rectified",
+        layers: Sequence[int] | int | None = None,
+        heads: Sequence[int] | int | None = None,
+        readout: Readout = "auto",
+        tokenizer: Any | None = None,
+        estimator: Estimator | None = None,
+        additional_forward_arg_names: Sequence[str] | None = None,
+    ) -> None:
+        if sign not in ("rectified", "signed"):
+            raise ValueError(f"sign must be 'rectified' or 'signed', got {sign!r}")
+        super().__init__(
+            model,
+            game=game,
+            layers=layers,
+            heads=heads,
+            readout=readout,
+            tokenizer=tokenizer,
+            estimator=estimator,
+            additional_forward_arg_names=additional_forward_arg_names,
+        )
+        self._variant = sign
+
+
+class ShapleyAttention(AttentionShapley):
+    """Exact Shapley values of the attention game without gradients, from one forward pass.
+
+    They say where the model looks, whatever it predicts: a target picks a token's readout and the reported score, and
+    has no other effect.
+
+    Args:
+        model, game, layers, heads, readout, tokenizer, estimator, additional_forward_arg_names: see
+            :class:`AttentionShapley`.
+
+    Example:
+        >>> ShapleyAttention(model, tokenizer=tokenizer).attribute(batch).shape
+        torch.Size([1, 7])
+
+    Source: arXiv 2508.08966, section 3 (the attention-only games).
+    """
+
+    _variant: Variant = "attention"

@@ -1,0 +1,77 @@
+"""The result of an attribution, token by token, and its place in the input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TokenAttributions:
+    """Shapley values of the tokens of B inputs, N tokens each.
+
+    Attributes:
+        values: (B, N), exactly 0 for tokens that do not play; (B, L, N) or (B, L, H, N) where layers or heads are
+            kept apart. Over the tokens they sum to v(all players). float32, or float64 for a float64 model.
+        players: bool (B, N), the tokens that play.
+        targets: int64 (B, k), what was explained: the class (k = 1), or the token and the class (k = 2).
+        scores: (B,), the model's output for the targets.
+        grid: rows and columns of the patches of an image; None for text.
+        standard_error: (B, N), of sampled values; None for exact ones.
+    """
+
+    values: Tensor
+    players: Tensor
+    targets: Tensor
+    scores: Tensor
+    grid: tuple[int, int] | None = None
+    standard_error: Tensor | None = None
+
+    @property
+    def patches(self) -> Tensor:
+        """The values of an image's patches, (B, ..., rows, columns).
+
+        Raises:
+            ValueError: the inputs were no images.
+        """
+        if self.grid is None:
+            raise ValueError("there are no patches, the inputs were no images: use .values")
+        rows, columns = self.grid
+        return self.values[..., -rows * columns :].unflatten(-1, (rows, columns))
+
+    def spread_over(self, features: Tensor) -> Tensor:
+        """The values in the shape of the inputs, each spread evenly over what its token covers.
+
+        Args:
+            features: ids (B, N), embeddings (B, N, D) or pixels (B, C, h, w).
+
+        Returns:
+            The shape of ``features``. Sums are kept: over D it is the token's value, over C and the pixels of a patch
+            the patch's. Pixels that no patch covers get 0.
+        """
+        if features.dim() == 2:
+            return self.values
+        if features.dim() == 3:
+            return (self.values / features.shape[-1]).unsqueeze(-1).expand_as(features).contiguous()
+        _, channels, height, width = features.shape
+        patches = self.patches
+        tall, wide = height // patches.shape[-2], width // patches.shape[-1]
+        spread = (patches / (channels * tall * wide)).repeat_interleave(tall, -2).repeat_interleave(wide, -1)
+        uncovered = (0, width - spread.shape[-1], 0, height - spread.shape[-2])
+        return torch.nn.functional.pad(spread, uncovered).unsqueeze(1).expand_as(features).contiguous()
+
+
+def concatenated(parts: Sequence[TokenAttributions]) -> TokenAttributions:
+    """The attributions of one batch that was explained in parts."""
+    errors = [part.standard_error for part in parts if part.standard_error is not None]
+    return TokenAttributions(
+        torch.cat([part.values for part in parts]),
+        torch.cat([part.players for part in parts]),
+        torch.cat([part.targets for part in parts]),
+        torch.cat([part.scores for part in parts]),
+        parts[0].grid,
+        torch.cat(errors) if errors else None,
+    )
