@@ -188,6 +188,7 @@ class AttentionShapley(Attribution):  # type: ignore[misc]
             As :meth:`attribute`.
 
         Example:
+            >>> batch = tokenizer(["a gripping film", "not good at all"], padding=True, return_tensors="pt")
             >>> result = ShapleyGradAttention(model, tokenizer=tokenizer).attribute_tokens(batch)
             >>> result.values.shape, result.targets.tolist()
             (torch.Size([2, 6]), [[1], [0]])
@@ -202,7 +203,13 @@ class AttentionShapley(Attribution):  # type: ignore[misc]
             values, errors = self._sampled(explained, sampler) if sampler else (self._exact(explained, per), None)
             selection = explained.selection
             return TokenAttributions(
-                values, explained.players, selection.targets, selection.scores.detach(), explained.grid, errors
+                values,
+                explained.players,
+                selection.targets,
+                selection.scores.detach(),
+                explained.run.output.detach(),
+                explained.grid,
+                errors,
             )
 
         arguments = (inputs, target, additional_forward_args, internal_batch_size, players, show_progress)

@@ -19,6 +19,7 @@ class TokenAttributions:
         players: bool (B, N), the tokens that play.
         targets: int64 (B, k), what was explained: the class (k = 1), or the token and the class (k = 2).
         scores: (B,), the model's output for the targets.
+        output: the model's whole output, (B, C) for a classifier; detached.
         grid: rows and columns of the patches of an image; None for text.
         standard_error: (B, N), of sampled values; None for exact ones.
     """
@@ -27,6 +28,7 @@ class TokenAttributions:
     players: Tensor
     targets: Tensor
     scores: Tensor
+    output: Tensor
     grid: tuple[int, int] | None = None
     standard_error: Tensor | None = None
 
@@ -40,7 +42,7 @@ class TokenAttributions:
         if self.grid is None:
             raise ValueError("there are no patches, the inputs were no images: use .values")
         rows, columns = self.grid
-        return self.values[..., -rows * columns :].unflatten(-1, (rows, columns))
+        return self.values[..., -rows * columns :].reshape(*self.values.shape[:-1], rows, columns)
 
     def spread_over(self, features: Tensor) -> Tensor:
         """The values in the shape of the inputs, each spread evenly over what its token covers.
@@ -72,6 +74,7 @@ def concatenated(parts: Sequence[TokenAttributions]) -> TokenAttributions:
         torch.cat([part.players for part in parts]),
         torch.cat([part.targets for part in parts]),
         torch.cat([part.scores for part in parts]),
+        torch.cat([part.output for part in parts]),
         parts[0].grid,
         torch.cat(errors) if errors else None,
     )

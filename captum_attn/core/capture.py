@@ -257,7 +257,11 @@ class FusedCall(AttentionCall):
 
 @dataclass
 class EagerCall(AttentionCall):
-    """Attention in eager code, known by its probabilities (B, H, Q, K)."""
+    """Attention in eager code, known by its probabilities (B, H, Q, K).
+
+    Eager code gives queries that may attend to nothing (padding) the same probability for every key; such rows say
+    nothing about causality.
+    """
 
     probabilities: Tensor
 
@@ -268,7 +272,8 @@ class EagerCall(AttentionCall):
 
     @property
     def causal(self) -> bool:
-        return _nothing_above_diagonal(self.probabilities)
+        uniform = self.probabilities.amax(-1, keepdim=True) == self.probabilities.amin(-1, keepdim=True)
+        return not uniform.all() and _nothing_above_diagonal(self.probabilities.masked_fill(uniform, 0.0))
 
     @property
     def like(self) -> Tensor:

@@ -6,7 +6,7 @@ import inspect
 import re
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -114,6 +114,11 @@ def evaluation_mode(model: Callable[..., Any]) -> Iterator[None]:
             else:
                 for module in training:
                     module.training = True
+
+
+def same_random_state(example: Tensor) -> AbstractContextManager[None]:
+    """A context that puts the random state back: some models draw numbers even in eval mode."""
+    return torch.random.fork_rng([example.device] if example.is_cuda else [])
 
 
 _lock = threading.Lock()

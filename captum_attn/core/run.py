@@ -17,6 +17,7 @@ from captum_attn.core.models import (
     config_of,
     evaluation_mode,
     output_tensor,
+    same_random_state,
     unwrapped,
 )
 from captum_attn.core.observers import InfluenceObserver, Per, Variant
@@ -109,7 +110,7 @@ def observed_forward(
     if gradients:
         check_differentiable(model)
     with evaluation_mode(model), torch.inference_mode(False), torch.set_grad_enabled(gradients):
-        with AttentionCapture(model, gradients) as capture:
+        with same_random_state(inputs.features), AttentionCapture(model, gradients) as capture:
             output = output_tensor(inputs.call(model))
         yield ObservedForward(output, capture, inputs)
 

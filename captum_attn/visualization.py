@@ -1,0 +1,203 @@
+"""Show attributions of text: in a web page, as a figure, as colours for a terminal, as Captum's records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import TYPE_CHECKING
+
+import torch
+from captum.attr._utils.visualization import VisualizationDataRecord
+from torch import Tensor
+
+from captum_attn.token_attributions import TokenAttributions
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+RAISES = (214, 39, 62)
+"""RGB of tokens that raise the explained output."""
+
+LOWERS = (31, 119, 214)
+"""RGB of tokens that lower it."""
+
+
+def colours(values: Tensor) -> list[tuple[int, int, int]]:
+    """An RGB background for each value (N,): white at 0, full colour at the largest magnitude.
+
+    Example:
+        >>> colours(torch.tensor([1.0, 0.0]))
+        [(214, 39, 62), (255, 255, 255)]
+    """
+    largest = values.abs().max().clamp(min=torch.finfo(values.dtype).tiny)
+    return [_blend(float(value), float(value.abs() / largest)) for value in values]
+
+
+def tokens_html(tokens: Sequence[str], values: Tensor) -> str:
+    """Tokens as HTML, each on its colour, with its value on hover. Every token is escaped: ``<b>`` stays text.
+
+    Args:
+        tokens: N strings.
+        values: their attributions (N,).
+
+    Raises:
+        ValueError: not one value for each token.
+
+    Example:
+        >>> tokens_html(["<b>"], torch.tensor([1.0]))
+        '<span class="token" style="background:#d6273e;color:#fff" title="+1.000000">&lt;b&gt;</span>'
+    """
+    _check_lengths(tokens, values)
+    spans = []
+    for token, value, colour in zip(tokens, values.tolist(), colours(values), strict=True):
+        spans.append(
+            f'<span class="token" style="background:{_hex(colour)};color:{_text_colour(colour)}" '
+            f'title="{value:+.6f}">{escape(token)}</span>'
+        )
+    return " ".join(spans)
+
+
+def plot_tokens(tokens: Sequence[str], values: Tensor, title: str = "") -> Figure:
+    """A bar for each token, in reading order from top to bottom.
+
+    Args:
+        tokens: N strings.
+        values: their attributions (N,).
+        title: above the axes.
+
+    Returns:
+        A matplotlib figure that belongs to no window; ``figure.savefig(path)`` writes it.
+
+    Raises:
+        ValueError: not one value for each token.
+
+    Example:
+        >>> plot_tokens(["not", "good"], torch.tensor([-0.2, 0.1]), "positive").savefig("tokens.png")
+    """
+    from matplotlib.figure import Figure
+
+    _check_lengths(tokens, values)
+    figure = Figure(figsize=(6.4, 1.1 + 0.27 * len(tokens)), layout="constrained")
+    axes = figure.add_subplot()
+    heights = values.detach().cpu().double().numpy()
+    bars = axes.barh(range(len(tokens)), heights, color=[_hex(RAISES if h >= 0 else LOWERS) for h in heights])
+    axes.bar_label(bars, fmt="%+.4f", padding=3, fontsize=8)
+    axes.set_yticks(range(len(tokens)), [_plain(token) for token in tokens])
+    axes.invert_yaxis()
+    axes.axvline(0, color="0.4", linewidth=0.8)
+    axes.margins(x=0.15)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel("Shapley value in the attention game")
+    axes.set_title(_plain(title), fontsize=10, loc="left")
+    return figure
+
+
+def plot_patches(image: Tensor, patches: Tensor, title: str = "") -> Figure:
+    """An image beside the attributions of its patches, with a faint negative of it above them.
+
+    Args:
+        image: pixels (C, h, w), C = 1 or 3, of any range.
+        patches: attributions (rows, columns).
+        title: above the figure.
+
+    Returns:
+        A matplotlib figure that belongs to no window.
+
+    Example:
+        >>> plot_patches(torch.rand(3, 32, 32), torch.randn(4, 4)).savefig("patches.png")
+    """
+    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.figure import Figure
+
+    pixels = image.detach().cpu().float()
+    pixels = (pixels - pixels.min()) / (pixels.max() - pixels.min()).clamp(min=1e-12)
+    values = patches.detach().cpu().double()
+    limit = float(values.abs().max().clamp(min=1e-300))
+    figure = Figure(figsize=(7.6, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    extent = (0, pixels.shape[2], pixels.shape[1], 0)
+    left.imshow(pixels.movedim(0, -1).squeeze(-1).numpy(), cmap="gray", extent=extent)
+    left.set_title("input", fontsize=10)
+    diverging = LinearSegmentedColormap.from_list("lowers-raises", [_hex(LOWERS), "#ffffff", _hex(RAISES)])
+    heat = right.imshow(values.numpy(), cmap=diverging, vmin=-limit, vmax=limit, extent=extent)
+    right.imshow(1 - pixels.mean(0).numpy(), cmap="gray", alpha=0.15, extent=extent)
+    right.set_title("Shapley value of each patch", fontsize=10)
+    scale = figure.colorbar(heat, ax=right, shrink=0.85)
+    scale.ax.set_ylim(min(float(values.min()), 0.0), max(float(values.max()), 0.0) or limit)
+    for axes in (left, right):
+        axes.set_xticks([])
+        axes.set_yticks([])
+    figure.suptitle(_plain(title), fontsize=11)
+    return figure
+
+
+def captum_record(
+    tokens: Sequence[str],
+    result: TokenAttributions,
+    example: int = 0,
+    *,
+    labels: Sequence[str] | dict[int, str] | None = None,
+    true_class: int | None = None,
+) -> VisualizationDataRecord:
+    """A record for ``captum.attr.visualization.visualize_text``, which does not escape tokens: do that yourself there.
+
+    Args:
+        tokens: N strings.
+        result: of ``attribute_tokens`` for a classifier, values (B, N).
+        example: which of the B.
+        labels: names of the classes, e.g. ``model.config.id2label``. Default: their numbers.
+        true_class: the gold label, where there is one.
+
+    Raises:
+        ValueError: not one value for each token, or an output that is not (B, C) with C > 1.
+
+    Example:
+        >>> from captum.attr import visualization
+        >>> record = captum_record(["not", "good"], result, labels=model.config.id2label)
+        >>> page = visualization.visualize_text([record])
+    """
+    if result.output.dim() != 2 or result.output.shape[1] < 2:
+        raise ValueError(f"a record needs scores of classes (B, C > 1), got an output {tuple(result.output.shape)}")
+    values = result.values[example]
+    _check_lengths(tokens, values)
+    probabilities = result.output[example].float().softmax(-1)
+    predicted, explained = int(probabilities.argmax()), int(result.targets[example, 0])
+
+    def label(index: int | None) -> str:
+        return "" if index is None else str(index if labels is None else labels[index])
+
+    largest = values.abs().max().clamp(min=torch.finfo(values.dtype).tiny)
+    return VisualizationDataRecord(
+        word_attributions=values / largest,
+        pred_prob=float(probabilities[predicted]),
+        pred_class=label(predicted),
+        true_class=label(true_class),
+        attr_class=label(explained),
+        attr_score=float(values.sum()),
+        raw_input_ids=list(tokens),
+        convergence_score=0.0,
+    )
+
+
+def _blend(value: float, strength: float) -> tuple[int, int, int]:
+    red, green, blue = (round(255 + strength * (c - 255)) for c in (RAISES if value >= 0 else LOWERS))
+    return red, green, blue
+
+
+def _text_colour(background: tuple[int, int, int]) -> str:
+    red, green, blue = background
+    return "#fff" if 0.299 * red + 0.587 * green + 0.114 * blue < 140 else "#111"
+
+
+def _hex(colour: tuple[int, int, int]) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colour)
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib does not read as mathematics."""
+    return text.replace("$", r"\$")
+
+
+def _check_lengths(tokens: Sequence[str], values: Tensor) -> None:
+    if values.shape != (len(tokens),):
+        raise ValueError(f"expected one value for each of the {len(tokens)} tokens, got shape {tuple(values.shape)}")

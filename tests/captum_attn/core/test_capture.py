@@ -1,0 +1,381 @@
+"""What the capture sees, and that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import threading
+
+import pytest
+import torch
+import torch.nn.functional as F
+import transformers as hf
+from families import FAMILIES, batch, plain_attention, text_batch
+from models import PlainClassifier, left_untouched
+from torch import nn
+
+from captum_attn.core import AttentionCapture, mapping_inputs, observed_forward, tensor_inputs
+
+
+def influence(model, inputs, target=1, variant="rectified", **options):
+    with observed_forward(model, inputs) as run:
+        return run.influence(run.output[:, target], variant=variant, **options)
+
+
+def bert():
+    model = FAMILIES["bert"].build()
+    return model, mapping_inputs(model, text_batch())
+
+
+def test_calls_are_named_by_their_module_and_told_apart_by_stack():
+    model = FAMILIES["t5"].build()
+    with AttentionCapture(model, gradients=False) as capture:
+        model(**text_batch())
+    stacks = [call.stack for call in capture.calls]
+    assert stacks == ["encoder"] * 3 + ["decoder", "cross"] * 3
+    assert capture.calls[0].module == "transformer.encoder.block.0.layer.0.SelfAttention"
+    assert capture.calls[4].module == "transformer.decoder.block.0.layer.1.EncDecAttention"
+
+
+def test_bart_is_explained_through_its_encoder():
+    model = FAMILIES["bart"].build()
+    with observed_forward(model, mapping_inputs(model, text_batch())) as run:
+        assert [call.module for call in run.calls] == [f"model.encoder.layers.{i}.self_attn" for i in range(3)]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2"])
+@pytest.mark.parametrize("padding", ["right", "left"])
+def test_decoders_are_recognised_by_their_masks(name, padding):
+    model = FAMILIES[name].build()
+    with observed_forward(model, mapping_inputs(model, text_batch(padding))) as run:
+        assert run.causal
+
+
+@pytest.mark.parametrize("name", ["bert", "deberta_v2", "t5", "vit"])
+def test_encoders_are_not_causal(name):
+    family = FAMILIES[name]
+    model = family.build()
+    with observed_forward(model, mapping_inputs(model, batch(family))) as run:
+        assert not run.causal
+
+
+def plain_reference(model, embeddings, padding, target):
+    """A ⊙ ReLU(G) of ``nn.TransformerEncoder`` written out by hand, mean over layers and heads."""
+    hidden, attentions = embeddings, []
+    for layer in model.encoder.layers:
+        attention = layer.self_attn
+        projected = F.linear(hidden, attention.in_proj_weight, attention.in_proj_bias)
+        query, key, value = (part.unflatten(-1, (2, 8)).transpose(1, 2) for part in projected.chunk(3, -1))
+        scores = query @ key.mT / 8**0.5
+        scores = scores.masked_fill(padding[:, None, None, :], float("-inf"))
+        attentions.append(scores.softmax(-1))
+        mixed = attention.out_proj((attentions[-1] @ value).transpose(1, 2).flatten(-2))
+        hidden = layer.norm1(hidden + mixed)
+        hidden = layer.norm2(hidden + layer.linear2(layer.linear1(hidden).relu()))
+    score = model.head(hidden[:, 0])[:, target].sum()
+    gradients = torch.autograd.grad(score, attentions)
+    return torch.stack([a * g.relu() for a, g in zip(attentions, gradients, strict=True)]).mean((0, 2))
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_torch_transformer_encoder_equals_the_same_written_out(frozen, dtype):
+    model = PlainClassifier().to(dtype).eval().requires_grad_(not frozen)
+    embeddings = torch.randn(2, 5, 16, dtype=dtype)
+    padding = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+    expected = plain_reference(copy.deepcopy(model).requires_grad_(), embeddings, padding, 1)
+    with left_untouched(model):
+        actual = influence(model, tensor_inputs(model, embeddings, (padding,), ("src_key_padding_mask",)))
+    error = (actual - expected).abs().max() / expected.abs().max()
+    assert error <= (1e-5 if dtype == torch.float32 else 1e-10)
+
+
+def test_multi_head_attention_that_returns_its_weights_is_seen():
+    class WithWeights(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(16, 4, batch_first=True)
+
+        def forward(self, embeddings):
+            mixed, weights = self.attention(embeddings, embeddings, embeddings, average_attn_weights=False)
+            seen.append(weights)
+            return mixed[:, 0, :3]
+
+    seen: list[torch.Tensor] = []
+    model = WithWeights().eval()
+    with observed_forward(model, tensor_inputs(model, torch.randn(2, 5, 16))) as run:
+        observed = run.influence(run.output[:, 1], variant="signed", per="head", retain_graph=True)
+        gradient = torch.autograd.grad(run.output[:, 1].sum(), run.calls[0].probe, allow_unused=True)
+    assert gradient == (None,)
+    assert observed.shape == (2, 1, 4, 5, 5)
+    assert seen[0].shape == (2, 4, 5, 5)
+
+
+def test_position_bias_that_depends_on_the_input_passes_its_gradient_on():
+    class GatedBias(nn.Module):
+        """Two layers; the second one's additive mask is computed from the first one's output."""
+
+        def __init__(self):
+            super().__init__()
+            self.gate = nn.Linear(8, 1)
+            self.scores = None
+
+        def attend(self, x, bias):
+            heads = x.unflatten(-1, (2, 4)).transpose(1, 2)
+            if self.scores is None:
+                return F.scaled_dot_product_attention(heads, heads, heads, attn_mask=bias).transpose(1, 2).flatten(-2)
+            mixed, probabilities = plain_attention(self, heads, heads, heads, bias)
+            self.scores.append(probabilities)
+            return mixed.flatten(-2)
+
+        def forward(self, x):
+            x = x + self.attend(x, None)
+            bias = self.gate(x).transpose(1, 2).unsqueeze(1)  # (B, 1, 1, N)
+            return (x + self.attend(x, bias))[:, 0, :3]
+
+    model, x = GatedBias().double().eval(), torch.randn(2, 5, 8, dtype=torch.double)
+    actual = influence(model, tensor_inputs(model, x), variant="signed", per="head")
+    model.scores = []
+    score = model(x.requires_grad_())[:, 1].sum()
+    expected = torch.stack(
+        [a * g for a, g in zip(model.scores, torch.autograd.grad(score, model.scores), strict=True)], 1
+    )
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_nothing_is_left_behind(name):
+    family = FAMILIES[name]
+    model = family.build().train()
+    inputs = mapping_inputs(model, batch(family))
+    with left_untouched(model):
+        influence(model, inputs)
+
+
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_nothing_is_left_behind_after_an_exception(where):
+    model, inputs = bert()
+    model.train()
+    boom = RuntimeError("boom")
+
+    def fail(*_):
+        raise boom
+
+    layer = model.bert.encoder.layer[1]
+    handle = layer.register_forward_hook(
+        fail if where == "forward" else lambda module, args, output: output.register_hook(fail) and None
+    )
+    with left_untouched(model), pytest.raises(RuntimeError, match="boom"):
+        influence(model, inputs)
+    handle.remove()
+    with left_untouched(model):
+        influence(model, inputs)
+    pickle.loads(pickle.dumps(model))
+
+
+def test_existing_gradients_stay():
+    model, inputs = bert()
+    model(**text_batch()).logits.sum().backward()
+    with left_untouched(model):
+        influence(model, inputs)
+
+
+@pytest.mark.parametrize("mode", ["eval", "train", "shared"])
+def test_two_threads_may_explain_one_model(mode):
+    model, inputs = bert()
+    model.train(mode != "eval")
+    expected = [influence(model, inputs, target) for target in range(3)]
+    barrier, found = threading.Barrier(3), {}
+
+    def work(target):
+        barrier.wait()
+        for _ in range(5):
+            found[target] = influence(model, inputs, target)
+
+    threads = [threading.Thread(target=work, args=(target,)) for target in range(3)]
+    with left_untouched(model):
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    for target in range(3):
+        torch.testing.assert_close(found[target], expected[target], rtol=0, atol=1e-7)
+
+
+def test_dropout_is_off_while_explaining():
+    model, inputs = bert()
+    expected = influence(model, inputs)
+    model.train()
+    assert torch.equal(influence(model, inputs), expected)
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_grad_mode_of_the_caller_does_not_matter(context):
+    model, inputs = bert()
+    expected = influence(model, inputs)
+    with context(), left_untouched(model):
+        fresh = mapping_inputs(model, text_batch())
+        assert torch.equal(influence(model, fresh), expected)
+
+
+def test_inference_tensors_as_embeddings():
+    model, _ = bert()
+    with torch.inference_mode():
+        embeddings = model.get_input_embeddings()(text_batch()["input_ids"])
+    assert influence(model, tensor_inputs(model, embeddings)).isfinite().all()
+
+
+def test_weights_made_in_inference_mode_are_refused_with_the_remedy():
+    with torch.inference_mode():
+        model = FAMILIES["bert"].build()
+    with pytest.raises(RuntimeError, match="outside inference mode"):
+        influence(model, mapping_inputs(model, text_batch()))
+
+
+def test_frozen_and_trainable_weights_give_the_same():
+    model, inputs = bert()
+    expected = influence(model, inputs)
+    assert torch.equal(influence(model.requires_grad_(False), inputs), expected)
+
+
+def test_no_weight_takes_part_in_the_graph():
+    model, inputs = bert()
+    with observed_forward(model, inputs) as run:
+        reached = set()
+        stack = [run.output.grad_fn]
+        while stack:
+            node = stack.pop()
+            if node is not None and node not in reached:
+                reached.add(node)
+                stack += [parent for parent, _ in node.next_functions]
+        leaves = {id(node.variable) for node in reached if hasattr(node, "variable")}
+    assert leaves == {id(call.probe) for call in run.calls}
+
+
+def test_explaining_inside_autocast_and_with_half_precision_weights():
+    model, inputs = bert()
+    expected = influence(model, inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        autocast = influence(model, inputs)
+    half = influence(copy.deepcopy(model).bfloat16(), inputs)
+    for actual in (autocast, half):
+        assert actual.dtype == torch.float32
+        assert (actual - expected).norm() / expected.norm() < 0.05
+
+
+@pytest.mark.parametrize("layers", [[0], [1, 2], [-1], [2, 0]])
+def test_layers_are_means_over_the_chosen_ones(layers):
+    model, inputs = bert()
+    each = influence(model, inputs, per="layer")
+    chosen = sorted({layer % 3 for layer in layers})
+    torch.testing.assert_close(influence(model, inputs, layers=layers), each[:, chosen].mean(1))
+    torch.testing.assert_close(influence(model, inputs, layers=layers, per="layer"), each[:, chosen])
+
+
+@pytest.mark.parametrize("heads", [[0], [1, 3], [-1]])
+def test_heads_are_means_over_the_chosen_ones(heads):
+    model, inputs = bert()
+    each = influence(model, inputs, per="head")
+    torch.testing.assert_close(influence(model, inputs, heads=heads), each[:, :, heads].mean((1, 2)))
+
+
+def test_several_outputs_from_one_forward_pass():
+    model, inputs = bert()
+    forwards = []
+    handle = model.register_forward_hook(lambda *_: forwards.append(1))
+    with observed_forward(model, inputs) as run:
+        several = [run.influence(run.output[:, c], variant="signed", retain_graph=c < 2) for c in range(3)]
+    assert len(forwards) == 1
+    handle.remove()
+    for target in range(3):
+        torch.testing.assert_close(several[target], influence(model, inputs, target, "signed"))
+
+
+def test_lora_equals_the_merged_model():
+    peft = pytest.importorskip("peft")
+    model, _ = bert()
+    adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["query", "value"], init_lora_weights=False))
+    adapted.eval()
+    with left_untouched(adapted):
+        actual = influence(adapted, mapping_inputs(adapted, text_batch()))
+    merged = copy.deepcopy(adapted).merge_and_unload()
+    expected = influence(merged, mapping_inputs(merged, text_batch()))
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_a_compiled_model_is_explained_through_its_original():
+    model, inputs = bert()
+    assert torch.equal(influence(torch.compile(model), inputs), influence(model, inputs))
+
+
+@pytest.mark.parametrize("part", ["whole", "layer"])
+def test_a_model_compiled_inside_is_refused(part):
+    model, inputs = bert()
+    (model if part == "whole" else model.bert.encoder.layer[0]).compile()
+    with pytest.raises(ValueError, match=r"compiled in place.*\.compile\(\)"):
+        influence(model, inputs)
+
+
+def test_windowed_attention_is_refused():
+    config = hf.SwinConfig(image_size=16, patch_size=2, window_size=4, embed_dim=8, depths=[1, 1], num_heads=[1, 2])
+    model = hf.SwinForImageClassification(config).eval()
+    inputs = tensor_inputs(model, torch.rand(2, 3, 16, 16))
+    with left_untouched(model), pytest.raises(ValueError, match="windowed"):
+        influence(model, inputs)
+
+
+def test_random_numbers_that_a_model_draws_are_put_back():
+    class Noisy(PlainClassifier):
+        def forward(self, embeddings):
+            return super().forward(embeddings + torch.randn_like(embeddings))
+
+    model, embeddings = Noisy().eval(), torch.randn(2, 5, 16)
+    with left_untouched(model):
+        influence(model, tensor_inputs(model, embeddings))
+
+
+def test_a_model_without_attention_is_refused():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(80, 3))
+    with pytest.raises(ValueError, match=r"no attention was seen.*scaled_dot_product_attention"):
+        influence(model, tensor_inputs(model, torch.randn(2, 5, 16)))
+
+
+def test_a_flash_attention_configuration_is_refused_with_the_remedy():
+    model, inputs = bert()
+    model.config._attn_implementation_internal = "flash_attention_2"
+    with pytest.raises(ValueError, match=r"flash_attention_2.*set_attn_implementation\('sdpa'\)"):
+        influence(model, inputs)
+
+
+def test_an_output_that_does_not_depend_on_attention_is_refused():
+    class Detached(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.classifier = PlainClassifier()
+
+        def forward(self, x):
+            return self.classifier(x).detach()
+
+    model = Detached().eval()
+    with pytest.raises(RuntimeError, match="does not depend"):
+        influence(model, tensor_inputs(model, torch.randn(1, 4, 16)))
+
+
+def test_attention_inputs_changed_in_place_are_noticed():
+    class InPlace(nn.Module):
+        def forward(self, x):
+            heads = x.unflatten(-1, (2, 8)).transpose(1, 2).clone()
+            mixed = F.scaled_dot_product_attention(heads, heads, heads)
+            heads += 1
+            return mixed.flatten(1)[:, :3]
+
+    model = InPlace()
+    with pytest.raises(RuntimeError, match="modified in place"):
+        influence(model, tensor_inputs(model, torch.randn(1, 4, 16)))
+
+
+@pytest.mark.parametrize("options", [{"layers": [3]}, {"heads": [-5]}])
+def test_layers_and_heads_out_of_range(options):
+    model, inputs = bert()
+    with left_untouched(model), pytest.raises(IndexError, match="out of range: the model has"):
+        influence(model, inputs, **options)
