@@ -21,6 +21,9 @@ FEATURE_NAMES: dict[Modality, str] = {
 COMPANION_NAMES = ("attention_mask", "token_type_ids", "position_ids")
 """What unnamed companions of text are taken for, where the model takes arguments of these names."""
 
+PADDING_MASKS = {"attention_mask": True, "src_key_padding_mask": False}
+"""Companions that tell tokens from padding, and the value that marks a token."""
+
 TOKEN_NOTES = ("special_tokens_mask", "players", "offset_mapping")
 """Companions that say something about the tokens and do not go to the model."""
 
@@ -90,7 +93,7 @@ def tensor_inputs(
 
     Raises:
         TypeError: the features are no tensor of such a dtype and shape.
-        ValueError: an empty batch, or names that do not fit the companions.
+        ValueError: an empty batch, a padding mask of the wrong length, or names that do not fit the companions.
     """
     check_features(features)
     taken = parameter_names(model)
@@ -103,6 +106,7 @@ def tensor_inputs(
             "name each one in additional_forward_arg_names"
         )
     named = dict(zip(names, companions, strict=False))
+    _check_padding_masks(features, named)
     name = FEATURE_NAMES[modality(features)]
     return ModelInputs(
         features,
@@ -126,6 +130,7 @@ def mapping_inputs(model: Callable[..., Any], mapping: Mapping[str, Any]) -> Mod
         )
     check_features(mapping[name])
     rest = {key: value for key, value in mapping.items() if key != name}
+    _check_padding_masks(mapping[name], rest)
     return ModelInputs(mapping[name], name, _for_the_model(model, rest), (), _notes(rest))
 
 
@@ -154,6 +159,19 @@ def check_features(features: Any) -> None:
         raise TypeError(f"{expected}, got {given}")
     if 0 in features.shape:
         raise ValueError(f"{expected}, got an empty batch: {given}")
+
+
+def check_token_mask(name: str, mask: Tensor, shape: tuple[int, ...]) -> None:
+    """Raise ``ValueError`` unless the mask has one entry for each token, ``shape`` (B, N)."""
+    if mask.shape != shape:
+        raise ValueError(f"{name} must have one entry for each token, shape {tuple(shape)}, got {tuple(mask.shape)}")
+
+
+def _check_padding_masks(features: Tensor, companions: Mapping[str, Any]) -> None:
+    for name in PADDING_MASKS:
+        mask = companions.get(name)
+        if isinstance(mask, Tensor) and mask.dim() == 2 and modality(features) != "pixels":
+            check_token_mask(name, mask, features.shape[:2])
 
 
 def _for_the_model(model: Callable[..., Any], companions: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from captum_attn.core.inputs import ModelInputs
+from captum_attn.core.inputs import PADDING_MASKS, ModelInputs, check_token_mask
 
 Readout = int | Literal["auto", "mean"]
 
@@ -21,18 +21,14 @@ def real_tokens(inputs: ModelInputs, length: int, config: Any | None) -> Tensor:
 
     From ``attention_mask`` or PyTorch's ``src_key_padding_mask`` where the inputs hold one, else from the
     configuration's padding id, else all.
-
-    Raises:
-        ValueError: a mask of the wrong length.
     """
     features = inputs.features
     real = torch.ones(len(inputs), length, dtype=torch.bool, device=features.device)
     if inputs.modality == "pixels":
         return real
-    for name, marks_real in (("attention_mask", True), ("src_key_padding_mask", False)):
+    for name, marks_real in PADDING_MASKS.items():
         mask = inputs.keywords.get(name)
         if isinstance(mask, Tensor) and mask.dim() == 2:
-            check_token_mask(name, mask, real)
             return mask.bool() if marks_real else ~mask.bool()
     pad = getattr(config, "pad_token_id", None)
     return features != pad if inputs.modality == "ids" and pad is not None else real
@@ -60,9 +56,11 @@ def find_players(
     """
     notes = inputs.notes
     if notes.get("players") is not None:
-        return check_token_mask("players", notes["players"], real).bool() & real
+        check_token_mask("players", notes["players"], real.shape)
+        return notes["players"].bool() & real
     if notes.get("special_tokens_mask") is not None:
-        return ~check_token_mask("special_tokens_mask", notes["special_tokens_mask"], real).bool() & real
+        check_token_mask("special_tokens_mask", notes["special_tokens_mask"], real.shape)
+        return ~notes["special_tokens_mask"].bool() & real
     if inputs.modality == "pixels":
         return torch.arange(real.shape[1], 0, -1, device=real.device).expand_as(real) <= patches
     starts, ends = _config_ids(config, _START_IDS), _config_ids(config, _END_IDS)
@@ -139,15 +137,6 @@ def patch_grid(model: Callable[..., Any], pixels: Tensor) -> tuple[int, int]:
         f"no patch embedding (a Conv2d whose kernel size is its stride) in {type(model).__name__}, so tokens "
         "cannot be mapped to pixels: expected a vision transformer that cuts its image into patches"
     )
-
-
-def check_token_mask(name: str, mask: Tensor, real: Tensor) -> Tensor:
-    """``mask``; ``ValueError`` unless it has one entry for each token."""
-    if mask.shape != real.shape:
-        raise ValueError(
-            f"{name} must have one entry for each token, shape {tuple(real.shape)}, got {tuple(mask.shape)}"
-        )
-    return mask
 
 
 def _config_ids(config: Any | None, names: Iterable[str]) -> set[int]:
