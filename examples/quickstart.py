@@ -1,0 +1,215 @@
+"""Which words of a sentence, and which patches of an image, made a transformer decide?
+
+    python examples/quickstart.py
+    python examples/quickstart.py --text "The plot is thin, but I loved every minute of it." --target positive
+    python examples/quickstart.py --model FOLDER_OR_HUB_NAME --image cat.png --game mutual
+
+Without arguments it explains a sentence and a handwritten digit on the two small models in ``examples/models``, with
+no network. It prints coloured tokens, and writes ``index.html`` and PNGs into a folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from small_models import digits, load_image_model, load_text_model
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+from transformers.utils.logging import disable_progress_bar
+
+from captum_attn import ShapleyGradAttention, TokenAttributions
+from captum_attn.core.games import GAMES
+from captum_attn.visualization import colours, plot_patches, plot_tokens, tokens_html
+
+SENTENCE = "The story is thin, but the acting is wonderful and I loved every minute of it."
+DIGIT = 9  # which of the held-out digits
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 3rem auto; padding: 0 1.5rem; color: #222 }
+h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin: 2.5rem 0 .3rem }
+.tokens { line-height: 2.3; font-size: 1.15rem } .token { padding: .2em .4em; border-radius: .3em; white-space: pre }
+.note { color: #666; font-size: .9rem; margin: .3rem 0 1rem } img { max-width: 100% }
+"""
+LEGEND = "Red raises the score of the explained class, blue lowers it. Hover over a token for its value."
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One explained input: its heading, what was found, and how it is shown."""
+
+    title: str
+    facts: str
+    tokens: list[str]
+    values: Tensor
+    picture: Path
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    disable_progress_bar()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    console = Console()
+    explanations = []
+    for explain in jobs(arguments):
+        explanations.append(explain(arguments))
+        show(console, explanations[-1])
+    page = arguments.out / "index.html"
+    page.write_text(html_page(explanations), encoding="utf-8")
+    console.print(f"\nWrote {page} with {' and '.join(e.picture.name for e in explanations)}", soft_wrap=True)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="hub name or folder of a text or image classifier (default: the shipped ones)")
+    parser.add_argument("--text", help="the sentence to explain")
+    parser.add_argument("--image", type=Path, help="the image to explain")
+    parser.add_argument("--target", help="name or number of the class to explain (default: the predicted one)")
+    parser.add_argument("--game", choices=GAMES, default="incoming", help="what a coalition of tokens is worth")
+    parser.add_argument(
+        "--sign", choices=("signed", "rectified"), default="signed", help="rectified: only what raises"
+    )
+    parser.add_argument("--out", type=Path, default=Path("out/quickstart"), help="folder for the page and the PNGs")
+    return parser.parse_args()
+
+
+def jobs(arguments: argparse.Namespace) -> list[Callable[[argparse.Namespace], Explanation]]:
+    """What there is to do: what the model, the text and the image ask for, else both."""
+    if arguments.model is not None:
+        model_type = AutoConfig.from_pretrained(arguments.model).model_type
+        return [explain_image if model_type in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES else explain_text]
+    asked = [explain_text] * (arguments.text is not None) + [explain_image] * (arguments.image is not None)
+    return asked or [explain_text, explain_image]
+
+
+def explain_text(arguments: argparse.Namespace) -> Explanation:
+    if arguments.model is None:
+        model, tokenizer = load_text_model()
+    else:
+        model = AutoModelForSequenceClassification.from_pretrained(arguments.model)
+        tokenizer = AutoTokenizer.from_pretrained(arguments.model)
+    text = arguments.text or SENTENCE
+    batch = tokenizer(text, return_tensors="pt", truncation=True)
+    explainer = ShapleyGradAttention(model, game=arguments.game, sign=arguments.sign, tokenizer=tokenizer)
+    result, facts = explain(model, explainer, batch, arguments.target)
+    players = result.players[0]
+    tokens = [tokenizer.decode([token]) for token in batch["input_ids"][0][players]]
+    values = result.values[0][players]
+    picture = arguments.out / "text.png"
+    plot_tokens(tokens, values, facts).savefig(picture, dpi=150)
+    return Explanation(text, facts, tokens, values, picture)
+
+
+def explain_image(arguments: argparse.Namespace) -> Explanation:
+    if arguments.model is None:
+        model, batch = load_image_model(), {"pixel_values": digit_image(arguments.image)}
+        title = "A handwritten digit" if arguments.image is None else arguments.image.name
+    else:
+        if arguments.image is None:
+            raise SystemExit(f"{arguments.model} classifies images: give one with --image")
+        model = AutoModelForImageClassification.from_pretrained(arguments.model)
+        processor = AutoImageProcessor.from_pretrained(arguments.model)
+        batch, title = processor(Image.open(arguments.image).convert("RGB"), return_tensors="pt"), arguments.image.name
+    explainer = ShapleyGradAttention(model, game=arguments.game, sign=arguments.sign)
+    result, facts = explain(model, explainer, batch, arguments.target)
+    picture = arguments.out / "image.png"
+    plot_patches(batch["pixel_values"][0], result.patches[0], facts).savefig(picture, dpi=150)
+    return Explanation(title, facts, [], result.patches[0].flatten(), picture)
+
+
+def digit_image(path: Path | None) -> Tensor:
+    """Pixels (1, 1, 8, 8) in [0, 1]: a held-out digit, or an image file made as small and grey as those."""
+    if path is None:
+        _, _, images, _ = digits()
+        return images[DIGIT : DIGIT + 1]
+    grey = Image.open(path).convert("L").resize((8, 8))
+    return torch.tensor(list(grey.tobytes())).view(1, 1, 8, 8) / 255
+
+
+def explain(
+    model: Any, explainer: ShapleyGradAttention, batch: Mapping[str, Tensor], target: str | None
+) -> tuple[TokenAttributions, str]:
+    """The attributions, and one line on what was explained and how long it took."""
+    model.eval()
+    labels = model.config.id2label
+    index = None if target is None else class_index(labels, target)
+    with torch.no_grad():
+        _, forward = timed(lambda: model(**batch))
+    result, explanation = timed(lambda: explainer.attribute_tokens(batch, target=index))
+    probabilities = result.output[0].softmax(-1)
+    predicted, explained = int(probabilities.argmax()), int(result.targets[0, 0])
+    facts = f"predicted {labels[predicted]} ({probabilities[predicted]:.1%})"
+    if explained != predicted:
+        facts += f", explained {labels[explained]} ({probabilities[explained]:.1%})"
+    return result, f"{facts} · game {explainer.game} · {explanation:.0f} ms, a forward alone {forward:.0f} ms"
+
+
+def class_index(labels: Mapping[int, str], target: str) -> int:
+    """The number of a class given by name or number."""
+    by_name = {label.lower(): index for index, label in labels.items()}
+    index = by_name.get(target.lower(), int(target) if target.isdecimal() else -1)
+    if index not in labels:
+        raise SystemExit(f"--target {target!r} is no class of this model: expected one of {', '.join(labels.values())}")
+    return index
+
+
+def timed(call: Callable[[], Any]) -> tuple[Any, float]:
+    """The result of a call and its median milliseconds over five calls, after one to warm up."""
+    result, times = call(), []
+    for _ in range(5):
+        start = time.perf_counter()
+        call()
+        times.append(1e3 * (time.perf_counter() - start))
+    return result, median(times)
+
+
+def show(console: Console, explanation: Explanation) -> None:
+    console.print()
+    console.print(Text(explanation.title, style="bold"))
+    console.print(explanation.facts, style="dim", highlight=False)
+    if not explanation.tokens:
+        return
+    line, table = Text(), Table("token", "Shapley value", box=None)
+    for token, value, colour in zip(explanation.tokens, explanation.values, colours(explanation.values), strict=True):
+        style = f"black on rgb({colour[0]},{colour[1]},{colour[2]})"
+        line.append(f" {token} ", style=style)
+        table.add_row(Text(token), Text(f"{value:+.5f}"))
+    console.print(line)
+    console.print(table)
+
+
+def html_page(explanations: list[Explanation]) -> str:
+    parts = []
+    for explanation in explanations:
+        coloured = tokens_html(explanation.tokens, explanation.values) if explanation.tokens else ""
+        parts.append(
+            f"<h2>{escape(explanation.title)}</h2>\n<p class='note'>{escape(explanation.facts)}</p>\n"
+            f"<p class='tokens'>{coloured}</p>\n<img src='{explanation.picture.name}' alt='attributions'>"
+        )
+    body = "\n".join(parts)
+    return (
+        "<!doctype html>\n<html lang='en'><meta charset='utf-8'><title>Attention Shapley values</title>"
+        f"<style>{STYLE}</style>\n<h1>What made the model decide</h1>\n<p class='note'>{LEGEND}</p>\n{body}\n</html>\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""The two small trained models that the examples and the tests explain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch import Tensor
+from transformers import (
+    AutoTokenizer,
+    BertForSequenceClassification,
+    PreTrainedTokenizerBase,
+    ViTForImageClassification,
+)
+
+MODELS = Path(__file__).resolve().parent / "models"
+TEXT_MODEL = MODELS / "bert-sst2"
+IMAGE_MODEL = MODELS / "vit-digits"
+
+
+def load_text_model(
+    folder: Path = TEXT_MODEL,
+) -> tuple[BertForSequenceClassification, PreTrainedTokenizerBase]:
+    """Load the sentiment classifier (0 negative, 1 positive) and its tokenizer.
+
+    The model is in eval mode with float32 weights. It maps ``input_ids`` and ``attention_mask``, both int64
+    of shape (batch, tokens) with at most 128 tokens, to float32 ``logits`` of shape (batch, 2).
+
+    Example::
+
+        model, tokenizer = load_text_model()
+        batch = tokenizer(["a gripping , funny film ."], return_tensors="pt")
+        model(**batch).logits.argmax(-1)  # tensor([1])
+    """
+    model = BertForSequenceClassification.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return model, tokenizer
+
+
+def load_image_model(folder: Path = IMAGE_MODEL) -> ViTForImageClassification:
+    """Load the digit classifier.
+
+    The model is in eval mode with float32 weights. It maps float32 ``pixel_values`` in [0, 1] of shape
+    (batch, 1, 8, 8) to float32 ``logits`` of shape (batch, 10).
+
+    Example::
+
+        model = load_image_model()
+        _, _, images, labels = digits()
+        model(images).logits.argmax(-1)  # int64, shape (450,)
+    """
+    return ViTForImageClassification.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+
+
+def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Split the handwritten digits of scikit-learn, always the same way, stratified by digit.
+
+    Returns train images, train labels, test images and test labels: 1347 and 450 images, float32 of shape
+    (n, 1, 8, 8) with values in [0, 1] (0 is background), and int64 labels of shape (n,).
+
+    Example::
+
+        train_images, train_labels, test_images, test_labels = digits()
+        test_images.shape  # torch.Size([450, 1, 8, 8])
+    """
+    data = load_digits()
+    images = (data.images / 16).astype(np.float32)[:, None]
+    split = train_test_split(images, data.target, test_size=0.25, random_state=0, stratify=data.target)
+    train_images, test_images, train_labels, test_labels = map(torch.as_tensor, split)
+    return train_images, train_labels, test_images, test_labels
