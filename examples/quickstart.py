@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -40,8 +40,8 @@ from captum_attn import ShapleyGradAttention, TokenAttributions
 from captum_attn.core.games import GAMES
 from captum_attn.visualization import colours, plot_patches, plot_tokens, tokens_html
 
-SENTENCE = "The story is thin, but the acting is wonderful and I loved every minute of it."
-DIGIT = 9  # which of the held-out digits
+SENTENCE = "It is slow and a little too long, yet it is one of the most beautiful films of the year."
+DIGIT = 13  # which of the held-out digits
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 3rem auto; padding: 0 1.5rem; color: #222 }
@@ -84,14 +84,17 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--image", type=Path, help="the image to explain")
     parser.add_argument("--target", help="name or number of the class to explain (default: the predicted one)")
     parser.add_argument("--game", choices=GAMES, default="incoming", help="what a coalition of tokens is worth")
-    parser.add_argument(
-        "--sign", choices=("signed", "rectified"), default="signed", help="rectified: only what raises"
-    )
+    parser.add_argument("--sign", choices=("signed", "rectified"), default="signed", help="rectified: only what raises")
     parser.add_argument("--out", type=Path, default=Path("out/quickstart"), help="folder for the page and the PNGs")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.image is not None and not arguments.image.is_file():
+        parser.error(f"--image {arguments.image}: there is no such file")
+    if arguments.text is not None and not arguments.text.strip():
+        parser.error("--text is empty: there are no words to explain")
+    return arguments
 
 
-def jobs(arguments: argparse.Namespace) -> list[Callable[[argparse.Namespace], Explanation]]:
+def jobs(arguments: argparse.Namespace) -> Sequence[Callable[[argparse.Namespace], Explanation]]:
     """What there is to do: what the model, the text and the image ask for, else both."""
     if arguments.model is not None:
         model_type = AutoConfig.from_pretrained(arguments.model).model_type

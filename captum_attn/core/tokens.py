@@ -54,13 +54,11 @@ def find_players(
        token that is no padding are taken for ``[CLS]`` and ``[SEP]``, as are other tokens with their ids;
     7. every token plays (decoders' embeddings, models without a configuration).
     """
-    notes = inputs.notes
-    if notes.get("players") is not None:
-        check_token_mask("players", notes["players"], real.shape)
-        return notes["players"].bool() & real
-    if notes.get("special_tokens_mask") is not None:
-        check_token_mask("special_tokens_mask", notes["special_tokens_mask"], real.shape)
-        return ~notes["special_tokens_mask"].bool() & real
+    for name, marks_players in (("players", True), ("special_tokens_mask", False)):
+        mask: Tensor | None = inputs.notes.get(name)
+        if mask is not None:
+            check_token_mask(name, mask, real.shape)
+            return mask.bool() & real if marks_players else ~mask.bool() & real
     if inputs.modality == "pixels":
         return torch.arange(real.shape[1], 0, -1, device=real.device).expand_as(real) <= patches
     starts, ends = _config_ids(config, _START_IDS), _config_ids(config, _END_IDS)
