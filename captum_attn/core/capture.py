@@ -84,8 +84,10 @@ class AttentionCapture(TorchFunctionMode):
         kwargs = kwargs or {}
         if func.__name__ in _ACCESSORS:
             return func(*args, **kwargs)
-        args = tuple(map(_frozen, args))
-        kwargs = {name: _frozen(argument) for name, argument in kwargs.items()}
+        if any(map(_is_weight, args)):
+            args = tuple(argument.detach() if _is_weight(argument) else argument for argument in args)
+        if any(map(_is_weight, kwargs.values())):
+            kwargs = {name: value.detach() if _is_weight(value) else value for name, value in kwargs.items()}
         if func is F.scaled_dot_product_attention:
             return self._fused(*args, **kwargs)
         if func in _SOFTMAX:
@@ -341,11 +343,9 @@ class _ObservedSoftmax(torch.autograd.Function):
         return None, None, ctx.call.backward(gradient)
 
 
-def _frozen(argument: Any) -> Any:
-    """A weight (or an input that asks for a gradient) as a constant; anything else as it is."""
-    if isinstance(argument, Tensor) and argument.requires_grad and argument.is_leaf:
-        return argument.detach()
-    return argument
+def _is_weight(argument: Any) -> bool:
+    """Whether autograd would keep a gradient for it: a trainable weight."""
+    return isinstance(argument, Tensor) and argument.requires_grad and argument.is_leaf
 
 
 def _nothing_above_diagonal(allowed: Tensor) -> bool:

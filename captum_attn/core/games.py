@@ -137,7 +137,12 @@ def coalition_values(
         >>> coalition_values(influence, coalitions, "mutual")
         tensor([0., 1., 6.])
     """
-    everyone = torch.ones_like(coalitions[:1])
+    if coalitions.shape[1:] != influence.shape[:1]:
+        raise ValueError(
+            f"coalitions must have shape (K, N) to fit an influence of shape {tuple(influence.shape)}, got "
+            f"{tuple(coalitions.shape)}"
+        )
+    everyone = coalitions.new_ones(1, len(influence))
     check_game_inputs(influence[None], everyone, game)
     members = coalitions.to(influence)
     if game in ADDITIVE_GAMES:
@@ -152,16 +157,23 @@ def coalition_values(
 
 def row_weights(players: Tensor, game: Game, readout: int | Tensor, queries: Tensor | None) -> Tensor:
     """The weights (B, N) of M's rows in an additive game; float, or bool where they are 0 and 1."""
+    batch, length = players.shape
     if game == "incoming":
         weights = torch.ones_like(players) if queries is None else queries
-    elif isinstance(readout, Tensor) and readout.dim() == 2:
+        if weights.dtype != torch.bool:
+            raise TypeError(f"queries must be bool (True = counts), got {weights.dtype}; use queries.bool()")
+    elif isinstance(readout, Tensor) and readout.is_floating_point():
         weights = readout
     else:
-        index = torch.as_tensor(readout, device=players.device).expand(players.shape[0])
-        length = players.shape[1]
+        index = torch.as_tensor(readout, device=players.device)
+        if index.is_floating_point() or index.dim() > 1 or (index.dim() == 1 and len(index) != batch):
+            raise ValueError(
+                f"readout must be an index, int64 indices of shape ({batch},) or float weights of shape "
+                f"({batch}, {length}), got {readout}"
+            )
         if ((index < -length) | (index >= length)).any():
             raise ValueError(f"readout must lie in [-{length}, {length}) for {length} tokens, got {readout}")
-        weights = torch.zeros_like(players).scatter(1, (index % length).unsqueeze(1), True)
+        weights = torch.zeros_like(players).scatter(1, (index % length).expand(batch).unsqueeze(1), True)
     if weights.shape != players.shape:
         raise ValueError(
             f"row weights must have the shape {tuple(players.shape)} of players, got {tuple(weights.shape)}"

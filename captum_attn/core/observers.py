@@ -54,14 +54,16 @@ class InfluenceObserver:
 
     def __call__(self, tile: Tile) -> None:
         """Add one tile."""
+        if tile.layer not in self._layers:
+            return
         examples, heads, queries = tile.block
         kept = [head for head in self._heads if heads.start <= head < heads.stop]
         rows = [row for row in self._rows if queries.start <= row < queries.stop]
         if not kept or not rows:
             return
-        influence = self._influence(tile, [h - heads.start for h in kept], [r - queries.start for r in rows])
+        influence = self._influence(tile, _index(kept, heads.start), _index(rows, queries.start))
         if self._weights is not None:
-            influence = (self._weights[examples, None, None, rows] @ influence).squeeze(-2)
+            influence = (self._weights[examples, None, None, _index(rows)] @ influence).squeeze(-2)
         layer = 0 if self._per is None else self._layers.index(tile.layer)
         if self._per == "head":
             target = self._total[examples, layer, self._heads.index(kept[0]) : self._heads.index(kept[-1]) + 1]
@@ -71,14 +73,11 @@ class InfluenceObserver:
             target = target[..., queries, :]
         target += influence
 
-    def _influence(self, tile: Tile, heads: list[int], rows: list[int]) -> Tensor:
+    def _influence(self, tile: Tile, heads: slice | list[int], rows: slice | list[int]) -> Tensor:
         """(b, h, q, K) of the tile's heads and rows that count."""
         whole = tile.attention if self._variant == "attention" else tile.relevance
-        if len(heads) < whole.shape[1]:
-            whole = whole[:, heads]
-        if len(rows) < whole.shape[2]:
-            whole = whole[:, :, rows]
-        return whole.relu() if self._variant == "rectified" else whole
+        kept = whole[:, heads][:, :, rows]
+        return kept.relu() if self._variant == "rectified" else kept
 
     @property
     def influence(self) -> Tensor:
@@ -87,3 +86,9 @@ class InfluenceObserver:
             return self._total
         mean = self._total / len(self._heads)
         return mean.squeeze(2) if self._per == "layer" else mean.squeeze((1, 2)) / len(self._layers)
+
+
+def _index(indices: Sequence[int], origin: int = 0) -> slice | list[int]:
+    """Ascending indices counted from ``origin``, as a slice (a view, no copy) where they have no gaps."""
+    first, last = indices[0] - origin, indices[-1] - origin
+    return slice(first, last + 1) if last - first + 1 == len(indices) else [index - origin for index in indices]

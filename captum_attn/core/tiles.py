@@ -124,12 +124,18 @@ class Attention:
             observe(tile)
 
     def _gradient_tiles(self, layer: int, grad_output: Tensor) -> Iterator[tuple[Tile, Tensor, Tensor]]:
-        """(tile, its part of grad_output, its keys), leaving out blocks that no gradient reaches."""
+        """(tile, its part of grad_output, its keys), leaving out queries that no gradient reaches.
+
+        In the last layer of a classifier these are all but the readout token.
+        """
         with full_precision(self.query.device.type):
             for block in self._blocks():
-                grad_tile = widen(grad_output[block])
-                if not grad_tile.any():
+                reached = grad_output[block].any(-1).flatten(0, 1).any(0).nonzero()
+                if not len(reached):
                     continue
+                first, last = block.queries.start + int(reached[0]), block.queries.start + int(reached[-1])
+                block = block._replace(queries=slice(first, last + 1))
+                grad_tile = widen(grad_output[block])
                 key, value = self._expanded(self.key, block), self._expanded(self.value, block)
                 attention = self._probabilities(block, key)
                 yield Tile(layer, block, attention, grad_tile @ value.transpose(-1, -2)), grad_tile, key

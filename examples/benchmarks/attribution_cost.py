@@ -144,7 +144,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=cases, help="such as 1x128,8x512; default: all up to --max-tokens")
     parser.add_argument(
-        "--max-tokens", type=int, default=4096, help="largest batch times length (default: %(default)s)"
+        "--max-tokens", type=int, default=4096, help="most batch x N without --sizes (default: %(default)s)"
     )
     parser.add_argument("--games", type=games, default=games("cls"), help=f"of {','.join(GAMES)} (default: cls)")
     parser.add_argument("--padding", action="store_true", help="half of each batch has half of the length")
@@ -158,10 +158,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("out/attribution_cost"), help="default: %(default)s")
     parser.add_argument("--measure-memory", metavar="VARIANT", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    options.sizes = options.sizes or [Case(batch, length) for batch in BATCHES for length in LENGTHS]
-    options.sizes = [case for case in options.sizes if case.tokens <= options.max_tokens]
+    every = [Case(batch, length) for batch in BATCHES for length in LENGTHS]
+    options.sizes = options.sizes or [case for case in every if case.tokens <= options.max_tokens]
     if not options.sizes:
-        parser.error(f"no case has at most --max-tokens {options.max_tokens} tokens")
+        parser.error(f"--max-tokens {options.max_tokens} leaves out every case, expected at least {LENGTHS[0]}")
     return options
 
 
@@ -172,7 +172,9 @@ def cases(text: str) -> list[Case]:
 def games(text: str) -> list[Game]:
     unknown = set(text.split(",")) - set(GAMES)
     if unknown:
-        raise argparse.ArgumentTypeError(f"unknown games {', '.join(sorted(unknown))}: expected some of {GAMES}")
+        raise argparse.ArgumentTypeError(
+            f"unknown games {', '.join(sorted(unknown))}: expected some of {','.join(GAMES)}"
+        )
     return [game for game in GAMES if game in text.split(",")]
 
 
@@ -246,7 +248,7 @@ def eager_attention(model: BertForSequenceClassification, inputs: Inputs) -> Ten
     output = model(**inputs, output_attentions=True)
     gradients = torch.autograd.grad(output.logits[:, TARGET].sum(), output.attentions)
     rows = [(a[:, :, 0] * g[:, :, 0].relu()).mean(1) for a, g in zip(output.attentions, gradients, strict=True)]
-    return torch.stack(rows).mean(0)
+    return torch.stack(rows).mean(0).detach()
 
 
 # How it is measured
@@ -301,10 +303,10 @@ def synchronise(device: torch.device) -> None:
 
 def peak_in_own_process(options: argparse.Namespace, case: Case, variant: str) -> int | None:
     """Peak bytes of a variant; None if it would not fit, or the system ended it because it did not."""
-    if variant == EAGER and eager_bytes(case, options) > free_bytes(options.device):
+    if variant == EAGER and eager_bytes(case, options) > 0.9 * free_bytes(options.device):
         return None
     command = [sys.executable, str(Path(__file__).resolve()), "--measure-memory", variant, "--sizes", str(case)]
-    command += ["--max-tokens", str(case.tokens), "--games", ",".join(options.games), "--dtype", options.dtype]
+    command += ["--games", ",".join(options.games), "--dtype", options.dtype]
     command += ["--device", str(options.device), "--threads", str(torch.get_num_threads())]
     command += ["--padding"] * options.padding
     finished = subprocess.run(command, stdout=subprocess.PIPE, text=True)
@@ -350,8 +352,7 @@ def eager_bytes(case: Case, options: argparse.Namespace) -> int:
     config = BertConfig()
     matrices = (2 * config.num_hidden_layers + 3) * config.num_attention_heads * case.length
     states = config.num_hidden_layers * (6 * config.hidden_size + 2 * config.intermediate_size)
-    item: int = getattr(torch, options.dtype).itemsize
-    return case.tokens * (matrices + states) * item
+    return int(case.tokens * (matrices + states) * getattr(torch, options.dtype).itemsize)
 
 
 def free_bytes(device: torch.device) -> int:
@@ -419,11 +420,10 @@ def markdown(
 def header(options: argparse.Namespace) -> list[str]:
     versions = [f"Python {platform.python_version()}"]
     versions += [f"{package} {version(package)}" for package in ("captum-attn", "torch", "transformers")]
-    threads = f"{torch.get_num_threads()} threads"
     inputs = "half of each batch padded by half" if options.padding else "no padding"
     return [
         f"- {', '.join(versions)}",
-        f"- {device_name(options.device)}, {threads}, {options.dtype}",
+        f"- {device_name(options.device)}, threads: {torch.get_num_threads()}, {options.dtype}",
         f"- BERT-base dimensions, random weights, {inputs}; at least {options.repeats} rounds",
         f"- {date.today().isoformat()}",
     ]
@@ -470,7 +470,7 @@ def games_table(seconds: dict[str, list[float]]) -> list[str]:
 
 def draw(measurements: Sequence[Measurement], names: Sequence[str], path: Path) -> None:
     """Two panels, time and memory over N, in units of forward + backward."""
-    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    figure = Figure(figsize=(12, 4), layout="constrained")
     panels = figure.subplots(1, 2)
     draw_ratios(panels[0], "Time", measurements, names, Measurement.time_ratio)
     draw_ratios(panels[1], "Peak memory", measurements, names, Measurement.memory_ratio)
@@ -478,7 +478,7 @@ def draw(measurements: Sequence[Measurement], names: Sequence[str], path: Path) 
     for batch in batches(measurements):
         style = line_style(measurements, batch)
         handles.append(Line2D([], [], color="0.3", label=f"batch of {batch}", **style))
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    figure.legend(handles=handles, loc="outside right upper", frameon=False)
     figure.savefig(path, dpi=150)
 
 
@@ -500,6 +500,7 @@ def draw_ratios(
     axes.xaxis.set_major_locator(FixedLocator(sorted({m.case.length for m in measurements})))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.tick_params(axis="x", labelsize="small")
     axes.set_xlabel("tokens N")
     axes.set_ylabel(f"multiple of {UNIT}")
     axes.set_ylim(bottom=0)
@@ -512,12 +513,12 @@ def batches(measurements: Iterable[Measurement]) -> list[int]:
 
 
 def colour(names: Sequence[str], name: str) -> str:
-    return f"C{names.index(name)}"
+    return "0.6" if name == UNIT else f"C{names.index(name)}"
 
 
 def line_style(measurements: Iterable[Measurement], batch: int) -> dict[str, Any]:
     place = batches(measurements).index(batch)
-    return {"linestyle": ("-", "--", ":", "-.")[place % 4], "marker": "osd^"[place % 4]}
+    return {"linestyle": ("-", "--", ":", "-.")[place % 4], "marker": "osd^"[place % 4], "markersize": 4}
 
 
 if __name__ == "__main__":

@@ -454,7 +454,7 @@ def test_row_weights_of_the_wrong_shape_are_named_with_the_right_one(game, argum
     [
         ((M[0], ALL, "min"), ValueError, "unknown game 'min'"),
         ((M[0], ALL.long(), "cls"), TypeError, r"bool.*torch\.int64"),
-        ((M[0], ALL[:, :2], "cls"), ValueError, r"\(1, 3\).*got \(1, 2\)"),
+        ((M[0], ALL[:, :2], "cls"), ValueError, r"\(K, N\).*\(3, 3\), got \(2, 2\)"),
     ],
 )
 def test_coalition_values_name_wrong_inputs(arguments, error, message):

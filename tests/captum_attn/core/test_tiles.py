@@ -64,6 +64,7 @@ MASKS = {
     "-∞ (B,1,Q,K) with a blind row": lambda: additive(blind(B, 1, Q, K)),
     "-∞ (B,1,1,K) with a blind example": lambda: additive(blind(B, 1, 1, K)),
     "lowest float (B,1,1,K)": lambda: (~allowed(B, 1, 1, K)).double() * torch.finfo(torch.float32).min,
+    "lowest float (B,1,1,K) on a whole example": lambda: (~blind(B, 1, 1, K)).double() * torch.finfo(torch.float32).min,
 }
 LAYOUTS = {
     "plain": {},
