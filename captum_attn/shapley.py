@@ -273,7 +273,7 @@ class AttentionShapley(Attribution):  # type: ignore[misc]
 
         Example:
             >>> ShapleyGradAttention(model).influence(batch, per="head").shape
-            torch.Size([2, 3, 4, 6, 6])
+            torch.Size([2, 4, 4, 6, 6])
         """
         arguments = (inputs, target, additional_forward_args, internal_batch_size, None, show_progress)
         return torch.cat(self._in_parts(lambda explained: self._influence(explained, per=per), *arguments))
@@ -471,6 +471,7 @@ class ShapleyAttention(AttentionShapley):
             :class:`AttentionShapley`.
 
     Example:
+        >>> batch = tokenizer("a gripping , funny film", return_tensors="pt")
         >>> ShapleyAttention(model, tokenizer=tokenizer).attribute(batch).shape
         torch.Size([1, 7])
 

@@ -152,9 +152,11 @@ def captum_record(
         ValueError: not one value for each token, or an output that is not (B, C) with C > 1.
 
     Example:
-        >>> from captum.attr import visualization
-        >>> record = captum_record(["not", "good"], result, labels=model.config.id2label)
-        >>> page = visualization.visualize_text([record])
+        >>> from captum_attn import ShapleyGradAttention
+        >>> result = ShapleyGradAttention(model, tokenizer=tokenizer).attribute_tokens(batch)
+        >>> tokens = tokenizer.convert_ids_to_tokens(batch["input_ids"][1])
+        >>> captum_record(tokens, result, 1, labels=model.config.id2label).pred_class
+        'negative'
     """
     if result.output.dim() != 2 or result.output.shape[1] < 2:
         raise ValueError(f"a record needs scores of classes (B, C > 1), got an output {tuple(result.output.shape)}")

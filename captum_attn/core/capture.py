@@ -43,9 +43,16 @@ class AttentionCapture(TorchFunctionMode):
         calls: the attention calls, in the order in which they ran.
 
     Example:
-        >>> with torch.enable_grad(), AttentionCapture(model, gradients=True) as capture:
+        >>> with AttentionCapture(model, gradients=True) as capture:
         ...     logits = model(input_ids).logits
+        >>> [call.module for call in capture.calls][:2]
+        ['bert.encoder.layer.0.attention.self', 'bert.encoder.layer.1.attention.self']
+        >>> strongest = {}
+        >>> def observer(tile):
+        ...     strongest[tile.layer] = tile.relevance.max()
         >>> capture.backward(logits[:, 1].sum(), observer, layers={0, 1})
+        >>> sorted(strongest)
+        [0, 1]
     """
 
     def __init__(self, model: Callable[..., Any], gradients: bool) -> None:

@@ -17,12 +17,14 @@ _OPAQUE_IMPLEMENTATION = re.compile(r"flash|flex|paged|/")
 
 
 def unwrapped(model: Callable[..., Any]) -> Callable[..., Any]:
-    """The original module of a model that ``torch.compile`` wrapped; any other model as it is.
+    """The module inside ``torch.compile``, ``DistributedDataParallel`` or ``DataParallel``; any other model as it is.
 
     Raises:
         ValueError: a part inside the model is compiled, where observing it is not possible.
     """
     original = getattr(model, "_orig_mod", model)
+    if isinstance(original, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return unwrapped(original.module)
     if isinstance(original, nn.Module):
         for name, module in original.named_modules():
             if hasattr(module, "_orig_mod") or module._compiled_call_impl is not None:

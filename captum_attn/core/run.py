@@ -102,6 +102,7 @@ def observed_forward(
         RuntimeError: weights that were made under ``torch.inference_mode()``.
 
     Example:
+        >>> from captum_attn.core import tensor_inputs
         >>> with observed_forward(model, tensor_inputs(model, input_ids)) as run:
         ...     influence = run.influence(run.output[:, 1], variant="rectified")
     """

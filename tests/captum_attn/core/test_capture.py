@@ -308,6 +308,18 @@ def test_a_compiled_model_is_explained_through_its_original():
     assert torch.equal(influence(torch.compile(model), inputs), influence(model, inputs))
 
 
+def test_distributed_data_parallel_is_explained_through_the_module_inside(tmp_path):
+    model, inputs = bert()
+    expected = influence(model, inputs)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(model)
+        assert torch.equal(influence(wrapped, inputs), expected)
+    finally:
+        torch.distributed.destroy_process_group()
+    assert torch.equal(influence(nn.DataParallel(model), inputs), expected)
+
+
 @pytest.mark.parametrize("part", ["whole", "layer"])
 def test_a_model_compiled_inside_is_refused(part):
     model, inputs = bert()

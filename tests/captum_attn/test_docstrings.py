@@ -1,0 +1,41 @@
+"""Every example in a docstring runs and prints what it says."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+
+import pytest
+import torch
+from small_models import load_text_model
+
+import captum_attn
+
+MODULES = [captum_attn.__name__] + [
+    module.name for module in pkgutil.walk_packages(captum_attn.__path__, f"{captum_attn.__name__}.")
+]
+
+
+def examples():
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    for name in MODULES:
+        for test in finder.find(importlib.import_module(name)):
+            if test.examples:
+                yield pytest.param(test, id=test.name)
+
+
+@pytest.fixture(scope="module")
+def names():
+    model, tokenizer = load_text_model()
+    batch = tokenizer(["a gripping film", "not good at all"], padding=True, return_tensors="pt")
+    return {"torch": torch, "model": model, "tokenizer": tokenizer, "batch": batch, "input_ids": batch["input_ids"]}
+
+
+@pytest.mark.parametrize("test", examples())
+def test_examples_run(test, names, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    test.globs.update(names)
+    results = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test, clear_globs=False)
+    assert results.attempted
+    assert not results.failed
