@@ -242,14 +242,13 @@ class FusedCall(AttentionCall):
 
     def show(self, observer: Observer) -> None:
         self._check_unmodified()
-        for tile in self.attention.tiles(self.layer):
-            observer(tile)
+        self.attention.show(self.layer, observer)
 
     def backward(self, grad_output: Tensor, mask_gradient: bool) -> tuple[Tensor | None, ...]:
         """Gradients of query, key, value and mask; none at the lowest layer, below which nothing is asked for."""
         self._check_unmodified()
         if self.lowest and self.observer is not None:
-            self.attention.observe(self.layer, grad_output, self.observer)
+            self.attention.show(self.layer, self.observer, grad_output)
             return None, None, None, None
         return self.attention.backward(self.layer, grad_output, self.observer, mask_gradient)
 
@@ -300,7 +299,9 @@ class EagerCall(AttentionCall):
     def _tile(self, gradient: Tensor | None) -> Tile:
         batch, heads, queries, _ = self.shape
         block = Block(slice(0, batch), slice(0, heads), slice(0, queries))
-        return Tile(self.layer, block, widen(self.probabilities), gradient)
+        probabilities = widen(self.probabilities)
+        relevance = None if gradient is None else probabilities * gradient
+        return Tile(self.layer, block, probabilities, gradient, relevance)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,9 @@ The influence in one layer and head is A ⊙ ReLU(G) (``rectified``, the paper's
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Literal, get_args
 
 from torch import Tensor
@@ -17,6 +19,7 @@ Variant = Literal["rectified", "signed", "attention"]
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 Per = Literal["layer", "head"]
 PER: tuple[Per, ...] = get_args(Per)
+RowWeights = Tensor | Callable[[], Tensor]
 
 
 class InfluenceObserver:
@@ -28,9 +31,12 @@ class InfluenceObserver:
         heads: the heads that count in every layer, in ascending order.
         variant: ``rectified``, ``signed`` or ``attention``.
         row_weights: weights (B, N) of the queries, to keep only Σ_q weight_q M_qi, for which no (N, N) tensor is
-            needed. None keeps M.
+            needed; or a function that returns them when the first tile is shown. None keeps M.
         per: ``layer`` or ``head`` keeps these apart; None takes the mean over them.
         like: a tensor of the dtype and on the device of the result.
+
+    Raises:
+        ValueError: an unknown variant or ``per``.
     """
 
     def __init__(
@@ -39,14 +45,18 @@ class InfluenceObserver:
         layers: Sequence[int],
         heads: Sequence[int],
         variant: Variant,
-        row_weights: Tensor | None,
+        row_weights: RowWeights | None,
         per: Per | None,
         like: Tensor,
     ) -> None:
+        if variant not in VARIANTS:
+            raise ValueError(f"variant must be one of {', '.join(map(repr, VARIANTS))}, got {variant!r}")
+        if per is not None and per not in PER:
+            raise ValueError(f"per must be None, {' or '.join(map(repr, PER))}, got {per!r}")
         batch, _, length = shape
         self._layers, self._heads, self._variant, self._per = list(layers), list(heads), variant, per
-        self._weights = None if row_weights is None else row_weights.to(like)
-        self._rows = range(length) if row_weights is None else row_weights.any(0).nonzero().flatten().tolist()
+        self._given_weights = row_weights
+        self._length = length
         kept_layers = 1 if per is None else len(self._layers)
         kept_heads = len(self._heads) if per == "head" else 1
         matrix = (length, length) if row_weights is None else (length,)
@@ -56,28 +66,42 @@ class InfluenceObserver:
         """Add one tile."""
         if tile.layer not in self._layers:
             return
-        examples, heads, queries = tile.block
-        kept = [head for head in self._heads if heads.start <= head < heads.stop]
-        rows = [row for row in self._rows if queries.start <= row < queries.stop]
-        if not kept or not rows:
+        examples, in_heads, in_queries = tile.block
+        heads, rows = _within(self._heads, in_heads), _within(self._rows, in_queries)
+        if not heads or not rows:
             return
-        influence = self._influence(tile, _index(kept, heads.start), _index(rows, queries.start))
+        influence = self._influence(tile, _index(heads, in_heads.start), _index(rows, in_queries.start))
         if self._weights is not None:
             influence = (self._weights[examples, None, None, _index(rows)] @ influence).squeeze(-2)
         layer = 0 if self._per is None else self._layers.index(tile.layer)
         if self._per == "head":
-            target = self._total[examples, layer, self._heads.index(kept[0]) : self._heads.index(kept[-1]) + 1]
+            target = self._total[examples, layer, self._heads.index(heads[0]) : self._heads.index(heads[-1]) + 1]
         else:
             target, influence = self._total[examples, layer, 0], influence.sum(1)
         if self._weights is None:
-            target = target[..., queries, :]
-        target += influence
+            target = target[..., in_queries, :]
+        target += influence.to(target.device)
 
     def _influence(self, tile: Tile, heads: slice | list[int], rows: slice | list[int]) -> Tensor:
         """(b, h, q, K) of the tile's heads and rows that count."""
         whole = tile.attention if self._variant == "attention" else tile.relevance
+        if whole is None:
+            raise ValueError(f"the variant {self._variant!r} needs gradients, and this was a forward-only pass")
         kept = whole[:, heads][:, :, rows]
         return kept.relu() if self._variant == "rectified" else kept
+
+    @cached_property
+    def _weights(self) -> Tensor | None:
+        given = self._given_weights
+        weights = given() if callable(given) else given
+        return None if weights is None else weights.to(self._total)
+
+    @cached_property
+    def _rows(self) -> Sequence[int]:
+        """The queries that count, in ascending order."""
+        if self._weights is None:
+            return range(self._length)
+        return self._weights.any(0).nonzero().flatten().tolist()
 
     @property
     def influence(self) -> Tensor:
@@ -86,6 +110,11 @@ class InfluenceObserver:
             return self._total
         mean = self._total / len(self._heads)
         return mean.squeeze(2) if self._per == "layer" else mean.squeeze((1, 2)) / len(self._layers)
+
+
+def _within(indices: Sequence[int], cut: slice) -> Sequence[int]:
+    """Those of ascending indices that lie in the slice."""
+    return indices[bisect_left(indices, cut.start) : bisect_left(indices, cut.stop)]
 
 
 def _index(indices: Sequence[int], origin: int = 0) -> slice | list[int]:

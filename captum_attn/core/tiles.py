@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-TILE_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 26}
+TILE_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 24}
 """Entries of one tile: what stays in a CPU core's cache (2 MiB in float32), or few large kernels on a GPU."""
 
 
@@ -31,24 +31,21 @@ class Block(NamedTuple):
 class Tile:
     """A block of one layer's attention probabilities A and of their gradient G.
 
+    The tensors are workspace that the next tile overwrites: copy what you keep, and write to none of them.
+
     Attributes:
         layer: index of the layer, in the order in which the model calls its attention.
         block: where the tile lies in the layer.
         attention: A (b, h, q, K), float32 or float64.
         gradient: G (b, h, q, K), or None in a forward-only pass.
+        relevance: A ⊙ G (b, h, q, K), or None in a forward-only pass.
     """
 
     layer: int
     block: Block
     attention: Tensor
     gradient: Tensor | None = None
-
-    @cached_property
-    def relevance(self) -> Tensor:
-        """A ⊙ G (b, h, q, K). Not to be written to."""
-        if self.gradient is None:
-            raise ValueError("this tile comes from a forward-only pass and has no gradient")
-        return self.attention * self.gradient
+    relevance: Tensor | None = None
 
 
 class InputGradients(NamedTuple):
@@ -86,31 +83,33 @@ class Attention:
         batch, heads, queries, _ = self.query.shape
         return batch, heads, queries, self.key.shape[2]
 
-    def tiles(self, layer: int) -> Iterator[Tile]:
-        """A, block by block."""
+    def show(self, layer: int, observe: Callable[[Tile], None], grad_output: Tensor | None = None) -> None:
+        """Show every tile of A, or of (A, G) where ``grad_output`` (B, H, Q, d_v) is given; backpropagate nothing."""
+        groups = self._head_groups() if grad_output is None else self._differentiated(grad_output)
         with full_precision(self.query.device.type):
-            for block in self._blocks():
-                yield Tile(layer, block, self._probabilities(block, self._expanded(self.key, block)))
+            for group in groups:
+                for rows in group.row_blocks(self._row_step):
+                    observe(group.tile(layer, rows))
 
     def backward(
         self, layer: int, grad_output: Tensor, observe: Callable[[Tile], None] | None, mask_gradient: bool
     ) -> InputGradients:
-        """Backpropagate ``grad_output`` (B, H, Q, d_v), showing every tile of (A, G) to ``observe`` on the way."""
-        query = torch.zeros_like(self.query, dtype=widened(self.query.dtype))
-        key, value = (torch.zeros_like(kv, dtype=widened(kv.dtype)) for kv in (self.key, self.value))
-        mask = torch.zeros_like(self._mask, dtype=query.dtype) if mask_gradient else None
-        for tile, grad_tile, keys in self._gradient_tiles(layer, grad_output):
-            if observe is not None:
-                observe(tile)
-            relevance, block = tile.relevance, tile.block
-            scores = torch.addcmul(relevance, tile.attention, relevance.sum(-1, keepdim=True), value=-1)
-            queries = widen(self.query[block]) * self.scale
-            query[block] = (scores @ keys).mul_(self.scale)
-            self._accumulate(key, scores.transpose(-1, -2) @ queries, block)
-            self._accumulate(value, tile.attention.transpose(-1, -2) @ grad_tile, block)
-            if mask is not None:
-                part = self._mask_block(mask, block)
-                part += scores.sum_to_size(part.shape)
+        """Backpropagate ``grad_output`` (B, H, Q, d_v), showing every tile of (A, G) on the way."""
+        dtype = widened(self.query.dtype)
+        query, key, value = (torch.zeros_like(t, dtype=dtype) for t in (self.query, self.key, self.value))
+        mask = torch.zeros_like(self.wide_mask, dtype=dtype) if mask_gradient else None
+        gradients = InputGradients(query, key, value, mask)
+        with full_precision(self.query.device.type):
+            for group in self._differentiated(grad_output):
+                for rows in group.row_blocks(self._row_step):
+                    tile = group.tile(layer, rows)
+                    if observe is not None:
+                        observe(tile)
+                    scores = group.backpropagate(tile)
+                    if mask is not None:
+                        part = mask_block(mask, tile.block)
+                        part += scores.sum_to_size(part.shape)
+                group.add_to(gradients)
         return InputGradients(
             query.to(self.query.dtype),
             key.to(self.key.dtype),
@@ -118,102 +117,170 @@ class Attention:
             None if mask is None or self.mask is None else mask.to(self.mask.dtype).view_as(self.mask),
         )
 
-    def observe(self, layer: int, grad_output: Tensor, observe: Callable[[Tile], None]) -> None:
-        """Show every tile of (A, G) to ``observe`` and stop there: nothing below this layer is asked for."""
-        for tile, _, _ in self._gradient_tiles(layer, grad_output):
-            observe(tile)
+    def _head_groups(self) -> Iterator[_HeadGroup]:
+        for examples, heads, workspace in self._groups():
+            yield _HeadGroup(self, examples, heads, workspace)
 
-    def _gradient_tiles(self, layer: int, grad_output: Tensor) -> Iterator[tuple[Tile, Tensor, Tensor]]:
-        """(tile, its part of grad_output, its keys), leaving out queries that no gradient reaches.
+    def _differentiated(self, grad_output: Tensor) -> Iterator[_DifferentiatedHeadGroup]:
+        for examples, heads, workspace in self._groups():
+            yield _DifferentiatedHeadGroup(self, examples, heads, workspace, grad_output)
 
-        In the last layer of a classifier these are all but the readout token.
-        """
-        with full_precision(self.query.device.type):
-            for block in self._blocks():
-                reached = grad_output[block].any(-1).flatten(0, 1).any(0).nonzero()
-                if not len(reached):
-                    continue
-                first, last = block.queries.start + int(reached[0]), block.queries.start + int(reached[-1])
-                block = block._replace(queries=slice(first, last + 1))
-                grad_tile = widen(grad_output[block])
-                key, value = self._expanded(self.key, block), self._expanded(self.value, block)
-                attention = self._probabilities(block, key)
-                yield Tile(layer, block, attention, grad_tile @ value.transpose(-1, -2)), grad_tile, key
-
-    def _blocks(self) -> Iterator[Block]:
-        """Cover the layer with blocks of whole examples, else whole heads, else rows, as fits into a tile."""
+    def _groups(self) -> Iterator[tuple[slice, slice, Tensor]]:
+        """Whole examples, else some heads of one example, as fits into a tile; with the workspace for the tiles."""
         batch, heads, queries, keys = self.shape
-        budget = TILE_ELEMENTS.get(self.query.device.type, TILE_ELEMENTS["cuda"])
-        steps = (budget // (heads * queries * keys), budget // (queries * keys), budget // keys)
-        examples, heads_, rows = (chunks(n, step) for n, step in zip((batch, heads, queries), steps, strict=True))
-        return (Block(e, h, q) for e in examples for h in heads_ for q in rows)
+        example_step, head_step = self._budget // (heads * queries * keys), self._budget // (queries * keys)
+        groups = [(b, h) for b in chunks(0, batch, example_step) for h in chunks(0, heads, head_step)]
+        largest = max((b.stop - b.start) * (h.stop - h.start) for b, h in groups) * min(self._row_step, queries) * keys
+        workspace = self.query.new_empty(4, largest, dtype=widened(self.query.dtype))
+        return ((b, h, workspace) for b, h in groups)
 
-    def _probabilities(self, block: Block, key: Tensor) -> Tensor:
-        """A of one block (b, h, q, K); zero in rows that may attend to nothing, as in PyTorch's kernels."""
-        scores = (widen(self.query[block]) * self.scale) @ key.transpose(-1, -2)
-        if self.causal:
-            _, _, queries, keys = self.shape
-            row = torch.arange(queries, device=scores.device)[block.queries, None]
-            scores.masked_fill_(torch.arange(keys, device=scores.device) > row, -math.inf)
-        elif self.mask is not None:
-            mask = self._mask_block(self._mask, block)
-            if mask.dtype == torch.bool:
-                scores.masked_fill_(~mask, -math.inf)
-            else:
-                scores += mask
-        attention = scores.softmax(-1)
-        if self._blind_queries is not None:
-            attention.masked_fill_(self._mask_block(self._blind_queries, block), 0.0)
-        return attention
+    @property
+    def _budget(self) -> int:
+        return TILE_ELEMENTS.get(self.query.device.type, TILE_ELEMENTS["cuda"])
+
+    @property
+    def _row_step(self) -> int:
+        return max(1, self._budget // self.shape[3])
 
     @cached_property
-    def _mask(self) -> Tensor:
+    def wide_mask(self) -> Tensor:
         """The mask with four dimensions, some of them 1."""
         if self.mask is None:
             raise ValueError("this attention has no mask")
         return self.mask[(None,) * (4 - self.mask.dim())]
 
     @cached_property
-    def _blind_queries(self) -> Tensor | None:
+    def blind_queries(self) -> Tensor | None:
         """Queries that may attend to nothing, in the mask's shape with K = 1; None where there are none."""
         if self.mask is None:
             return None
-        seen = self._mask if self.mask.dtype == torch.bool else self._mask != -math.inf
+        seen = self.wide_mask if self.mask.dtype == torch.bool else self.wide_mask != -math.inf
         blind = ~seen.any(-1, keepdim=True)
         return blind if blind.any() else None
 
-    @staticmethod
-    def _mask_block(mask: Tensor, block: Block) -> Tensor:
-        """The block's part of a four-dimensional mask, broadcast dimensions kept."""
-        return mask[tuple(slice(None) if size == 1 else cut for size, cut in zip(mask.shape, block, strict=False))]
 
-    @property
-    def _groups(self) -> int:
-        """Query heads that share one key/value head."""
-        return self.query.shape[1] // self.key.shape[1]
-
-    def _shared_heads(self, block: Block) -> Tensor:
-        """The key/value head (h,) of each of the block's query heads."""
-        return torch.arange(block.heads.start, block.heads.stop, device=self.key.device) // self._groups
-
-    def _expanded(self, keys_or_values: Tensor, block: Block) -> Tensor:
-        """Keys or values (b, h, K, d) of the block's query heads."""
-        if self._groups == 1:
-            return widen(keys_or_values[block.examples, block.heads])
-        return widen(keys_or_values[block.examples].index_select(1, self._shared_heads(block)))
-
-    def _accumulate(self, total: Tensor, part: Tensor, block: Block) -> None:
-        """Add the gradient (b, h, K, d) of a block's keys or values to that of the shared heads."""
-        if self._groups == 1:
-            total[block.examples, block.heads] += part
-        else:
-            total[block.examples].index_add_(1, self._shared_heads(block), part)
+_SCORES, _ATTENTION, _GRADIENT, _RELEVANCE = range(4)  # parts of the workspace
 
 
-def chunks(length: int, step: int) -> list[slice]:
-    """Slices of at most ``step`` (at least one) elements that cover ``range(length)``."""
-    step = min(max(1, step), length)
-    return [slice(start, min(start + step, length)) for start in range(0, length, step)]
+class _HeadGroup:
+    """Some heads of some examples, g in all, laid out for batched products: contiguous (g, Q or K, d)."""
+
+    def __init__(self, attention: Attention, examples: slice, heads: slice, workspace: Tensor) -> None:
+        self._attention, self._workspace = attention, workspace
+        self._examples, self._heads = examples, heads
+        self._sharing = attention.query.shape[1] // attention.key.shape[1]
+        self._query = flat(widen(attention.query[examples, heads]) * attention.scale)
+        self._key = flat(self._of_query_heads(attention.key))
+
+    def row_blocks(self, step: int) -> list[slice]:
+        """The queries in blocks of at most ``step``."""
+        return chunks(0, self._query.shape[1], step)
+
+    def tile(self, layer: int, rows: slice) -> Tile:
+        """The tile of some queries."""
+        block = Block(self._examples, self._heads, rows)
+        return Tile(layer, block, self._probabilities(block))
+
+    def _probabilities(self, block: Block) -> Tensor:
+        """A (b, h, q, K); zero in rows that may attend to nothing, as in PyTorch's kernels."""
+        attention, rows = self._attention, block.queries
+        scores = self._product(_SCORES, self._query[:, rows], self._key.mT)
+        if attention.causal:
+            row = torch.arange(rows.start, rows.stop, device=scores.device)[:, None]
+            scores.masked_fill_(torch.arange(scores.shape[-1], device=scores.device) > row, -math.inf)
+        elif attention.mask is not None:
+            mask = mask_block(attention.wide_mask, block)
+            if mask.dtype == torch.bool:
+                scores.masked_fill_(~mask, -math.inf)
+            else:
+                scores += mask
+        probabilities = torch.softmax(scores, -1, out=self._buffer(_ATTENTION, scores.shape))
+        if attention.blind_queries is not None:
+            probabilities.masked_fill_(mask_block(attention.blind_queries, block), 0.0)
+        return probabilities
+
+    def _of_query_heads(self, keys_or_values: Tensor) -> Tensor:
+        """Keys or values (b, h, K, d) of the group's query heads."""
+        if self._sharing == 1:
+            return widen(keys_or_values[self._examples, self._heads])
+        return widen(keys_or_values[self._examples].index_select(1, self._shared_heads()))
+
+    def _shared_heads(self) -> Tensor:
+        """The key/value head (h,) of each query head."""
+        return torch.arange(self._heads.start, self._heads.stop, device=self._workspace.device) // self._sharing
+
+    def _product(self, part: int, left: Tensor, right: Tensor) -> Tensor:
+        """The product of (g, q, d) and (g, d, K) in the workspace, as (b, h, q, K)."""
+        examples, heads = (cut.stop - cut.start for cut in (self._examples, self._heads))
+        product = self._buffer(part, (examples, heads, left.shape[1], right.shape[2]))
+        torch.bmm(left, right, out=product.flatten(0, 1))
+        return product
+
+    def _buffer(self, part: int, shape: tuple[int, ...]) -> Tensor:
+        return self._workspace[part, : math.prod(shape)].view(shape)
+
+
+class _DifferentiatedHeadGroup(_HeadGroup):
+    """The same with the gradient of the output, and the gradients of query, key and value so far."""
+
+    def __init__(
+        self, attention: Attention, examples: slice, heads: slice, workspace: Tensor, grad_output: Tensor
+    ) -> None:
+        super().__init__(attention, examples, heads, workspace)
+        self._grad_output = flat(widen(grad_output[examples, heads]))
+        self._value = flat(self._of_query_heads(attention.value))
+        self._grad_query, self._grad_key, self._grad_value = map(
+            torch.zeros_like, (self._query, self._key, self._value)
+        )
+
+    def row_blocks(self, step: int) -> list[slice]:
+        """The queries that a gradient reaches: in the last layer of a classifier, those that it reads."""
+        reached = self._grad_output.any(-1).any(0).nonzero()
+        return chunks(int(reached[0]), int(reached[-1]) + 1, step) if len(reached) else []
+
+    def tile(self, layer: int, rows: slice) -> Tile:
+        """The tile of some queries, with G and A ⊙ G."""
+        tile = super().tile(layer, rows)
+        gradient = self._product(_GRADIENT, self._grad_output[:, rows], self._value.mT)
+        relevance = torch.mul(tile.attention, gradient, out=self._buffer(_RELEVANCE, gradient.shape))
+        return Tile(layer, tile.block, tile.attention, gradient, relevance)
+
+    def backpropagate(self, tile: Tile) -> Tensor:
+        """Add the tile's share to the gradients of query, key and value; return that of the scores (b, h, q, K)."""
+        rows, relevance = tile.block.queries, self._buffer(_RELEVANCE, tile.attention.shape)
+        sums = relevance.sum(-1, keepdim=True)
+        scores = torch.addcmul(relevance, tile.attention, sums, value=-1, out=self._buffer(_SCORES, relevance.shape))
+        self._grad_query[:, rows] = torch.bmm(scores.flatten(0, 1), self._key)
+        self._grad_key.baddbmm_(scores.flatten(0, 1).mT, self._query[:, rows])
+        self._grad_value.baddbmm_(tile.attention.flatten(0, 1).mT, self._grad_output[:, rows])
+        return scores
+
+    def add_to(self, gradients: InputGradients) -> None:
+        """Add the group's gradients to those of the whole call."""
+        of_group = gradients.query[self._examples, self._heads]
+        of_group += (self._grad_query * self._attention.scale).view_as(of_group)
+        for total, flat_part in ((gradients.key, self._grad_key), (gradients.value, self._grad_value)):
+            part = flat_part.unflatten(0, (-1, self._heads.stop - self._heads.start))
+            if self._sharing == 1:
+                total[self._examples, self._heads] += part
+            else:
+                total[self._examples].index_add_(1, self._shared_heads(), part)
+
+
+def chunks(start: int, stop: int, step: int) -> list[slice]:
+    """Slices of at most ``step`` (at least one) elements that cover ``range(start, stop)``."""
+    step = max(1, step)
+    return [slice(first, min(first + step, stop)) for first in range(start, stop, step)]
+
+
+def mask_block(mask: Tensor, block: Block) -> Tensor:
+    """The block's part of a four-dimensional mask, broadcast dimensions kept."""
+    return mask[tuple(slice(None) if size == 1 else cut for size, cut in zip(mask.shape, block, strict=False))]
+
+
+def flat(tensor: Tensor) -> Tensor:
+    """(b, h, n, d) as contiguous (b h, n, d)."""
+    return tensor.flatten(0, 1).contiguous()
 
 
 def widened(dtype: torch.dtype) -> torch.dtype:

@@ -60,11 +60,7 @@ def observed(attentions, variant, selection="all", row_weights=None, per=None, d
     observer = InfluenceObserver(SHAPE, layers, heads, variant, row_weights, per, like)
     for layer in sorted(layers, reverse=True):
         attention, grad_output = attentions[layer]
-        if variant == "attention":
-            for tile in attention.tiles(layer):
-                observer(tile)
-        else:
-            attention.observe(layer, grad_output, observer)
+        attention.show(layer, observer, None if variant == "attention" else grad_output)
     return observer.influence
 
 
@@ -171,7 +167,7 @@ def test_results_have_the_dtype_that_was_asked_for(per, dtype, row_weights):
 def test_tiles_are_not_written_to(attentions, variant):
     attention, grad_output = attentions[0]
     tiles = []
-    attention.observe(0, grad_output, tiles.append)
+    attention.show(0, tiles.append, grad_output)
     tensors = tiles[0].attention, tiles[0].gradient, tiles[0].relevance
     before = [tensor.clone() for tensor in tensors]
     for per in (None, "layer", "head"):

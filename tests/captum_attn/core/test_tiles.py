@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from captum_attn.core.tiles import TILE_ELEMENTS, Attention, Block, Tile, chunks
+from captum_attn.core.tiles import TILE_ELEMENTS, Attention, chunks
 
 B, H, Q, K, D, D_V = 3, 4, 5, 7, 4, 6
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
@@ -134,6 +134,24 @@ def written_out(attention, grad_output):
     return probabilities.detach(), *gradients
 
 
+def clone(tensor):
+    return None if tensor is None else tensor.clone()
+
+
+class Kept(list):
+    """An observer that copies what it is shown."""
+
+    def __call__(self, tile):
+        parts = ("attention", "gradient", "relevance")
+        self.append(replace(tile, **{part: clone(getattr(tile, part)) for part in parts}))
+
+
+def shown_by(attention, grad_output=None, layer=0):
+    kept = Kept()
+    attention.show(layer, kept, grad_output)
+    return kept
+
+
 def assembled(attention, tiles):
     """A and G (B, H, Q, K) from tiles, which must not overlap; NaN where there was no tile."""
     whole = torch.full((2, *attention.shape), math.nan, dtype=torch.float64)
@@ -157,8 +175,8 @@ def assert_near(actual, expected, tolerance):
 @each_case
 def test_probabilities_and_all_gradients_equal_attention_written_out(case, tile_size, dtype):
     attention, grad_output = make(case, dtype)
-    shown, floating = [], attention.mask is not None and attention.mask.dtype != torch.bool
-    gradients = attention.backward(0, grad_output, shown.append, mask_gradient=floating)
+    shown, floating = Kept(), attention.mask is not None and attention.mask.dtype != torch.bool
+    gradients = attention.backward(0, grad_output, shown, mask_gradient=floating)
     actual = *assembled(attention, shown), *gradients
     for got, expected in zip(actual[: 6 if floating else 5], written_out(attention, grad_output), strict=True):
         assert_near(got, expected, TOLERANCE[dtype])
@@ -169,7 +187,7 @@ def test_probabilities_and_all_gradients_equal_attention_written_out(case, tile_
 @each_case
 def test_tiles_without_gradients_equal_the_probabilities(case, tile_size):
     attention, grad_output = make(case)
-    probabilities, gradient = assembled(attention, attention.tiles(0))
+    probabilities, gradient = assembled(attention, shown_by(attention))
     assert_near(probabilities, written_out(attention, grad_output)[0], 1e-12)
     assert gradient.isnan().all()
 
@@ -178,9 +196,8 @@ def test_tiles_without_gradients_equal_the_probabilities(case, tile_size):
 @each_case
 def test_observing_shows_what_backward_shows(case, tile_size):
     attention, grad_output = make(case)
-    observed, shown = [], []
-    attention.observe(2, grad_output, observed.append)
-    attention.backward(2, grad_output, shown.append, mask_gradient=False)
+    observed, shown = shown_by(attention, grad_output, layer=2), Kept()
+    attention.backward(2, grad_output, shown, mask_gradient=False)
     for one, other in zip(observed, shown, strict=True):
         assert (one.layer, one.block) == (other.layer, other.block)
         assert torch.equal(one.attention, other.attention)
@@ -190,7 +207,7 @@ def test_observing_shows_what_backward_shows(case, tile_size):
 @each_case
 def test_probabilities_times_values_are_the_output_of_the_fused_kernel(case):
     attention, _ = make(case)
-    probabilities, _ = assembled(attention, attention.tiles(0))
+    probabilities, _ = assembled(attention, shown_by(attention))
     groups = attention.query.shape[1] // attention.value.shape[1]
     output = F.scaled_dot_product_attention(
         attention.query,
@@ -209,8 +226,8 @@ def test_rows_that_see_nothing_have_zero_probability_and_finite_gradients(case):
     attention, grad_output = make(case)
     mask = attention.mask if attention.mask.dtype == torch.bool else attention.mask != -math.inf
     unseen = ~mask.any(-1).expand(attention.shape[:3])
-    shown = []
-    gradients = attention.backward(0, grad_output, shown.append, mask_gradient=attention.mask.dtype != torch.bool)
+    shown = Kept()
+    gradients = attention.backward(0, grad_output, shown, mask_gradient=attention.mask.dtype != torch.bool)
     probabilities, _ = assembled(attention, shown)
     assert unseen.any()
     assert not probabilities[unseen].any()
@@ -226,8 +243,8 @@ def test_rows_that_see_nothing_have_zero_probability_and_finite_gradients(case):
 def test_blocks_that_no_gradient_reaches_are_left_out(tile_size, reached):
     attention, grad_output = make("two key heads")
     grad_output[1:] = 0
-    shown = []
-    gradients = attention.backward(0, grad_output, shown.append, mask_gradient=False)
+    shown = Kept()
+    gradients = attention.backward(0, grad_output, shown, mask_gradient=False)
     probabilities, gradient = assembled(attention, shown)
     assert [b for b in range(B) if not probabilities[b].isnan().any()] == reached
     expected = written_out(attention, grad_output)
@@ -256,7 +273,7 @@ def test_inputs_are_not_modified(case):
     tensors += [] if attention.mask is None else [attention.mask]
     before = [tensor.clone() for tensor in tensors]
     attention.backward(0, grad_output, lambda tile: None, mask_gradient=case == "two key heads, masked")
-    list(attention.tiles(0))
+    shown_by(attention)
     assert all(map(torch.equal, tensors, before))
 
 
@@ -270,8 +287,8 @@ half_cases = pytest.mark.parametrize("case", ["plain", "two key heads, masked", 
 @half_cases
 def test_half_precision_inputs_have_float32_tiles_and_gradients_of_their_own_dtype(case, dtype):
     attention, grad_output = make(case, dtype)
-    shown = []
-    gradients = attention.backward(0, grad_output, shown.append, mask_gradient=attention.mask is not None)
+    shown = Kept()
+    gradients = attention.backward(0, grad_output, shown, mask_gradient=attention.mask is not None)
     probabilities, gradient, *expected = written_out(attention, grad_output)
     assert {tile.attention.dtype for tile in shown} == {tile.gradient.dtype for tile in shown} == {torch.float32}
     for got, wanted in zip(assembled(attention, shown), (probabilities, gradient), strict=True):
@@ -292,11 +309,11 @@ def test_a_float32_mask_of_half_precision_inputs_keeps_its_precision():
 @half_cases
 def test_autocast_does_not_round_tiles_or_gradients(case):
     attention, grad_output = make(case, torch.float32)
-    tiles, shown, observed = [], [], []
+    shown = Kept()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        tiles += attention.tiles(0)
-        gradients = attention.backward(0, grad_output, shown.append, mask_gradient=attention.mask is not None)
-        attention.observe(0, grad_output, observed.append)
+        tiles = shown_by(attention)
+        gradients = attention.backward(0, grad_output, shown, mask_gradient=attention.mask is not None)
+        observed = shown_by(attention, grad_output)
         assert torch.is_autocast_enabled("cpu")
     probabilities, gradient, *expected = written_out(attention, grad_output)
     for some in (tiles, shown, observed):
@@ -311,9 +328,8 @@ def test_an_observer_under_autocast_computes_in_full_precision():
     attention, grad_output = make("plain", torch.float32)
     dtypes = []
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        attention.observe(0, grad_output, lambda tile: dtypes.append((tile.attention @ tile.attention.mT).dtype))
-        for tile in attention.tiles(0):
-            dtypes.append((tile.attention @ tile.attention.mT).dtype)
+        for gradient in (None, grad_output):
+            attention.show(0, lambda tile: dtypes.append((tile.attention @ tile.attention.mT).dtype), gradient)
     assert dtypes == [torch.float32] * 2
 
 
@@ -324,7 +340,7 @@ def test_an_observer_under_autocast_computes_in_full_precision():
     ("tile_size", "count"), [(1, 60), (15, 36), (105, 6), (280, 2), (1 << 19, 1)], indirect=["tile_size"]
 )
 def test_tiles_are_as_large_as_the_limit_allows(tile_size, count):
-    tiles = list(make("plain")[0].tiles(0))
+    tiles = shown_by(make("plain")[0])
     assert len(tiles) == count
     assert all(tile.attention.numel() <= max(tile_size, K) for tile in tiles)
 
@@ -334,17 +350,15 @@ def test_tiles_are_as_large_as_the_limit_allows(tile_size, count):
     [(5, 2, [(0, 2), (2, 4), (4, 5)]), (4, 2, [(0, 2), (2, 4)]), (3, 9, [(0, 3)]), (2, 0, [(0, 1), (1, 2)])],
 )
 def test_chunks_cover_a_range_in_steps(length, step, expected):
-    assert [(part.start, part.stop) for part in chunks(length, step)] == expected
+    assert [(part.start, part.stop) for part in chunks(0, length, step)] == expected
 
 
 def test_relevance_is_probability_times_gradient():
     attention, grad_output = make("plain")
-    shown = []
-    attention.observe(0, grad_output, shown.append)
+    shown = shown_by(attention, grad_output)
     assert torch.equal(shown[0].relevance, shown[0].attention * shown[0].gradient)
 
 
-def test_relevance_of_a_forward_only_tile_is_an_error():
-    whole = slice(None)
-    with pytest.raises(ValueError, match="forward-only pass"):
-        _ = Tile(0, Block(whole, whole, whole), torch.ones(1, 1, 1, 1)).relevance
+def test_a_forward_only_tile_has_no_gradient():
+    (tile,) = shown_by(make("plain")[0])
+    assert tile.gradient is tile.relevance is None
