@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any, NamedTuple
 
 import torch
@@ -38,16 +39,17 @@ def target_of_each(target: Target, batch: int) -> list[tuple[int, ...]] | None:
         if target.is_floating_point() or target.dtype == torch.bool or target.dim() > 1:
             raise TypeError(f"a target tensor must hold integers (B,), got {target.dtype} {tuple(target.shape)}")
         each = target.item() if target.numel() == 1 else target.tolist()
-    if isinstance(each, int | tuple):
-        each = [each] * batch
     if not isinstance(each, list):
-        raise TypeError(f"target must be an int, a tuple, a list, a tensor or None, got {type(target).__name__}")
+        each = [each] * batch
     if len(each) != batch:
         raise ValueError(f"{len(each)} targets for a batch of {batch}: give one for each example, or one for all")
     rows = [entry if isinstance(entry, tuple) else (entry,) for entry in each]
-    if not all(isinstance(index, int) for row in rows for index in row):
-        raise TypeError(f"target must consist of integers, got {target!r}")
-    return rows
+    try:
+        return [tuple(map(operator.index, row)) for row in rows]
+    except TypeError:
+        raise TypeError(
+            f"target must be an int, a tuple of ints, a list of these, an integer tensor or None, got {target!r}"
+        ) from None
 
 
 def select_target(output: Tensor, targets: list[tuple[int, ...]] | None, length: int) -> Selection:
@@ -74,12 +76,17 @@ def select_target(output: Tensor, targets: list[tuple[int, ...]] | None, length:
     return Selection(scores, indices, indices[:, 0] if per_token else None)
 
 
+def no_selection(output: Tensor) -> Selection:
+    """No scores at all, for what does not depend on any."""
+    return Selection(output.new_empty(0), torch.empty(len(output), 0, dtype=torch.long), None)
+
+
 def _predicted(output: Tensor) -> Tensor:
     """The predicted classes, int64 (B, 1), or (B, 0) for an output of one score each."""
     if output.dim() > 2:
         raise ValueError(
-            f"the output {tuple(output.shape)} has one score for each token and class, so a target is needed: a tuple "
-            "(token, class), or a list with one such tuple for each example"
+            f"the output {tuple(output.shape)} has more than one score for each class, so a target is needed: a "
+            "tuple (token, class) where there is one for each token, or a list with such a tuple for each example"
         )
     return output.detach().argmax(-1, keepdim=True) if output.dim() == 2 else output.new_zeros(len(output), 0).long()
 
@@ -90,7 +97,9 @@ def _checked(output: Tensor, targets: list[tuple[int, ...]]) -> Tensor:
     for row in targets:
         given = row[0] if len(row) == 1 else row
         if len(row) != len(sizes):
-            expected = ("None (there is one score only)", "a class", "a tuple (token, class)")[len(sizes)]
+            expected = {0: "None (there is one score only)", 1: "a class", 2: "a tuple (token, class)"}.get(
+                len(sizes), f"a tuple of {len(sizes)} indices"
+            )
             raise ValueError(
                 f"target {given} does not select one score of each example from the output {tuple(output.shape)}: "
                 f"expected {expected}"

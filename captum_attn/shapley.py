@@ -14,7 +14,7 @@ from captum.attr import Attribution
 from captum.log import log_usage
 from torch import Tensor
 
-from captum_attn._targets import Selection, Target, select_target, target_of_each
+from captum_attn._targets import Selection, Target, no_selection, select_target, target_of_each
 from captum_attn.core.estimators import CharacteristicFunction, ShapleyEstimate, permutation_shapley
 from captum_attn.core.games import (
     ADDITIVE_GAMES,
@@ -26,9 +26,17 @@ from captum_attn.core.games import (
 )
 from captum_attn.core.inputs import ModelInputs, mapping_inputs, tensor_inputs
 from captum_attn.core.models import config_of, unwrapped
-from captum_attn.core.observers import PER, Per, Variant
+from captum_attn.core.observers import PER, Per, RowWeights, Variant
 from captum_attn.core.run import ObservedForward, observed_forward
-from captum_attn.core.tokens import Readout, find_players, patch_grid, readout_weights, real_tokens, special_token_ids
+from captum_attn.core.tokens import (
+    PatchGrid,
+    Readout,
+    find_players,
+    patch_grid,
+    readout_weights,
+    real_tokens,
+    special_token_ids,
+)
 from captum_attn.token_attributions import TokenAttributions, concatenated
 
 Inputs = Tensor | tuple[Tensor] | Mapping[str, Any]
@@ -39,14 +47,17 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class _Explained:
-    """One observed forward pass, the scores to explain, and what is known of the tokens (B, N)."""
+    """One observed forward pass, the scores to explain, and what is known of the tokens (B, N).
+
+    ``readout`` is None where the backward pass will tell.
+    """
 
     run: ObservedForward
     selection: Selection
     real: Tensor
     players: Tensor
-    readout: Tensor
-    grid: tuple[int, int] | None
+    readout: Tensor | None
+    grid: PatchGrid | None
 
 
 class AttentionShapley(Attribution):  # type: ignore[misc]
@@ -65,10 +76,12 @@ class AttentionShapley(Attribution):  # type: ignore[misc]
             - a function of an influence matrix (n, n) and coalitions bool (K, n), to their worth (K,), with n the
               number of players. Its values are sampled.
         layers, heads: which count, one index or several; negative ones count from the end. Default: all.
-        readout: the token that the prediction is read from, in the game ``cls``. An index, ``"mean"`` for heads that
-            pool over tokens, or ``"auto"``: the token of the target where that is a tuple (token, class); the mean
-            where the configuration says so (BEiT, ModernBERT) or a decoder reads the encoder's tokens (T5, BART); else
-            the last token that is no padding in causal models, and the first one in others.
+        readout: the token that the prediction is read from, in the game ``cls``: an index, ``"mean"`` for all tokens
+            that are no padding (of an image: its patches), or ``"auto"``. With gradients, that is the token that the
+            explained output is read from, or the mean of these, as the backward pass finds them in the last layer: the
+            first token in BERT and ViT, the last one in GPT and Llama, the token of a target (token, class), all tokens
+            under mean pooling or where a decoder reads them (T5, BART). Without gradients,
+            :func:`captum_attn.core.tokens.readout_weights` goes by the configuration.
         tokenizer: tells which ids are special and do not play. Without one, the configuration and the attention mask
             decide (:func:`captum_attn.core.tokens.find_players` says how); ``special_tokens_mask`` in the inputs and
             ``players`` override both.
@@ -135,8 +148,10 @@ class AttentionShapley(Attribution):  # type: ignore[misc]
                 classes; a tuple (token, class) or a list of such for outputs (B, N, C). ``None`` is the predicted
                 class of each example (elsewhere in Captum: the only output).
             additional_forward_args: other arguments of the model, one or a tuple; see the constructor for names.
-            internal_batch_size: explain that many examples at a time. Default: all at once.
-            players: bool (B, N), the tokens that play, if you know better.
+            internal_batch_size: explain that many examples at a time; arguments whose first dimension is the batch
+                size are cut along it. Default: all at once.
+            players: bool (B, N), the tokens that play, if you know better. Under ``NoiseTunnel``, which repeats the
+                batch, pass them in ``additional_forward_args`` instead.
             show_progress: show a progress bar over the parts.
 
         Returns:
@@ -299,11 +314,14 @@ class AttentionShapley(Attribution):  # type: ignore[misc]
         parts: Any = [slice(start, start + size) for start in range(0, len(batch), size)]
         if show_progress:
             parts = progress(parts, desc=f"{self.get_name()} attribution")
-        results = []
-        for part in parts:
-            with self._explained(batch[part], targets and targets[part]) as explained:
-                results.append(solve(explained))
-        return results
+        return [self._solve_part(solve, batch[part], targets and targets[part]) for part in parts]
+
+    def _solve_part(
+        self, solve: Callable[[_Explained], Result], batch: ModelInputs, targets: list[tuple[int, ...]] | None
+    ) -> Result:
+        """``solve`` one part, of which nothing else is kept while the next one runs."""
+        with self._explained(batch, targets) as explained:
+            return solve(explained)
 
     def _model_inputs(self, inputs: Inputs, additional_forward_args: Any) -> ModelInputs:
         companions = _format_additional_forward_args(additional_forward_args) or ()
@@ -323,10 +341,14 @@ class AttentionShapley(Attribution):  # type: ignore[misc]
     @contextmanager
     def _explained(self, batch: ModelInputs, targets: list[tuple[int, ...]] | None) -> Iterator[_Explained]:
         """Run the model and find out about the tokens."""
-        model, config = self.forward_func, config_of(self.forward_func)
-        grid = patch_grid(model, batch.features) if batch.modality == "pixels" else None
-        with observed_forward(model, batch, gradients=self._variant != "attention") as run:
-            selection = select_target(run.output, targets, run.length)
+        gradients = self._variant != "attention"
+        with observed_forward(self.forward_func, batch, gradients) as run:
+            config = config_of(run.model)
+            if targets is None and run.output.dim() > 2 and not gradients:
+                selection = no_selection(run.output)
+            else:
+                selection = select_target(run.output, targets, run.length)
+            grid = patch_grid(run.model, batch.features, run.length) if batch.modality == "pixels" else None
             real = real_tokens(batch, run.length, config)
             players = find_players(
                 batch,
@@ -334,7 +356,7 @@ class AttentionShapley(Attribution):  # type: ignore[misc]
                 special_ids=self._special_ids,
                 config=config,
                 causal=run.causal,
-                patches=grid[0] * grid[1] if grid else 0,
+                patches=grid.rows * grid.columns if grid else 0,
             )
             if not players.any(-1).all():
                 idle = (~players.any(-1)).nonzero().flatten().tolist()
@@ -342,18 +364,22 @@ class AttentionShapley(Attribution):  # type: ignore[misc]
                     f"the examples {idle} have no players: all of their tokens are padding or special tokens. Leave "
                     "them out, or say which tokens play with players="
                 )
-            readout = readout_weights(
-                self.readout,
-                real=real,
-                players=players,
-                positions=selection.positions,
-                inputs=batch,
-                config=config,
-                causal=run.causal,
-            )
+            readout = None
+            if self.readout != "auto" or not gradients:
+                readout = readout_weights(
+                    self.readout,
+                    real=real,
+                    players=players,
+                    positions=selection.positions,
+                    inputs=batch,
+                    config=config,
+                    causal=run.causal,
+                )
             yield _Explained(run, selection, real, players, readout, grid)
 
-    def _influence(self, explained: _Explained, row_weights: Tensor | None = None, per: Per | None = None) -> Tensor:
+    def _influence(
+        self, explained: _Explained, row_weights: RowWeights | None = None, per: Per | None = None
+    ) -> Tensor:
         return explained.run.influence(
             None if self._variant == "attention" else explained.selection.scores,
             variant=self._variant,
@@ -367,7 +393,8 @@ class AttentionShapley(Attribution):  # type: ignore[misc]
         """Shapley values (B, ..., N) in closed form; additive games need rows of M only."""
         game, players = self._exact_game(), explained.players
         if game in ADDITIVE_GAMES:
-            rows = explained.readout if game == "cls" else explained.real
+            read = explained.run.readout_rows if explained.readout is None else explained.readout
+            rows = read if game == "cls" else explained.real
             values = self._influence(explained, row_weights=rows, per=per)
             return values.masked_fill(~players.view(len(players), *[1] * (values.dim() - 2), -1), 0.0)
         matrices = self._influence(explained, per=per)
@@ -401,11 +428,12 @@ class AttentionShapley(Attribution):  # type: ignore[misc]
             among_players = matrix[members][:, members]
             return lambda coalitions: game(among_players, coalitions)
 
+        read = explained.run.readout_rows() if explained.readout is None else explained.readout
+
         def worth(coalitions: Tensor) -> Tensor:
             everyone = coalitions.new_zeros(len(coalitions), len(members))
             everyone[:, members] = coalitions
-            readout, queries = explained.readout[example], explained.real[example]
-            return coalition_values(matrix, everyone, game, readout=readout, queries=queries)
+            return coalition_values(matrix, everyone, game, readout=read[example], queries=explained.real[example])
 
         return worth
 
@@ -463,8 +491,8 @@ class ShapleyGradAttention(AttentionShapley):
 class ShapleyAttention(AttentionShapley):
     """Exact Shapley values of the attention game without gradients, from one forward pass.
 
-    They say where the model looks, whatever it predicts: a target picks a token's readout and the reported score, and
-    has no other effect.
+    They say where the model looks, whatever it predicts: a target picks the readout token and the reported score, and
+    has no other effect. Models without a head will do; then there is no score.
 
     Args:
         model, game, layers, heads, readout, tokenizer, estimator, additional_forward_arg_names: see

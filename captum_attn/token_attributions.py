@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from captum_attn.core.tokens import PatchGrid
+
 
 @dataclass(frozen=True)
 class TokenAttributions:
@@ -20,7 +22,7 @@ class TokenAttributions:
         targets: int64 (B, k), what was explained: the class (k = 1), or the token and the class (k = 2).
         scores: (B,), the model's output for the targets.
         output: the model's whole output, (B, C) for a classifier; detached.
-        grid: rows and columns of the patches of an image; None for text.
+        grid: how an image was cut into patches; None for text.
         standard_error: (B, N), of sampled values; None for exact ones.
     """
 
@@ -29,7 +31,7 @@ class TokenAttributions:
     targets: Tensor
     scores: Tensor
     output: Tensor
-    grid: tuple[int, int] | None = None
+    grid: PatchGrid | None = None
     standard_error: Tensor | None = None
 
     @property
@@ -41,7 +43,7 @@ class TokenAttributions:
         """
         if self.grid is None:
             raise ValueError("there are no patches, the inputs were no images: use .values")
-        rows, columns = self.grid
+        rows, columns = self.grid.rows, self.grid.columns
         return self.values[..., -rows * columns :].reshape(*self.values.shape[:-1], rows, columns)
 
     def spread_over(self, features: Tensor) -> Tensor:
@@ -60,7 +62,7 @@ class TokenAttributions:
             return (self.values / features.shape[-1]).unsqueeze(-1).expand_as(features).contiguous()
         _, channels, height, width = features.shape
         patches = self.patches
-        tall, wide = height // patches.shape[-2], width // patches.shape[-1]
+        _, _, tall, wide = self.grid or (1, 1, 1, 1)
         spread = (patches / (channels * tall * wide)).repeat_interleave(tall, -2).repeat_interleave(wide, -1)
         uncovered = (0, width - spread.shape[-1], 0, height - spread.shape[-2])
         return torch.nn.functional.pad(spread, uncovered).unsqueeze(1).expand_as(features).contiguous()

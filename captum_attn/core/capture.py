@@ -15,6 +15,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import FrameType, FunctionType
 from typing import Any, Literal
 
@@ -36,11 +37,12 @@ class AttentionCapture(TorchFunctionMode):
     Weights take no part in the graph, so a model costs what a frozen one costs and no weight can get a gradient.
 
     Args:
-        model: names the modules that own the calls; a callable that is no ``nn.Module`` has no names.
+        model: names the modules that own the calls. Of a function, the first module that it calls does.
         gradients: whether :meth:`backward` will be called. If not, the forward pass builds no graph.
 
     Attributes:
         calls: the attention calls, in the order in which they ran.
+        root: the module that was called; None until then for a function.
 
     Example:
         >>> with AttentionCapture(model, gradients=True) as capture:
@@ -58,9 +60,8 @@ class AttentionCapture(TorchFunctionMode):
     def __init__(self, model: Callable[..., Any], gradients: bool) -> None:
         super().__init__()
         self.calls: list[AttentionCall] = []
+        self.root = model if isinstance(model, nn.Module) else None
         self._gradients = gradients
-        named = model.named_modules() if isinstance(model, nn.Module) else ()
-        self._names = {id(module): name for name, module in named}
         self._packed_heads: int | None = None
 
     def attention(self, observer: Observer, layers: Collection[int]) -> None:
@@ -72,12 +73,19 @@ class AttentionCapture(TorchFunctionMode):
         """Backpropagate ``scalar`` down to the lowest of ``layers``, showing (A, G) of each to ``observer``.
 
         Raises:
-            RuntimeError: ``scalar`` does not depend on the recorded attention.
+            RuntimeError: ``scalar`` does not depend on the recorded attention, or one of the layers ran without a
+                graph.
         """
         if not scalar.requires_grad:
             raise RuntimeError(
                 "the selected output does not depend on any observed attention: it was computed under "
                 "torch.no_grad() or torch.inference_mode() inside the model, or from detached states"
+            )
+        without_graph = [self.calls[layer].module for layer in layers if not self.calls[layer].differentiable]
+        if without_graph:
+            raise RuntimeError(
+                f"the attention {', '.join(map(repr, without_graph))} ran under torch.no_grad() inside the model, so "
+                "it has no gradient; choose other layers, or let the model compute gradients there"
             )
         for call in self.calls:
             call.observer = observer if call.layer in layers else None
@@ -116,8 +124,15 @@ class AttentionCapture(TorchFunctionMode):
     ) -> Tensor:
         """``F.scaled_dot_product_attention`` without dropout, recorded."""
         kernel = _Kernel(is_causal, scale, enable_gqa)
+        if query.dim() == 3:  # one head
+            mask = attn_mask if attn_mask is None or attn_mask.dim() < 3 else attn_mask.unsqueeze(1)
+            query, key, value = (tensor.unsqueeze(1) for tensor in (query, key, value))
+            return self._fused(query, key, value, mask, is_causal=is_causal, scale=scale).squeeze(1)
         if query.dim() != 4:
-            return kernel(query, key, value, attn_mask)
+            raise ValueError(
+                f"scaled_dot_product_attention on a query of shape {tuple(query.shape)} cannot be explained: expected "
+                "(batch, heads, tokens, width)"
+            )
         attention = Attention(
             query.detach(),
             key.detach(),
@@ -133,7 +148,7 @@ class AttentionCapture(TorchFunctionMode):
         observed: Tensor = _ObservedAttention.apply(call, call.probe, kernel, query, key, value, attn_mask)
         return observed
 
-    def _eager(self, probabilities: Tensor, scores: Tensor, dim: int | None = None, *_: Any, **__: Any) -> Tensor:
+    def _eager(self, probabilities: Tensor, input: Tensor, dim: int | None = None, *_: Any, **__: Any) -> Tensor:
         """Record a softmax over the keys of (B, H, Q, K) scores; any other softmax is none of ours."""
         if dim not in (-1, probabilities.dim() - 1):
             return probabilities
@@ -143,7 +158,7 @@ class AttentionCapture(TorchFunctionMode):
             shape = tuple(probabilities.shape)
         else:
             return probabilities
-        if scores.dtype == torch.float64:  # float32 probabilities of a float64 model would round the gradient
+        if input.dtype == torch.float64:  # float32 probabilities of a float64 model would round the gradient
             probabilities = probabilities.double()
         call = EagerCall(len(self.calls), self._owner(), probabilities.detach().view(shape))
         self.calls.append(call)
@@ -163,14 +178,15 @@ class AttentionCapture(TorchFunctionMode):
 
     def _owner(self) -> str:
         """Name of the innermost of the model's modules that is being called."""
-        frame: FrameType | None = sys._getframe(2)
-        while frame is not None:
-            if frame.f_code is nn.Module._call_impl.__code__:
-                name: str | None = self._names.get(id(frame.f_locals["self"]))
-                if name is not None:
-                    return name
-            frame = frame.f_back
-        return ""
+        called = _modules_on_the_stack()
+        if self.root is None and called:
+            self.root = called[-1]
+        return next((self._names[id(module)] for module in called if id(module) in self._names), "")
+
+    @cached_property
+    def _names(self) -> dict[int, str]:
+        named = self.root.named_modules() if self.root is not None else ()
+        return {id(module): name for name, module in named}
 
 
 @dataclass
@@ -180,6 +196,9 @@ class AttentionCall(ABC):
     Attributes:
         layer: index among the model's attention calls.
         module: name of the module that made the call.
+        reached: bool (B, Q), set by a backward pass: the queries whose output a gradient reaches. In the last layer,
+            these are the tokens that the explained output is read from.
+        differentiable: whether the call ran with a graph.
     """
 
     layer: int
@@ -187,6 +206,8 @@ class AttentionCall(ABC):
     probe: Tensor = field(default_factory=lambda: torch.zeros((), requires_grad=True), init=False, repr=False)
     observer: Observer | None = field(default=None, init=False, repr=False)
     lowest: bool = field(default=False, init=False, repr=False)
+    reached: Tensor | None = field(default=None, init=False, repr=False)
+    differentiable: bool = field(default_factory=torch.is_grad_enabled, init=False, repr=False)
 
     @property
     @abstractmethod
@@ -247,6 +268,7 @@ class FusedCall(AttentionCall):
     def backward(self, grad_output: Tensor, mask_gradient: bool) -> tuple[Tensor | None, ...]:
         """Gradients of query, key, value and mask; none at the lowest layer, below which nothing is asked for."""
         self._check_unmodified()
+        self.reached = grad_output.any(-1).any(1)
         if self.lowest and self.observer is not None:
             self.attention.show(self.layer, self.observer, grad_output)
             return None, None, None, None
@@ -292,6 +314,7 @@ class EagerCall(AttentionCall):
 
     def backward(self, gradient: Tensor) -> Tensor | None:
         """Show (A, G) and pass G on."""
+        self.reached = gradient.view(self.shape).any(-1).any(1)
         if self.observer is not None:
             self.observer(self._tile(widen(gradient).view(self.shape)))
         return None if self.lowest else gradient
@@ -351,6 +374,17 @@ class _ObservedSoftmax(torch.autograd.Function):
         return None, None, ctx.call.backward(gradient)
 
 
+def _modules_on_the_stack() -> list[nn.Module]:
+    """The modules that are being called in this thread, innermost first."""
+    frame: FrameType | None = sys._getframe(1)
+    called = []
+    while frame is not None:
+        if frame.f_code is nn.Module._call_impl.__code__:
+            called.append(frame.f_locals["self"])
+        frame = frame.f_back
+    return called
+
+
 def _is_weight(argument: Any) -> bool:
     """Whether autograd would keep a gradient for it: a trainable weight."""
     return isinstance(argument, Tensor) and argument.requires_grad and argument.is_leaf
@@ -364,10 +398,11 @@ def _nothing_above_diagonal(allowed: Tensor) -> bool:
 
 _ACCESSORS = frozenset({"__get__", "__set__", "__delete__"})
 _SOFTMAX = frozenset({F.softmax, torch.softmax, Tensor.softmax})
-_CROSS_ATTENTION = re.compile(r"cross|enc_?dec|encoder_attn|decoder\..*multihead_attn", re.IGNORECASE)
-_DECODER = re.compile(r"(^|[._])decoder([._]|$)", re.IGNORECASE)
+_CROSS_ATTENTION = re.compile(r"(?i)(^|[._])(cross_?att|enc_?dec_?att|encoder_att)|decoder\..*multihead_attn")
+_DECODER = re.compile(r"(?i)(^|[._])decoder([._]|$)")
 
-# The same function without its own dispatch to torch-function modes, which would never end.
+# F.multi_head_attention_forward hands itself to an active mode, so that a mode sees it and not the attention inside.
+# This is the same function without that first step.
 _multi_head_attention_inside = FunctionType(
     F.multi_head_attention_forward.__code__,
     {**F.multi_head_attention_forward.__globals__, "has_torch_function": lambda tensors: False},

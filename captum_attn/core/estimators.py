@@ -73,7 +73,7 @@ def kernel_shapley(
     worth: CharacteristicFunction,
     players: int,
     *,
-    coalitions: int = 1024,
+    coalitions: int | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> ShapleyEstimate:
@@ -86,7 +86,8 @@ def kernel_shapley(
     Args:
         worth: vectorised v, bool (K, n) -> (K,).
         players: n.
-        coalitions: how many to draw; fewer than 2 n never determine the values, and a little more may not.
+        coalitions: how many to draw, by default 1024 or 8 n, whichever is more. Fewer than 2 n never determine the
+            values, and a little more may not.
         seed: of the sampling; the global random state is not touched.
         device: of the coalitions.
 
@@ -104,6 +105,7 @@ def kernel_shapley(
     Source: Lundberg and Lee 2017; paired sampling after Covert and Lee 2021.
     """
     _check_players(players)
+    coalitions = max(1024, 8 * players) if coalitions is None else coalitions
     if coalitions < 2 * players:
         raise ValueError(f"coalitions must be at least 2 n = {2 * players} for n = {players} players, got {coalitions}")
     ends = torch.stack((torch.zeros(players), torch.ones(players))).bool().to(device)
@@ -132,6 +134,8 @@ def kernel_shapley(
 
 def evaluate(worth: CharacteristicFunction, coalitions: Tensor) -> Tensor:
     """v (K,) of coalitions (K, n) in float64; ``ValueError`` for a worth of the wrong shape."""
+    if len(coalitions) > _AT_ONCE:
+        return torch.cat([evaluate(worth, part) for part in coalitions.split(_AT_ONCE)])
     values = worth(coalitions)
     if not isinstance(values, Tensor) or values.shape != coalitions.shape[:1]:
         given = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
@@ -140,6 +144,9 @@ def evaluate(worth: CharacteristicFunction, coalitions: Tensor) -> Tensor:
             f"{tuple(coalitions.shape)} to {(coalitions.shape[0],)}; got {given}"
         )
     return values.detach().double()
+
+
+_AT_ONCE = 1 << 14  # coalitions
 
 
 def _check_players(players: int) -> None:

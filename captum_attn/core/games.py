@@ -185,12 +185,12 @@ def pair_weights(influence: Tensor, players: Tensor, game: Game) -> Tensor:
     """The edge weights w (B, N, N) of a mutual game, 0 on the diagonal and for non-players."""
     transposed = influence.transpose(-1, -2)
     weights = influence + transposed if game == "mutual" else torch.maximum(influence, transposed)
-    return weights * _pairs(players)
+    return weights.masked_fill(~_pairs(players), 0.0)
 
 
 def singleton_worth(influence: Tensor, players: Tensor) -> Tensor:
     """v({i}) = M_ii (B, N) of a mutual game, 0 for non-players."""
-    return influence.diagonal(dim1=-2, dim2=-1) * players
+    return influence.diagonal(dim1=-2, dim2=-1).masked_fill(~players, 0.0)
 
 
 def check_game_inputs(influence: Tensor, players: Tensor, game: str) -> None:

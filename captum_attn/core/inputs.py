@@ -51,7 +51,7 @@ class ModelInputs:
         return self.features.shape[0]
 
     def __getitem__(self, examples: slice) -> ModelInputs:
-        """Some of the examples."""
+        """Some of the examples: every tensor whose first dimension is the batch size is cut along it."""
 
         def cut(value: Any) -> Any:
             per_example = isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == len(self)
@@ -97,20 +97,22 @@ def tensor_inputs(
     """
     check_features(features)
     taken = parameter_names(model)
+    name = FEATURE_NAMES[modality(features)] if FEATURE_NAMES[modality(features)] in taken else None
     if names is None:
-        known = COMPANION_NAMES if COMPANION_NAMES[0] in taken else ()
-        names = known[: len(companions)]
-    elif len(names) < len(companions):
+        names = [known for known in COMPANION_NAMES if known in taken]
+        short = name is not None and len(names) < len(companions)
+    else:
+        short = len(names) < len(companions)
+    if short:
         raise ValueError(
             f"{len(companions)} additional forward arguments but {len(names)} names for them, {list(names)}: "
             "name each one in additional_forward_arg_names"
         )
     named = dict(zip(names, companions, strict=False))
     _check_padding_masks(features, named)
-    name = FEATURE_NAMES[modality(features)]
     return ModelInputs(
         features,
-        name if name in taken else None,
+        name,
         _for_the_model(model, named),
         tuple(companions[len(names) :]),
         _notes(named),
@@ -161,8 +163,11 @@ def check_features(features: Any) -> None:
         raise ValueError(f"{expected}, got an empty batch: {given}")
 
 
-def check_token_mask(name: str, mask: Tensor, shape: tuple[int, ...]) -> None:
-    """Raise ``ValueError`` unless the mask has one entry for each token, ``shape`` (B, N)."""
+def check_token_mask(name: str, mask: Any, shape: tuple[int, ...]) -> None:
+    """Raise unless the mask is a tensor with one bool or integer for each token, ``shape`` (B, N)."""
+    if not isinstance(mask, Tensor) or mask.is_floating_point():
+        given = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(f"{name} must be a bool or integer tensor of shape {tuple(shape)}, got {given}")
     if mask.shape != shape:
         raise ValueError(f"{name} must have one entry for each token, shape {tuple(shape)}, got {tuple(mask.shape)}")
 
@@ -170,12 +175,13 @@ def check_token_mask(name: str, mask: Tensor, shape: tuple[int, ...]) -> None:
 def _check_padding_masks(features: Tensor, companions: Mapping[str, Any]) -> None:
     for name in PADDING_MASKS:
         mask = companions.get(name)
-        if isinstance(mask, Tensor) and mask.dim() == 2 and modality(features) != "pixels":
+        if isinstance(mask, Tensor) and mask.dim() == 2 and not mask.is_floating_point() and features.dim() < 4:
             check_token_mask(name, mask, features.shape[:2])
 
 
 def _for_the_model(model: Callable[..., Any], companions: Mapping[str, Any]) -> dict[str, Any]:
-    keywords = {name: value for name, value in companions.items() if name not in TOKEN_NOTES}
+    dropped = (*TOKEN_NOTES, "labels")  # with labels, some models return their loss first
+    keywords = {name: value for name, value in companions.items() if name not in dropped}
     if "use_cache" in parameter_names(model) and getattr(config_of(model), "use_cache", False):
         keywords.setdefault("use_cache", False)  # keys and values are of no use after one pass
     return keywords

@@ -17,12 +17,15 @@ _OPAQUE_IMPLEMENTATION = re.compile(r"flash|flex|paged|/")
 
 
 def unwrapped(model: Callable[..., Any]) -> Callable[..., Any]:
-    """The module inside ``torch.compile``, ``DistributedDataParallel`` or ``DataParallel``; any other model as it is.
+    """The module inside ``torch.compile`` and data parallel wrappers, or behind ``model.forward``; else the model.
 
     Raises:
         ValueError: a part inside the model is compiled, where observing it is not possible.
     """
     original = getattr(model, "_orig_mod", model)
+    owner = getattr(model, "__self__", None)
+    if isinstance(owner, nn.Module) and getattr(model, "__name__", None) in ("forward", "__call__"):
+        return unwrapped(owner)
     if isinstance(original, nn.DataParallel | nn.parallel.DistributedDataParallel):
         return unwrapped(original.module)
     if isinstance(original, nn.Module):
@@ -36,7 +39,7 @@ def unwrapped(model: Callable[..., Any]) -> Callable[..., Any]:
     return original
 
 
-def config_of(model: Callable[..., Any]) -> Any | None:
+def config_of(model: Callable[..., Any] | None) -> Any | None:
     """The Hugging Face configuration of the model, or of the first part that has one; None if there is none."""
     if not isinstance(model, nn.Module):
         return None
@@ -73,7 +76,7 @@ def parameter_names(model: Callable[..., Any]) -> frozenset[str]:
 
 
 def output_tensor(output: Any) -> Tensor:
-    """The scores in a model's output: its logits, or start and end logits stacked (B, N, 2), or itself.
+    """The scores in a model's output: logits, start and end logits stacked (B, N, 2), hidden states, or itself.
 
     Raises:
         TypeError: there is no tensor of scores in the output.
@@ -85,6 +88,9 @@ def output_tensor(output: Any) -> Tensor:
         return logits
     if hasattr(output, "start_logits") and hasattr(output, "end_logits"):
         return torch.stack((output.start_logits, output.end_logits), dim=-1)
+    if isinstance(getattr(output, "last_hidden_state", None), Tensor):
+        hidden: Tensor = output.last_hidden_state
+        return hidden
     if isinstance(output, tuple) and output and isinstance(output[0], Tensor):
         return output[0]
     raise TypeError(
@@ -95,27 +101,31 @@ def output_tensor(output: Any) -> Tensor:
 
 @contextmanager
 def evaluation_mode(model: Callable[..., Any]) -> Iterator[None]:
-    """Switch every module to eval mode and each one back afterwards. Threads may share the model inside."""
-    if not isinstance(model, nn.Module):
-        yield
-        return
+    """Switch every module to eval mode and each one back afterwards. Threads may share modules inside."""
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
     with _lock:
-        training, inside = _evaluated.get(model, ([], 0))
-        if not inside:
-            training = [module for module in model.modules() if module.training]
-        _evaluated[model] = (training, inside + 1)
-        for module in training:
+        switched = [module for module in modules if module.training or module in _evaluated]
+        for module in switched:
+            _evaluated[module] = _evaluated.get(module, 0) + 1
             module.training = False
     try:
         yield
     finally:
         with _lock:
-            training, inside = _evaluated.pop(model)
-            if inside > 1:
-                _evaluated[model] = (training, inside - 1)
-            else:
-                for module in training:
+            for module in switched:
+                _evaluated[module] -= 1
+                if not _evaluated[module]:
+                    del _evaluated[module]
                     module.training = True
+
+
+def check_evaluated(root: nn.Module | None) -> None:
+    """Raise ``ValueError`` if the module that a function called is in training mode, where dropout is on."""
+    if root is not None and any(module.training for module in root.modules()):
+        raise ValueError(
+            f"the function calls a {type(root).__name__} in training mode: call .eval() on it first, or give the "
+            "module itself, which is then explained in eval mode"
+        )
 
 
 def same_random_state(example: Tensor) -> AbstractContextManager[None]:
@@ -124,4 +134,4 @@ def same_random_state(example: Tensor) -> AbstractContextManager[None]:
 
 
 _lock = threading.Lock()
-_evaluated: WeakKeyDictionary[nn.Module, tuple[list[nn.Module], int]] = WeakKeyDictionary()
+_evaluated: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()  # how often each module is inside

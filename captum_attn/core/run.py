@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_attn.core.capture import AttentionCall, AttentionCapture
+from captum_attn.core.capture import AttentionCall, AttentionCapture, FusedCall
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.models import (
     check_differentiable,
+    check_evaluated,
     check_observable,
     config_of,
     evaluation_mode,
@@ -20,7 +21,7 @@ from captum_attn.core.models import (
     same_random_state,
     unwrapped,
 )
-from captum_attn.core.observers import InfluenceObserver, Per, Variant
+from captum_attn.core.observers import InfluenceObserver, Per, RowWeights, Variant
 
 
 class ObservedForward:
@@ -31,10 +32,12 @@ class ObservedForward:
         calls: the attention calls in which the input's tokens attend to each other, one for each layer.
         layers, heads, length: their number L, the number of heads H in each, and the number of tokens N.
         causal: whether no token can attend to a later one.
+        model: the module that was called.
     """
 
     def __init__(self, output: Tensor, capture: AttentionCapture, inputs: ModelInputs) -> None:
         self.output = output
+        self.model = capture.root
         self._capture = capture
         self.calls = token_attention(capture.calls, inputs)
         self._shape = self.calls[0].shape[:3]
@@ -48,7 +51,7 @@ class ObservedForward:
         variant: Variant,
         layers: Sequence[int] | None = None,
         heads: Sequence[int] | None = None,
-        row_weights: Tensor | None = None,
+        row_weights: RowWeights | None = None,
         per: Per | None = None,
         retain_graph: bool = False,
     ) -> Tensor:
@@ -59,7 +62,8 @@ class ObservedForward:
                 pass of their sum serves them all. None for the ``attention`` variant.
             variant: ``rectified`` A ⊙ ReLU(G), ``signed`` A ⊙ G, or ``attention`` A.
             layers, heads: what counts; negative indices count from the end. None for all.
-            row_weights: (B, N); gives Σ_q weight_q M_qi in O(N) memory instead of M.
+            row_weights: (B, N); gives Σ_q weight_q M_qi in O(N) memory instead of M. Or a function that returns them,
+                such as :meth:`readout_rows`; it is called when the backward pass has left the last layer.
             per: ``layer`` or ``head`` keeps them apart.
             retain_graph: whether another output will be explained from the same forward pass.
 
@@ -69,6 +73,7 @@ class ObservedForward:
         Raises:
             IndexError: a layer or head that the model does not have.
             RuntimeError: ``selected`` does not depend on the attention.
+            ValueError: an unknown variant or ``per``.
         """
         kept_layers = resolve_indices("layers", layers, self.layers)
         kept_heads = resolve_indices("heads", heads, self.heads)
@@ -82,6 +87,20 @@ class ObservedForward:
             self._capture.backward(selected.sum(), observer, indices, retain_graph)
         return observer.influence
 
+    def readout_rows(self) -> Tensor:
+        """Weights (B, N) of the tokens that the output explained last was read from, each row with the sum 1.
+
+        They are those whose attention in the last layer a gradient reaches: the class token, the last token, all
+        tokens where they are pooled, the token of the target.
+
+        Raises:
+            RuntimeError: nothing was explained yet.
+        """
+        reached = self.calls[-1].reached
+        if reached is None:
+            raise RuntimeError("the readout is known after a backward pass only")
+        return reached / reached.sum(-1, keepdim=True).clamp(min=1)
+
 
 @contextmanager
 def observed_forward(
@@ -92,13 +111,14 @@ def observed_forward(
     Works under ``torch.no_grad()`` and ``torch.inference_mode()``. The model is left as it was.
 
     Args:
-        model: a module, or a function of the inputs that calls one.
+        model: a module, or a function of the inputs that calls one (in eval mode).
         inputs: one batch.
         gradients: whether gradients will be asked for; False is for attention alone.
 
     Raises:
         TypeError: an output in which there are no scores.
-        ValueError: attention that cannot be observed, or does not relate the input's tokens to each other.
+        ValueError: attention that cannot be observed, or does not relate the input's tokens to each other; a function
+            whose module is in training mode.
         RuntimeError: weights that were made under ``torch.inference_mode()``.
 
     Example:
@@ -113,6 +133,7 @@ def observed_forward(
     with evaluation_mode(model), torch.inference_mode(False), torch.set_grad_enabled(gradients):
         with same_random_state(inputs.features), AttentionCapture(model, gradients) as capture:
             output = output_tensor(inputs.call(model))
+        check_evaluated(capture.root)
         yield ObservedForward(output, capture, inputs)
 
 
@@ -130,14 +151,17 @@ def token_attention(calls: Sequence[AttentionCall], inputs: ModelInputs) -> list
         )
     kept = [call for call in calls if call.stack == "encoder"] or [call for call in calls if call.stack == "decoder"]
     kept = kept or list(calls)
-    _, heads, queries, _ = kept[0].shape
-    length = queries if inputs.modality == "pixels" else inputs.features.shape[1]
+    square = [call for call in kept if call.shape[2] == call.shape[3]]
+    length = inputs.features.shape[1] if inputs.modality != "pixels" else (square or kept)[0].shape[2]
+    # A softmax of another shape is something else: a router, features.
+    kept = [call for call in kept if isinstance(call, FusedCall) or call.shape[2:] == (length, length)] or kept
+    heads = kept[0].shape[1]
     for call in kept:
         if call.shape != (len(inputs), heads, length, length):
             raise ValueError(
                 f"attention {call.module!r} has shape {call.shape} (batch, heads, queries, keys), expected "
                 f"{(len(inputs), heads, length, length)}: without one token-by-token matrix in every layer (windowed, "
-                "pooled or cross attention, prefix keys) tokens cannot be explained"
+                "pooled or cross attention, prefix keys, inputs that are not batch-first) tokens cannot be explained"
             )
     return kept
 

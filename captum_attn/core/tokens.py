@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
-from typing import Any, Literal
+from collections.abc import Collection, Iterable
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +30,8 @@ def real_tokens(inputs: ModelInputs, length: int, config: Any | None) -> Tensor:
         mask = inputs.keywords.get(name)
         if isinstance(mask, Tensor) and mask.dim() == 2:
             return mask.bool() if marks_real else ~mask.bool()
-    pad = getattr(config, "pad_token_id", None)
-    return features != pad if inputs.modality == "ids" and pad is not None else real
+    pads = _config_ids(config, ("pad_token_id",))
+    return ~torch.isin(features, torch.tensor(sorted(pads), device=real.device)) if inputs.modality == "ids" else real
 
 
 def find_players(
@@ -62,8 +62,8 @@ def find_players(
     if inputs.modality == "pixels":
         return torch.arange(real.shape[1], 0, -1, device=real.device).expand_as(real) <= patches
     starts, ends = _config_ids(config, _START_IDS), _config_ids(config, _END_IDS)
-    if inputs.modality == "ids" and (special_ids or starts or ends):
-        special = torch.tensor(sorted(special_ids or starts | ends), device=real.device)
+    if inputs.modality == "ids" and (special_ids is not None or starts or ends):
+        special = torch.tensor(sorted(starts | ends if special_ids is None else special_ids), device=real.device)
         return ~torch.isin(inputs.features, special) & real
     if causal or config is None:
         return real
@@ -92,25 +92,27 @@ def readout_weights(
 ) -> Tensor:
     """Weights (B, N) of the tokens that the prediction is read from, each row with the sum 1.
 
+    Where there is a gradient, :meth:`captum_attn.core.run.ObservedForward.readout_rows` knows better than ``"auto"``.
+
     Args:
         readout: an index (negative: from the end), ``"mean"`` for mean-pooled tokens (the players of an image, all
-            that is no padding of a text), or ``"auto"``: the token that the target names (``positions``), else the
-            mean where the configuration says so (BEiT, ModernBERT) or a decoder reads all of the encoder's tokens
-            (T5, BART), else the last token that is no padding in a causal decoder, else the first.
+            that is no padding of a text), or ``"auto"``: the mean where the configuration says so (BEiT, ModernBERT) or
+            a decoder reads the encoder's tokens (T5, BART); else the token that the target names (``positions``), the
+            last token that is no padding in a causal decoder, and the first one in an encoder.
         real, players: bool (B, N).
         positions: int64 (B,), the token whose output is explained; None where the output is one per example.
 
     Raises:
         ValueError: an index out of range.
     """
-    if readout == "auto" and positions is None:
+    batch, length = real.shape
+    if readout == "auto":
         pooled = getattr(config, "use_mean_pooling", False) or getattr(config, "classifier_pooling", "") == "mean"
-        if pooled or getattr(config, "is_encoder_decoder", False):
+        if getattr(config, "is_encoder_decoder", False) or (pooled and positions is None):
             readout = "mean"
     if readout == "mean":
         pooled_tokens = (players if inputs.modality == "pixels" else real).double()
         return pooled_tokens / pooled_tokens.sum(-1, keepdim=True)
-    batch, length = real.shape
     if readout != "auto":
         if not -length <= readout < length:
             raise ValueError(f"readout={readout} is out of range for {length} tokens: expected {-length}..{length - 1}")
@@ -121,24 +123,37 @@ def readout_weights(
     return torch.zeros(real.shape, dtype=torch.double, device=real.device).scatter(1, positions[:, None], 1.0)
 
 
-def patch_grid(model: Callable[..., Any], pixels: Tensor) -> tuple[int, int]:
-    """Rows and columns of the patches into which the model cuts ``pixels`` (B, C, h, w).
+class PatchGrid(NamedTuple):
+    """How an image is cut into patches: rows and columns of them, and the height and width of one in pixels."""
+
+    rows: int
+    columns: int
+    height: int
+    width: int
+
+
+def patch_grid(model: nn.Module | None, pixels: Tensor, length: int) -> PatchGrid:
+    """How the model cuts ``pixels`` (B, C, h, w) into patches, which must be among its ``length`` tokens.
 
     Raises:
-        ValueError: no patch embedding in the model, by which the size of a patch would be known.
+        ValueError: no patch embedding in the model (a convolution whose kernel size is its stride), or none of so few
+            patches.
     """
-    modules: Iterable[nn.Module] = model.modules() if isinstance(model, nn.Module) else ()
-    for module in modules:
+    for module in model.modules() if model is not None else ():
         if isinstance(module, nn.Conv2d) and module.kernel_size == module.stride:
-            return pixels.shape[2] // module.stride[0], pixels.shape[3] // module.stride[1]
+            height, width = module.stride
+            grid = PatchGrid(pixels.shape[2] // height, pixels.shape[3] // width, height, width)
+            if 0 < grid.rows * grid.columns <= length:
+                return grid
     raise ValueError(
-        f"no patch embedding (a Conv2d whose kernel size is its stride) in {type(model).__name__}, so tokens "
-        "cannot be mapped to pixels: expected a vision transformer that cuts its image into patches"
+        f"no patch embedding (a Conv2d whose kernel size is its stride) in {type(model).__name__} that makes at most "
+        f"{length} patches of {tuple(pixels.shape[2:])} pixels, so its {length} tokens cannot be mapped to pixels"
     )
 
 
 def _config_ids(config: Any | None, names: Iterable[str]) -> set[int]:
-    values = (getattr(config, name, None) for name in names)
+    text = config.get_text_config() if config is not None and hasattr(config, "get_text_config") else config
+    values = (getattr(text, name, None) for name in names)
     return {i for value in values for i in (value if isinstance(value, list) else [value]) if i is not None}
 
 

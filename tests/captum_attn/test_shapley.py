@@ -452,7 +452,7 @@ BAD_INPUTS = {
     "targets too small": (IndexError, "target -4 is out of range", (IDS,), {"target": [0, -4, 1]}),
     "too few targets": (ValueError, "2 targets for a batch of 3", (IDS,), {"target": [0, 1]}),
     "float target": (TypeError, "must hold integers", (IDS,), {"target": torch.tensor([0.5])}),
-    "text target": (TypeError, "got str", (IDS,), {"target": "positive"}),
+    "text target": (TypeError, "got 'positive'", (IDS,), {"target": "positive"}),
     "deep target": (ValueError, "expected a class", (IDS,), {"target": (0, 1)}),
     "short mask": (ValueError, r"attention_mask .* \(3, 9\), got \(3, 8\)", (SHORT,), {}),
     "short players": (ValueError, r"players .* \(3, 9\), got \(3, 8\)", (IDS,), {"players": MASK[:, :8].bool()}),
