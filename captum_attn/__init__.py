@@ -1,6 +1,29 @@
-"""Attention-gradient explanations of transformers as Captum attributions."""
+"""Attention-gradient explanations of transformers as Captum attributions.
 
-from captum_attn.shapley import ShapleyAttention, ShapleyGradAttention
-from captum_attn.token_attributions import TokenAttributions
+The public names are imported when first used, so that ``captum_attn.core`` can be had without captum.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from captum_attn.shapley import ShapleyAttention, ShapleyGradAttention
+    from captum_attn.token_attributions import TokenAttributions
 
 __all__ = ["ShapleyAttention", "ShapleyGradAttention", "TokenAttributions"]
+
+_HOMES = {
+    "ShapleyAttention": "captum_attn.shapley",
+    "ShapleyGradAttention": "captum_attn.shapley",
+    "TokenAttributions": "captum_attn.token_attributions",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

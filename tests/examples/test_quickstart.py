@@ -61,9 +61,13 @@ def test_an_image_of_ones_own(tmp_path):
         (("--text", "fine", "--game", "chess"), "invalid choice: 'chess'"),
         (("--image", "missing.png"), "missing.png: there is no such file"),
         (("--text", " "), "--text is empty"),
+        (("--model", str(EXAMPLES / "models" / "bert-sst2"), "--image", "white.png"), "classifies text"),
+        (("--model", str(EXAMPLES / "models" / "vit-digits"), "--text", "fine"), "classifies images"),
+        (("--model", str(EXAMPLES / "models" / "vit-digits"), "--image", "white.png"), "no image processor"),
     ],
 )
 def test_mistakes_are_explained(tmp_path, arguments, message):
+    Image.new("RGB", (20, 20), "white").save(tmp_path / "white.png")
     done = quickstart(tmp_path, *arguments)
     assert done.returncode != 0
     assert message in done.stderr

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import copy
 import pickle
+import subprocess
+import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
+import peft
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,6 +19,7 @@ from models import PlainClassifier, left_untouched
 from torch import nn
 
 from captum_attn.core import AttentionCapture, mapping_inputs, observed_forward, tensor_inputs
+from captum_attn.core.models import evaluation_mode
 
 
 def influence(model, inputs, target=1, variant="rectified", **options):
@@ -90,25 +95,31 @@ def test_torch_transformer_encoder_equals_the_same_written_out(frozen, dtype):
     assert error <= (1e-5 if dtype == torch.float32 else 1e-10)
 
 
-def test_multi_head_attention_that_returns_its_weights_is_seen():
+@pytest.mark.parametrize("average", [False, True])
+def test_multi_head_attention_that_returns_its_weights_equals_the_same_written_out(average):
     class WithWeights(nn.Module):
         def __init__(self):
             super().__init__()
             self.attention = nn.MultiheadAttention(16, 4, batch_first=True)
 
-        def forward(self, embeddings):
-            mixed, weights = self.attention(embeddings, embeddings, embeddings, average_attn_weights=False)
-            seen.append(weights)
+        def forward(self, x):
+            mixed, weights = self.attention(x, x, x, average_attn_weights=average)
+            returned.append(weights)
             return mixed[:, 0, :3]
 
-    seen: list[torch.Tensor] = []
-    model = WithWeights().eval()
-    with observed_forward(model, tensor_inputs(model, torch.randn(2, 5, 16))) as run:
-        observed = run.influence(run.output[:, 1], variant="signed", per="head", retain_graph=True)
-        gradient = torch.autograd.grad(run.output[:, 1].sum(), run.calls[0].probe, allow_unused=True)
-    assert gradient == (None,)
-    assert observed.shape == (2, 1, 4, 5, 5)
-    assert seen[0].shape == (2, 4, 5, 5)
+    returned: list[torch.Tensor] = []
+    model, x = WithWeights().double().eval(), torch.randn(2, 5, 16, dtype=torch.double)
+    observed = influence(model, tensor_inputs(model, x), variant="signed", per="head")[:, 0]
+    packed = model.attention
+    query, key, value = (
+        part.unflatten(-1, (4, 4)).transpose(1, 2)
+        for part in F.linear(x, packed.in_proj_weight, packed.in_proj_bias).chunk(3, -1)
+    )
+    probabilities = (query @ key.mT / 2).softmax(-1)
+    score = packed.out_proj((probabilities @ value).transpose(1, 2).flatten(-2))[:, 0, 1].sum()
+    (gradient,) = torch.autograd.grad(score, probabilities)
+    torch.testing.assert_close(observed, probabilities * gradient, rtol=1e-10, atol=1e-14)
+    torch.testing.assert_close(returned[0], probabilities.mean(1) if average else probabilities)
 
 
 def test_position_bias_that_depends_on_the_input_passes_its_gradient_on():
@@ -180,26 +191,32 @@ def test_existing_gradients_stay():
         influence(model, inputs)
 
 
-@pytest.mark.parametrize("mode", ["eval", "train", "shared"])
-def test_two_threads_may_explain_one_model(mode):
+@pytest.mark.parametrize("training", [False, True])
+def test_threads_may_explain_one_model_at_once(training):
     model, inputs = bert()
-    model.train(mode != "eval")
+    model.train(training)
     expected = [influence(model, inputs, target) for target in range(3)]
-    barrier, found = threading.Barrier(3), {}
+    barrier = threading.Barrier(3)
 
     def work(target):
         barrier.wait()
-        for _ in range(5):
-            found[target] = influence(model, inputs, target)
+        return [influence(model, inputs, target) for _ in range(5)]
 
-    threads = [threading.Thread(target=work, args=(target,)) for target in range(3)]
-    with left_untouched(model):
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+    with left_untouched(model), ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(work, range(3)))
     for target in range(3):
-        torch.testing.assert_close(found[target], expected[target], rtol=0, atol=1e-7)
+        for each in found[target]:
+            torch.testing.assert_close(each, expected[target], rtol=0, atol=1e-7)
+
+
+def test_a_part_stays_in_eval_mode_while_the_whole_is_explained():
+    model, _ = bert()
+    model.train()
+    with evaluation_mode(model):
+        with evaluation_mode(model.bert):
+            assert not model.bert.training
+        assert not any(module.training for module in model.modules())
+    assert all(module.training for module in model.modules())
 
 
 def test_dropout_is_off_while_explaining():
@@ -292,7 +309,6 @@ def test_several_outputs_from_one_forward_pass():
 
 
 def test_lora_equals_the_merged_model():
-    peft = pytest.importorskip("peft")
     model, _ = bert()
     adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["query", "value"], init_lora_weights=False))
     adapted.eval()
@@ -391,3 +407,85 @@ def test_layers_and_heads_out_of_range(options):
     model, inputs = bert()
     with left_untouched(model), pytest.raises(IndexError, match="out of range: the model has"):
         influence(model, inputs, **options)
+
+
+@pytest.mark.parametrize("options", [{"per": "layers"}, {"variant": "rectifed"}])
+def test_misspelt_options_are_refused(options):
+    model, inputs = bert()
+    with pytest.raises(ValueError, match=r"must be .*'rectifed'|must be .*'layers'"):
+        influence(model, inputs, **options)
+
+
+class Hand(nn.Module):
+    """Attention on (B, N, D), with something else beside it; reads the first token."""
+
+    def __init__(self, beside):
+        super().__init__()
+        self.beside = beside
+
+    def forward(self, x):
+        return (x + self.beside(self, x))[:, 0, :3]
+
+
+def single_head(module, x):
+    return F.scaled_dot_product_attention(x, x, x)
+
+
+def with_keywords(module, x):
+    return torch.softmax(input=x[:, None] @ x[:, None].mT / 4, dim=-1).squeeze(1) @ x
+
+
+def beside_a_router(module, x):
+    return single_head(module, x) * x.unflatten(-1, (2, 2, 4)).softmax(-1).flatten(-3)
+
+
+@pytest.mark.parametrize("beside", [single_head, with_keywords, beside_a_router])
+def test_hand_written_attention_is_told_from_other_softmaxes(beside):
+    model, x = Hand(beside).double(), torch.randn(2, 5, 16, dtype=torch.double)
+    with observed_forward(model, tensor_inputs(model, x)) as run:
+        assert (run.layers, run.heads) == (1, 1)
+        observed = run.influence(run.output[:, 1], variant="signed")
+    probabilities = (x @ x.mT / 4).softmax(-1)
+    factor = x.unflatten(-1, (2, 2, 4)).softmax(-1).flatten(-3) if beside is beside_a_router else torch.ones_like(x)
+    gradient = factor[:, 0, 1, None] * x[:, :, 1]
+    torch.testing.assert_close(observed[:, 0], probabilities[:, 0] * gradient)
+
+
+def test_a_layer_without_a_graph_is_refused():
+    def half_frozen(module, x):
+        with torch.no_grad():
+            x = single_head(module, x)
+        return single_head(module, x)
+
+    model = Hand(half_frozen)
+    inputs = tensor_inputs(model, torch.randn(2, 5, 16))
+    with pytest.raises(RuntimeError, match=r"ran under torch.no_grad\(\) inside the model"):
+        influence(model, inputs)
+    assert influence(model, inputs, layers=[1]).any()
+
+
+def test_a_bound_method_is_its_model_and_a_function_finds_it():
+    model, inputs = bert()
+    expected = influence(model, inputs)
+    model.train()
+    assert torch.equal(influence(model.forward, inputs), expected)
+    with pytest.raises(ValueError, match=r"BertForSequenceClassification in training mode: call \.eval\(\)"):
+        influence(lambda **keywords: model(**keywords).logits, inputs)
+    model.eval()
+    assert torch.equal(influence(lambda **keywords: model(**keywords).logits, inputs), expected)
+
+
+def test_a_function_of_an_encoder_decoder_is_explained_through_its_encoder():
+    model = FAMILIES["bart"].build()
+    inputs = mapping_inputs(model, text_batch())
+    assert torch.equal(influence(lambda **keywords: model(**keywords).logits, inputs), influence(model, inputs))
+
+
+def test_the_core_can_be_imported_without_its_hosts():
+    program = (
+        "import sys\nfor host in ('captum', 'shap', 'lightning', 'transformers'): sys.modules[host] = None\n"
+        "import captum_attn.core, torch\n"
+        "print(captum_attn.core.shapley_values(torch.ones(1, 2, 2), torch.ones(1, 2).bool(), 'cls').tolist())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[[1.0, 1.0]]"
