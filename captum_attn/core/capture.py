@@ -91,7 +91,11 @@ class AttentionCapture(TorchFunctionMode):
             call.observer = observer if call.layer in layers else None
             call.lowest = call.layer == min(layers)
         probes = [self.calls[layer].probe for layer in layers]
-        torch.autograd.grad(scalar, probes, allow_unused=True, retain_graph=retain_graph)
+        try:
+            torch.autograd.grad(scalar, probes, allow_unused=True, retain_graph=retain_graph)
+        finally:
+            for call in self.calls:  # an observer may know the run, and the run knows the calls
+                call.observer = None
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

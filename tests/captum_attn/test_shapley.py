@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
+import weakref
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 import transformers as hf
@@ -131,11 +134,27 @@ def test_images_get_pixel_shape_and_keep_their_sums(name):
     assert torch.equal(pixels, attribution.attribute(inputs))
 
 
-def test_pixels_that_no_patch_covers_get_zero():
-    model = FAMILIES["dinov2"].build()
-    pixels = ShapleyGradAttention(model).attribute(torch.rand(1, 3, 14, 13))
-    assert pixels[..., 12:, :].abs().sum() == pixels[..., 12:].abs().sum() == 0
-    assert pixels.abs().sum() > 0
+@pytest.mark.parametrize(("height", "width"), [(14, 13), (15, 15), (12, 15)])
+def test_pixels_that_no_patch_covers_get_zero(height, width):
+    attribution, images = ShapleyGradAttention(FAMILIES["dinov2"].build()), torch.rand(1, 3, height, width)
+    pixels, patches = attribution.attribute(images), attribution.attribute_tokens(images).patches
+    assert not pixels[..., 12:, :].any()
+    assert not pixels[..., 12:].any()
+    torch.testing.assert_close(pixels[..., :12, :12].unfold(2, 4, 4).unfold(3, 4, 4).sum((1, 4, 5)), patches)
+
+
+def test_a_pointwise_convolution_is_not_taken_for_the_patches():
+    class Recoloured(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.colours, self.vit = torch.nn.Conv2d(3, 3, 1), FAMILIES["vit"].build()
+
+        def forward(self, pixels):
+            return self.vit(self.colours(pixels)).logits
+
+    result = ShapleyGradAttention(Recoloured().eval()).attribute_tokens(image_batch()["pixel_values"])
+    assert result.patches.shape == (3, 3, 3)
+    assert not result.players[:, 0].any()
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -181,6 +200,23 @@ def test_players_without_a_tokenizer_leave_out_special_tokens_and_padding(name, 
     model, inputs = family.build(), text_batch(padding)
     model.config.bos_token_id, model.config.eos_token_id = (None, None) if name == "bert" else (CLS, SEP)
     assert torch.equal(played(ShapleyGradAttention(model), inputs), words(inputs["input_ids"]))
+
+
+def test_a_tokenizer_without_special_tokens_lets_all_tokens_play():
+    tokenizer = Tokenizer()
+    tokenizer.special_tokens_map, tokenizer.all_special_ids = {}, []
+    ids = torch.tensor([[5, 6, 7, 8]])
+    assert played(ShapleyGradAttention(bert(), tokenizer=tokenizer), {"input_ids": ids}).all()
+
+
+def test_special_ids_of_a_composite_configuration():
+    class Composite(hf.BertConfig):
+        def get_text_config(self, **_):
+            return hf.LlamaConfig(bos_token_id=CLS, eos_token_id=[SEP, 4], pad_token_id=PAD)
+
+    model, ids = bert(), torch.tensor([[CLS, 10, 4, 11, SEP, PAD]])
+    model.config.__class__ = Composite
+    assert played(ShapleyGradAttention(model), ids).tolist() == [[False, True, False, True, False, False]]
 
 
 def test_separators_inside_a_pair_do_not_play():
@@ -234,16 +270,66 @@ def test_the_readout_may_be_chosen():
     assert readout_of(ShapleyGradAttention(bert(), readout=-6), text_batch()) == [3, 3, 3]
 
 
-@pytest.mark.parametrize("name", ["beit", "t5", "bart"])
-def test_mean_pooled_heads_are_read_as_the_mean(name):
+LAST = {"right": [8, 5, 3], "left": [8, 8, 8]}
+READ = {  # what each model's head reads, by its code in transformers
+    **dict.fromkeys(["bert", "roberta", "distilbert", "electra", "albert", "modernbert", "deberta_v2"], "column 0"),
+    **dict.fromkeys(["gpt2", "llama", "qwen2", "gemma2"], "last token"),
+    **dict.fromkeys(["t5", "bart"], "all tokens"),
+    **dict.fromkeys(["vit", "deit"], "column 0"),
+    **dict.fromkeys(["dinov2", "dinov2_registers"], "class token and patches"),
+    "beit": "patches",
+}
+
+
+def rows_read(name, inputs, padding):
+    """bool (B, N): the tokens that the family's head reads."""
+    vision = FAMILIES[name].vision
+    length = {"deit": 11, "dinov2_registers": 12}.get(name, 10) if vision else 9
+    order = torch.arange(length).expand(3, -1)
+    if READ[name] == "last token":
+        return order == torch.tensor(LAST[padding])[:, None]
+    if READ[name] == "all tokens":
+        return inputs["attention_mask"].bool()
+    if READ[name] == "patches":
+        return order >= length - 9
+    return (order == 0) | (order >= length - 9) if "patches" in READ[name] else order == 0
+
+
+@pytest.mark.parametrize("padding", ["right", "left"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_readout_is_what_the_models_head_reads(name, padding):
+    family = FAMILIES[name]
+    model, inputs = family.build(), batch(family, padding)
+    result = ShapleyGradAttention(model, sign="signed").attribute_tokens(inputs)
+    matrix = ShapleyGradAttention(model, sign="signed").influence(inputs)
+    rows = rows_read(name, inputs, padding)
+    expected = (matrix * rows[..., None]).sum(1) / rows.sum(-1, keepdim=True) * result.players
+    scale = expected.abs().max()
+    torch.testing.assert_close(result.values / scale, expected / scale, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "readout"),
+    [("bert", [0, 0, 0]), ("llama", [8, 5, 3]), ("vit", [0, 0, 0])],
+)
+def test_the_readout_of_attention_alone_goes_by_the_kind_of_model(name, readout):
+    family = FAMILIES[name]
+    assert readout_of(ShapleyAttention(family.build()), batch(family)) == readout
+
+
+@pytest.mark.parametrize("name", ["beit", "t5"])
+def test_the_readout_of_attention_alone_is_the_mean_where_the_configuration_says_so(name):
     family = FAMILIES[name]
     model, inputs = family.build(), batch(family)
-    actual = ShapleyGradAttention(model).attribute_tokens(inputs)
-    matrix = ShapleyGradAttention(model).influence(inputs)
-    rows = actual.players if family.vision else inputs["attention_mask"].bool()
-    mean = (matrix * rows[..., None]).sum(1) / rows.sum(-1, keepdim=True)
-    torch.testing.assert_close(actual.values, mean * actual.players)
-    assert torch.equal(ShapleyGradAttention(model, readout="mean").attribute_tokens(inputs).values, actual.values)
+    automatic = ShapleyAttention(model).attribute(inputs)
+    assert torch.equal(ShapleyAttention(model, readout="mean").attribute(inputs), automatic)
+
+
+def test_a_decoder_whose_padding_is_its_end_token_is_read_where_its_head_reads():
+    model = FAMILIES["llama"].build()
+    model.config.pad_token_id = model.config.eos_token_id = SEP
+    ids = torch.tensor([[5, 6, 7, SEP]])
+    assert ShapleyGradAttention(model).attribute({"input_ids": ids, "attention_mask": torch.ones(1, 4).long()}).any()
 
 
 @pytest.mark.parametrize("head", ["tokens", "question"])
@@ -300,7 +386,7 @@ def test_captums_forms_of_a_target():
     expected = torch.stack([each[c, i] for i, c in enumerate(classes)])
     for target in (classes, classes.tolist(), [(2,), (0,), (1,)], [-1, -3, -2]):
         torch.testing.assert_close(attribution.attribute(inputs, target=target), expected)
-    for target in (1, torch.tensor(1), torch.tensor([1]), (1,), -2):
+    for target in (1, torch.tensor(1), torch.tensor([1]), (1,), -2, np.int64(1), [np.int64(1)] * 3):
         torch.testing.assert_close(attribution.attribute(inputs, target=target), each[1])
 
 
@@ -311,6 +397,31 @@ def test_no_target_is_the_predicted_class():
     result = attribution.attribute_tokens(inputs)
     assert result.targets.flatten().tolist() == predicted.tolist()
     assert torch.equal(result.values, attribution.attribute(inputs, target=predicted))
+
+
+def test_labels_in_a_mapping_do_not_turn_the_output_into_a_loss():
+    model, inputs = bert(), text_batch()
+    expected = ShapleyGradAttention(model).attribute(inputs)
+    model.config.return_dict = False
+    assert torch.equal(ShapleyGradAttention(model).attribute({**inputs, "labels": torch.zeros(3).long()}), expected)
+
+
+def test_attention_alone_needs_no_head():
+    model, inputs = bert(), text_batch()
+    expected = ShapleyAttention(model, game="mutual").attribute(inputs)
+    result = ShapleyAttention(model.bert, game="mutual").attribute_tokens(inputs)
+    torch.testing.assert_close(result.values, expected)
+    assert result.scores.numel() == 0
+
+
+def test_question_answering_of_an_encoder_decoder_reads_all_of_the_encoder():
+    torch.manual_seed(0)
+    model = hf.BartForQuestionAnswering(FAMILIES["bart"].config()).eval()
+    inputs = text_batch()
+    result = ShapleyGradAttention(model).attribute_tokens(inputs, target=(2, 0))
+    mean = ShapleyGradAttention(model, readout="mean").attribute_tokens(inputs, target=(2, 0))
+    torch.testing.assert_close(result.values, mean.values)
+    assert result.values.any()
 
 
 def test_a_plain_function_and_an_output_of_one_score():
@@ -423,6 +534,24 @@ def test_an_explainer_pickles():
     assert torch.equal(again.attribute(inputs), attribution.attribute(inputs))
 
 
+def test_a_part_is_freed_before_the_next_one_runs():
+    model, inputs = bert(), text_batch()
+    alive, runs = [], []
+
+    class Watched(ShapleyGradAttention):
+        def _exact(self, explained, per):
+            alive.append(sum(run() is not None for run in runs))
+            runs.append(weakref.ref(explained.run))
+            return super()._exact(explained, per)
+
+    gc.disable()  # the memory must not wait for the garbage collector
+    try:
+        Watched(model).attribute(inputs, internal_batch_size=1)
+    finally:
+        gc.enable()
+    assert alive == [0, 0, 0]
+
+
 def test_a_progress_bar_on_request(capsys):
     attribution = ShapleyGradAttention(bert())
     attribution.attribute(text_batch(), internal_batch_size=1, show_progress=True)
@@ -455,6 +584,9 @@ BAD_INPUTS = {
     "text target": (TypeError, "got 'positive'", (IDS,), {"target": "positive"}),
     "deep target": (ValueError, "expected a class", (IDS,), {"target": (0, 1)}),
     "short mask": (ValueError, r"attention_mask .* \(3, 9\), got \(3, 8\)", (SHORT,), {}),
+    "soft players": (TypeError, "bool or integer tensor .* got torch.float32", (IDS,), {"players": torch.rand(3, 9)}),
+    "listed players": (TypeError, "bool or integer tensor .* got list", (IDS,), {"players": [[1] * 9] * 3}),
+    "nameless arguments": (ValueError, "4 additional .* but 3 names", (IDS,), {"additional_forward_args": (MASK,) * 4}),
     "short players": (ValueError, r"players .* \(3, 9\), got \(3, 8\)", (IDS,), {"players": MASK[:, :8].bool()}),
     "no examples at a time": (ValueError, "at least 1, got 0", (IDS,), {"internal_batch_size": 0}),
 }  # fmt: skip

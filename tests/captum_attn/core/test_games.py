@@ -460,3 +460,13 @@ def test_row_weights_of_the_wrong_shape_are_named_with_the_right_one(game, argum
 def test_coalition_values_name_wrong_inputs(arguments, error, message):
     with pytest.raises(error, match=message):
         coalition_values(*arguments)
+
+
+@pytest.mark.parametrize("game", ["mutual", "max_mutual"])
+def test_what_does_not_play_may_be_anything(game):
+    influence, players = M.clone(), ALL.clone()
+    players[:, 1] = False
+    expected = shapley_values(influence, players, game), shapley_interactions(influence, players, game)
+    influence[:, 1] = influence[:, :, 1] = float("nan")
+    assert torch.equal(shapley_values(influence, players, game), expected[0])
+    assert torch.equal(shapley_interactions(influence, players, game), expected[1])
