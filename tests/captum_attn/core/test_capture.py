@@ -269,15 +269,19 @@ def test_no_weight_takes_part_in_the_graph():
     assert leaves == {id(call.probe) for call in run.calls}
 
 
-def test_explaining_inside_autocast_and_with_half_precision_weights():
-    model, inputs = bert()
-    expected = influence(model, inputs)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_bfloat16_by_autocast_or_weights_stays_within_its_tolerance(name):
+    tolerance = 0.15 if name == "t5" else 0.03  # T5 does not scale its scores, and large ones round coarsely
+    family = FAMILIES[name]
+    model = family.build()
+    expected = influence(model, mapping_inputs(model, batch(family)))
     with torch.autocast("cpu", torch.bfloat16):
-        autocast = influence(model, inputs)
-    half = influence(copy.deepcopy(model).bfloat16(), inputs)
-    for actual in (autocast, half):
+        by_autocast = influence(model, mapping_inputs(model, batch(family)))
+    model.bfloat16()
+    by_weights = influence(model, mapping_inputs(model, batch(family, dtype=torch.bfloat16)))
+    for actual in (by_autocast, by_weights):
         assert actual.dtype == torch.float32
-        assert (actual - expected).norm() / expected.norm() < 0.05
+        assert (actual - expected).norm() / expected.norm() < tolerance
 
 
 @pytest.mark.parametrize("layers", [[0], [1, 2], [-1], [2, 0]])
