@@ -58,6 +58,7 @@ class Explanation:
 
     title: str
     facts: str
+    cost: str
     tokens: list[str]
     values: Tensor
     picture: Path
@@ -116,13 +117,13 @@ def explain_text(arguments: argparse.Namespace) -> Explanation:
     text = arguments.text or SENTENCE
     batch = tokenizer(text, return_tensors="pt", truncation=True)
     explainer = ShapleyGradAttention(model, game=arguments.game, sign=arguments.sign, tokenizer=tokenizer)
-    result, facts = explain(model, explainer, batch, arguments.target)
+    result, facts, cost = explain(model, explainer, batch, arguments.target)
     players = result.players[0]
     tokens = [tokenizer.decode([token]) for token in batch["input_ids"][0][players]]
     values = result.values[0][players]
     picture = arguments.out / "text.png"
     plot_tokens(tokens, values, facts).savefig(picture, dpi=150)
-    return Explanation(text, facts, tokens, values, picture)
+    return Explanation(text, facts, cost, tokens, values, picture)
 
 
 def explain_image(arguments: argparse.Namespace) -> Explanation:
@@ -137,10 +138,10 @@ def explain_image(arguments: argparse.Namespace) -> Explanation:
             raise SystemExit(f"{arguments.model} has no image processor (preprocessor_config.json)") from error
         batch, title = processor(Image.open(arguments.image).convert("RGB"), return_tensors="pt"), arguments.image.name
     explainer = ShapleyGradAttention(model, game=arguments.game, sign=arguments.sign)
-    result, facts = explain(model, explainer, batch, arguments.target)
+    result, facts, cost = explain(model, explainer, batch, arguments.target)
     picture = arguments.out / "image.png"
     plot_patches(batch["pixel_values"][0], result.patches[0], facts).savefig(picture, dpi=150)
-    return Explanation(title, facts, [], result.patches[0].flatten(), picture)
+    return Explanation(title, facts, cost, [], result.patches[0].flatten(), picture)
 
 
 def digit_image(path: Path | None) -> Tensor:
@@ -154,8 +155,8 @@ def digit_image(path: Path | None) -> Tensor:
 
 def explain(
     model: Any, explainer: ShapleyGradAttention, batch: Mapping[str, Tensor], target: str | None
-) -> tuple[TokenAttributions, str]:
-    """The attributions, and one line on what was explained and how long it took."""
+) -> tuple[TokenAttributions, str, str]:
+    """The attributions, what was explained, and how long it took."""
     model.eval()
     labels = model.config.id2label
     index = None if target is None else class_index(labels, target)
@@ -167,7 +168,8 @@ def explain(
     facts = f"predicted {labels[predicted]} ({probabilities[predicted]:.1%})"
     if explained != predicted:
         facts += f", explained {labels[explained]} ({probabilities[explained]:.1%})"
-    return result, f"{facts} · game {explainer.game} · {explanation:.0f} ms, a forward alone {forward:.0f} ms"
+    facts += f" · game {explainer.game}"
+    return result, facts, f"explained in {explanation:.0f} ms; a forward pass alone takes {forward:.0f} ms"
 
 
 def class_index(labels: Mapping[int, str], target: str) -> int:
@@ -193,7 +195,7 @@ def timed(call: Callable[[], Any]) -> tuple[Any, float]:
 def show(console: Console, explanation: Explanation) -> None:
     console.print()
     console.print(Text(explanation.title, style="bold"))
-    console.print(explanation.facts, style="dim", highlight=False)
+    console.print(f"{explanation.facts}\n{explanation.cost}", style="dim", highlight=False)
     if not explanation.tokens:
         return
     line, table = Text(), Table("token", "Shapley value", box=None)
@@ -209,8 +211,9 @@ def html_page(explanations: list[Explanation]) -> str:
     parts = []
     for explanation in explanations:
         coloured = tokens_html(explanation.tokens, explanation.values) if explanation.tokens else ""
+        note = escape(f"{explanation.facts} · {explanation.cost}")
         parts.append(
-            f"<h2>{escape(explanation.title)}</h2>\n<p class='note'>{escape(explanation.facts)}</p>\n"
+            f"<h2>{escape(explanation.title)}</h2>\n<p class='note'>{note}</p>\n"
             f"<p class='tokens'>{coloured}</p>\n<img src='{explanation.picture.name}' alt='attributions'>"
         )
     body = "\n".join(parts)
