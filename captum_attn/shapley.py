@@ -26,7 +26,7 @@ from captum_attn.core.games import (
 )
 from captum_attn.core.inputs import ModelInputs, mapping_inputs, tensor_inputs
 from captum_attn.core.models import config_of, unwrapped
-from captum_attn.core.observers import PER, Per, RowWeights, Variant
+from captum_attn.core.observers import Per, RowWeights, Variant
 from captum_attn.core.run import ObservedForward, observed_forward
 from captum_attn.core.tokens import (
     PatchGrid,
@@ -167,15 +167,9 @@ class AttentionShapley(Attribution):  # type: ignore[misc]
             >>> ShapleyGradAttention(model, tokenizer=tokenizer).attribute(batch).shape
             torch.Size([2, 6])
         """
-        result = self.attribute_tokens(
-            inputs,
-            target,
-            additional_forward_args,
-            internal_batch_size,
-            players=players,
-            show_progress=show_progress,
-        )
-        spread = result.spread_over(self._model_inputs(inputs, additional_forward_args).features)
+        batch = self._model_inputs(inputs, additional_forward_args, players)
+        result = self._attribute_tokens(batch, target, internal_batch_size, None, show_progress)
+        spread = result.spread_over(batch.features)
         return (spread,) if isinstance(inputs, tuple) else spread
 
     def attribute_tokens(
@@ -208,27 +202,10 @@ class AttentionShapley(Attribution):  # type: ignore[misc]
             >>> result.values.shape, result.targets.tolist()
             (torch.Size([2, 6]), [[1], [0]])
         """
-        if per is not None and per not in PER:
-            raise ValueError(f"per must be None, {' or '.join(map(repr, PER))}, got {per!r}")
         if per is not None and self.estimator is not None:
             raise ValueError(f"per={per!r} needs an exact game, not a sampled one: leave out the estimator")
-
-        def solve(explained: _Explained) -> TokenAttributions:
-            sampler = self.estimator
-            values, errors = self._sampled(explained, sampler) if sampler else (self._exact(explained, per), None)
-            selection = explained.selection
-            return TokenAttributions(
-                values,
-                explained.players,
-                selection.targets,
-                selection.scores.detach(),
-                explained.run.output.detach(),
-                explained.grid,
-                errors,
-            )
-
-        arguments = (inputs, target, additional_forward_args, internal_batch_size, players, show_progress)
-        return concatenated(self._in_parts(solve, *arguments))
+        batch = self._model_inputs(inputs, additional_forward_args, players)
+        return self._attribute_tokens(batch, target, internal_batch_size, per, show_progress)
 
     def interactions(
         self,
@@ -261,8 +238,8 @@ class AttentionShapley(Attribution):  # type: ignore[misc]
         def solve(explained: _Explained) -> Tensor:
             return shapley_interactions(self._influence(explained), explained.players, game)
 
-        arguments = (inputs, target, additional_forward_args, internal_batch_size, players, show_progress)
-        return torch.cat(self._in_parts(solve, *arguments))
+        batch = self._model_inputs(inputs, additional_forward_args, players)
+        return torch.cat(self._in_parts(solve, batch, target, internal_batch_size, show_progress))
 
     def influence(
         self,
@@ -290,23 +267,40 @@ class AttentionShapley(Attribution):  # type: ignore[misc]
             >>> ShapleyGradAttention(model).influence(batch, per="head").shape
             torch.Size([2, 4, 4, 6, 6])
         """
-        arguments = (inputs, target, additional_forward_args, internal_batch_size, None, show_progress)
-        return torch.cat(self._in_parts(lambda explained: self._influence(explained, per=per), *arguments))
+
+        def solve(explained: _Explained) -> Tensor:
+            return self._influence(explained, per=per)
+
+        batch = self._model_inputs(inputs, additional_forward_args)
+        return torch.cat(self._in_parts(solve, batch, target, internal_batch_size, show_progress))
+
+    def _attribute_tokens(
+        self, batch: ModelInputs, target: Target, internal_batch_size: int | None, per: Per | None, show_progress: bool
+    ) -> TokenAttributions:
+        def solve(explained: _Explained) -> TokenAttributions:
+            sampler = self.estimator
+            values, errors = self._sampled(explained, sampler) if sampler else (self._exact(explained, per), None)
+            return TokenAttributions(
+                values,
+                explained.players,
+                explained.selection.targets,
+                explained.selection.scores.detach(),
+                explained.run.output.detach(),
+                explained.grid,
+                errors,
+            )
+
+        return concatenated(self._in_parts(solve, batch, target, internal_batch_size, show_progress))
 
     def _in_parts(
         self,
         solve: Callable[[_Explained], Result],
-        inputs: Inputs,
+        batch: ModelInputs,
         target: Target,
-        additional_forward_args: Any,
         internal_batch_size: int | None,
-        players: Tensor | None,
         show_progress: bool,
     ) -> list[Result]:
         """``solve`` each part of the batch."""
-        batch = self._model_inputs(inputs, additional_forward_args)
-        if players is not None:
-            batch = replace(batch, notes={**batch.notes, "players": players})
         targets = target_of_each(target, len(batch))
         size = len(batch) if internal_batch_size is None else internal_batch_size
         if size < 1:
@@ -323,8 +317,11 @@ class AttentionShapley(Attribution):  # type: ignore[misc]
         with self._explained(batch, targets) as explained:
             return solve(explained)
 
-    def _model_inputs(self, inputs: Inputs, additional_forward_args: Any) -> ModelInputs:
-        companions = _format_additional_forward_args(additional_forward_args) or ()
+    def _model_inputs(self, inputs: Inputs, additional_forward_args: Any, players: Tensor | None = None) -> ModelInputs:
+        batch = self._formatted(inputs, _format_additional_forward_args(additional_forward_args) or ())
+        return batch if players is None else replace(batch, notes={**batch.notes, "players": players})
+
+    def _formatted(self, inputs: Inputs, companions: tuple[Any, ...]) -> ModelInputs:
         if isinstance(inputs, Mapping):
             if companions:
                 raise ValueError("put additional_forward_args into the mapping of inputs, under their names")

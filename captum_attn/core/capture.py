@@ -101,7 +101,7 @@ class AttentionCapture(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func.__name__ in _ACCESSORS:
+        if getattr(func, "__name__", None) in _ACCESSORS:
             return func(*args, **kwargs)
         if any(map(_is_weight, args)):
             args = tuple(argument.detach() if _is_weight(argument) else argument for argument in args)

@@ -99,7 +99,8 @@ class ObservedForward:
         reached = self.calls[-1].reached
         if reached is None:
             raise RuntimeError("the readout is known after a backward pass only")
-        return reached / reached.sum(-1, keepdim=True).clamp(min=1)
+        rows = reached.to(self.calls[-1].like)
+        return rows / rows.sum(-1, keepdim=True).clamp(min=1)
 
 
 @contextmanager
