@@ -7,12 +7,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from captum_attn.shapley import ShapleyAttention, ShapleyGradAttention
+    from captum_attn.shapley import AttentionShapley, ShapleyAttention, ShapleyGradAttention
     from captum_attn.token_attributions import TokenAttributions
 
-__all__ = ["ShapleyAttention", "ShapleyGradAttention", "TokenAttributions"]
+__all__ = ["AttentionShapley", "ShapleyAttention", "ShapleyGradAttention", "TokenAttributions"]
 
 _HOMES = {
+    "AttentionShapley": "captum_attn.shapley",
     "ShapleyAttention": "captum_attn.shapley",
     "ShapleyGradAttention": "captum_attn.shapley",
     "TokenAttributions": "captum_attn.token_attributions",

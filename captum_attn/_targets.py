@@ -34,11 +34,15 @@ def target_of_each(target: Target, batch: int) -> list[tuple[int, ...]] | None:
     """
     if target is None:
         return None
-    each: Any = target
-    if isinstance(target, Tensor):
-        if target.is_floating_point() or target.dtype == torch.bool or target.dim() > 1:
-            raise TypeError(f"a target tensor must hold integers (B,), got {target.dtype} {tuple(target.shape)}")
-        each = target.item() if target.numel() == 1 else target.tolist()
+    each: Any = torch.as_tensor(target) if hasattr(target, "__array__") else target
+    if isinstance(each, Tensor):
+        if each.is_floating_point() or each.dtype == torch.bool or each.dim() > 2:
+            raise TypeError(
+                f"a target tensor must hold integers (B,), or (B, 2) for tokens and classes, got {each.dtype} of shape "
+                f"{tuple(each.shape)}"
+            )
+        each = list(map(tuple, each.tolist())) if each.dim() == 2 else each.flatten().tolist()
+        each = each[0] if len(each) == 1 else each
     if not isinstance(each, list):
         each = [each] * batch
     if len(each) != batch:
@@ -48,22 +52,27 @@ def target_of_each(target: Target, batch: int) -> list[tuple[int, ...]] | None:
         return [tuple(map(operator.index, row)) for row in rows]
     except TypeError:
         raise TypeError(
-            f"target must be an int, a tuple of ints, a list of these, an integer tensor or None, got {target!r}"
+            f"target must be an int, a tuple of ints, a list of these, an integer tensor or None, got {target!r}; the "
+            "number of a class with a name is model.config.label2id[name]"
         ) from None
 
 
-def select_target(output: Tensor, targets: list[tuple[int, ...]] | None, length: int) -> Selection:
+def select_target(output: Tensor, targets: list[tuple[int, ...]] | None, real: Tensor) -> Selection:
     """Select one score of each example.
 
     Args:
         output: (B,), (B, C) or (B, N, C).
-        targets: what :func:`target_of_each` returns; negative indices count from the end.
-        length: the number of tokens N.
+        targets: what :func:`target_of_each` returns; negative indices count from the end, those of tokens from the
+            last one that is no padding.
+        real: bool (B, N), the tokens that are no padding.
 
     Raises:
-        ValueError: targets that do not fit the output; a score that is not finite.
+        ValueError: targets that do not fit the output, or name padding; a score that is not finite.
         IndexError: a target out of range.
     """
+    per_token = output.dim() == 3 and output.shape[1] == real.shape[1]
+    if targets is not None and per_token:
+        targets = [(_token_index(row, tokens), *row[1:]) for row, tokens in zip(targets, real, strict=True)]
     indices = _predicted(output) if targets is None else _checked(output, targets)
     scores = output if output.dim() == 1 else _select_targets(output, [tuple(row) for row in indices.tolist()])
     if not scores.isfinite().all():
@@ -72,7 +81,6 @@ def select_target(output: Tensor, targets: list[tuple[int, ...]] | None, length:
             f"the model's output is not finite (NaN or infinite) for the examples {examples}, so there is nothing to "
             "explain. Check the inputs and the weights; half precision may have overflowed"
         )
-    per_token = output.dim() == 3 and output.shape[1] == length
     return Selection(scores, indices, indices[:, 0] if per_token else None)
 
 
@@ -89,6 +97,18 @@ def _predicted(output: Tensor) -> Tensor:
             "tuple (token, class) where there is one for each token, or a list with such a tuple for each example"
         )
     return output.detach().argmax(-1, keepdim=True) if output.dim() == 2 else output.new_zeros(len(output), 0).long()
+
+
+def _token_index(target: tuple[int, ...], real: Tensor) -> int:
+    """The token of a target (token, class), counted from the front."""
+    token, own = target[0], real.nonzero().flatten().tolist()
+    if token < 0:
+        if -token > len(own):
+            raise IndexError(f"target {target} is out of range: there are {len(own)} tokens that are no padding")
+        return int(own[token])
+    if token < len(real) and token not in own:
+        raise ValueError(f"target {target} names a token that is padding; the others are {own[0]}..{own[-1]}")
+    return token
 
 
 def _checked(output: Tensor, targets: list[tuple[int, ...]]) -> Tensor:

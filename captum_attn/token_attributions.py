@@ -11,7 +11,7 @@ from torch import Tensor
 from captum_attn.core.tokens import PatchGrid
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TokenAttributions:
     """Shapley values of the tokens of B inputs, N tokens each.
 
@@ -33,6 +33,10 @@ class TokenAttributions:
     output: Tensor
     grid: PatchGrid | None = None
     standard_error: Tensor | None = None
+
+    def __repr__(self) -> str:
+        shapes = {"values": self.values, "targets": self.targets, "output": self.output}
+        return f"TokenAttributions({', '.join(f'{name} {tuple(part.shape)}' for name, part in shapes.items())})"
 
     @property
     def patches(self) -> Tensor:

@@ -15,6 +15,8 @@ from captum_attn.token_attributions import TokenAttributions
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_MOST_BARS = 40
+
 RAISES = (214, 39, 62)
 """RGB of tokens that raise the explained output."""
 
@@ -41,13 +43,13 @@ def tokens_html(tokens: Sequence[str], values: Tensor) -> str:
         values: their attributions (N,).
 
     Raises:
-        ValueError: not one value for each token.
+        ValueError: not one finite value for each token.
 
     Example:
         >>> tokens_html(["<b>"], torch.tensor([1.0]))
         '<span class="token" style="background:#d6273e;color:#fff" title="+1.000000">&lt;b&gt;</span>'
     """
-    _check_lengths(tokens, values)
+    values = _checked(tokens, values)
     spans = []
     for token, value, colour in zip(tokens, values.tolist(), colours(values), strict=True):
         spans.append(
@@ -58,7 +60,7 @@ def tokens_html(tokens: Sequence[str], values: Tensor) -> str:
 
 
 def plot_tokens(tokens: Sequence[str], values: Tensor, title: str = "") -> Figure:
-    """A bar for each token, in reading order from top to bottom.
+    """A bar for each token, in reading order from top to bottom; of long texts, for the 40 strongest tokens.
 
     Args:
         tokens: N strings.
@@ -75,17 +77,22 @@ def plot_tokens(tokens: Sequence[str], values: Tensor, title: str = "") -> Figur
         >>> plot_tokens(["not", "good"], torch.tensor([-0.2, 0.1]), "positive").savefig("tokens.png")
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
-    _check_lengths(tokens, values)
-    figure = Figure(figsize=(6.4, 1.1 + 0.27 * len(tokens)), layout="constrained")
+    values = _checked(tokens, values)
+    shown = sorted(values.abs().topk(min(len(tokens), _MOST_BARS)).indices.tolist())
+    figure = Figure(figsize=(6.4, 1.1 + 0.27 * len(shown)), layout="constrained")
     axes = figure.add_subplot()
-    heights = values.detach().cpu().double().numpy()
-    bars = axes.barh(range(len(tokens)), heights, color=[_hex(RAISES if h >= 0 else LOWERS) for h in heights])
-    axes.bar_label(bars, fmt="%+.4f", padding=3, fontsize=8)
-    axes.set_yticks(range(len(tokens)), [_plain(token) for token in tokens])
-    axes.invert_yaxis()
+    heights = [float(values[index]) for index in shown]
+    bars = axes.barh(range(len(shown)), heights, color=[_hex(RAISES if h >= 0 else LOWERS) for h in heights])
+    axes.bar_label(bars, fmt="%+.2g", padding=3, fontsize=8)
+    axes.set_yticks(range(len(shown)), [_plain(tokens[index]) for index in shown])
+    axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.axvline(0, color="0.4", linewidth=0.8)
     axes.margins(x=0.15)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    if len(shown) < len(tokens):
+        axes.set_ylabel(f"the {len(shown)} strongest of {len(tokens)} tokens")
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel("Shapley value in the attention game")
     axes.set_title(_plain(title), fontsize=10, loc="left")
@@ -93,7 +100,7 @@ def plot_tokens(tokens: Sequence[str], values: Tensor, title: str = "") -> Figur
 
 
 def plot_patches(image: Tensor, patches: Tensor, title: str = "") -> Figure:
-    """An image beside the attributions of its patches, with a faint negative of it above them.
+    """An image beside the attributions of its patches; where patches are coarser than pixels, over a faint copy of it.
 
     Args:
         image: pixels (C, h, w), C = 1 or 3, of any range.
@@ -103,12 +110,20 @@ def plot_patches(image: Tensor, patches: Tensor, title: str = "") -> Figure:
     Returns:
         A matplotlib figure that belongs to no window.
 
+    Raises:
+        ValueError: no such shapes.
+
     Example:
         >>> plot_patches(torch.rand(3, 32, 32), torch.randn(4, 4)).savefig("patches.png")
     """
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
 
+    if image.dim() != 3 or image.shape[0] not in (1, 3) or patches.dim() != 2:
+        raise ValueError(
+            "expected one image (C, h, w) with C = 1 or 3 and its patches (rows, columns), got shapes "
+            f"{tuple(image.shape)} and {tuple(patches.shape)}; of a result, give result.patches[i]"
+        )
     pixels = image.detach().cpu().float()
     pixels = (pixels - pixels.min()) / (pixels.max() - pixels.min()).clamp(min=1e-12)
     values = patches.detach().cpu().double()
@@ -120,10 +135,10 @@ def plot_patches(image: Tensor, patches: Tensor, title: str = "") -> Figure:
     left.set_title("input", fontsize=10)
     diverging = LinearSegmentedColormap.from_list("lowers-raises", [_hex(LOWERS), "#ffffff", _hex(RAISES)])
     heat = right.imshow(values.numpy(), cmap=diverging, vmin=-limit, vmax=limit, extent=extent)
-    right.imshow(1 - pixels.mean(0).numpy(), cmap="gray", alpha=0.15, extent=extent)
+    if values.shape != pixels.shape[1:]:
+        right.imshow(pixels.mean(0).numpy(), cmap="gray", alpha=0.25, extent=extent)
     right.set_title("Shapley value of each patch", fontsize=10)
-    scale = figure.colorbar(heat, ax=right, shrink=0.85)
-    scale.ax.set_ylim(min(float(values.min()), 0.0), max(float(values.max()), 0.0) or limit)
+    figure.colorbar(heat, ax=right, shrink=0.85)
     for axes in (left, right):
         axes.set_xticks([])
         axes.set_yticks([])
@@ -160,8 +175,7 @@ def captum_record(
     """
     if result.output.dim() != 2 or result.output.shape[1] < 2:
         raise ValueError(f"a record needs scores of classes (B, C > 1), got an output {tuple(result.output.shape)}")
-    values = result.values[example]
-    _check_lengths(tokens, values)
+    values = _checked(tokens, result.values[example])
     probabilities = result.output[example].float().softmax(-1)
     predicted, explained = int(probabilities.argmax()), int(result.targets[example, 0])
 
@@ -200,6 +214,11 @@ def _plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def _check_lengths(tokens: Sequence[str], values: Tensor) -> None:
-    if values.shape != (len(tokens),):
-        raise ValueError(f"expected one value for each of the {len(tokens)} tokens, got shape {tuple(values.shape)}")
+def _checked(tokens: Sequence[str], values: Tensor | Sequence[float]) -> Tensor:
+    """The values as a tensor (N,) on the CPU; ``ValueError`` unless there is a finite one for each token."""
+    checked = torch.as_tensor(values).detach().cpu().double()
+    if checked.shape != (len(tokens),) or not checked.isfinite().all():
+        raise ValueError(
+            f"expected one finite value for each of the {len(tokens)} tokens, got shape {tuple(checked.shape)}"
+        )
+    return checked

@@ -49,7 +49,10 @@ h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin: 2.5rem 0 .3rem }
 .tokens { line-height: 2.3; font-size: 1.15rem } .token { padding: .2em .4em; border-radius: .3em; white-space: pre }
 .note { color: #666; font-size: .9rem; margin: .3rem 0 1rem } img { max-width: 100% }
 """
-LEGEND = "Red raises the score of the explained class, blue lowers it. Hover over a token for its value."
+LEGEND = (
+    "Exact Shapley values of an attention game: red speaks for the explained class, blue against it. Colours are "
+    "relative to the strongest token of each input; hover over a token for its value."
+)
 
 
 @dataclass(frozen=True)
@@ -84,12 +87,25 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--text", help="the sentence to explain")
     parser.add_argument("--image", type=Path, help="the image to explain")
     parser.add_argument("--target", help="name or number of the class to explain (default: the predicted one)")
-    parser.add_argument("--game", choices=GAMES, default="incoming", help="what a coalition of tokens is worth")
-    parser.add_argument("--sign", choices=("signed", "rectified"), default="signed", help="rectified: only what raises")
-    parser.add_argument("--out", type=Path, default=Path("out/quickstart"), help="folder for the page and the PNGs")
+    parser.add_argument(
+        "--game", choices=GAMES, default="incoming", help="what a coalition of tokens is worth (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--sign",
+        choices=("signed", "rectified"),
+        default="signed",
+        help="rectified: only what speaks for the class (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("out/quickstart"), help="where to write (default: %(default)s)"
+    )
     arguments = parser.parse_args()
     if arguments.image is not None and not arguments.image.is_file():
         parser.error(f"--image {arguments.image}: there is no such file")
+    if arguments.out.is_file():
+        parser.error(f"--out {arguments.out}: this is a file, not a folder")
+    if arguments.target is not None and arguments.model is arguments.text is arguments.image is None:
+        parser.error("--target is a class of one model: say which with --text, --image or --model")
     if arguments.text is not None and not arguments.text.strip():
         parser.error("--text is empty: there are no words to explain")
     return arguments
@@ -98,7 +114,13 @@ def parse_arguments() -> argparse.Namespace:
 def jobs(arguments: argparse.Namespace) -> Sequence[Callable[[argparse.Namespace], Explanation]]:
     """What there is to do: what the model, the text and the image ask for, else both."""
     if arguments.model is not None:
-        sees = AutoConfig.from_pretrained(arguments.model).model_type in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+        try:
+            config = AutoConfig.from_pretrained(arguments.model)
+        except (OSError, ValueError) as error:
+            raise SystemExit(f"--model {arguments.model}: {str(error).splitlines()[0]}") from error
+        if not any("Classification" in name for name in config.architectures or ()):
+            raise SystemExit(f"--model {arguments.model} is no text or image classifier, but {config.architectures}")
+        sees = config.model_type in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
         if sees and (arguments.image is None or arguments.text is not None):
             raise SystemExit(f"{arguments.model} classifies images: give one with --image, and no --text")
         if not sees and arguments.image is not None:
@@ -118,6 +140,9 @@ def explain_text(arguments: argparse.Namespace) -> Explanation:
     batch = tokenizer(text, return_tensors="pt", truncation=True)
     explainer = ShapleyGradAttention(model, game=arguments.game, sign=arguments.sign, tokenizer=tokenizer)
     result, facts, cost = explain(model, explainer, batch, arguments.target)
+    whole = len(tokenizer(text, verbose=False)["input_ids"])
+    if batch["input_ids"].shape[1] < whole:
+        facts += f" · the first {batch['input_ids'].shape[1]} of {whole} tokens"
     players = result.players[0]
     tokens = [tokenizer.decode([token]) for token in batch["input_ids"][0][players]]
     values = result.values[0][players]
@@ -202,7 +227,7 @@ def show(console: Console, explanation: Explanation) -> None:
     for token, value, colour in zip(explanation.tokens, explanation.values, colours(explanation.values), strict=True):
         style = f"black on rgb({colour[0]},{colour[1]},{colour[2]})"
         line.append(f" {token} ", style=style)
-        table.add_row(Text(token), Text(f"{value:+.5f}"))
+        table.add_row(Text(token), Text(f"{value:+.3g}"))
     console.print(line)
     console.print(table)
 

@@ -162,7 +162,9 @@ def main() -> None:
 
     student = random_student(tokenizer)
     distil(student, tokenizer, sentences, targets, arguments.epochs)
-    student.half().save_pretrained(arguments.out)
+    student.half().save_pretrained(arguments.out)  # half the size; it is loaded as float32 all the same
+    student.config.dtype = torch.float32
+    student.config.save_pretrained(arguments.out)
     tokenizer.save_pretrained(arguments.out)
 
     saved, saved_tokenizer = load_text_model(arguments.out)

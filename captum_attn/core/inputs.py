@@ -149,7 +149,10 @@ def check_features(features: Any) -> None:
         "expected integer token ids (B, T), floating-point embeddings (B, T, D) or floating-point pixels (B, C, h, w)"
     )
     if not isinstance(features, Tensor):
-        raise TypeError(f"{expected}, got {type(features).__name__}; pass return_tensors='pt' to the tokenizer")
+        raise TypeError(
+            f"{expected}, got {type(features).__name__}; tokenize text first, with return_tensors='pt', and make lists "
+            "and arrays tensors"
+        )
     given = f"{features.dtype} of shape {tuple(features.shape)}"
     if features.is_floating_point() and features.dim() == 2:
         raise TypeError(

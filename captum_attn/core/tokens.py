@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Iterable
 from typing import Any, Literal, NamedTuple
 
@@ -20,7 +21,7 @@ def real_tokens(inputs: ModelInputs, length: int, config: Any | None) -> Tensor:
     """bool (B, N): the tokens that are no padding.
 
     From ``attention_mask`` or PyTorch's ``src_key_padding_mask`` where the inputs hold one, else from the
-    configuration's padding id, else all.
+    configuration's padding id, else all. Padding without a mask is a mistake more often than not, and gets a warning.
     """
     features = inputs.features
     real = torch.ones(len(inputs), length, dtype=torch.bool, device=features.device)
@@ -30,8 +31,17 @@ def real_tokens(inputs: ModelInputs, length: int, config: Any | None) -> Tensor:
         mask = inputs.keywords.get(name)
         if isinstance(mask, Tensor) and mask.dim() == 2:
             return mask.bool() if marks_real else ~mask.bool()
+    if inputs.modality != "ids":
+        return real
     pads = _config_ids(config, ("pad_token_id",))
-    return ~torch.isin(features, torch.tensor(sorted(pads), device=real.device)) if inputs.modality == "ids" else real
+    real = ~torch.isin(features, torch.tensor(sorted(pads), device=real.device))
+    if not real.all() and not pads & _config_ids(config, (*_START_IDS, *_END_IDS)):
+        warnings.warn(
+            f"the input ids hold padding ({sorted(pads)}) but there is no attention_mask, so the model attends to the "
+            "padding and its output changes; pass the tokenizer's attention_mask",
+            stacklevel=2,
+        )
+    return real
 
 
 def find_players(

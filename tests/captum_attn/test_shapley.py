@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import pickle
+import warnings
 import weakref
 from functools import partial
 
@@ -20,6 +21,9 @@ from captum_attn import ShapleyAttention, ShapleyGradAttention
 from captum_attn.core import coalition_values, shapley_interactions, shapley_values
 from captum_attn.core.estimators import kernel_shapley, permutation_shapley
 from captum_attn.core.games import GAMES
+
+ReadoutGame = partial(ShapleyGradAttention, game="cls")
+ReadoutGameOfAttention = partial(ShapleyAttention, game="cls")
 
 
 def bert():
@@ -199,14 +203,14 @@ def test_players_without_a_tokenizer_leave_out_special_tokens_and_padding(name, 
     family = FAMILIES[name]
     model, inputs = family.build(), text_batch(padding)
     model.config.bos_token_id, model.config.eos_token_id = (None, None) if name == "bert" else (CLS, SEP)
-    assert torch.equal(played(ShapleyGradAttention(model), inputs), words(inputs["input_ids"]))
+    assert torch.equal(played(ReadoutGame(model), inputs), words(inputs["input_ids"]))
 
 
 def test_a_tokenizer_without_special_tokens_lets_all_tokens_play():
     tokenizer = Tokenizer()
     tokenizer.special_tokens_map, tokenizer.all_special_ids = {}, []
     ids = torch.tensor([[5, 6, 7, 8]])
-    assert played(ShapleyGradAttention(bert(), tokenizer=tokenizer), {"input_ids": ids}).all()
+    assert played(ReadoutGame(bert(), tokenizer=tokenizer), {"input_ids": ids}).all()
 
 
 def test_special_ids_of_a_composite_configuration():
@@ -216,34 +220,42 @@ def test_special_ids_of_a_composite_configuration():
 
     model, ids = bert(), torch.tensor([[CLS, 10, 4, 11, SEP, PAD]])
     model.config.__class__ = Composite
-    assert played(ShapleyGradAttention(model), ids).tolist() == [[False, True, False, True, False, False]]
+    assert played(ReadoutGame(model), ids).tolist() == [[False, True, False, True, False, False]]
 
 
 def test_separators_inside_a_pair_do_not_play():
     ids = torch.tensor([[CLS, 10, 11, SEP, 12, 13, SEP]])
-    assert played(ShapleyGradAttention(bert()), {"input_ids": ids}).tolist() == [
-        [False, True, True, False, True, True, False]
-    ]
+    assert played(ReadoutGame(bert()), {"input_ids": ids}).tolist() == [[False, True, True, False, True, True, False]]
 
 
 def test_the_tokenizer_decides_and_unknown_words_play():
     ids = torch.tensor([[CLS, 7, SEP, 9, SEP]])
     expected = [[False, True, False, True, False]]
-    assert played(ShapleyGradAttention(bert(), tokenizer=Tokenizer()), {"input_ids": ids}).tolist() == expected
+    assert played(ReadoutGame(bert(), tokenizer=Tokenizer()), {"input_ids": ids}).tolist() == expected
 
 
 def test_embeddings_of_an_encoder_leave_out_the_first_and_the_last_token():
     model, inputs = bert(), text_batch()
     embeddings = model.get_input_embeddings()(inputs["input_ids"])
-    attribution = ShapleyGradAttention(model)
+    attribution = ReadoutGame(model)
     given = {"inputs_embeds": embeddings, "attention_mask": inputs["attention_mask"]}
     assert torch.equal(played(attribution, given), words(inputs["input_ids"]))
+
+
+def test_padding_without_a_mask_is_warned_of():
+    model, inputs = bert(), text_batch()
+    with pytest.warns(UserWarning, match=r"hold padding \(\[1\]\) but there is no attention_mask"):
+        ReadoutGame(model).attribute(inputs["input_ids"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ReadoutGame(model).attribute(inputs)
+        ReadoutGame(model).attribute(inputs["input_ids"][:1])
 
 
 def test_padding_never_plays_whatever_the_caller_says():
     model, inputs = bert(), text_batch()
     everyone = torch.ones_like(inputs["input_ids"]).bool()
-    assert torch.equal(played(ShapleyGradAttention(model), inputs, players=everyone), inputs["attention_mask"].bool())
+    assert torch.equal(played(ReadoutGame(model), inputs, players=everyone), inputs["attention_mask"].bool())
 
 
 def readout_of(attribution, inputs, **options):
@@ -257,17 +269,17 @@ def readout_of(attribution, inputs, **options):
 
 
 def test_encoders_read_the_first_token():
-    assert readout_of(ShapleyGradAttention(bert()), text_batch()) == [0, 0, 0]
+    assert readout_of(ReadoutGame(bert()), text_batch()) == [0, 0, 0]
 
 
 @pytest.mark.parametrize(("padding", "last"), [("right", [8, 5, 3]), ("left", [8, 8, 8])])
 def test_decoders_read_the_last_token_that_is_no_padding(padding, last):
     model = FAMILIES["llama"].build()
-    assert readout_of(ShapleyGradAttention(model), text_batch(padding)) == last
+    assert readout_of(ReadoutGame(model), text_batch(padding)) == last
 
 
 def test_the_readout_may_be_chosen():
-    assert readout_of(ShapleyGradAttention(bert(), readout=-6), text_batch()) == [3, 3, 3]
+    assert readout_of(ReadoutGame(bert(), readout=-6), text_batch()) == [3, 3, 3]
 
 
 LAST = {"right": [8, 5, 3], "left": [8, 8, 8]}
@@ -300,8 +312,8 @@ def rows_read(name, inputs, padding):
 def test_the_readout_is_what_the_models_head_reads(name, padding):
     family = FAMILIES[name]
     model, inputs = family.build(), batch(family, padding)
-    result = ShapleyGradAttention(model, sign="signed").attribute_tokens(inputs)
-    matrix = ShapleyGradAttention(model, sign="signed").influence(inputs)
+    result = ReadoutGame(model, sign="signed").attribute_tokens(inputs)
+    matrix = ReadoutGame(model, sign="signed").influence(inputs)
     rows = rows_read(name, inputs, padding)
     expected = (matrix * rows[..., None]).sum(1) / rows.sum(-1, keepdim=True) * result.players
     scale = expected.abs().max()
@@ -314,22 +326,22 @@ def test_the_readout_is_what_the_models_head_reads(name, padding):
 )
 def test_the_readout_of_attention_alone_goes_by_the_kind_of_model(name, readout):
     family = FAMILIES[name]
-    assert readout_of(ShapleyAttention(family.build()), batch(family)) == readout
+    assert readout_of(ReadoutGameOfAttention(family.build()), batch(family)) == readout
 
 
 @pytest.mark.parametrize("name", ["beit", "t5"])
 def test_the_readout_of_attention_alone_is_the_mean_where_the_configuration_says_so(name):
     family = FAMILIES[name]
     model, inputs = family.build(), batch(family)
-    automatic = ShapleyAttention(model).attribute(inputs)
-    assert torch.equal(ShapleyAttention(model, readout="mean").attribute(inputs), automatic)
+    automatic = ReadoutGameOfAttention(model).attribute(inputs)
+    assert torch.equal(ReadoutGameOfAttention(model, readout="mean").attribute(inputs), automatic)
 
 
 def test_a_decoder_whose_padding_is_its_end_token_is_read_where_its_head_reads():
     model = FAMILIES["llama"].build()
     model.config.pad_token_id = model.config.eos_token_id = SEP
     ids = torch.tensor([[5, 6, 7, SEP]])
-    assert ShapleyGradAttention(model).attribute({"input_ids": ids, "attention_mask": torch.ones(1, 4).long()}).any()
+    assert ReadoutGame(model).attribute({"input_ids": ids, "attention_mask": torch.ones(1, 4).long()}).any()
 
 
 @pytest.mark.parametrize("head", ["tokens", "question"])
@@ -347,9 +359,9 @@ def test_token_classification_and_question_answering_read_the_token_of_the_targe
         )
     ).eval()
     inputs = text_batch()
-    attribution = ShapleyGradAttention(model)
+    attribution = ReadoutGame(model)
     assert readout_of(attribution, inputs, target=(2, 1)) == [2, 2, 2]
-    targets = [(1, 0), (2, 1), (-6, 1)]
+    targets = [(1, 0), (2, 1), (-1, 1)]
     assert readout_of(attribution, inputs, target=targets) == [1, 2, 3]
     result = attribution.attribute_tokens(inputs, target=targets)
     assert result.targets.tolist() == [[1, 0], [2, 1], [3, 1]]
@@ -371,9 +383,9 @@ def test_a_causal_language_model_explains_its_next_token():
         )
     ).eval()
     ids = torch.tensor([[1, 5, 6, 7]])
-    result = ShapleyGradAttention(model).attribute_tokens(ids, target=(-1, 9))
+    result = ReadoutGame(model).attribute_tokens(ids, target=(-1, 9))
     assert result.values.shape == (1, 4)
-    assert readout_of(ShapleyGradAttention(model), ids, target=(-1, 9)) == [3]
+    assert readout_of(ReadoutGame(model), ids, target=(-1, 9)) == [3]
 
 
 # --- targets ----------------------------------------------------------------------------------------------------------
@@ -384,10 +396,22 @@ def test_captums_forms_of_a_target():
     each = torch.stack([attribution.attribute(inputs, target=c) for c in range(3)])
     classes = torch.tensor([2, 0, 1])
     expected = torch.stack([each[c, i] for i, c in enumerate(classes)])
-    for target in (classes, classes.tolist(), [(2,), (0,), (1,)], [-1, -3, -2]):
+    for target in (classes, classes.tolist(), [(2,), (0,), (1,)], [-1, -3, -2], classes[:, None], classes.numpy()):
         torch.testing.assert_close(attribution.attribute(inputs, target=target), expected)
     for target in (1, torch.tensor(1), torch.tensor([1]), (1,), -2, np.int64(1), [np.int64(1)] * 3):
         torch.testing.assert_close(attribution.attribute(inputs, target=target), each[1])
+
+
+def test_tokens_are_counted_back_from_the_last_one_that_is_no_padding():
+    model, inputs = hf.BertForTokenClassification(FAMILIES["bert"].config()).eval(), text_batch()
+    attribution = ShapleyGradAttention(model)
+    result = attribution.attribute_tokens(inputs, target=(-1, 2))
+    assert result.targets.tolist() == [[8, 2], [5, 2], [3, 2]]
+    assert torch.equal(attribution.attribute(inputs, target=result.targets), result.values)
+    with pytest.raises(ValueError, match=r"target \(6, 2\) names a token that is padding; the others are 0..5"):
+        attribution.attribute(inputs, target=(6, 2))
+    with pytest.raises(IndexError, match=r"there are 4 tokens that are no padding"):
+        attribution.attribute(inputs, target=(-5, 2))
 
 
 def test_no_target_is_the_predicted_class():
@@ -418,8 +442,8 @@ def test_question_answering_of_an_encoder_decoder_reads_all_of_the_encoder():
     torch.manual_seed(0)
     model = hf.BartForQuestionAnswering(FAMILIES["bart"].config()).eval()
     inputs = text_batch()
-    result = ShapleyGradAttention(model).attribute_tokens(inputs, target=(2, 0))
-    mean = ShapleyGradAttention(model, readout="mean").attribute_tokens(inputs, target=(2, 0))
+    result = ReadoutGame(model).attribute_tokens(inputs, target=(2, 0))
+    mean = ReadoutGame(model, readout="mean").attribute_tokens(inputs, target=(2, 0))
     torch.testing.assert_close(result.values, mean.values)
     assert result.values.any()
 
@@ -527,6 +551,17 @@ def test_noisy_ids_are_refused_with_the_remedy(wrapper):
         wrapper(attribution, ids)
 
 
+def test_a_pipeline_is_refused_with_the_remedy():
+    class Pipeline:
+        tokenizer = None
+
+        def __call__(self):
+            """Of no use here."""
+
+    with pytest.raises(TypeError, match=r"of a pipeline, give pipeline\.model"):
+        ShapleyGradAttention(Pipeline())
+
+
 def test_an_explainer_pickles():
     model, inputs = bert(), text_batch()
     attribution = ShapleyGradAttention(model, game="mutual", layers=[-1], tokenizer=Tokenizer())
@@ -572,8 +607,8 @@ BAD_INPUTS = {
     "no players": (ValueError, r"examples \[0\] have no players", (torch.tensor([[CLS, SEP]]),), {}),
     "bool ids": (TypeError, "got torch.bool", (IDS.bool(),), {}),
     "float ids": (TypeError, "got torch.float32 of shape", (IDS.float(),), {}),
-    "a list": (TypeError, r"got list; pass return_tensors='pt'", ([[1, 2]],), {}),
-    "a mapping of lists": (TypeError, r"got list; pass return_tensors='pt'", ({"input_ids": [[1, 2]]},), {}),
+    "a list": (TypeError, r"got list; tokenize text first, with return_tensors='pt'", ([[1, 2]],), {}),
+    "a mapping of lists": (TypeError, "got list; tokenize text first", ({"input_ids": [[1, 2]]},), {}),
     "a mapping without features": (ValueError, r"got the keys \['ids'\]", ({"ids": IDS},), {}),
     "two inputs": (ValueError, "got a tuple of 2", ((IDS, MASK),), {}),
     "both ways": (ValueError, "into the mapping", ({"input_ids": IDS},), {"additional_forward_args": MASK}),
@@ -601,6 +636,9 @@ def test_bad_input_says_what_was_given_and_expected(what):
 
 
 BAD_OPTIONS = {
+    "not a tokenizer": (TypeError, "must be a Hugging Face tokenizer, got str", {"tokenizer": "bert"}),
+    "not an estimator": (TypeError, "such as permutation_shapley, got 'kernel'", {"estimator": "kernel"}),
+    "not layers": (TypeError, "layers must be an index, a sequence .* got 'all'", {"layers": "all"}),
     "unknown game": (ValueError, r"unknown game 'owen': expected one of 'cls'", {"game": "owen"}),
     "unknown sign": (ValueError, "'rectified' or 'signed', got 'both'", {"sign": "both"}),
     "unknown readout": (ValueError, "got 'first'", {"readout": "first"}),

@@ -1,4 +1,4 @@
-"""The quickstart as a user runs it: in a process of its own, from another folder, without a network."""
+"""The quickstart as a user runs it: from another folder, without a network."""
 
 from __future__ import annotations
 
@@ -8,26 +8,37 @@ import sys
 from pathlib import Path
 
 import pytest
-import small_models
+import quickstart
 from PIL import Image
 
-EXAMPLES = Path(small_models.__file__).parent
+EXAMPLES = Path(quickstart.__file__).parent
+TEXT_MODEL, IMAGE_MODEL = (str(EXAMPLES / "models" / name) for name in ("bert-sst2", "vit-digits"))
 
 
-def quickstart(folder, *arguments):
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Run the quickstart with some arguments in a folder that holds ``white.png``; the files it wrote."""
+    Image.new("RGB", (20, 20), "white").save(tmp_path / "white.png")
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["quickstart.py", *arguments])
+        quickstart.main()
+        return sorted(path.name for path in (tmp_path / "out" / "quickstart").iterdir())
+
+    return run
+
+
+def page():
+    return Path("out/quickstart/index.html").read_text(encoding="utf-8")
+
+
+def test_without_arguments_it_explains_a_text_and_an_image_in_a_process_of_its_own(tmp_path):
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(EXAMPLES / "quickstart.py"), "--out", "found", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-
-
-def files(folder):
-    return sorted(path.name for path in (folder / "found").iterdir())
-
-
-def test_without_arguments_it_explains_a_text_and_an_image(tmp_path):
-    done = quickstart(tmp_path)
+    command = [sys.executable, str(EXAMPLES / "quickstart.py"), "--out", "found"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert files(tmp_path) == ["image.png", "index.html", "text.png"]
+    assert sorted(path.name for path in (tmp_path / "found").iterdir()) == ["image.png", "index.html", "text.png"]
     assert "beautiful" in done.stdout
     page = (tmp_path / "found" / "index.html").read_text(encoding="utf-8")
     assert ">beautiful</span>" in page
@@ -35,23 +46,21 @@ def test_without_arguments_it_explains_a_text_and_an_image(tmp_path):
     assert Image.open(tmp_path / "found" / "text.png").size[0] > 500
 
 
-def test_a_model_a_text_and_a_target_of_ones_own(tmp_path):
-    model = str(EXAMPLES / "models" / "bert-sst2")
-    options = ("--model", model, "--text", "a <i>gripping</i> film", "--target", "NEGATIVE", "--game", "mutual")
-    done = quickstart(tmp_path, *options)
-    assert done.returncode == 0, done.stderr
-    assert files(tmp_path) == ["index.html", "text.png"]
-    assert "explained negative" in done.stdout
-    page = (tmp_path / "found" / "index.html").read_text(encoding="utf-8")
-    assert "<i>" not in page
-    assert "game mutual" in page
+def test_a_model_a_text_and_a_target_of_ones_own(run, capsys):
+    options = ("--model", TEXT_MODEL, "--text", "a <i>gripping</i> film", "--target", "NEGATIVE", "--game", "mutual")
+    assert run(*options) == ["index.html", "text.png"]
+    assert "explained negative" in capsys.readouterr().out
+    assert "<i>" not in page()
+    assert "game mutual" in page()
 
 
-def test_an_image_of_ones_own(tmp_path):
-    Image.new("RGB", (20, 20), "white").save(tmp_path / "white.png")
-    done = quickstart(tmp_path, "--image", "white.png", "--sign", "rectified")
-    assert done.returncode == 0, done.stderr
-    assert files(tmp_path) == ["image.png", "index.html"]
+def test_a_text_that_is_cut_says_so(run):
+    run("--text", "good film, " * 100)
+    assert "the first 128 of 302 tokens" in page()
+
+
+def test_an_image_of_ones_own(run):
+    assert run("--image", "white.png", "--sign", "rectified") == ["image.png", "index.html"]
 
 
 @pytest.mark.parametrize(
@@ -61,13 +70,16 @@ def test_an_image_of_ones_own(tmp_path):
         (("--text", "fine", "--game", "chess"), "invalid choice: 'chess'"),
         (("--image", "missing.png"), "missing.png: there is no such file"),
         (("--text", " "), "--text is empty"),
-        (("--model", str(EXAMPLES / "models" / "bert-sst2"), "--image", "white.png"), "classifies text"),
-        (("--model", str(EXAMPLES / "models" / "vit-digits"), "--text", "fine"), "classifies images"),
-        (("--model", str(EXAMPLES / "models" / "vit-digits"), "--image", "white.png"), "no image processor"),
+        (("--target", "positive"), "say which with --text, --image or --model"),
+        (("--out", "white.png"), "this is a file"),
+        (("--model", "no/such"), "--model no/such"),
+        (("--model", TEXT_MODEL, "--image", "white.png"), "classifies text"),
+        (("--model", IMAGE_MODEL, "--text", "fine"), "classifies images"),
+        (("--model", IMAGE_MODEL, "--image", "white.png"), "no image processor"),
     ],
 )
-def test_mistakes_are_explained(tmp_path, arguments, message):
-    Image.new("RGB", (20, 20), "white").save(tmp_path / "white.png")
-    done = quickstart(tmp_path, *arguments)
-    assert done.returncode != 0
-    assert message in done.stderr
+def test_mistakes_are_explained(run, capsys, arguments, message):
+    with pytest.raises(SystemExit) as stopped:
+        run(*arguments)
+    assert stopped.value.code
+    assert message in capsys.readouterr().err + str(stopped.value)
