@@ -454,8 +454,7 @@ class ShapleyGradAttention(AttentionShapley):
 
     The influence of a token on another is their attention times the gradient of the explained output with respect
     to it, averaged over layers and heads. Each token's Shapley value is its fair share of the influence of all.
-    The defaults did best in a first measurement of faithfulness (README); the paper's Grad-Att-CLS is
-    ``game="cls", sign="rectified"``.
+    The paper's Grad-Att-CLS is ``game="cls", sign="rectified"``.
 
     Args:
         model, game, layers, heads, readout, tokenizer, estimator, additional_forward_arg_names: see
