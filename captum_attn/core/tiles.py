@@ -131,7 +131,7 @@ class Attention:
         example_step, head_step = self._budget // (heads * queries * keys), self._budget // (queries * keys)
         groups = [(b, h) for b in chunks(0, batch, example_step) for h in chunks(0, heads, head_step)]
         largest = max((b.stop - b.start) * (h.stop - h.start) for b, h in groups) * min(self._row_step, queries) * keys
-        workspace = self.query.new_empty(4, largest, dtype=widened(self.query.dtype))
+        workspace = self.query.new_empty(4, largest + _STAGGER, dtype=widened(self.query.dtype))
         return ((b, h, workspace) for b, h in groups)
 
     @property
@@ -160,6 +160,9 @@ class Attention:
 
 
 _SCORES, _ATTENTION, _GRADIENT, _RELEVANCE = range(4)  # parts of the workspace
+_STAGGER = (
+    1104  # entries between them: at distances of 2 MiB, equal places share cache sets (measured: 1.4 times as slow)
+)
 
 
 class _HeadGroup:
