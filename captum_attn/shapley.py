@@ -50,14 +50,14 @@ Result = TypeVar("Result")
 class _Explained:
     """One observed forward pass, the scores to explain, and what is known of the tokens (B, N).
 
-    ``readout`` is None where the backward pass will tell.
+    ``readout`` is a function where the backward pass will tell.
     """
 
     run: ObservedForward
     selection: Selection
     real: Tensor
     players: Tensor
-    readout: Tensor | None
+    readout: RowWeights
     grid: PatchGrid | None
 
 
@@ -367,7 +367,7 @@ class AttentionShapley(Attribution):  # type: ignore[misc]
                     f"the examples {idle} have no players: all of their tokens are padding or special tokens. Leave "
                     "them out, or say which tokens play with players="
                 )
-            readout = None
+            readout: RowWeights = run.readout_rows
             if self.readout != "auto" or not gradients:
                 readout = readout_weights(
                     self.readout,
@@ -396,8 +396,7 @@ class AttentionShapley(Attribution):  # type: ignore[misc]
         """Shapley values (B, ..., N) in closed form; additive games need rows of M only."""
         game, players = self._exact_game(), explained.players
         if game in ADDITIVE_GAMES:
-            read = explained.run.readout_rows if explained.readout is None else explained.readout
-            rows = read if game == "cls" else explained.real
+            rows = explained.readout if game == "cls" else explained.real
             values = self._influence(explained, row_weights=rows, per=per)
             return values.masked_fill(~players.view(len(players), *[1] * (values.dim() - 2), -1), 0.0)
         matrices = self._influence(explained, per=per)
@@ -431,7 +430,7 @@ class AttentionShapley(Attribution):  # type: ignore[misc]
             among_players = matrix[members][:, members]
             return lambda coalitions: game(among_players, coalitions)
 
-        read = explained.run.readout_rows() if explained.readout is None else explained.readout
+        read = explained.readout() if callable(explained.readout) else explained.readout
 
         def worth(coalitions: Tensor) -> Tensor:
             everyone = coalitions.new_zeros(len(coalitions), len(members))
