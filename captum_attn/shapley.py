@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
@@ -41,6 +40,7 @@ from captum_attn.core.tokens import (
 from captum_attn.token_attributions import TokenAttributions, concatenated
 
 Inputs = Tensor | tuple[Tensor] | Mapping[str, Any]
+Targets = Sequence[Target] | Callable[[Tensor], Tensor]
 CustomGame = Callable[[Tensor, Tensor], Tensor]
 Estimator = Callable[..., ShapleyEstimate]
 Result = TypeVar("Result")
@@ -50,11 +50,13 @@ Result = TypeVar("Result")
 class _Explained:
     """One observed forward pass, the scores to explain, and what is known of the tokens (B, N).
 
-    ``readout`` is a function where the backward pass will tell.
+    ``last`` says that no other scores of the same pass will be explained; ``readout`` is a function where the backward
+    pass will tell.
     """
 
     run: ObservedForward
     selection: Selection
+    last: bool
     real: Tensor
     players: Tensor
     readout: RowWeights
@@ -174,7 +176,7 @@ class AttentionShapley(Attribution):  # type: ignore[misc]
             torch.Size([2, 6])
         """
         batch = self._model_inputs(inputs, additional_forward_args, players)
-        result = self._attribute_tokens(batch, target, internal_batch_size, None, show_progress)
+        (result,) = self._attribute_tokens(batch, [target], internal_batch_size, None, show_progress)
         spread = result.spread_over(batch.features)
         return (spread,) if isinstance(inputs, tuple) else spread
 
@@ -211,7 +213,41 @@ class AttentionShapley(Attribution):  # type: ignore[misc]
         if per is not None and self.estimator is not None:
             raise ValueError(f"per={per!r} needs an exact game, not a sampled one: leave out the estimator")
         batch = self._model_inputs(inputs, additional_forward_args, players)
-        return self._attribute_tokens(batch, target, internal_batch_size, per, show_progress)
+        (result,) = self._attribute_tokens(batch, [target], internal_batch_size, per, show_progress)
+        return result
+
+    def attribute_targets(
+        self,
+        inputs: Inputs,
+        targets: Targets,
+        additional_forward_args: Any = None,
+        internal_batch_size: int | None = None,
+        *,
+        players: Tensor | None = None,
+        show_progress: bool = False,
+    ) -> list[TokenAttributions]:
+        """Several targets of the same inputs, from one forward pass and one backward pass for each target.
+
+        Args:
+            targets: targets in any form that :meth:`attribute` takes; or a function that chooses classes by the output:
+                it maps (B, C) to int64 (B, K).
+            inputs, additional_forward_args, internal_batch_size, players, show_progress: as in :meth:`attribute`.
+
+        Returns:
+            A result for each target, as of :meth:`attribute_tokens`.
+
+        Raises:
+            ValueError: no targets; else as :meth:`attribute`.
+
+        Example:
+            >>> explainer = ShapleyGradAttention(model, tokenizer=tokenizer)
+            >>> negative, positive = explainer.attribute_targets(batch, targets=[0, 1])
+            >>> best, second = explainer.attribute_targets(batch, lambda output: output.topk(2).indices)
+            >>> best.targets.tolist()
+            [[1], [0]]
+        """
+        batch = self._model_inputs(inputs, additional_forward_args, players)
+        return self._attribute_tokens(batch, targets, internal_batch_size, None, show_progress)
 
     def interactions(
         self,
@@ -245,7 +281,8 @@ class AttentionShapley(Attribution):  # type: ignore[misc]
             return shapley_interactions(self._influence(explained), explained.players, game)
 
         batch = self._model_inputs(inputs, additional_forward_args, players)
-        return torch.cat(self._in_parts(solve, batch, target, internal_batch_size, show_progress))
+        (parts,) = self._in_parts(solve, batch, [target], internal_batch_size, show_progress)
+        return torch.cat(parts)
 
     def influence(
         self,
@@ -278,11 +315,17 @@ class AttentionShapley(Attribution):  # type: ignore[misc]
             return self._influence(explained, per=per)
 
         batch = self._model_inputs(inputs, additional_forward_args)
-        return torch.cat(self._in_parts(solve, batch, target, internal_batch_size, show_progress))
+        (parts,) = self._in_parts(solve, batch, [target], internal_batch_size, show_progress)
+        return torch.cat(parts)
 
     def _attribute_tokens(
-        self, batch: ModelInputs, target: Target, internal_batch_size: int | None, per: Per | None, show_progress: bool
-    ) -> TokenAttributions:
+        self,
+        batch: ModelInputs,
+        targets: Targets,
+        internal_batch_size: int | None,
+        per: Per | None,
+        show_progress: bool,
+    ) -> list[TokenAttributions]:
         def solve(explained: _Explained) -> TokenAttributions:
             sampler = self.estimator
             values, errors = self._sampled(explained, sampler) if sampler else (self._exact(explained, per), None)
@@ -296,32 +339,43 @@ class AttentionShapley(Attribution):  # type: ignore[misc]
                 errors,
             )
 
-        return concatenated(self._in_parts(solve, batch, target, internal_batch_size, show_progress))
+        parts_of_each = self._in_parts(solve, batch, targets, internal_batch_size, show_progress)
+        return [concatenated(parts) for parts in parts_of_each]
 
     def _in_parts(
         self,
         solve: Callable[[_Explained], Result],
         batch: ModelInputs,
-        target: Target,
+        targets: Targets,
         internal_batch_size: int | None,
         show_progress: bool,
-    ) -> list[Result]:
-        """``solve`` each part of the batch."""
-        targets = target_of_each(target, len(batch))
+    ) -> list[list[Result]]:
+        """``solve`` each part of the batch, of which nothing else is kept while the next one runs: for each target."""
         size = len(batch) if internal_batch_size is None else internal_batch_size
         if size < 1:
             raise ValueError(f"internal_batch_size must be at least 1, got {internal_batch_size}")
         parts: Any = [slice(start, start + size) for start in range(0, len(batch), size)]
+        choose = targets if callable(targets) else None
+        chosen = [] if callable(targets) else [target_of_each(target, len(batch)) for target in targets]
+        if not choose and not chosen:
+            raise ValueError("there are no targets: expected at least one")
         if show_progress:
             parts = progress(parts, desc=f"{self.get_name()} attribution")
-        return [self._solve_part(solve, batch[part], targets and targets[part]) for part in parts]
+        solved = [
+            self._solve_part(solve, batch[part], choose or [rows and rows[part] for rows in chosen]) for part in parts
+        ]
+        return [list(results) for results in zip(*solved, strict=True)]
 
     def _solve_part(
-        self, solve: Callable[[_Explained], Result], batch: ModelInputs, targets: list[tuple[int, ...]] | None
-    ) -> Result:
-        """``solve`` one part, of which nothing else is kept while the next one runs."""
-        with self._explained(batch, targets) as explained:
-            return solve(explained)
+        self,
+        solve: Callable[[_Explained], Result],
+        batch: ModelInputs,
+        targets: Callable[[Tensor], Tensor] | list[list[tuple[int, ...]] | None],
+    ) -> list[Result]:
+        with observed_forward(self.forward_func, batch, self._variant != "attention") as run:
+            if callable(targets):
+                targets = [target_of_each(column, len(batch)) for column in targets(run.output.detach()).unbind(1)]
+            return [solve(explained) for explained in self._explained(run, batch, targets)]
 
     def _model_inputs(self, inputs: Inputs, additional_forward_args: Any, players: Tensor | None = None) -> ModelInputs:
         batch = self._formatted(inputs, _format_additional_forward_args(additional_forward_args) or ())
@@ -341,32 +395,32 @@ class AttentionShapley(Attribution):  # type: ignore[misc]
             inputs = inputs[0]
         return tensor_inputs(self.forward_func, inputs, companions, self.additional_forward_arg_names)
 
-    @contextmanager
-    def _explained(self, batch: ModelInputs, targets: list[tuple[int, ...]] | None) -> Iterator[_Explained]:
-        """Run the model and find out about the tokens."""
-        gradients = self._variant != "attention"
-        with observed_forward(self.forward_func, batch, gradients) as run:
-            config = config_of(run.model)
-            real = real_tokens(batch, run.length, config)
-            if targets is None and run.output.dim() > 2 and not gradients:
+    def _explained(
+        self, run: ObservedForward, batch: ModelInputs, targets: list[list[tuple[int, ...]] | None]
+    ) -> Iterator[_Explained]:
+        """Find out about the tokens, and select the scores of each target."""
+        gradients, config = self._variant != "attention", config_of(run.model)
+        real = real_tokens(batch, run.length, config)
+        grid = patch_grid(run.model, batch.features, run.length) if batch.modality == "pixels" else None
+        players = find_players(
+            batch,
+            real,
+            special_ids=self._special_ids,
+            config=config,
+            causal=run.causal,
+            patches=grid.rows * grid.columns if grid else 0,
+        )
+        if not players.any(-1).all():
+            idle = (~players.any(-1)).nonzero().flatten().tolist()
+            raise ValueError(
+                f"the examples {idle} have no players: all of their tokens are padding or special tokens. Leave "
+                "them out, or say which tokens play with players="
+            )
+        for count, rows in enumerate(targets, 1):
+            if rows is None and run.output.dim() > 2 and not gradients:
                 selection = no_selection(run.output)
             else:
-                selection = select_target(run.output, targets, real)
-            grid = patch_grid(run.model, batch.features, run.length) if batch.modality == "pixels" else None
-            players = find_players(
-                batch,
-                real,
-                special_ids=self._special_ids,
-                config=config,
-                causal=run.causal,
-                patches=grid.rows * grid.columns if grid else 0,
-            )
-            if not players.any(-1).all():
-                idle = (~players.any(-1)).nonzero().flatten().tolist()
-                raise ValueError(
-                    f"the examples {idle} have no players: all of their tokens are padding or special tokens. Leave "
-                    "them out, or say which tokens play with players="
-                )
+                selection = select_target(run.output, rows, real)
             readout: RowWeights = run.readout_rows
             if self.readout != "auto" or not gradients:
                 readout = readout_weights(
@@ -378,7 +432,7 @@ class AttentionShapley(Attribution):  # type: ignore[misc]
                     config=config,
                     causal=run.causal,
                 )
-            yield _Explained(run, selection, real, players, readout, grid)
+            yield _Explained(run, selection, count == len(targets), real, players, readout, grid)
 
     def _influence(
         self, explained: _Explained, row_weights: RowWeights | None = None, per: Per | None = None
@@ -390,6 +444,7 @@ class AttentionShapley(Attribution):  # type: ignore[misc]
             heads=self.heads,
             row_weights=row_weights,
             per=per,
+            retain_graph=not explained.last,
         )
 
     def _exact(self, explained: _Explained, per: Per | None) -> Tensor:

@@ -1,0 +1,263 @@
+"""SHAP's interface to attention-game Shapley values."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import shap
+import torch
+from shap.utils import show_progress
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from captum_attn import ShapleyGradAttention
+from captum_attn.core.games import Game
+from captum_attn.core.tokens import Readout
+from captum_attn.shapley import CustomGame, Estimator
+from shap_attn.images import ImageReader
+from shap_attn.outputs import Outputs, is_single, output_chooser
+from shap_attn.shap_arguments import check_shap_arguments
+from shap_attn.sources import class_names, taken_apart
+from shap_attn.texts import TextReader
+
+BatchSize = int | Literal["auto"]
+Array = npt.NDArray[Any]
+_TOKENS_AT_ONCE, _INPUTS_AT_ONCE = 2048, 32  # padded tokens, and inputs, in a batch of automatic size
+
+
+class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
+    """Exact Shapley values of the attention game, as a SHAP explainer: one forward pass, one backward pass a class.
+
+    Values are shares of v(all players), the whole attention-gradient influence on a class's logit: each row of values
+    sums to it, and ``base_values`` is v(∅) = 0. They are **not** shares of f(x) − E[f], as SHAP's own are, and do not
+    sum to the model's output; :mod:`shap_attn.plots` labels SHAP's plots so.
+
+    Args:
+        model: a text or image classifier: a ``transformers`` pipeline, SHAP's ``TransformersPipeline`` around one, or
+            the model itself.
+        masker: beside a model, its tokenizer (a fast one, or in a ``shap.maskers.Text``) or its image processor. None
+            with a model that takes pixels: images are its own, processed pixel values. Nothing is ever masked.
+        game, sign, layers, heads, readout, estimator: as in :class:`captum_attn.ShapleyGradAttention`.
+        outputs: which classes are explained, unless a call says otherwise: one by number or name, several in a list,
+            ``"predicted"``, what an operation such as ``shap.Explanation.argsort.flip[:3]`` chooses for each input, or
+            None for all. One forward pass serves them all, and each takes a backward pass.
+        output_names: of all classes. Default: the configuration's ``id2label``.
+        words: whether the pieces of a word are added up to one value.
+        special_tokens: whether the special tokens that the tokenizer adds are shown; their value is 0.
+        max_length: tokens of a text, special ones included. Default: as many as the model reads.
+        batch_size: inputs at a time; ``"auto"`` for as many texts as make 2,048 tokens with their padding.
+        shap_arguments: SHAP's own, such as ``seed`` or ``algorithm``. Those that ask for something else than an exact
+            explanation get a warning.
+
+    Raises:
+        TypeError, ValueError: a model, masker or argument of another kind; each error says what was expected.
+
+    Example:
+        >>> explainer = AttentionExplainer(model, tokenizer)
+        >>> explanation = explainer(["a gripping film", "not good at all"])
+        >>> explanation.shape
+        (2, None, 2)
+        >>> explanation[1, :, "negative"].data.tolist()
+        ['not ', 'good ', 'at ', 'all']
+
+    Source: arXiv 2508.08966, section 3, for the games.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        masker: Any = None,
+        *,
+        game: Game | CustomGame = "incoming",
+        sign: Literal["rectified", "signed"] = "signed",
+        layers: Sequence[int] | int | None = None,
+        heads: Sequence[int] | int | None = None,
+        readout: Readout = "auto",
+        estimator: Estimator | None = None,
+        outputs: Outputs = None,
+        output_names: Sequence[str] | None = None,
+        words: bool = False,
+        special_tokens: bool = False,
+        max_length: int | None = None,
+        batch_size: BatchSize = "auto",
+        **shap_arguments: Any,
+    ) -> None:
+        check_shap_arguments(shap_arguments, stacklevel=2)
+        module, reads, settings = taken_apart(model, masker)
+        super().__init__(module, output_names=class_names(module, output_names))
+        self.masker = reads
+        self.outputs, self.batch_size = outputs, _checked_size(batch_size)
+        output_chooser(outputs, self.output_names)
+        self._reader: TextReader | ImageReader
+        if isinstance(reads, PreTrainedTokenizerBase):
+            limit = max_length if max_length is not None else settings.get("max_length")
+            self._reader = TextReader(reads, module, max_length=limit, words=words, special_tokens=special_tokens)
+        else:
+            self._reader = ImageReader(reads, module)
+        self.attribution = ShapleyGradAttention(
+            module, game=game, sign=sign, layers=layers, heads=heads, readout=readout, estimator=estimator
+        )
+        self.settings: dict[str, Any] = {
+            "game": game,
+            "sign": sign,
+            "layers": layers,
+            "heads": heads,
+            "readout": readout,
+            "estimator": estimator,
+            "outputs": outputs,
+            "output_names": output_names,
+            "words": words,
+            "special_tokens": special_tokens,
+            "max_length": max_length,
+            "batch_size": batch_size,
+        }
+
+    def __call__(
+        self,
+        *args: Any,
+        outputs: Outputs = None,
+        batch_size: BatchSize | None = None,
+        silent: bool = False,
+        **shap_arguments: Any,
+    ) -> shap.Explanation:
+        """Explain texts or images.
+
+        Args:
+            args: texts (a str; a list, tuple, array or Series of them; ``{"text": ...}``), with second texts as
+                pairs, as a mapping's ``text_pair`` or as second argument; or images (arrays (h, w, C) or (N, h, w, C),
+                tensors (C, h, w) or (N, C, h, w), PIL images, paths). Inputs that are too long are cut, with a warning.
+            outputs, batch_size: instead of the constructor's.
+            silent: no progress bar, which is shown for work of more than ten seconds.
+            shap_arguments: SHAP's own, such as ``max_evals``; see the constructor.
+
+        Returns:
+            For texts, values (N, T, K) of T segments each, T differing between texts; for images (N, rows, columns, 1,
+            K) of their patches, beside pictures (N, h, w, 3). K classes; without that axis where one class was asked
+            for by name or number. Segments joined give back the text, two texts with the separator between them. An
+            empty text has one segment with the value 0.
+
+        Raises:
+            TypeError, ValueError, IndexError: inputs or outputs that do not fit; each says what was given and expected.
+        """
+        check_shap_arguments(shap_arguments, stacklevel=2)
+        start = time.time()
+        outputs = self.outputs if outputs is None else outputs
+        chooser = output_chooser(outputs, self.output_names)
+        size = self.batch_size if batch_size is None else _checked_size(batch_size)
+        rows = self._reader.read(*args)
+        batches = _batches([len(row) for row in rows], size if self._reader.can_pad else 1)
+        solved: dict[int, _Solved] = {}
+        for batch in show_progress(batches, len(batches), f"{type(self).__name__}: batches", silent):
+            solved.update(zip(batch, self._solve([rows[index] for index in batch], chooser), strict=True))
+        in_order = [solved[index] for index in range(len(rows))]
+        return self._explanation(rows, in_order, is_single(outputs), time.time() - start)
+
+    def explain_row(self, *row_args: Any, outputs: Outputs = None, **shap_arguments: Any) -> dict[str, Any]:
+        """Explain one text, one pair (as two arguments) or one image.
+
+        Returns:
+            What SHAP's explainers return: ``values`` (T, K) or (rows, columns, 1, K), ``expected_values`` (K,), which
+            are 0, ``mask_shapes``, ``output_indices`` (K,), ``output_names``, and None for what there is not.
+
+        Raises:
+            As :meth:`__call__`.
+
+        Example:
+            >>> AttentionExplainer(model, tokenizer).explain_row("not good at all")["values"].shape
+            (4, 2)
+        """
+        given = {name: value for name, value in shap_arguments.items() if name not in ("batch_size", "silent")}
+        check_shap_arguments(given, stacklevel=2)
+        chooser = output_chooser(self.outputs if outputs is None else outputs, self.output_names)
+        rows = self._reader.read(*([argument] for argument in row_args))
+        (solved,) = self._solve(rows, chooser)
+        return {
+            "values": solved.values,
+            "expected_values": np.zeros(len(solved.classes)),
+            "mask_shapes": [solved.values.shape[:-1]],
+            "main_effects": None,
+            "clustering": None,
+            "error_std": solved.errors,
+            "output_indices": solved.classes,
+            "output_names": self.output_names,
+        }
+
+    def _solve(self, rows: Sequence[Any], chooser: Callable[[Tensor], Tensor]) -> list[_Solved]:
+        """Explain one batch."""
+        inputs, players = self._reader.collated(rows)
+        weights = next(self.model.parameters(), torch.empty(0))
+        batch = {
+            name: value.to(weights.device, weights.dtype if value.is_floating_point() else None)
+            for name, value in inputs.items()
+        }
+        results = self.attribution.attribute_targets(
+            batch, chooser, players=None if players is None else players.to(weights.device)
+        )
+        classes = torch.cat([result.targets for result in results], -1).cpu().numpy()
+        values = self._reader.arranged(rows, batch, results)
+        errors: list[Any] = [None] * len(rows)
+        sampled = [replace(result, values=error) for result in results if (error := result.standard_error) is not None]
+        if sampled:  # the error of a sum is at most the sum of errors
+            errors = self._reader.arranged(rows, batch, sampled)
+        return [_Solved(*row) for row in zip(values, classes, errors, strict=True)]
+
+    def _explanation(
+        self, rows: Sequence[Any], solved: Sequence[_Solved], single: bool, seconds: float
+    ) -> shap.Explanation:
+        def packed(arrays: list[Any]) -> Array | None:
+            return None if arrays[0] is None else _packed([array[..., 0] if single else array for array in arrays])
+
+        classes = np.stack([row.classes for row in solved])
+        names: Any = [[self._class_name(index) for index in row] for row in classes]
+        if (classes == classes[0]).all():
+            names = names[0][0] if single else names[0]
+        return shap.Explanation(
+            packed([row.values for row in solved]),
+            base_values=np.zeros(classes.shape[:1] if single else classes.shape),
+            **self._reader.fields(rows),
+            output_names=np.array(names) if isinstance(names[0], list) else names,
+            error_std=packed([row.errors for row in solved]),
+            compute_time=seconds,
+        )
+
+    def _class_name(self, index: int) -> str:
+        return self.output_names[index] if self.output_names else f"Output {index}"
+
+
+class _Solved(NamedTuple):
+    """One explained input: values (..., K) of its segments or patches, the K classes, standard errors if sampled."""
+
+    values: Array
+    classes: Array
+    errors: Array | None
+
+
+def _batches(lengths: Sequence[int], size: BatchSize) -> list[list[int]]:
+    """Inputs of similar length together, the longest first."""
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    batches: list[list[int]] = []
+    while order:
+        count = size if size != "auto" else min(_INPUTS_AT_ONCE, max(1, _TOKENS_AT_ONCE // lengths[order[0]]))
+        batches.append(order[:count])
+        order = order[count:]
+    return batches
+
+
+def _packed(rows: Sequence[Array]) -> Array:
+    """One array where all rows have one shape, else an array of arrays."""
+    if len({row.shape for row in rows}) == 1:
+        return np.stack(rows)
+    ragged = np.empty(len(rows), dtype=object)
+    ragged[:] = rows
+    return ragged
+
+
+def _checked_size(size: BatchSize) -> BatchSize:
+    if size == "auto" or (isinstance(size, int) and size >= 1):
+        return size
+    raise ValueError(f"batch_size must be 'auto' or a number of inputs, at least 1, got {size!r}")

@@ -1,0 +1,152 @@
+"""Images as SHAP users give them: processed for the model, and as pictures to show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image as PILImage
+from torch import Tensor, nn
+from transformers.image_utils import load_image
+
+from captum_attn import TokenAttributions
+from captum_attn.core.models import config_of
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image.
+
+    Attributes:
+        pixels: (C, h, w), what the model takes.
+        picture: (h, w, 3) in [0, 1], what the model sees, for people.
+    """
+
+    pixels: Tensor
+    picture: Array
+
+    def __len__(self) -> int:
+        return 1
+
+
+class ImageReader:
+    """Reads images for one model.
+
+    Args:
+        processor: an image processor; None: the images are the model's own pixel values.
+        model: its configuration says how many channels it takes.
+    """
+
+    can_pad = True  # nothing to pad: all images have one size
+
+    def __init__(self, processor: Any, model: nn.Module) -> None:
+        self.processor = processor
+        self.channels: int = getattr(config_of(model), "num_channels", 3)
+
+    def read(self, images: Any) -> list[Image]:
+        """Process images: arrays (h, w, C) or (N, h, w, C), tensors (C, h, w) or (N, C, h, w), PIL images, paths.
+
+        With a processor, values are 0 to 255, or 0 to 1 in floating point, which are rounded to 8 bits.
+
+        Raises:
+            TypeError: what is no image, or no floating point without a processor.
+            ValueError: other channels than the model's, values out of range, images of several sizes.
+        """
+        arrays = [self._array(place, image) for place, image in enumerate(_listed(images))]
+        if self.processor is None:
+            rows = [self._own_pixels(array) for array in arrays]
+        else:
+            rows = [self._processed(array) for array in _in_bytes(arrays)]
+        sizes = sorted({tuple(row.pixels.shape) for row in rows})
+        if len(sizes) > 1:
+            raise ValueError(f"images of several sizes (C, h, w), {sizes}: make them one size, or explain one by one")
+        return rows
+
+    def collated(self, rows: Sequence[Image]) -> tuple[dict[str, Tensor], None]:
+        """Inputs of the model, whose patches play."""
+        return {"pixel_values": torch.stack([row.pixels for row in rows])}, None
+
+    def arranged(
+        self, rows: Sequence[Image], batch: Mapping[str, Tensor], results: Sequence[TokenAttributions]
+    ) -> list[Array]:
+        """The values (rows, columns, 1, K) of each image's patches, from the results for K targets."""
+        patches = torch.stack([result.patches for result in results], -1).unsqueeze(-2).double().cpu()
+        return list(patches.numpy())
+
+    def fields(self, rows: Sequence[Image]) -> dict[str, Any]:
+        """``data`` of an explanation."""
+        return {"data": np.stack([row.picture for row in rows])}
+
+    def _array(self, place: int, image: Any) -> Array:
+        """The image as an array (h, w, C)."""
+        if isinstance(image, str | Path):
+            image = load_image(str(image))
+        if isinstance(image, PILImage.Image):  # as pipelines do
+            image = np.asarray(image.convert({1: "L", 3: "RGB"}.get(self.channels, image.mode)))
+        elif isinstance(image, Tensor):
+            image = (image.float() if image.is_floating_point() else image).detach().cpu().numpy()
+            image = np.moveaxis(image, 0, -1) if image.ndim == 3 else image
+        elif not isinstance(image, np.ndarray) or image.dtype.kind not in "uif":
+            raise TypeError(
+                f"image {place} is a {type(image).__name__}, expected an array (h, w, {self.channels}) or a tensor "
+                f"({self.channels}, h, w) of numbers, a PIL image or a path"
+            )
+        array: Array = image[..., None] if image.ndim == 2 else image
+        if array.ndim != 3 or array.shape[-1] != self.channels:
+            raise ValueError(
+                f"image {place} has shape {image.shape} (channels last), but the model takes {self.channels} "
+                f"channels: expected arrays (h, w, {self.channels}), or tensors ({self.channels}, h, w)"
+            )
+        return array
+
+    def _own_pixels(self, array: Array) -> Image:
+        if array.dtype.kind != "f":
+            raise TypeError(
+                f"the pixels are {array.dtype}, expected the model's own floating-point values: give the image "
+                "processor as second argument, or process the images first"
+            )
+        span = float(array.max() - array.min())
+        return Image(_channels_first(array), _picture((array - array.min()) / (span or 1.0)))
+
+    def _processed(self, array: Array) -> Image:
+        pixels = self.processor(array, input_data_format="channels_last", return_tensors="pt")["pixel_values"][0]
+        shown = np.moveaxis(pixels.double().numpy(), 0, -1)
+        if getattr(self.processor, "do_normalize", False):
+            shown = shown * np.array(self.processor.image_std) + np.array(self.processor.image_mean)
+        return Image(pixels, _picture(shown if getattr(self.processor, "do_rescale", True) else shown / 255))
+
+
+def _listed(images: Any) -> list[Any]:
+    many = isinstance(images, list | tuple) or (isinstance(images, np.ndarray | Tensor) and images.ndim == 4)
+    if many and not len(images):
+        raise ValueError("there are no images: expected at least one")
+    return list(images) if many else [images]
+
+
+def _in_bytes(arrays: Sequence[Array]) -> list[Array]:
+    """The images in 8 bits; floats are 0 to 1 if none of them is larger, else 0 to 255."""
+    low, high = min(array.min() for array in arrays), max(array.max() for array in arrays)
+    if low < 0 or high > 255:
+        raise ValueError(
+            f"the images have values from {low:.3g} to {high:.3g}, expected 0 to 255, or 0 to 1 in floating point. If "
+            "they are processed already, leave out the image processor: AttentionExplainer(model)"
+        )
+    scale = 255 if high <= 1 and all(array.dtype.kind == "f" for array in arrays) else 1
+    return [np.round(array * scale).astype(np.uint8) if array.dtype != np.uint8 else array for array in arrays]
+
+
+def _channels_first(array: Array) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(array, -1, 0))).float()
+
+
+def _picture(array: Array) -> Array:
+    """(h, w, 3) in [0, 1]; other channels than red, green and blue are averaged."""
+    three = array if array.shape[-1] == 3 else array.mean(-1, keepdims=True).repeat(3, -1)
+    return three.clip(0, 1).astype(np.float64)
