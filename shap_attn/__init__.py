@@ -1,5 +1,8 @@
 """Attention-game Shapley values in SHAP's workflows and plots."""
 
+from shap_attn import plots
 from shap_attn.explainer import AttentionExplainer
+from shap_attn.plots import relabel
+from shap_attn.pooling import pool
 
-__all__ = ["AttentionExplainer"]
+__all__ = ["AttentionExplainer", "plots", "pool", "relabel"]

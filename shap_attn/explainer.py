@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple, Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +21,7 @@ from captum_attn import ShapleyGradAttention
 from captum_attn.core.games import Game
 from captum_attn.core.tokens import Readout
 from captum_attn.shapley import CustomGame, Estimator
+from shap_attn import saving
 from shap_attn.images import ImageReader
 from shap_attn.outputs import Outputs, is_single, output_chooser
 from shap_attn.shap_arguments import check_shap_arguments
@@ -187,6 +190,37 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
             "output_names": self.output_names,
         }
 
+    def save(self, out_file: BinaryIO | str | os.PathLike[str]) -> None:  # type: ignore[override]
+        """Write the explainer to a file: the model's weights, its tokenizer or image processor, and all arguments.
+
+        Only functions (a game or estimator of yours) and models that ``transformers`` does not have are pickled.
+
+        Args:
+            out_file: a path, or a binary file that can seek.
+
+        Example:
+            >>> AttentionExplainer(model, tokenizer, game="mutual").save("explainer.zip")
+            >>> AttentionExplainer.load("explainer.zip")("a gripping film").shape
+            (1, 3, 2)
+        """
+        with _opened(out_file, "wb") as file:
+            saving.write(file, self.model, self.masker, self.settings)
+
+    @classmethod
+    def load(cls, in_file: BinaryIO | str | os.PathLike[str], *, allow_pickle: bool = False) -> Self:  # type: ignore[override]
+        """Read an explainer that :meth:`save` wrote, with its model on the CPU and in eval mode.
+
+        Args:
+            in_file: a path, or a binary file that can seek.
+            allow_pickle: unpickle functions and models of yours, which can run any code. Only for files that you trust.
+
+        Raises:
+            ValueError: a file of another kind, or one with pickled parts that are not allowed.
+        """
+        with _opened(in_file, "rb") as file:
+            model, reads, settings = saving.read(file, allow_pickle=allow_pickle)
+        return cls(model, reads, **settings)
+
     def _solve(self, rows: Sequence[Any], chooser: Callable[[Tensor], Tensor]) -> list[_Solved]:
         """Explain one batch."""
         inputs, players = self._reader.collated(rows)
@@ -227,6 +261,10 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
 
     def _class_name(self, index: int) -> str:
         return self.output_names[index] if self.output_names else f"Output {index}"
+
+
+def _opened(file: Any, mode: str) -> AbstractContextManager[BinaryIO]:
+    return cast(BinaryIO, open(file, mode)) if isinstance(file, str | os.PathLike) else nullcontext(file)
 
 
 class _Solved(NamedTuple):

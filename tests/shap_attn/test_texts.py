@@ -1,0 +1,204 @@
+"""Texts in every form, and segments that give them back."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from families import FAMILIES
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers_of_every_kind import CORPUS, TOKENIZERS, classifier
+
+from shap_attn.texts import TextReader, length_limit, segment_starts, text_pairs, word_boundaries
+
+KINDS = pytest.mark.parametrize("kind", TOKENIZERS)
+HARD = [
+    *CORPUS,
+    "",
+    " ",
+    "   two  leading,\ttabs\nand trailing  ",
+    "éé\u0301 ﬁ Å ß İ",  # what normalization changes
+    "👩‍👩‍👧‍👦🏳️‍🌈👍🏽",
+    "[MASK] typed [SEP] by [CLS] hand",
+    "a[SEP]b",
+    "\u200b\u00a0​x\u3000y",
+    "no-break and 数字 123",
+    "שלום עולם مرحبا",
+]
+READERS: dict = {}
+
+
+def reader(kind: str, **options) -> TextReader:
+    key = (kind, *options.items())
+    if key not in READERS:
+        tokenizer = TOKENIZERS[kind]()
+        READERS[key] = TextReader(tokenizer, classifier(tokenizer, positions=4096), **options)
+    return READERS[key]
+
+
+@KINDS
+@pytest.mark.parametrize("words", [False, True])
+@pytest.mark.parametrize("text", HARD)
+def test_segments_joined_give_back_the_text(kind, words, text):
+    (row,) = reader(kind, words=words).read(text)
+    assert "".join(row.segments) == text
+    assert len(row.segments) >= 1
+    assert all(row.segments) or text == ""
+
+
+@KINDS
+@settings(max_examples=60, deadline=None)
+@given(text=st.text(max_size=40), words=st.booleans())
+def test_any_text_comes_back(kind, text, words):
+    (row,) = reader(kind, words=words).read(text)
+    assert "".join(row.segments) == text
+    values = np.random.default_rng(0).normal(size=(len(row), 2)) * np.array(row.players)[:, None]
+    np.testing.assert_allclose(row.per_segment(values).sum(0), values.sum(0), atol=1e-12)
+
+
+@KINDS
+def test_every_token_that_plays_is_shown(kind):
+    for row in reader(kind).read(HARD):
+        assert all(place >= 0 for place, plays in zip(row.segment_of, row.players, strict=True) if plays)
+
+
+@KINDS
+def test_special_tokens_are_shown_on_demand_and_never_play(kind):
+    text = "a funny [MASK] film"
+    (hidden,), (shown,) = reader(kind).read(text), reader(kind, special_tokens=True).read(text)
+    assert shown.segments == ["[CLS]", *hidden.segments, "[SEP]"]
+    for row in (hidden, shown):
+        special = [token in (2, 3, 4) for token in row.encoding["input_ids"]]
+        assert [not plays for plays in row.players] == special
+
+
+@KINDS
+def test_pairs_are_joined_by_their_separator(kind):
+    (row,) = reader(kind).read([("a funny film", "not good")])
+    assert "".join(row.segments) == "a funny film[SEP]not good"
+    (shown,) = reader(kind, special_tokens=True).read([("a funny film", "not good")])
+    assert "".join(shown.segments) == "[CLS]a funny film[SEP]not good[SEP]"
+
+
+def test_pieces_of_an_emoji_share_its_segment():
+    (row,) = reader("byte-level BPE").read("x🦜y")
+    assert row.segments == ["x", "🦜", "y"]
+    assert len(row) > 5  # special tokens included
+
+
+def test_words_are_what_unicode_says():
+    text = "I didn't pay 3.14, 我喜欢!"
+    edges = sorted(word_boundaries(text))
+    words = [text[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    assert [word for word in words if word.strip()] == ["I", "didn't", "pay", "3.14", ",", "我", "喜", "欢", "!"]
+    (row,) = reader("characters", words=True).read(text)
+    assert row.segments == ["I", " didn't", " pay", " 3.14", ",", " 我", "喜", "欢", "!"]
+
+
+def test_segments_by_hand():
+    # "un" and "likely" are pieces of one word; the second "é" comes as two bytes with the same place
+    spans = [(0, 2), (2, 8), (9, 10), (9, 10), (12, 12), (12, 13)]
+    assert segment_starts("unlikely é  !", spans) == ([0, 2, 9, 12], [0, 1, 2, 2, 2, 3])
+    assert segment_starts("unlikely é  !", spans, words=True) == ([0, 9, 12], [0, 0, 1, 1, 1, 2])
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["one", "two"],
+        ("one", "two"),
+        np.array(["one", "two"]),
+        np.array(["one", "two"], dtype=object),
+        {"text": ["one", "two"]},
+        {"text": ("one", "two"), "label": [0, 1]},
+        [{"text": "one"}, {"text": "two", "text_pair": None}],
+        (text for text in ["one", "two"]),
+    ],
+)
+def test_forms_of_texts(texts):
+    assert text_pairs(texts) == [("one", None), ("two", None)]
+
+
+def test_pandas_forms():
+    pandas = pytest.importorskip("pandas")
+    assert text_pairs(pandas.Series(["one", "two"], index=[7, 3])) == [("one", None), ("two", None)]
+    assert text_pairs(pandas.DataFrame({"text": ["one"], "label": [1]})) == [("one", None)]
+
+
+@pytest.mark.parametrize(
+    ("texts", "pairs"),
+    [
+        ([("one", "two"), ["three", "four"]], None),
+        (np.array([["one", "two"], ["three", "four"]]), None),
+        (["one", "three"], ["two", "four"]),
+        ({"text": ["one", "three"], "text_pair": ["two", "four"]}, None),
+        ([{"text": "one", "text_pair": "two"}, {"text": "three", "text_pair": "four"}], None),
+    ],
+)
+def test_forms_of_pairs(texts, pairs):
+    assert text_pairs(texts, pairs) == [("one", "two"), ("three", "four")]
+
+
+def test_a_string_is_one_text():
+    assert text_pairs("one") == [("one", None)]
+    assert text_pairs({"text": "one", "text_pair": "two"}) == [("one", "two")]
+
+
+@pytest.mark.parametrize(
+    ("texts", "error", "message"),
+    [
+        (None, TypeError, "got None"),
+        (3, TypeError, r"got 3 \(int\)"),
+        (b"bytes", TypeError, "got b'bytes'"),
+        ({"sentence": ["one"]}, TypeError, "'text'"),
+        (["one", None], TypeError, "text 1 is None"),
+        (["one", float("nan")], TypeError, r"text 1 is nan \(float\)"),
+        ([["one", "two", "three"]], TypeError, "text 0 is"),
+        ([("one", 2)], TypeError, "text 0 is"),
+        ([], ValueError, "no texts"),
+    ],
+)
+def test_what_is_no_text(texts, error, message):
+    with pytest.raises(error, match=message):
+        text_pairs(texts)
+
+
+def test_second_texts_must_be_as_many():
+    with pytest.raises(ValueError, match="2 texts but 1 second texts"):
+        text_pairs(["one", "two"], ["three"])
+
+
+def test_long_texts_are_cut_with_a_warning():
+    tokenizer = TOKENIZERS["word piece"]()
+    read = TextReader(tokenizer, classifier(tokenizer, positions=6)).read
+    with pytest.warns(UserWarning, match="1 of 2 texts are longer than 6 tokens"):
+        short, long = read(["funny film", "funny film " * 9])
+    assert not short.cut
+    assert long.cut
+    assert len(long) == 6
+    assert "".join(long.segments) == "funny film funny film"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read("funny film")
+
+
+def test_the_length_limit_is_the_least_that_anything_says():
+    tokenizer = TOKENIZERS["word piece"]()
+    assert length_limit(tokenizer, classifier(tokenizer, positions=64), None) == 64
+    assert length_limit(tokenizer, classifier(tokenizer, positions=64), 12) == 12
+    tokenizer.model_max_length = 20
+    assert length_limit(tokenizer, classifier(tokenizer, positions=64), None) == 20
+    tokenizer.model_max_length = 10**30
+    roberta = FAMILIES["roberta"].build()
+    positions = roberta.config.max_position_embeddings - roberta.config.pad_token_id - 1
+    assert length_limit(tokenizer, roberta, None) == positions
+    assert length_limit(tokenizer, FAMILIES["t5"].build(), None) is None
+
+
+def test_tokenizers_without_offsets_are_refused():
+    transformers = pytest.importorskip("transformers")
+    slow = transformers.CanineTokenizer()
+    with pytest.raises(TypeError, match="CanineTokenizer has no offsets"):
+        TextReader(slow, classifier(TOKENIZERS["word piece"]()))
