@@ -65,8 +65,8 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
         >>> explanation = explainer(["a gripping film", "not good at all"])
         >>> explanation.shape
         (2, None, 2)
-        >>> explanation[1, :, "negative"].data.tolist()
-        ['not ', 'good ', 'at ', 'all']
+        >>> "|".join(explanation[1, :, "negative"].data)
+        'not |good |at |all'
 
     Source: arXiv 2508.08966, section 3, for the games.
     """
@@ -139,10 +139,10 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
             shap_arguments: SHAP's own, such as ``max_evals``; see the constructor.
 
         Returns:
-            For texts, values (N, T, K) of T segments each, T differing between texts; for images (N, rows, columns, 1,
-            K) of their patches, beside pictures (N, h, w, 3). K classes; without that axis where one class was asked
-            for by name or number. Segments joined give back the text, two texts with the separator between them. An
-            empty text has one segment with the value 0.
+            For texts, values (N, T, K) of T segments each, T differing between texts, and K classes; (N, T) where one
+            class was asked for by name or number. Segments joined give back the text, two texts with the separator
+            between them; an empty text has one segment, of value 0. For images, values (N, rows, columns, 1, K) of
+            their patches, beside pictures (N, h, w, 3).
 
         Raises:
             TypeError, ValueError, IndexError: inputs or outputs that do not fit; each says what was given and expected.
@@ -158,7 +158,8 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
         for batch in show_progress(batches, len(batches), f"{type(self).__name__}: batches", silent):
             solved.update(zip(batch, self._solve([rows[index] for index in batch], chooser), strict=True))
         in_order = [solved[index] for index in range(len(rows))]
-        return self._explanation(rows, in_order, is_single(outputs), time.time() - start)
+        single = is_single(outputs) and isinstance(self._reader, TextReader)  # shap.plots.image wants the axis
+        return self._explanation(rows, in_order, single, time.time() - start)
 
     def explain_row(self, *row_args: Any, outputs: Outputs = None, **shap_arguments: Any) -> dict[str, Any]:
         """Explain one text, one pair (as two arguments) or one image.

@@ -82,13 +82,12 @@ def _values_of_texts(explanation: Any) -> list[Array]:
     """The values (T,) or (T, C) of each text."""
     if not isinstance(explanation, shap.Explanation):
         raise TypeError(f"expected a shap.Explanation of texts, got {type(explanation).__name__}")
-    if isinstance(explanation.data, str) or isinstance(explanation.data[0], str):
+    data = explanation.data if explanation.data is not None else [None]
+    if isinstance(data[0], str):
         raise ValueError("this is one text alone: explain a list of texts, or slice with explanation[:1]")
+    if not all(isinstance(segment, str) for segments in data for segment in np.atleast_1d(segments)):
+        raise TypeError("expected an explanation of texts, whose data are their segments; this one has other data")
     rows = [np.asarray(row, dtype=float) for row in explanation.values]
-    if not all(np.ndim(of) == 1 and len(of) == len(row) for of, row in zip(explanation.data, rows, strict=True)):
-        raise TypeError(
-            "expected an explanation of texts, whose data are the segments of each; this one has other data"
-        )
     if rows[0].ndim == 2 and np.ndim(explanation.output_names) != 1:
         raise ValueError("the texts have different classes: slice out one place first, e.g. explanation[:, :, 0]")
     return rows

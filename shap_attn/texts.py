@@ -106,7 +106,7 @@ class TextReader:
             warnings.warn(
                 f"{cut} of {len(rows)} texts are longer than {self.limit} tokens and were cut: the rest, which the "
                 "model does not read, is neither explained nor shown",
-                stacklevel=4,
+                stacklevel=3,
             )
         return rows
 

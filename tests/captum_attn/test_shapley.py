@@ -84,6 +84,41 @@ def test_values_of_layers_and_heads(per, game):
         torch.testing.assert_close(each[:, -1], last, rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.parametrize("name", ["bert", "gpt2", "t5", "deberta_v2", "vit"])
+@pytest.mark.parametrize("game", GAMES)
+@pytest.mark.parametrize("explainer", [ShapleyGradAttention, ShapleyAttention])
+def test_several_targets_give_what_each_gives_alone(name, game, explainer):
+    family = FAMILIES[name]
+    attribution, inputs = explainer(family.build(), game=game), batch(family)
+    targets = [2, None, [0, 1, 2], torch.tensor([1, 1, 0])]
+    together = attribution.attribute_targets(inputs, targets, internal_batch_size=2)
+    for result, target in zip(together, targets, strict=True):
+        alone = attribution.attribute_tokens(inputs, target=target)
+        torch.testing.assert_close(result.values, alone.values, rtol=1e-4, atol=1e-7)
+        assert torch.equal(result.targets, alone.targets)
+        torch.testing.assert_close(result.scores, alone.scores)
+
+
+def test_targets_may_be_chosen_by_the_output():
+    attribution, inputs = ShapleyGradAttention(bert()), text_batch()
+    best, worst = attribution.attribute_targets(inputs, lambda output: output.argsort(-1)[:, [2, 0]])
+    assert torch.equal(best.targets, attribution.attribute_tokens(inputs).targets)
+    assert torch.equal(worst.targets[:, 0], best.output.argmin(-1))
+
+
+def test_several_targets_share_a_forward_pass_and_leave_the_model_as_it_was():
+    model, inputs, passes = bert(), text_batch(), []
+    handle = model.register_forward_hook(lambda *_: passes.append(1))
+    with left_untouched(model):
+        ShapleyGradAttention(model).attribute_targets(inputs, [0, 1, 2])
+    handle.remove()
+    assert len(passes) == 1
+    with left_untouched(model), pytest.raises(IndexError):
+        ShapleyGradAttention(model).attribute_targets(inputs, [0, 7])
+    with pytest.raises(ValueError, match="no targets"):
+        ShapleyGradAttention(model).attribute_targets(inputs, [])
+
+
 # --- inputs -----------------------------------------------------------------------------------------------------------
 
 

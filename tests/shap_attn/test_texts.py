@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -91,7 +92,7 @@ def test_pieces_of_an_emoji_share_its_segment():
 def test_words_are_what_unicode_says():
     text = "I didn't pay 3.14, 我喜欢!"
     edges = sorted(word_boundaries(text))
-    words = [text[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    words = [text[start:end] for start, end in pairwise(edges)]
     assert [word for word in words if word.strip()] == ["I", "didn't", "pay", "3.14", ",", "我", "喜", "欢", "!"]
     (row,) = reader("characters", words=True).read(text)
     assert row.segments == ["I", " didn't", " pay", " 3.14", ",", " 我", "喜", "欢", "!"]

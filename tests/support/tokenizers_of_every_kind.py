@@ -17,7 +17,13 @@ CORPUS = [
     "I 💚 this 👍🏽 movie 😀",
     "我喜欢这部电影",
 ]
-_SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+_SPECIAL = {
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "mask_token": "[MASK]",
+}
 
 
 def word_piece() -> hf.PreTrainedTokenizerFast:

@@ -6,14 +6,24 @@ import doctest
 import importlib
 import pkgutil
 
+import matplotlib
 import pytest
+import shap
 import torch
 from small_models import load_text_model
 
 import captum_attn
+import shap_attn
 
-MODULES = [captum_attn.__name__] + [
-    module.name for module in pkgutil.walk_packages(captum_attn.__path__, f"{captum_attn.__name__}.")
+matplotlib.use("Agg")
+
+MODULES = [
+    name
+    for package in (captum_attn, shap_attn)
+    for name in (
+        package.__name__,
+        *(module.name for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")),
+    )
 ]
 
 
@@ -29,7 +39,15 @@ def examples():
 def names():
     model, tokenizer = load_text_model()
     batch = tokenizer(["a gripping film", "not good at all"], padding=True, return_tensors="pt")
-    return {"torch": torch, "model": model, "tokenizer": tokenizer, "batch": batch, "input_ids": batch["input_ids"]}
+    return {
+        "torch": torch,
+        "shap": shap,
+        "AttentionExplainer": shap_attn.AttentionExplainer,
+        "model": model,
+        "tokenizer": tokenizer,
+        "batch": batch,
+        "input_ids": batch["input_ids"],
+    }
 
 
 @pytest.mark.parametrize("test", examples())

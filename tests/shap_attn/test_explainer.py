@@ -1,0 +1,521 @@
+"""AttentionExplainer: what SHAP users hand over, what they get, and what they do with it."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import warnings
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import shap
+import torch
+import transformers as hf
+from families import FAMILIES
+from models import left_untouched
+from small_models import TEXT_MODEL, load_text_model
+from tokenizers_of_every_kind import TOKENIZERS, classifier
+from torch import nn
+
+from captum_attn import ShapleyGradAttention
+from captum_attn.core.games import GAMES
+from shap_attn import AttentionExplainer
+
+mpl.use("Agg")
+
+TEXTS = ["a gripping , funny film", "not good at all", "good", "it is slow and a little too long , yet beautiful"]
+FORMS = {
+    "ragged": TEXTS,
+    "equal length": ["a gripping film", "a boring film"],
+    "one text": ["a gripping film"],
+    "one token": ["good"],
+    "N = C = T": ["good film", "bad film"],
+    "N = C": ["a good long film", "bad"],
+    "with an empty one": ["", "a gripping film"],
+}
+
+
+@pytest.fixture(scope="module")
+def model_and_tokenizer():
+    return load_text_model()
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return hf.pipeline("text-classification", model=str(TEXT_MODEL))
+
+
+@pytest.fixture(scope="module")
+def explainer(model_and_tokenizer):
+    return AttentionExplainer(*model_and_tokenizer)
+
+
+@pytest.fixture
+def three_classes():
+    tokenizer = TOKENIZERS["word piece"]()
+    return AttentionExplainer(classifier(tokenizer), tokenizer)
+
+
+@pytest.fixture(autouse=True)
+def _no_figures_left():
+    yield
+    plt.close("all")
+
+
+def rows_of(explanation):
+    return [np.asarray(row, dtype=float) for row in explanation.values]
+
+
+def assert_same(left, right):
+    assert len(left) == len(right)
+    for one, other in zip(rows_of(left), rows_of(right), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-7)
+    for one, other in zip(left.data, right.data, strict=True):
+        assert list(one) == list(other)
+
+
+# What it is given
+
+
+def test_every_way_to_hand_over_a_text_model(model_and_tokenizer, pipe, explainer):
+    model, tokenizer = model_and_tokenizer
+    expected = explainer(TEXTS)
+    for given in (
+        (pipe,),
+        (shap.models.TransformersPipeline(pipe),),
+        (model, shap.maskers.Text(tokenizer)),
+        (pipe, tokenizer),
+    ):
+        assert_same(AttentionExplainer(*given)(TEXTS), expected)
+    assert expected.output_names == ["negative", "positive"]
+
+
+@pytest.mark.parametrize("texts", [tuple(TEXTS), np.array(TEXTS), {"text": TEXTS}, [{"text": text} for text in TEXTS]])
+def test_every_form_of_texts(explainer, texts):
+    assert_same(explainer(texts), explainer(TEXTS))
+
+
+def test_a_string_is_one_text_and_not_its_characters(explainer):
+    assert_same(explainer(TEXTS[0]), explainer(TEXTS[:1]))
+
+
+def test_pairs(explainer, model_and_tokenizer):
+    model, tokenizer = model_and_tokenizer
+    pairs = [("a gripping film", "not good"), ("bad", "it is slow")]
+    explanation = explainer(pairs)
+    assert_same(explanation, explainer([first for first, _ in pairs], [second for _, second in pairs]))
+    batch = tokenizer(*map(list, zip(*pairs, strict=True)), padding=True, return_tensors="pt")
+    core = ShapleyGradAttention(model, tokenizer=tokenizer).attribute(batch, target=0)
+    for row, values, mask in zip(rows_of(explanation), core, batch["attention_mask"].bool(), strict=True):
+        np.testing.assert_allclose(row[:, 0], values[mask][1:-1], rtol=1e-4, atol=1e-7)
+    assert "".join(explanation.data[0]) == "a gripping film[SEP]not good"
+
+
+@pytest.mark.parametrize("game", GAMES)
+@pytest.mark.parametrize("sign", ["signed", "rectified"])
+def test_values_are_the_cores_and_keywords_reach_it(model_and_tokenizer, game, sign):
+    model, tokenizer = model_and_tokenizer
+    keywords = {"game": game, "sign": sign, "layers": [1, -1], "heads": 2}
+    explanation = AttentionExplainer(model, tokenizer, **keywords)(TEXTS)
+    for row, text in enumerate(TEXTS):
+        batch = tokenizer(text, return_tensors="pt")
+        for target in (0, 1):
+            alone = ShapleyGradAttention(model, tokenizer=tokenizer, **keywords).attribute(batch, target=target)
+            np.testing.assert_allclose(explanation.values[row][:, target], alone[0, 1:-1], rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("readout", [0, "mean"])
+def test_the_readout_reaches_the_core(model_and_tokenizer, readout):
+    model, tokenizer = model_and_tokenizer
+    row = AttentionExplainer(model, tokenizer, game="cls", readout=readout)(TEXTS[:1]).values[0]
+    core = ShapleyGradAttention(model, tokenizer=tokenizer, game="cls", readout=readout)
+    np.testing.assert_allclose(row[:, 1], core.attribute(tokenizer(TEXTS[0], return_tensors="pt"), 1)[0, 1:-1], 1e-4)
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "gpt2", "llama", "modernbert", "t5", "deberta_v2"])
+def test_families_one_text_at_a_time_and_together(name):
+    tokenizer = TOKENIZERS["byte-level BPE"]()
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    config = FAMILIES[name].config()
+    config.vocab_size, config.pad_token_id = len(tokenizer), tokenizer.pad_token_id
+    config.eos_token_id, config.max_position_embeddings = tokenizer.sep_token_id, 64
+    torch.manual_seed(0)
+    model = FAMILIES[name].model_class._from_config(config).eval()
+    explainer = AttentionExplainer(model, tokenizer)
+    together, alone = explainer(TEXTS), explainer(TEXTS, batch_size=1)
+    assert together.shape == (4, None, 3)
+    assert any(np.abs(row).max() > 0 for row in rows_of(together))
+    for one, other in zip(rows_of(together), rows_of(alone), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-6)
+    for row, text in enumerate(TEXTS):
+        batch = tokenizer(text, return_tensors="pt")
+        core = ShapleyGradAttention(model, tokenizer=tokenizer).attribute(batch, target=2)
+        np.testing.assert_allclose(rows_of(together)[row][:, 2].sum(), core.sum(), rtol=1e-3, atol=1e-6)
+
+
+def test_models_without_a_padding_token_get_one_text_at_a_time():
+    tokenizer = TOKENIZERS["byte-level BPE"]()
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    config = FAMILIES["gpt2"].config()
+    config.vocab_size, config.pad_token_id = len(tokenizer), None
+    model = FAMILIES["gpt2"].model_class._from_config(config).eval()
+    padded = AttentionExplainer(model, tokenizer)(TEXTS)
+    tokenizer.pad_token = None
+    assert_same(AttentionExplainer(model, tokenizer)(TEXTS), padded)
+
+
+def test_a_tokenizer_that_adds_nothing_and_an_empty_text():
+    tokenizer = TOKENIZERS["byte-level BPE"]()
+    tokenizer.backend_tokenizer.post_processor = None
+    explanation = AttentionExplainer(classifier(tokenizer), tokenizer)(["", "a film"])
+    assert explanation.values[0].tolist() == [[0, 0, 0]]
+    assert explanation.data[0].tolist() == [""]
+
+
+def test_a_pipelines_own_length_limit_counts():
+    pipe = hf.pipeline("text-classification", model=str(TEXT_MODEL), max_length=5, truncation=True)
+    with pytest.warns(UserWarning, match="1 of 1 texts are longer than 5 tokens"):
+        explanation = AttentionExplainer(pipe)("a gripping , funny film")
+    assert "".join(explanation.data[0]) == "a gripping ,"
+
+
+# What comes back
+
+
+@pytest.mark.parametrize("texts", FORMS.values(), ids=FORMS)
+def test_values_sum_to_the_worth_of_all_players(texts, explainer, model_and_tokenizer):
+    """SHAP's additivity check, at 1e-6 and able to fail: v(all) comes from the influence matrix itself."""
+    model, tokenizer = model_and_tokenizer
+    explanation = explainer(texts)
+    core = ShapleyGradAttention(model)
+    for row, text in enumerate(texts):
+        batch = tokenizer(text, return_tensors="pt", return_special_tokens_mask=True)
+        players = batch.pop("special_tokens_mask")[0] == 0
+        for target in (0, 1):
+            worth = core.influence(batch, target=target)[0][:, players].double().sum() if players.any() else 0
+            total = explanation.base_values[row][target] + np.sum(explanation.values[row][:, target])
+            np.testing.assert_allclose(total, worth, rtol=1e-5, atol=1e-6)
+            assert explanation.base_values[row][target] == 0
+
+
+@pytest.mark.parametrize("words", [False, True])
+@pytest.mark.parametrize("special_tokens", [False, True])
+def test_grouping_and_special_tokens_keep_totals(model_and_tokenizer, explainer, words, special_tokens):
+    texts = ["unwatchable drivel , didn't like it", "a [MASK] film", ""]
+    plain = explainer(texts)
+    other = AttentionExplainer(*model_and_tokenizer, words=words, special_tokens=special_tokens)(texts)
+    for one, two in zip(rows_of(plain), rows_of(other), strict=True):
+        np.testing.assert_allclose(one.sum(0), two.sum(0), atol=1e-9)
+    joined = ["".join(row) for row in other.data]
+    assert joined == [f"[CLS]{text}[SEP]" if special_tokens else text for text in texts]
+    if words:
+        assert "didn't " in list(other.data[0])
+        assert len(other.data[0]) < len(plain.data[0]) + 2 * special_tokens
+
+
+@pytest.mark.parametrize("text", ["", "   ", "[CLS] [SEP]", "[MASK]"])
+@pytest.mark.parametrize("outputs", [None, "positive", shap.Explanation.argsort.flip[:1]])
+def test_nothing_to_explain_gives_zeros(explainer, text, outputs):
+    explanation = explainer([text], outputs=outputs)
+    (row,) = rows_of(explanation)
+    assert (row == 0).all()
+    assert len(row) == len(explanation.data[0]) >= 1
+    assert "".join(explanation.data[0]) == text
+
+
+def test_order_is_restored_whatever_the_batches(explainer):
+    texts = [" ".join(["good", "film", "not"][: 1 + i % 3] * (1 + (7 * i) % 5)) for i in range(23)]
+    expected = explainer(texts, batch_size=1)
+    for size in ("auto", 2, 5, 100):
+        assert_same(explainer(texts, batch_size=size), expected)
+    assert ["".join(row) for row in expected.data] == texts
+
+
+def test_one_forward_pass_and_a_backward_pass_for_each_class(three_classes, monkeypatch):
+    calls = {"forward": 0, "backward": 0}
+    model, backward = three_classes.model, torch.autograd.grad
+
+    def forward_hook(*_):
+        calls["forward"] += 1
+
+    def counted(*args, **kwargs):
+        calls["backward"] += 1
+        return backward(*args, **kwargs)
+
+    monkeypatch.setattr(torch.autograd, "grad", counted)
+    handle = model.register_forward_hook(forward_hook)
+    three_classes(TEXTS)
+    handle.remove()
+    assert calls == {"forward": 1, "backward": 3}
+
+
+def test_one_class_several_or_all(three_classes):
+    names = three_classes.output_names
+    everything = three_classes(TEXTS)
+    assert everything.output_names == names == ["LABEL_0", "LABEL_1", "LABEL_2"]
+    for outputs, kept in (([2, 0], [2, 0]), (["LABEL_1"], [1]), ((0, "LABEL_2"), [0, 2]), ([-1], [2])):
+        explanation = three_classes(TEXTS, outputs=outputs)
+        assert explanation.output_names == [names[index] for index in kept]
+        for row, whole in zip(rows_of(explanation), rows_of(everything), strict=True):
+            np.testing.assert_array_equal(row, whole[:, kept])
+    for outputs in (1, "LABEL_1", np.int64(1)):
+        single = three_classes(TEXTS, outputs=outputs)
+        assert single.output_names == "LABEL_1"
+        assert single.base_values.shape == (4,)
+        for row, whole in zip(rows_of(single), rows_of(everything), strict=True):
+            np.testing.assert_array_equal(row, whole[:, 1])
+
+
+def test_classes_chosen_by_the_output(three_classes):
+    everything = three_classes(TEXTS)
+    model, tokenizer = three_classes.model, three_classes.masker
+    with torch.no_grad():
+        logits = torch.cat([model(**tokenizer(text, return_tensors="pt")).logits for text in TEXTS])
+    best = logits.argsort(-1, descending=True).numpy()
+    for outputs, count in (("predicted", 1), (shap.Explanation.argsort.flip[:2], 2)):
+        explanation = three_classes(TEXTS, outputs=outputs)
+        for row, (values, whole) in enumerate(zip(rows_of(explanation), rows_of(everything), strict=True)):
+            np.testing.assert_allclose(values, whole[:, best[row, :count]], atol=1e-7)
+            named = explanation[row].output_names
+            assert list(named) == [three_classes.output_names[index] for index in best[row, :count]]
+
+
+def test_output_names_of_ones_own(model_and_tokenizer):
+    explainer = AttentionExplainer(*model_and_tokenizer, output_names=["bad", "good"], outputs="good")
+    assert explainer(TEXTS).output_names == "good"
+    assert explainer(TEXTS, outputs=[0]).output_names == ["bad"]
+
+
+def test_explain_row(explainer):
+    whole = explainer(TEXTS)
+    row = explainer.explain_row(
+        TEXTS[1], max_evals=10, main_effects=False, error_bounds=False, outputs=None, silent=True
+    )
+    np.testing.assert_allclose(row["values"], whole.values[1], rtol=1e-4, atol=1e-7)
+    assert row["expected_values"].tolist() == [0, 0]
+    assert row["mask_shapes"] == [(4,)]
+    assert row["output_names"] == ["negative", "positive"]
+    assert explainer.explain_row(TEXTS[1], outputs="positive")["values"].shape == (4, 1)
+    assert explainer.explain_row("good", "bad")["mask_shapes"] == [(3,)]
+
+
+def test_sampled_games_bring_their_error(model_and_tokenizer):
+    def game(influence, coalitions):
+        return coalitions.to(influence) @ influence.sum(0)
+
+    sampled = AttentionExplainer(*model_and_tokenizer, game=game, outputs="positive")(TEXTS)
+    exact = AttentionExplainer(*model_and_tokenizer, outputs="positive")(TEXTS)
+    assert exact.error_std is None
+    assert [len(row) for row in sampled.error_std] == [len(row) for row in sampled.values]
+
+
+# What SHAP's users do with it
+
+
+@pytest.fixture(params=FORMS.values(), ids=FORMS)
+def explanation(request, explainer):
+    return explainer(request.param)
+
+
+OPERATIONS = {
+    "text": lambda e: shap.plots.text(e, display=False),
+    "text of a class": lambda e: shap.plots.text(e[:, :, "positive"], display=False),
+    "text of a row": lambda e: shap.plots.text(e[0], display=False),
+    "text of a row and class": lambda e: shap.plots.text(e[0, :, "positive"], display=False),
+    "bar": lambda e: shap.plots.bar(e[0, :, "positive"], show=False),
+    "bar of means": lambda e: shap.plots.bar(e[:, :, "positive"].mean(0), show=False),
+    "bar of mean magnitudes": lambda e: shap.plots.bar(e[:, :, "positive"].abs.mean(0), show=False),
+    "bar of maxima": lambda e: shap.plots.bar(e[:, :, "positive"].abs.max(0), show=False),
+    "waterfall": lambda e: shap.plots.waterfall(e[0, :, "positive"], show=False),
+    "force": lambda e: shap.plots.force(e[0, :, "positive"], matplotlib=True, show=False),
+    "force in JavaScript": lambda e: shap.plots.force(e[0, :, "positive"]).html(),
+    "decision": lambda e: shap.plots.decision(
+        0.0, e[-1, :, "positive"].values, feature_names=e[-1].feature_names, show=False
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning")
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
+def test_plots(explanation, operation):
+    assert operation(explanation) is not None or plt.gcf().axes
+
+
+def test_slices(explanation):
+    for column, name in enumerate(["negative", "positive"]):
+        for row, values in enumerate(rows_of(explanation)):
+            np.testing.assert_array_equal(explanation[row][:, name].values, values[:, column])
+            for part in (explanation[row, :, name], explanation[:, :, name][row]):
+                np.testing.assert_array_equal(part.values, values[:, column])
+                assert list(part.data) == list(explanation.data[row])
+                assert list(part.feature_names) == list(explanation.feature_names[row])
+                assert part.base_values == 0
+    assert len(explanation[:1]) == len(explanation[[0]]) == 1
+    np.testing.assert_array_equal(explanation[:1].values[0], explanation.values[0])
+
+
+def test_mean_magnitude_is_over_occurrences(explainer):
+    means = explainer(["good film", "good"])[:, :, "positive"].abs.mean(0)
+    first, second = rows_of(explainer(["good film", "good"], outputs="positive"))
+    assert list(means.feature_names) == ["good", "film"]
+    np.testing.assert_allclose(means.values, [(abs(first[0]) + abs(second[0])) / 2, abs(first[1])])
+
+
+def test_copies_and_pickles(explanation):
+    for other in (pickle.loads(pickle.dumps(explanation)), copy.deepcopy(explanation)):
+        assert_same(other, explanation)
+        assert other.output_names == explanation.output_names
+
+
+@pytest.mark.parametrize("texts", FORMS.values(), ids=FORMS)
+def test_one_output_alone_works_like_its_slice(explainer, texts):
+    single, slice_of_all = explainer(texts, outputs="positive"), explainer(texts)[:, :, "positive"]
+    assert_same(single, slice_of_all)
+    assert single.output_names == slice_of_all.output_names == "positive"
+    assert np.shape(single.base_values) == np.shape(slice_of_all.base_values)
+    shap.plots.bar(single.abs.mean(0), show=False)
+    shap.plots.waterfall(single[0], show=False)
+    assert shap.plots.text(single, display=False)
+
+
+# What it leaves as it was, and what it refuses
+
+
+def test_the_model_stays_as_it_was(model_and_tokenizer):
+    model, tokenizer = model_and_tokenizer
+    explainer = AttentionExplainer(model, tokenizer)
+    before = np.random.get_state()[1].copy()
+    with left_untouched(model):
+        explainer(TEXTS)
+        with pytest.raises(IndexError):
+            explainer(TEXTS, outputs=[7])
+    assert (np.random.get_state()[1] == before).all()
+    model.train()
+    with left_untouched(model):
+        assert_same(explainer(TEXTS), AttentionExplainer(*load_text_model())(TEXTS))
+    model.eval()
+
+
+def test_works_without_gradients_around_it(explainer):
+    expected = explainer(TEXTS)
+    with torch.no_grad():
+        assert_same(explainer(TEXTS), expected)
+    with torch.inference_mode():
+        assert_same(explainer(TEXTS), expected)
+
+
+def test_half_precision(model_and_tokenizer, explainer):
+    model, tokenizer = model_and_tokenizer
+    half = AttentionExplainer(copy.deepcopy(model).to(torch.bfloat16), tokenizer)
+    for row, exact in zip(rows_of(half(TEXTS)), rows_of(explainer(TEXTS)), strict=True):
+        assert np.linalg.norm(row - exact) < 0.2 * np.linalg.norm(exact)
+
+
+class Plain(nn.Module):
+    def forward(self, input_ids, attention_mask=None):
+        return input_ids.float()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (lambda m, t: (lambda x: x, t), TypeError, "model is a function, expected a transformers pipeline"),
+        (lambda m, t: (m,), ValueError, "BertForSequenceClassification needs its tokenizer"),
+        (lambda m, t: (m, "bert"), TypeError, "masker is a str"),
+        (lambda m, t: (m, shap.maskers.Text()), TypeError, "masker is a SimpleTokenizer"),
+        (
+            lambda m, t: (hf.pipeline("fill-mask", model=hf.BertForMaskedLM(m.config), tokenizer=t),),
+            ValueError,
+            "'fill-mask'",
+        ),
+    ],
+)
+def test_what_it_cannot_explain(model_and_tokenizer, arguments, error, message):
+    with pytest.raises(error, match=message):
+        AttentionExplainer(*arguments(*model_and_tokenizer))
+
+
+@pytest.mark.parametrize(
+    ("keywords", "error", "message"),
+    [
+        ({"game": "poker"}, ValueError, "unknown game 'poker'"),
+        ({"sign": "both"}, ValueError, "sign must be"),
+        ({"outputs": "neutral"}, ValueError, "no class has the name 'neutral', expected one of"),
+        ({"outputs": [0.5]}, TypeError, "0.5 is no class"),
+        ({"outputs": []}, ValueError, "outputs is empty"),
+        ({"output_names": ["one"]}, ValueError, "expected a list of 2 names"),
+        ({"batch_size": 0}, ValueError, "batch_size must be"),
+        ({"lenk": None}, TypeError, "unexpected keyword argument 'lenk'"),
+    ],
+)
+def test_bad_keywords(model_and_tokenizer, keywords, error, message):
+    with pytest.raises(error, match=message):
+        AttentionExplainer(*model_and_tokenizer, **keywords)
+
+
+@pytest.mark.parametrize(
+    ("texts", "error", "message"),
+    [
+        (["good", None], TypeError, "text 1 is None"),
+        (["good", 3.5], TypeError, r"text 1 is 3.5 \(float\)"),
+        (None, TypeError, "got None"),
+        ([], ValueError, "no texts"),
+    ],
+)
+def test_bad_texts(explainer, texts, error, message):
+    with pytest.raises(error, match=message), left_untouched(explainer.model):
+        explainer(texts)
+
+
+def test_an_output_that_is_not_of_classes(model_and_tokenizer):
+    model, tokenizer = model_and_tokenizer
+    tagger = hf.BertForTokenClassification(model.config)
+    with pytest.raises(ValueError, match=r"expected scores of classes .*ShapleyGradAttention"):
+        AttentionExplainer(tagger, tokenizer)(TEXTS)
+
+
+@pytest.mark.parametrize(
+    "harmless",
+    [
+        {"max_evals": 10**9},
+        {"max_evals": "auto", "main_effects": False, "error_bounds": False},
+        {"seed": 1, "algorithm": "auto", "linearize_link": True, "feature_names": None},
+        {"link": shap.links.identity, "fixed_context": None},
+    ],
+)
+def test_shap_arguments_that_change_nothing_are_silent(model_and_tokenizer, explainer, harmless):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_same(explainer(TEXTS, **harmless), explainer(TEXTS))
+        AttentionExplainer(*model_and_tokenizer, **harmless)
+
+
+@pytest.mark.parametrize(
+    "ignored",
+    [
+        {"link": shap.links.logit},
+        {"algorithm": "permutation"},
+        {"main_effects": True},
+        {"error_bounds": True},
+        {"fixed_context": 1},
+    ],
+)
+def test_shap_arguments_that_ask_for_something_else_warn(model_and_tokenizer, explainer, ignored):
+    (name,) = ignored
+    with pytest.warns(UserWarning, match=f"{name}=.* has no effect") as caught:
+        explainer(TEXTS[:1], **ignored)
+    assert caught[0].filename == __file__
+    with pytest.warns(UserWarning, match=f"{name}=.* has no effect"):
+        AttentionExplainer(*model_and_tokenizer, **ignored)
+
+
+def test_many_classes_get_a_warning():
+    tokenizer = TOKENIZERS["word piece"]()
+    explainer = AttentionExplainer(classifier(tokenizer, classes=120), tokenizer)
+    with pytest.warns(UserWarning, match="120 backward passes"):
+        assert explainer("a film").shape == (1, 2, 120)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        explainer("a film", outputs="predicted")

@@ -1,0 +1,158 @@
+"""Images in every form: arrays, tensors, PIL images, files, pipelines."""
+
+from __future__ import annotations
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import shap
+import torch
+import transformers as hf
+from families import FAMILIES
+from models import left_untouched
+from PIL import Image
+from small_models import digits, load_image_model
+
+from captum_attn import ShapleyGradAttention
+from shap_attn import AttentionExplainer, plots
+
+mpl.use("Agg")
+
+
+@pytest.fixture(scope="module")
+def vit():
+    return FAMILIES["vit"].build()
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return hf.ViTImageProcessorPil(
+        size={"height": 12, "width": 12}, image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.25, 0.3]
+    )
+
+
+@pytest.fixture(scope="module")
+def photos():
+    return np.random.default_rng(0).integers(0, 256, (3, 20, 30, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def expected(vit, processor, photos):
+    return AttentionExplainer(vit, processor)(photos)
+
+
+FORMS = {
+    "array of bytes": lambda photos: photos,
+    "list of arrays": list,
+    "floats to 255": lambda photos: photos.astype(np.float64),
+    "floats to 1": lambda photos: photos / 255,
+    "tensor": lambda photos: torch.from_numpy(photos).movedim(-1, 1),
+    "tensor of floats": lambda photos: torch.from_numpy(photos).movedim(-1, 1) / 255,
+    "list of tensors": lambda photos: list(torch.from_numpy(photos).movedim(-1, 1)),
+    "PIL images": lambda photos: [Image.fromarray(photo) for photo in photos],
+    "PIL images with transparency": lambda photos: [Image.fromarray(photo).convert("RGBA") for photo in photos],
+}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_forms_of_images(form, vit, processor, photos, expected):
+    explanation = AttentionExplainer(vit, processor)(form(photos))
+    np.testing.assert_allclose(explanation.values, expected.values, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(explanation.data, expected.data, atol=1e-6)
+
+
+def test_files_and_single_images(vit, processor, photos, expected, tmp_path):
+    Image.fromarray(photos[0]).save(tmp_path / "photo.png")
+    for single in (tmp_path / "photo.png", str(tmp_path / "photo.png"), photos[0], Image.fromarray(photos[0])):
+        explanation = AttentionExplainer(vit, processor)(single)
+        np.testing.assert_allclose(explanation.values, expected.values[:1], rtol=1e-4, atol=1e-7)
+
+
+def test_values_are_the_cores_on_the_grid_of_patches(vit, processor, photos, expected):
+    assert expected.shape == (3, 3, 3, 1, 3)
+    assert expected.base_values.shape == (3, 3)
+    batch = processor(list(photos), return_tensors="pt")
+    core = ShapleyGradAttention(vit)
+    for target in range(3):
+        patches = core.attribute_tokens(batch, target=target).patches
+        np.testing.assert_allclose(expected.values[..., 0, target], patches, rtol=1e-4, atol=1e-7)
+
+
+def test_pictures_are_what_the_model_sees(processor, photos, expected):
+    assert expected.data.shape == (3, 12, 12, 3)
+    small = np.stack([np.asarray(Image.fromarray(photo).resize((12, 12), processor.resample)) for photo in photos])
+    np.testing.assert_allclose(expected.data, small / 255, atol=1e-6)
+
+
+def test_pipelines(vit, processor, photos, expected):
+    pipe = hf.pipeline("image-classification", model=vit, image_processor=processor)
+    np.testing.assert_allclose(AttentionExplainer(pipe)(photos).values, expected.values, rtol=1e-4, atol=1e-7)
+
+
+def test_a_models_own_pixels_need_no_processor():
+    model = load_image_model()
+    _, _, images, labels = digits()
+    explainer = AttentionExplainer(model)
+    explanation = explainer(images[:4], outputs="predicted")
+    assert [int(names[0]) for names in explanation.output_names] == labels[:4].tolist()
+    patches = ShapleyGradAttention(model).attribute_tokens(images[:4]).patches
+    np.testing.assert_allclose(explanation.values[..., 0, 0], patches, rtol=1e-4, atol=1e-7)
+    assert explanation.data.shape == (4, 8, 8, 3)
+    assert explanation.data.min() == 0
+    assert explanation.data.max() == 1
+    channels_last = images[:4].movedim(1, -1).numpy()
+    np.testing.assert_allclose(explainer(channels_last, outputs="predicted").values, explanation.values)
+    grey = [image.squeeze(-1) for image in channels_last]
+    np.testing.assert_allclose(explainer(grey, outputs="predicted").values, explanation.values)
+
+
+def test_explain_row(vit, processor, photos, expected):
+    row = AttentionExplainer(vit, processor).explain_row(photos[1])
+    np.testing.assert_allclose(row["values"], expected.values[1], rtol=1e-4, atol=1e-7)
+    assert row["mask_shapes"] == [(3, 3, 1)]
+
+
+@pytest.mark.parametrize("plot", [shap.plots.image, plots.image])
+@pytest.mark.parametrize("outputs", [None, 1, [0, 2], "predicted", shap.Explanation.argsort.flip[:2]])
+def test_image_plots(vit, processor, photos, plot, outputs):
+    explanation = AttentionExplainer(vit, processor)(photos, outputs=outputs)
+    plot(explanation, show=False)
+    assert len(plt.gcf().axes) == 3 * (1 + explanation.shape[-1]) + 1
+    plot(explanation[0], show=False)
+    plt.close("all")
+
+
+def test_the_model_stays_as_it_was(vit, processor, photos):
+    explainer = AttentionExplainer(vit, processor)
+    with left_untouched(vit):
+        explainer(photos)
+
+
+@pytest.mark.parametrize(
+    ("images", "error", "message"),
+    [
+        (lambda p: p[..., :1], ValueError, r"image 0 has shape \(20, 30, 1\) .* takes 3 channels"),
+        (lambda p: p[0, ..., 0], ValueError, r"image 0 has shape \(20, 30\)"),
+        (lambda p: np.moveaxis(p, -1, 1), ValueError, "channels last"),
+        (lambda p: np.concatenate([p, p[..., :1]], -1), ValueError, r"\(20, 30, 4\)"),
+        (lambda p: p / 255.0 - 0.5, ValueError, "values from -0.5 to 0.5, expected 0 to 255"),
+        (lambda p: p.astype(int) * 2, ValueError, "expected 0 to 255"),
+        (lambda p: [p[0], None], TypeError, "image 1 is a NoneType"),
+        (lambda p: [p[0], "a", 3], ValueError, "a"),
+        (lambda p: {"image": p}, TypeError, "image 0 is a dict"),
+        (lambda p: np.array([["a"]]), TypeError, "image 0 is a ndarray"),
+        (lambda p: [], ValueError, "no images"),
+    ],
+)
+def test_what_is_no_image_for_the_model(vit, processor, photos, images, error, message):
+    explainer = AttentionExplainer(vit, processor)
+    with left_untouched(vit), pytest.raises(error, match=message):
+        explainer(images(photos))
+
+
+def test_without_a_processor_pixels_must_be_the_models_own(vit, photos):
+    with pytest.raises(TypeError, match="uint8, expected the model's own floating-point values"):
+        AttentionExplainer(vit)(photos)
+    with pytest.raises(ValueError, match="several sizes"):
+        AttentionExplainer(vit)([np.zeros((12, 12, 3)), np.zeros((16, 16, 3))])

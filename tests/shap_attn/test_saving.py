@@ -1,0 +1,165 @@
+"""Saved and loaded, or pickled: the same explainer."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import pickle
+import subprocess
+import sys
+import zipfile
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import shap
+import torch
+import transformers as hf
+from families import FAMILIES
+from small_models import digits, load_image_model, load_text_model
+from torch import nn
+
+from captum_attn.core.estimators import permutation_shapley
+from shap_attn import AttentionExplainer
+
+TEXTS = ["a gripping , funny film", "unwatchable drivel"]
+SETTINGS = {
+    "defaults": {},
+    "every plain argument": {
+        "game": "max_mutual",
+        "sign": "rectified",
+        "layers": (0, -1),
+        "heads": [1, 2],
+        "readout": 1,
+        "outputs": ["good"],
+        "output_names": ["bad", "good"],
+        "words": True,
+        "special_tokens": True,
+        "max_length": 5,
+        "batch_size": 3,
+    },
+    "an operation": {"outputs": shap.Explanation.argsort.flip[:1]},
+    "NumPy's numbers": {"layers": np.array([1, 2]), "outputs": np.int64(1)},
+}
+
+
+def saved(explainer):
+    file = io.BytesIO()
+    explainer.save(file)
+    file.seek(0)
+    return file
+
+
+def assert_same(left, right):
+    """SHAP's serialization check, able to fail: values, names and arguments."""
+    for one, other in zip(left.values, right.values, strict=True):
+        np.testing.assert_array_equal(one, other)
+    for one, other in zip(left.data, right.data, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert np.array_equal(left.output_names, right.output_names)
+
+
+@pytest.mark.filterwarnings("ignore:.*were cut")
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_every_argument_survives(settings):
+    explainer = AttentionExplainer(*load_text_model(), **settings)
+    expected = explainer(TEXTS)
+    for other in (AttentionExplainer.load(saved(explainer)), pickle.loads(pickle.dumps(explainer))):
+        assert_same(other(TEXTS), expected)
+        for name, value in explainer.settings.items():
+            if name == "outputs":
+                assert repr(other.settings[name]) == repr(value) or other.settings[name] == value
+            else:
+                assert np.array_equal(other.settings[name], value), name
+
+
+def test_settings_are_all_of_the_constructors_arguments():
+    keywords = {
+        name
+        for name, parameter in inspect.signature(AttentionExplainer.__init__).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+    assert AttentionExplainer(*load_text_model()).settings.keys() == keywords
+
+
+def test_nothing_is_pickled_that_need_not_be():
+    file = saved(AttentionExplainer(*load_text_model(), outputs=shap.Explanation.argsort.flip[:1]))
+    with zipfile.ZipFile(file) as archive:
+        names = archive.namelist()
+        assert "pickled" not in names
+        assert {Path(name).suffix for name in names} <= {"", ".json", ".safetensors"}
+
+
+def worth(influence, coalitions):
+    return coalitions.to(influence) @ influence.sum(0)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"game": worth}, {"game": lambda m, c: worth(m, c) ** 2}, {"estimator": partial(permutation_shapley, seed=3)}],
+)
+def test_functions_survive_where_pickling_is_allowed(settings):
+    explainer = AttentionExplainer(*load_text_model(), **settings)
+    with pytest.raises(ValueError, match="allow_pickle=True"):
+        AttentionExplainer.load(saved(explainer))
+    other = AttentionExplainer.load(saved(explainer), allow_pickle=True)
+    assert_same(other(TEXTS), explainer(TEXTS))
+    np.testing.assert_array_equal(other(TEXTS).error_std[0], explainer(TEXTS).error_std[0])
+
+
+class Wrapped(nn.Module):
+    """A model that transformers does not have."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, _ = load_text_model()
+
+    def forward(self, input_ids, attention_mask=None, token_type_ids=None):
+        return 2 * self.inner(input_ids, attention_mask, token_type_ids).logits
+
+
+def test_other_models_survive_where_pickling_is_allowed():
+    explainer = AttentionExplainer(Wrapped().eval(), load_text_model()[1])
+    with pytest.raises(ValueError, match="allow_pickle=True"):
+        AttentionExplainer.load(saved(explainer))
+    assert_same(AttentionExplainer.load(saved(explainer), allow_pickle=True)(TEXTS), explainer(TEXTS))
+
+
+def test_images():
+    _, _, images, _ = digits()
+    explainer = AttentionExplainer(load_image_model())
+    assert_same(AttentionExplainer.load(saved(explainer))(images[:3]), explainer(images[:3]))
+    processor = hf.ViTImageProcessorPil(size={"height": 12, "width": 12}, image_mean=[0.4] * 3, image_std=[0.2] * 3)
+    explainer = AttentionExplainer(FAMILIES["vit"].build(), processor)
+    photos = np.random.default_rng(0).integers(0, 256, (2, 20, 30, 3), dtype=np.uint8)
+    loaded = AttentionExplainer.load(saved(explainer))(photos)
+    np.testing.assert_array_equal(loaded.values, explainer(photos).values)
+    np.testing.assert_array_equal(loaded.data, explainer(photos).data)
+
+
+def test_weights_keep_their_precision():
+    model, tokenizer = load_text_model()
+    explainer = AttentionExplainer(model.to(torch.float64), tokenizer)
+    loaded = AttentionExplainer.load(saved(explainer))
+    assert next(loaded.model.parameters()).dtype == torch.float64
+    assert_same(loaded(TEXTS), explainer(TEXTS))
+
+
+def test_another_process_loads_it_from_a_path(tmp_path):
+    path = tmp_path / "explainer.zip"
+    explainer = AttentionExplainer(*load_text_model(), game="mutual", outputs="positive")
+    explainer.save(path)
+    script = (
+        "import sys; from shap_attn import AttentionExplainer; "
+        "print(float(AttentionExplainer.load(sys.argv[1])('a gripping film').values.sum()))"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True, timeout=120
+    ).stdout
+    assert float(printed) == pytest.approx(explainer("a gripping film").values.sum(), rel=1e-4)
+
+
+def test_other_files_are_refused():
+    with pytest.raises(ValueError, match="got another kind of file"):
+        AttentionExplainer.load(io.BytesIO(b"no explainer"))
