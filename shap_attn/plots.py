@@ -122,6 +122,16 @@ def bar(shap_values: shap.Explanation | shap.Cohorts, *, show: bool = True, **kw
     return _finished(shap.plots.bar(drawn, show=False, **kwargs), show, unit)
 
 
+def image(shap_values: shap.Explanation, *, show: bool = True, **kwargs: Any) -> Any:
+    """``shap.plots.image``, with the faint copy of each image where its patches are."""
+    result = shap.plots.image(shap_values, show=False, **kwargs)
+    for axes in plt.gcf().axes:
+        if len(axes.images) == 2:  # shap.plots.image reaches half a patch beyond them
+            copy, patches = axes.images
+            copy.set_extent(patches.get_extent())
+    return _finished(result, show)
+
+
 def _relabelled(name: str, **defaults: Any) -> Callable[..., Any]:
     plot = getattr(shap.plots, name)
 
@@ -162,5 +172,4 @@ def _divided(explanation: shap.Explanation, unit: float) -> shap.Explanation:
 
 beeswarm = _relabelled("beeswarm", color_bar_label="occurrences in the text")
 heatmap = _relabelled("heatmap")
-image = _relabelled("image")
 violin = _relabelled("violin", color_bar_label="occurrences in the text")

@@ -119,6 +119,9 @@ def test_image_plots(vit, processor, photos, plot, outputs):
     explanation = AttentionExplainer(vit, processor)(photos, outputs=outputs)
     plot(explanation, show=False)
     assert len(plt.gcf().axes) == 3 * (1 + explanation.shape[-1]) + 1
+    if plot is plots.image:
+        copy, patches = plt.gcf().axes[1].images
+        assert list(copy.get_extent()) == list(patches.get_extent())
     plot(explanation[0], show=False)
     plt.close("all")
 

@@ -1,0 +1,146 @@
+"""SHAP's plots of a text and an image classifier, from exact attention-game values.
+
+    python examples/shap_workflow.py
+    python examples/shap_workflow.py --texts reviews.tsv --model FOLDER_OR_HUB_NAME --output positive
+
+Explains three hundred short reviews and eight handwritten digits with the two small models in ``examples/models``, with
+no network, and writes ``index.html`` with a text plot, a waterfall, a bar chart, a beeswarm, a heat map and an image
+plot. Without ``--texts``, the reviews are made up from phrases.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import shap
+from small_models import TEXT_MODEL, digits, load_image_model
+from transformers import pipeline
+from transformers.utils.logging import disable_progress_bar
+
+from shap_attn import AttentionExplainer, plots, pool
+
+SENTENCES = 300
+SHOWN = (
+    "It is slow and a little too long, yet it is one of the most beautiful films of the year.",
+    "Unwatchable: I didn't like a single minute of it.",
+    "The plot is thin, but the cast is a delight!",
+)
+SUBJECTS = ("the film", "this movie", "the story", "the plot", "the cast", "the ending", "the humour", "every scene")
+PRAISE = ("moving", "funny", "beautiful", "a delight", "gripping", "fresh and smart", "one of the best of the year")
+BLAME = ("dull", "a mess", "too long", "tired", "unwatchable", "painfully slow", "a waste of time")
+LINKS = (
+    "{} is {} .",
+    "{} is {} , and {} is {} .",
+    "{} is {} , but {} is {} .",
+    "{} is not {} .",
+    "i thought {} was {} !",
+)
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 54rem; margin: 3rem auto; padding: 0 1.5rem; color: #222 }
+h2 { font-size: 1.15rem; margin: 3rem 0 .3rem } img { max-width: 100% } .note { color: #666 }
+"""
+
+
+def main() -> None:
+    mpl.use("Agg")
+    disable_progress_bar()
+    arguments = parse_arguments()
+    out = arguments.out
+    out.mkdir(parents=True, exist_ok=True)
+    sections = [*text_sections(arguments, out), image_section(out)]
+    page = "".join(f"<h2>{title}</h2>\n<p class='note'>{note}</p>\n{body}\n" for title, note, body in sections)
+    (out / "index.html").write_text(
+        f"<!doctype html>\n<html lang='en'><meta charset='utf-8'><title>SHAP plots</title><style>{STYLE}</style>\n"
+        f"<h1>Attention-game values in SHAP's plots</h1>\n{page}</html>\n",
+        encoding="utf-8",
+    )
+    print(f"Wrote {out / 'index.html'}")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=str(TEXT_MODEL), help="folder or hub name of a text classifier")
+    parser.add_argument("--texts", type=Path, help="a file with a text in each line, up to a tab")
+    parser.add_argument("--output", help="the class that the plots are about (default: the last one)")
+    parser.add_argument("--out", type=Path, default=Path("out/shap"), help="where to write (default: %(default)s)")
+    return parser.parse_args()
+
+
+def text_sections(arguments: argparse.Namespace, out: Path) -> list[tuple[str, str, str]]:
+    """A title, a note and HTML for each plot of texts."""
+    explainer = AttentionExplainer(pipeline("text-classification", model=arguments.model), words=True)
+    output = arguments.output or explainer.output_names[-1]
+    texts = read_texts(arguments.texts) if arguments.texts else made_up_reviews()
+    start = time.perf_counter()
+    many = explainer(texts)
+    seconds = time.perf_counter() - start
+    print(f"Explained {len(texts)} texts, {len(explainer.output_names)} classes each, in {seconds:.1f} s")
+    few = explainer(SHOWN)
+    words = pool(many, lowercase=True, min_count=5)[:, :, output]
+    return [
+        ("A few texts", "hover over a class, click a word", plots.text(few, display=False) or ""),
+        (
+            "One text, word by word",
+            f"for {output!r}",
+            figure(out / "waterfall.png", lambda: plots.waterfall(few[0, :, output], max_display=12, show=False)),
+        ),
+        (
+            "Which words matter",
+            f"{len(texts)} texts, mean magnitude for {output!r}",
+            figure(out / "bar.png", lambda: plots.bar(words, max_display=16, show=False)),
+        ),
+        (
+            "Which way, and how often",
+            f"each dot is a text: to the right of 0, the word raises the score of {output!r}; red where it occurs",
+            figure(out / "beeswarm.png", lambda: plots.beeswarm(words, max_display=16, show=False)),
+        ),
+        (
+            "Text by text",
+            f"red raises the score of {output!r}, blue lowers it",
+            figure(out / "heatmap.png", lambda: plots.heatmap(words, max_display=16, show=False)),
+        ),
+    ]
+
+
+def image_section(out: Path) -> tuple[str, str, str]:
+    """The same for images."""
+    _, _, images, _ = digits()
+    explainer = AttentionExplainer(load_image_model(), outputs=shap.Explanation.argsort.flip[:3])
+    explanation = explainer(images[:4])
+    picture = figure(out / "image.png", lambda: plots.image(explanation, aspect=0.4, show=False))
+    return "Four digits", "the three classes of the highest score, from left to right", picture
+
+
+def figure(path: Path, draw: Callable[[], object]) -> str:
+    """Draw and save a figure; the HTML that shows it."""
+    plt.close("all")
+    draw()
+    plt.savefig(path, dpi=130, bbox_inches="tight")
+    plt.close("all")
+    return f"<img src='{path.name}' alt='{path.stem} plot'>"
+
+
+def read_texts(path: Path) -> list[str]:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [text for line in lines if (text := line.split("\t")[0].strip())][:SENTENCES]
+
+
+def made_up_reviews() -> list[str]:
+    """Short reviews, always the same ones."""
+    random = Random(0)
+    reviews = []
+    for _ in range(SENTENCES):
+        form = random.choice(LINKS)
+        words = [random.choice(part) for part in (SUBJECTS, PRAISE + BLAME) * (form.count("{}") // 2)]
+        reviews.append(form.format(*words))
+    return reviews
+
+
+if __name__ == "__main__":
+    main()
