@@ -17,7 +17,7 @@ from shap.utils import show_progress
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from captum_attn import ShapleyGradAttention
+from captum_attn import ShapleyGradAttention, TokenAttributions
 from captum_attn.core.games import Game
 from captum_attn.core.tokens import Readout
 from captum_attn.shapley import CustomGame, Estimator
@@ -96,12 +96,12 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
         self.masker = reads
         self.outputs, self.batch_size = outputs, _checked_size(batch_size)
         output_chooser(outputs, self.output_names)
-        self._reader: TextReader | ImageReader
+        self.reader: TextReader | ImageReader
         if isinstance(reads, PreTrainedTokenizerBase):
             limit = max_length if max_length is not None else settings.get("max_length")
-            self._reader = TextReader(reads, module, max_length=limit, words=words, special_tokens=special_tokens)
+            self.reader = TextReader(reads, module, max_length=limit, words=words, special_tokens=special_tokens)
         else:
-            self._reader = ImageReader(reads, module)
+            self.reader = ImageReader(reads, module)
         self.attribution = ShapleyGradAttention(
             module, game=game, sign=sign, layers=layers, heads=heads, readout=readout, estimator=estimator
         )
@@ -152,13 +152,13 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
         outputs = self.outputs if outputs is None else outputs
         chooser = output_chooser(outputs, self.output_names)
         size = self.batch_size if batch_size is None else _checked_size(batch_size)
-        rows = self._reader.read(*args)
-        batches = _batches([len(row) for row in rows], size if self._reader.can_pad else 1)
+        rows = self.reader.read(*args)
+        batches = _batches([len(row) for row in rows], size if self.reader.can_pad else 1)
         solved: dict[int, _Solved] = {}
         for batch in show_progress(batches, len(batches), f"{type(self).__name__}: batches", silent):
             solved.update(zip(batch, self._solve([rows[index] for index in batch], chooser), strict=True))
         in_order = [solved[index] for index in range(len(rows))]
-        single = is_single(outputs) and isinstance(self._reader, TextReader)  # shap.plots.image wants the axis
+        single = is_single(outputs) and isinstance(self.reader, TextReader)  # shap.plots.image wants the axis
         return self._explanation(rows, in_order, single, time.time() - start)
 
     def explain_row(self, *row_args: Any, outputs: Outputs = None, **shap_arguments: Any) -> dict[str, Any]:
@@ -178,7 +178,7 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
         given = {name: value for name, value in shap_arguments.items() if name not in ("batch_size", "silent")}
         check_shap_arguments(given, stacklevel=2)
         chooser = output_chooser(self.outputs if outputs is None else outputs, self.output_names)
-        rows = self._reader.read(*([argument] for argument in row_args))
+        rows = self.reader.read(*([argument] for argument in row_args))
         (solved,) = self._solve(rows, chooser)
         return {
             "values": solved.values,
@@ -222,23 +222,27 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
             model, reads, settings = saving.read(file, allow_pickle=allow_pickle)
         return cls(model, reads, **settings)
 
-    def _solve(self, rows: Sequence[Any], chooser: Callable[[Tensor], Tensor]) -> list[_Solved]:
-        """Explain one batch."""
-        inputs, players = self._reader.collated(rows)
+    def attributed(
+        self, rows: Sequence[Any], chooser: Callable[[Tensor], Tensor]
+    ) -> tuple[dict[str, Tensor], list[TokenAttributions]]:
+        """One batch of the model's inputs, and what is attributed to its tokens for each chosen class."""
+        inputs, players = self.reader.collated(rows)
         weights = next(self.model.parameters(), torch.empty(0))
         batch = {
             name: value.to(weights.device, weights.dtype if value.is_floating_point() else None)
             for name, value in inputs.items()
         }
-        results = self.attribution.attribute_targets(
-            batch, chooser, players=None if players is None else players.to(weights.device)
-        )
+        players = None if players is None else players.to(weights.device)
+        return batch, self.attribution.attribute_targets(batch, chooser, players=players)
+
+    def _solve(self, rows: Sequence[Any], chooser: Callable[[Tensor], Tensor]) -> list[_Solved]:
+        batch, results = self.attributed(rows, chooser)
         classes = torch.cat([result.targets for result in results], -1).cpu().numpy()
-        values = self._reader.arranged(rows, batch, results)
+        values = self.reader.arranged(rows, batch, results)
         errors: list[Any] = [None] * len(rows)
         sampled = [replace(result, values=error) for result in results if (error := result.standard_error) is not None]
         if sampled:  # the error of a sum is at most the sum of errors
-            errors = self._reader.arranged(rows, batch, sampled)
+            errors = self.reader.arranged(rows, batch, sampled)
         return [_Solved(*row) for row in zip(values, classes, errors, strict=True)]
 
     def _explanation(
@@ -254,7 +258,7 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
         return shap.Explanation(
             packed([row.values for row in solved]),
             base_values=np.zeros(classes.shape[:1] if single else classes.shape),
-            **self._reader.fields(rows),
+            **self.reader.fields(rows),
             output_names=np.array(names) if isinstance(names[0], list) else names,
             error_std=packed([row.errors for row in solved]),
             compute_time=seconds,

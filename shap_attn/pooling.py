@@ -82,10 +82,10 @@ def _values_of_texts(explanation: Any) -> list[Array]:
     """The values (T,) or (T, C) of each text."""
     if not isinstance(explanation, shap.Explanation):
         raise TypeError(f"expected a shap.Explanation of texts, got {type(explanation).__name__}")
-    data = explanation.data if explanation.data is not None else [None]
+    data: Any = explanation.data if explanation.data is not None else [None]
     if isinstance(data[0], str):
         raise ValueError("this is one text alone: explain a list of texts, or slice with explanation[:1]")
-    if not all(isinstance(segment, str) for segments in data for segment in np.atleast_1d(segments)):
+    if not all(isinstance(segment, str) for segments in data for segment in np.ravel(segments)):
         raise TypeError("expected an explanation of texts, whose data are their segments; this one has other data")
     rows = [np.asarray(row, dtype=float) for row in explanation.values]
     if rows[0].ndim == 2 and np.ndim(explanation.output_names) != 1:
