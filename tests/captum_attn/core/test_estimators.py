@@ -223,3 +223,15 @@ def test_coalitions_that_do_not_determine_the_values_are_an_error():
 def test_a_worth_of_the_wrong_shape_is_named_with_the_right_one(estimator, worth, got):
     with pytest.raises(ValueError, match=rf"coalitions bool \(K, n\) to a tensor \(K,\).* to \(\d+,\); {got}"):
         estimator(worth, 4)
+
+
+@each_estimator
+@pytest.mark.parametrize("game", GAMES)
+def test_an_attention_game_is_no_control_variate(estimator, game):
+    """Reversed orders and complements integrate additive and pairwise games exactly, and the built-in games are such
+    but for coalitions of one: to sample only the difference from one changes no draw, and saves nothing."""
+    worth, _ = random_game(6)
+    influence = torch.rand(6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).fill_diagonal_(0)
+    exact = shapley_values(influence[None], torch.ones(1, 6, dtype=torch.bool), game)[0]
+    difference = estimator(lambda coalitions: worth(coalitions) - 3 * coalition_values(influence, coalitions, game), 6)
+    torch.testing.assert_close(difference.values + 3 * exact, estimator(worth, 6).values)

@@ -1,0 +1,55 @@
+"""The SHAP example and the benchmarks as a user runs them, without a network."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import shap_workflow
+from PIL import Image
+
+EXAMPLES = Path(shap_workflow.__file__).parent
+
+
+def run(script, *arguments, folder):
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(EXAMPLES / script), *arguments, "--out", "found"]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_workflow_writes_a_page_with_plots(tmp_path):
+    (tmp_path / "texts.tsv").write_text("a good film\t1\nnot a good film\t0\n\nso dull\n" * 5)
+    printed = run("shap_workflow.py", "--texts", "texts.tsv", folder=tmp_path)
+    assert "Explained 15 texts, 2 classes each" in printed
+    pictures = {"bar.png", "beeswarm.png", "heatmap.png", "image.png", "waterfall.png"}
+    assert {path.name for path in (tmp_path / "found").iterdir()} == {*pictures, "index.html"}
+    page = (tmp_path / "found" / "index.html").read_text(encoding="utf-8")
+    assert all(f"src='{picture}'" in page for picture in pictures)
+    assert "np.float64" not in page
+    assert "beautiful" in page
+    assert all(Image.open(tmp_path / "found" / picture).size[0] > 500 for picture in pictures)
+
+
+def test_made_up_reviews_are_always_the_same():
+    reviews = shap_workflow.made_up_reviews()
+    assert len(reviews) == 300
+    assert reviews == shap_workflow.made_up_reviews()
+    assert len(set(reviews)) > 200
+
+
+def test_the_speed_benchmark(tmp_path):
+    printed = run("benchmarks/shap_speed.py", "--tokens", "8", "--count", "1", folder=tmp_path)
+    rows = {cells[2].strip(): cells for line in printed.splitlines() if len(cells := line.split("|")) == 7}
+    assert rows["AttentionExplainer"][4].strip() == "1"
+    assert int(rows["shap.Explainer"][4]) > 20
+    assert {path.suffix for path in (tmp_path / "found").iterdir()} == {".md", ".png"}
+
+
+def test_the_budget_benchmark(tmp_path):
+    printed = run("benchmarks/shap_budget.py", "--count", "1", folder=tmp_path)
+    assert "AttentionText" in printed
+    assert "| cls | 1.00 | 1.00 |" in printed
