@@ -27,7 +27,7 @@ from shap_attn import AttentionExplainer, plots, pool
 
 SENTENCES = 300
 SHOWN = (
-    "It is slow and a little too long, yet it is one of the most beautiful films of the year.",
+    "A little slow, yet it is one of the most beautiful films of the year.",
     "Unwatchable: I didn't like a single minute of it.",
     "The plot is thin, but the cast is a delight!",
 )

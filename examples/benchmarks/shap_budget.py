@@ -54,7 +54,7 @@ ORDERS = 400
 def main() -> None:
     options = arguments()
     disable_progress_bar()
-    pipe = pipeline("text-classification", model=options.model, top_k=None)
+    pipe = pipeline("text-classification", model=options.model, top_k=None, batch_size=64)
     short, long = (texts_of(pipe, options, lengths) for lengths in (SHORT, LONG))
     errors: dict[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)
     drops: dict[tuple[str, int], list[float]] = defaultdict(list)
