@@ -227,7 +227,7 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
     ) -> tuple[dict[str, Tensor], list[TokenAttributions]]:
         """One batch of the model's inputs, and what is attributed to its tokens for each chosen class."""
         inputs, players = self.reader.collated(rows)
-        weights = next(self.model.parameters(), torch.empty(0))
+        weights = next((weight for weight in self.model.parameters() if weight.is_floating_point()), torch.empty(0))
         batch = {
             name: value.to(weights.device, weights.dtype if value.is_floating_point() else None)
             for name, value in inputs.items()
