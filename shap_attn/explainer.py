@@ -98,8 +98,8 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
         output_chooser(outputs, self.output_names)
         self.reader: TextReader | ImageReader
         if isinstance(reads, PreTrainedTokenizerBase):
-            limit = max_length if max_length is not None else settings.get("max_length")
-            self.reader = TextReader(reads, module, max_length=limit, words=words, special_tokens=special_tokens)
+            max_length = settings.get("max_length") if max_length is None else max_length
+            self.reader = TextReader(reads, module, max_length=max_length, words=words, special_tokens=special_tokens)
         else:
             self.reader = ImageReader(reads, module)
         self.attribution = ShapleyGradAttention(

@@ -17,7 +17,7 @@ import shap
 import torch
 import transformers as hf
 from families import FAMILIES
-from small_models import digits, load_image_model, load_text_model
+from small_models import TEXT_MODEL, digits, load_image_model, load_text_model
 from tokenizers_of_every_kind import TOKENIZERS, classifier
 from torch import nn
 
@@ -125,6 +125,11 @@ def test_other_models_survive_where_pickling_is_allowed():
     with pytest.raises(ValueError, match="allow_pickle=True"):
         AttentionExplainer.load(saved(explainer))
     assert_same(AttentionExplainer.load(saved(explainer), allow_pickle=True)(TEXTS), explainer(TEXTS))
+
+
+def test_a_pipelines_length_limit_survives():
+    pipe = hf.pipeline("text-classification", model=str(TEXT_MODEL), max_length=5, truncation=True)
+    assert AttentionExplainer.load(saved(AttentionExplainer(pipe))).reader.limit == 5
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
