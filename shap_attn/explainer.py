@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any, BinaryIO, Literal, NamedTuple, Self, cast
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -53,7 +54,7 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
         words: whether the pieces of a word are added up to one value.
         special_tokens: whether the special tokens that the tokenizer adds are shown; their value is 0.
         max_length: tokens of a text, special ones included. Default: as many as the model reads.
-        batch_size: inputs at a time; ``"auto"`` for as many texts as make 2,048 tokens with their padding.
+        batch_size: inputs at a time; ``"auto"`` for up to 32, of texts as many as make 2,048 tokens with their padding.
         shap_arguments: SHAP's own, such as ``seed`` or ``algorithm``. Those that ask for something else than an exact
             explanation get a warning.
 
@@ -90,35 +91,33 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
         batch_size: BatchSize = "auto",
         **shap_arguments: Any,
     ) -> None:
-        check_shap_arguments(shap_arguments, stacklevel=2)
-        module, reads, settings = taken_apart(model, masker)
+        """Build an explainer; the class says what the arguments are."""
+        check_shap_arguments(shap_arguments, sampled=_samples(game, estimator), own=_SETTINGS, stacklevel=2)
+        module, reads, own_length = taken_apart(model, masker)
         super().__init__(module, output_names=class_names(module, output_names))
         self.masker = reads
         self.outputs, self.batch_size = outputs, _checked_size(batch_size)
         output_chooser(outputs, self.output_names)
-        self.reader: TextReader | ImageReader
+        self._reader: TextReader | ImageReader
         if isinstance(reads, PreTrainedTokenizerBase):
-            max_length = settings.get("max_length") if max_length is None else max_length
-            self.reader = TextReader(reads, module, max_length=max_length, words=words, special_tokens=special_tokens)
+            max_length = own_length if max_length is None else max_length
+            self._reader = TextReader(reads, module, max_length=max_length, words=words, special_tokens=special_tokens)
+        elif words or special_tokens or max_length is not None:
+            raise ValueError("words, special_tokens and max_length are for texts, but the model takes images")
         else:
-            self.reader = ImageReader(reads, module)
-        self.attribution = ShapleyGradAttention(
+            self._reader = ImageReader(reads, module)
+        self._attribution = ShapleyGradAttention(
             module, game=game, sign=sign, layers=layers, heads=heads, readout=readout, estimator=estimator
         )
-        self.settings: dict[str, Any] = {
-            "game": game,
-            "sign": sign,
-            "layers": layers,
-            "heads": heads,
-            "readout": readout,
-            "estimator": estimator,
-            "outputs": outputs,
-            "output_names": output_names,
-            "words": words,
-            "special_tokens": special_tokens,
-            "max_length": max_length,
-            "batch_size": batch_size,
-        }
+        given = locals()
+        self._settings: dict[str, Any] = {name: given[name] for name in _SETTINGS}
+
+    def __repr__(self) -> str:
+        kept = ", ".join(f"{name}={self._settings[name]!r}" for name in ("game", "sign", "outputs"))
+        return f"{type(self).__name__}({type(self.model).__name__}, {type(self.masker).__name__}, {kept})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (type(self), self.model, self.masker, saving.to_plain(self._settings))
 
     def __call__(
         self,
@@ -142,23 +141,26 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
             For texts, values (N, T, K) of T segments each, T differing between texts, and K classes; (N, T) where one
             class was asked for by name or number. Segments joined give back the text, two texts with the separator
             between them; an empty text has one segment, of value 0. For images, values (N, rows, columns, 1, K) of
-            their patches, beside pictures (N, h, w, 3).
+            their patches, beside pictures (N, h, w, 3). Where the classes of the inputs differ, ``output_names`` are
+            (N, K), and SHAP slices by row, then by name or place: ``explanation[0][:, "positive"]``.
 
         Raises:
             TypeError, ValueError, IndexError: inputs or outputs that do not fit; each says what was given and expected.
         """
-        check_shap_arguments(shap_arguments, stacklevel=2)
+        self._check(shap_arguments, args)
         start = time.time()
         outputs = self.outputs if outputs is None else outputs
         chooser = output_chooser(outputs, self.output_names)
         size = self.batch_size if batch_size is None else _checked_size(batch_size)
-        rows = self.reader.read(*args)
-        batches = _batches([len(row) for row in rows], size if self.reader.can_pad else 1)
+        rows = self._reader.read(*args)
+        batches = _batches([len(row) for row in rows], size if self._reader.can_pad else 1)
         solved: dict[int, _Solved] = {}
         for batch in show_progress(batches, len(batches), f"{type(self).__name__}: batches", silent):
             solved.update(zip(batch, self._solve([rows[index] for index in batch], chooser), strict=True))
         in_order = [solved[index] for index in range(len(rows))]
-        single = is_single(outputs) and isinstance(self.reader, TextReader)  # shap.plots.image wants the axis
+        single = is_single(outputs, self.output_names) and isinstance(
+            self._reader, TextReader
+        )  # shap.plots.image wants the axis
         return self._explanation(rows, in_order, single, time.time() - start)
 
     def explain_row(self, *row_args: Any, outputs: Outputs = None, **shap_arguments: Any) -> dict[str, Any]:
@@ -176,9 +178,9 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
             (4, 2)
         """
         given = {name: value for name, value in shap_arguments.items() if name not in ("batch_size", "silent")}
-        check_shap_arguments(given, stacklevel=2)
+        self._check(given, row_args)
         chooser = output_chooser(self.outputs if outputs is None else outputs, self.output_names)
-        rows = self.reader.read(*([argument] for argument in row_args))
+        rows = self._reader.read(*([argument] for argument in row_args))
         (solved,) = self._solve(rows, chooser)
         return {
             "values": solved.values,
@@ -204,8 +206,7 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
             >>> AttentionExplainer.load("explainer.zip")("a gripping film").shape
             (1, 3, 2)
         """
-        with _opened(out_file, "wb") as file:
-            saving.write(file, self.model, self.masker, self.settings)
+        saving.write(_path_or_file(out_file), self.model, self.masker, self._settings)
 
     @classmethod
     def load(cls, in_file: BinaryIO | str | os.PathLike[str], *, allow_pickle: bool = False) -> Self:  # type: ignore[override]
@@ -218,31 +219,40 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
         Raises:
             ValueError: a file of another kind, or one with pickled parts that are not allowed.
         """
-        with _opened(in_file, "rb") as file:
-            model, reads, settings = saving.read(file, allow_pickle=allow_pickle)
+        model, reads, settings = saving.read(_path_or_file(in_file), allow_pickle=allow_pickle)
         return cls(model, reads, **settings)
 
-    def attributed(
+    def _check(self, shap_arguments: dict[str, Any], inputs: tuple[Any, ...]) -> None:
+        """Arguments of a call that are not its own, and the number of inputs."""
+        sampled = self._attribution.estimator is not None
+        own = ("outputs", "batch_size", "silent")
+        check_shap_arguments(shap_arguments, sampled=sampled, own=own, elsewhere=_SETTINGS, stacklevel=3)
+        text = isinstance(self._reader, TextReader)
+        if len(inputs) not in ((1, 2) if text else (1,)):
+            expected = "texts, and perhaps second texts" if text else "images"
+            raise TypeError(f"got {len(inputs)} positional arguments, expected {expected}")
+
+    def _attributed(
         self, rows: Sequence[Any], chooser: Callable[[Tensor], Tensor]
     ) -> tuple[dict[str, Tensor], list[TokenAttributions]]:
         """One batch of the model's inputs, and what is attributed to its tokens for each chosen class."""
-        inputs, players = self.reader.collated(rows)
+        inputs, players = self._reader.collated(rows)
         weights = next((weight for weight in self.model.parameters() if weight.is_floating_point()), torch.empty(0))
         batch = {
             name: value.to(weights.device, weights.dtype if value.is_floating_point() else None)
             for name, value in inputs.items()
         }
         players = None if players is None else players.to(weights.device)
-        return batch, self.attribution.attribute_targets(batch, chooser, players=players)
+        return batch, self._attribution.attribute_targets(batch, chooser, players=players)
 
     def _solve(self, rows: Sequence[Any], chooser: Callable[[Tensor], Tensor]) -> list[_Solved]:
-        batch, results = self.attributed(rows, chooser)
+        batch, results = self._attributed(rows, chooser)
         classes = torch.cat([result.targets for result in results], -1).cpu().numpy()
-        values = self.reader.arranged(rows, batch, results)
+        values = self._reader.arranged(rows, batch, results)
         errors: list[Any] = [None] * len(rows)
         sampled = [replace(result, values=error) for result in results if (error := result.standard_error) is not None]
         if sampled:  # the error of a sum is at most the sum of errors
-            errors = self.reader.arranged(rows, batch, sampled)
+            errors = self._reader.arranged(rows, batch, sampled)
         return [_Solved(*row) for row in zip(values, classes, errors, strict=True)]
 
     def _explanation(
@@ -258,7 +268,7 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
         return shap.Explanation(
             packed([row.values for row in solved]),
             base_values=np.zeros(classes.shape[:1] if single else classes.shape),
-            **self.reader.fields(rows),
+            **self._reader.fields(rows),
             output_names=np.array(names) if isinstance(names[0], list) else names,
             error_std=packed([row.errors for row in solved]),
             compute_time=seconds,
@@ -268,8 +278,24 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
         return self.output_names[index] if self.output_names else f"Output {index}"
 
 
-def _opened(file: Any, mode: str) -> AbstractContextManager[BinaryIO]:
-    return cast(BinaryIO, open(file, mode)) if isinstance(file, str | os.PathLike) else nullcontext(file)
+_SETTINGS = tuple(
+    name
+    for name, parameter in inspect.signature(AttentionExplainer.__init__).parameters.items()
+    if parameter.kind is parameter.KEYWORD_ONLY
+)
+
+
+def _rebuilt(kind: type[AttentionExplainer], model: Any, masker: Any, settings: dict[str, Any]) -> AttentionExplainer:
+    """What pickle calls."""
+    return kind(model, masker, **saving.from_plain(settings))
+
+
+def _samples(game: Game | CustomGame, estimator: Estimator | None) -> bool:
+    return callable(game) or estimator is not None
+
+
+def _path_or_file(file: BinaryIO | str | os.PathLike[str]) -> BinaryIO | Path:
+    return Path(file) if isinstance(file, str | os.PathLike) else file
 
 
 class _Solved(NamedTuple):

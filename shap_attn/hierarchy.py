@@ -21,13 +21,15 @@ _LEAST_SHARE = 0.25
 
 
 class AttentionText(shap.maskers.Text):  # type: ignore[misc]
-    """``shap.maskers.Text`` with a hierarchy that puts tokens of like influence together.
+    """``shap.maskers.Text`` with a hierarchy that puts neighbours of like influence together.
 
     ``shap.Explainer(pipe, AttentionText(pipe))`` gives SHAP values of the model, shares of f(x) − f(all masked): Owen
     values along a hierarchy, as ever. What the budget of evaluations does not reach in it is shared evenly by the
-    tokens of a group. SHAP's own hierarchy follows punctuation. This one splits the tokens, at each step, where their
-    exact Shapley values in the attention game differ most, so that even shares are near the truth early. It takes one
-    forward and one backward pass for each text.
+    tokens of a group. SHAP's own hierarchy follows punctuation. This one cuts the text, at each step, where the exact
+    Shapley values in the attention game of both sides differ most, so that even shares are near the truth early, and
+    splits special tokens off last. It takes one forward and one backward pass for each text.
+
+    At a full budget, values depend on the hierarchy, with this one as with SHAP's: they are no exact Shapley values.
 
     Args:
         model: of text, as of :class:`shap_attn.AttentionExplainer`, or such an explainer itself.
@@ -57,10 +59,10 @@ class AttentionText(shap.maskers.Text):  # type: ignore[misc]
     ) -> None:
         given = isinstance(model, AttentionExplainer)
         self.explainer = model if given else AttentionExplainer(model, tokenizer, **settings)
-        reader = self.explainer.reader
+        reader = self.explainer._reader
         if not isinstance(reader, TextReader):
             raise TypeError("AttentionText masks text, but the model takes images: use shap.maskers.Image")
-        self.reader = reader
+        self._reader = reader
         self.masks = {
             "mask_token": mask_token,
             "collapse_mask_token": collapse_mask_token,
@@ -73,16 +75,16 @@ class AttentionText(shap.maskers.Text):  # type: ignore[misc]
         self._update_s_cache(s)
         explainer = self.explainer
         outputs = "predicted" if explainer.outputs is None else explainer.outputs
-        (row,) = self.reader.read(s)
-        _, results = explainer.attributed([row], output_chooser(outputs, explainer.output_names))
+        (row,) = self._reader.read(s)
+        _, results = explainer._attributed([row], output_chooser(outputs, explainer.output_names))
         if len(results) > 1:
             raise ValueError(
                 f"outputs={outputs!r} are {len(results)} classes, expected one, whose values make the tree"
             )
-        values, players = np.zeros(len(self._tokenized_s)), np.zeros(len(self._tokenized_s), dtype=bool)
-        players[: len(row)] = row.players  # the rest of a text that is too long does not play
-        values[: len(row)] = results[0].values[0].cpu()
-        return influence_hierarchy(values, players)
+        values, players = results[0].values[0].cpu().double().numpy(), np.array(row.players)
+        rest = len(self._tokenized_s) - len(row)  # of a text that is too long does not play
+        side = (rest, 0) if self._reader.tokenizer.truncation_side == "left" else (0, rest)
+        return influence_hierarchy(np.pad(values, side), np.pad(players, side))
 
     def save(self, out_file: BinaryIO) -> None:
         """Write the masker to a file stream, pickled, as SHAP's explainers do with theirs."""
@@ -100,11 +102,11 @@ class AttentionText(shap.maskers.Text):  # type: ignore[misc]
 
 
 def influence_hierarchy(values: Array, players: Array) -> Array:
-    """Split the players, from all of them down to one, into the two most different groups by value.
+    """Split a text, from the whole of it down to one token, where the values of both sides differ most.
 
-    A group is split where the variance between its sides is largest, with at least a quarter of it on each side: deep
-    trees cost many evaluations. Tokens that do not play are put beside the player of least magnitude, where no
-    evaluations are spent on them before all others are.
+    Each cut is where the variance between the sides is largest, with at least a quarter of the players on each side:
+    deep trees cost many evaluations. Groups are runs of tokens, which SHAP's text plot needs. A token that does not
+    play is put beside the player before it, or else the next one, where few evaluations are spent on it.
 
     Args:
         values: (N,), one for each token.
@@ -116,42 +118,36 @@ def influence_hierarchy(values: Array, players: Array) -> Array:
 
     Example:
         >>> import numpy as np
-        >>> influence_hierarchy(np.array([0.0, 5.0, 1.0, 5.1]), np.array([False, True, True, True]))[:, :2].tolist()
-        [[2.0, 0.0], [1.0, 3.0], [4.0, 5.0]]
+        >>> influence_hierarchy(np.array([0.0, 5.0, 5.1, 1.0]), np.array([False, True, True, True]))[:, :2].tolist()
+        [[0.0, 1.0], [4.0, 2.0], [5.0, 3.0]]
     """
     size = len(values)
     merges: list[tuple[int, int, int]] = []
 
     def merged(left: tuple[int, int], right: tuple[int, int]) -> tuple[int, int]:
+        """The number and the size of the group of two groups."""
         merges.append((left[0], right[0], left[1] + right[1]))
         return size + len(merges) - 1, left[1] + right[1]
 
-    def tree(members: Array) -> tuple[int, int]:
-        """The number and the size of the group of these players, sorted by value."""
-        if len(members) == 1:
-            return leaves[members[0]]
-        cut = _best_cut(values[members])
-        return merged(tree(members[:cut]), tree(members[cut:]))
+    def tree(start: int, end: int) -> tuple[int, int]:
+        if end - start == 1:
+            return groups[start]
+        cut = start + _best_cut(values[playing[start:end]])
+        return merged(tree(start, cut), tree(cut, end))
 
-    leaves = {int(token): (int(token), 1) for token in range(size)}
     playing = np.flatnonzero(players)
-    others = [leaves[int(token)] for token in np.flatnonzero(~players)]
+    runs = np.split(np.arange(size), playing[1:])  # a player and what follows it; what is before goes to the first
+    groups = [reduce(merged, [(int(token), 1) for token in run]) for run in runs if len(run)]
     if len(playing):
-        weakest = int(playing[np.abs(values[playing]).argmin()])
-        leaves[weakest] = reduce(merged, others, leaves[weakest])
-        tree(playing[np.argsort(values[playing], kind="stable")])
-    elif others:
-        reduce(merged, others)
-    rows = [(left, right, count / size, count) for left, right, count in merges]
-    return np.array(rows, dtype=float).reshape(-1, 4)
+        tree(0, len(playing))
+    return np.array([(left, right, count / size, count) for left, right, count in merges]).reshape(-1, 4)
 
 
 def _best_cut(values: Array) -> int:
-    """How many of the sorted values (n,) go to the left."""
+    """How many of the values (n,) go to the left."""
     count = len(values)
     least = math.ceil(count * _LEAST_SHARE)
     left = np.arange(least, count - least + 1)
     sums = values.cumsum()
-    means = sums[left - 1] / left, (sums[-1] - sums[left - 1]) / (count - left)
-    between = left * (count - left) * (means[0] - means[1]) ** 2
-    return int(left[between.argmax()])
+    difference = sums[left - 1] / left - (sums[-1] - sums[left - 1]) / (count - left)
+    return int(left[(left * (count - left) * difference**2).argmax()])

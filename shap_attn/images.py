@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from transformers.image_utils import load_image
 
 from captum_attn import TokenAttributions
-from captum_attn.core.models import config_of
 
 Array = npt.NDArray[Any]
 
@@ -41,14 +40,15 @@ class ImageReader:
 
     Args:
         processor: an image processor; None: the images are the model's own pixel values.
-        model: its configuration says how many channels it takes.
+        model: its first convolution says how many channels it takes.
     """
 
     can_pad = True  # nothing to pad: all images have one size
 
     def __init__(self, processor: Any, model: nn.Module) -> None:
         self.processor = processor
-        self.channels: int = getattr(config_of(model), "num_channels", 3)
+        convolutions = (module for module in model.modules() if isinstance(module, nn.Conv2d))
+        self.channels = next((module.in_channels for module in convolutions), 3)
 
     def read(self, images: Any) -> list[Image]:
         """Process images: arrays (h, w, C) or (N, h, w, C), tensors (C, h, w) or (N, C, h, w), PIL images, paths.
@@ -87,9 +87,11 @@ class ImageReader:
     def _array(self, place: int, image: Any) -> Array:
         """The image as an array (h, w, C)."""
         if isinstance(image, str | Path):
+            if not Path(image).is_file() and not str(image).startswith(("http://", "https://", "data:")):
+                raise FileNotFoundError(f"image {place}: there is no file {str(image)[:200]!r}")
             image = load_image(str(image))
-        if isinstance(image, PILImage.Image):  # as pipelines do
-            image = np.asarray(image.convert({1: "L", 3: "RGB"}.get(self.channels, image.mode)))
+        if isinstance(image, PILImage.Image):
+            image = np.asarray(load_image(image).convert("L" if self.channels == 1 else "RGB"))
         elif isinstance(image, Tensor):
             image = (image.float() if image.is_floating_point() else image).detach().cpu().numpy()
             image = np.moveaxis(image, 0, -1) if image.ndim == 3 else image
@@ -125,21 +127,25 @@ class ImageReader:
 
 def _listed(images: Any) -> list[Any]:
     many = isinstance(images, list | tuple) or (isinstance(images, np.ndarray | Tensor) and images.ndim == 4)
+    if hasattr(images, "to_list") or (isinstance(images, np.ndarray) and images.dtype.kind in "OU"):  # a Series, paths
+        images, many = list(images), True
     if many and not len(images):
         raise ValueError("there are no images: expected at least one")
     return list(images) if many else [images]
 
 
 def _in_bytes(arrays: Sequence[Array]) -> list[Array]:
-    """The images in 8 bits; floats are 0 to 1 if none of them is larger, else 0 to 255."""
+    """The images in 8 bits; images of floats are 0 to 1 if none of them has more, else 0 to 255."""
     low, high = min(array.min() for array in arrays), max(array.max() for array in arrays)
-    if low < 0 or high > 255:
+    if not (np.isfinite([low, high]).all() and low >= 0 and high <= 255):
         raise ValueError(
             f"the images have values from {low:.3g} to {high:.3g}, expected 0 to 255, or 0 to 1 in floating point. If "
             "they are processed already, leave out the image processor: AttentionExplainer(model)"
         )
-    scale = 255 if high <= 1 and all(array.dtype.kind == "f" for array in arrays) else 1
-    return [np.round(array * scale).astype(np.uint8) if array.dtype != np.uint8 else array for array in arrays]
+    floats = [array for array in arrays if array.dtype.kind == "f"]
+    scale = 255 if floats and max(array.max() for array in floats) <= 1 else 1
+    scales = [scale if array.dtype.kind == "f" else 1 for array in arrays]
+    return [np.round(array * own).astype(np.uint8) for array, own in zip(arrays, scales, strict=True)]
 
 
 def _channels_first(array: Array) -> Tensor:

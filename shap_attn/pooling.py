@@ -60,7 +60,8 @@ def pool(
     counts = Counter(key for keys, _ in texts for key in keys if key)
     names = sorted((key for key in counts if counts[key] >= min_count), key=lambda key: (-counts[key], key))
     if not names:
-        raise ValueError(f"no word occurs min_count={min_count} times; the most frequent do {counts.most_common(3)}")
+        most = f"the most frequent is {counts.most_common(1)[0]}" if counts else "there are no words at all"
+        raise ValueError(f"no word occurs min_count={min_count} times: {most}")
     column = {name: index for index, name in enumerate(names)}
     values = np.zeros((len(rows), len(names), *rows[0].shape[1:]))
     data = np.zeros((len(rows), len(names)))

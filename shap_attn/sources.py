@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import shap
+from shap.utils.transformers import is_transformers_lm
 from torch import nn
 from transformers import Pipeline, PreTrainedTokenizerBase
 from transformers.image_processing_base import ImageProcessingMixin
 
-from captum_attn.core.models import config_of, parameter_names
+from captum_attn.core.models import config_of, parameter_names, unwrapped
 
 _TASKS = ("text-classification", "image-classification")
+_UNDERSTOOD = ("truncation", "max_length", "padding", "return_tensors", "timeout")
 
 
-def taken_apart(model: Any, masker: Any) -> tuple[nn.Module, Any, dict[str, Any]]:
-    """The model; its tokenizer, its image processor, or None for a model that takes pixels; a pipeline's settings.
+def taken_apart(model: Any, masker: Any) -> tuple[nn.Module, Any, int | None]:
+    """The model; its tokenizer, its image processor or None if it takes pixels; a pipeline's ``max_length``.
 
     Raises:
         TypeError: a model or a masker of another kind.
         ValueError: a pipeline for another task, or a model of text without its tokenizer.
     """
-    settings: dict[str, Any] = {}
+    max_length = None
     if isinstance(model, shap.models.TransformersPipeline):
         model = model.inner_model
     if isinstance(model, Pipeline):
@@ -30,8 +34,9 @@ def taken_apart(model: Any, masker: Any) -> tuple[nn.Module, Any, dict[str, Any]
                 f"the pipeline's task is {model.task!r}, expected {' or '.join(map(repr, _TASKS))}. For other tasks, "
                 "captum_attn.ShapleyGradAttention(pipeline.model) takes a target such as (token, class)"
             )
-        settings = getattr(model, "_preprocess_params", {})
-        masker = masker or (model.tokenizer if model.task == "text-classification" else model.image_processor)
+        max_length = _max_length(getattr(model, "_preprocess_params", {}))
+        if masker is None:
+            masker = model.tokenizer if model.task == "text-classification" else model.image_processor
         model = model.model
     if not isinstance(model, nn.Module):
         raise TypeError(
@@ -41,14 +46,34 @@ def taken_apart(model: Any, masker: Any) -> tuple[nn.Module, Any, dict[str, Any]
         )
     if isinstance(masker, shap.maskers.Text):
         masker = masker.tokenizer
-    if masker is None and "pixel_values" not in parameter_names(model):
+    if is_transformers_lm(model):
+        raise ValueError(
+            f"{type(model).__name__} is a language model, expected a classifier. "
+            "captum_attn.ShapleyGradAttention(model) explains its next token, with a target (-1, token id)"
+        )
+    reads_pixels, reads_ids = (name in parameter_names(unwrapped(model)) for name in ("pixel_values", "input_ids"))
+    if masker is None and not reads_pixels:
         raise ValueError(f"{type(model).__name__} needs its tokenizer: AttentionExplainer(model, tokenizer)")
     if masker is not None and not isinstance(masker, PreTrainedTokenizerBase | ImageProcessingMixin):
         raise TypeError(
             f"masker is a {type(masker).__name__}, expected a Hugging Face tokenizer, an image processor or a "
             "shap.maskers.Text around a tokenizer; nothing is masked, it only says how inputs are read"
         )
-    return model, masker, settings
+    reads_text = isinstance(masker, PreTrainedTokenizerBase)
+    if masker is not None and reads_pixels != reads_ids and reads_text != reads_ids:
+        raise TypeError(
+            f"{type(model).__name__} takes {'pixels' if reads_pixels else 'text'}, but masker is a "
+            f"{type(masker).__name__}: expected {'an image processor' if reads_pixels else 'a tokenizer'}"
+        )
+    return model, masker, max_length
+
+
+def _max_length(settings: Mapping[str, Any]) -> int | None:
+    """Of a pipeline's settings for its tokenizer or image processor; a warning tells of others."""
+    others = {name: value for name, value in settings.items() if name not in _UNDERSTOOD}
+    if others:
+        warnings.warn(f"the pipeline's settings {others} are not followed", stacklevel=4)
+    return settings.get("max_length")
 
 
 def class_names(model: nn.Module, given: Any) -> list[str] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import Any
@@ -13,7 +13,8 @@ import numpy.typing as npt
 import regex
 import torch
 from torch import Tensor, nn
-from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedTokenizerBase
 
 from captum_attn import TokenAttributions
 from captum_attn.core.models import config_of
@@ -69,6 +70,7 @@ class TextReader:
 
     Raises:
         TypeError: a tokenizer without offsets.
+        ValueError: a ``max_length`` that leaves no room for a token that plays.
     """
 
     def __init__(
@@ -86,13 +88,19 @@ class TextReader:
                 "fast tokenizer, as AutoTokenizer loads where there is one. captum_attn.ShapleyGradAttention explains "
                 "token ids of any tokenizer"
             )
+        added = tokenizer.num_special_tokens_to_add(pair=False)
+        if max_length is not None and max_length <= added:
+            raise ValueError(f"max_length={max_length} leaves no token beside {added} special ones: expected more")
         self.tokenizer = tokenizer
         self.words, self.special_tokens = words, special_tokens
         self.limit = length_limit(tokenizer, model, max_length)
-        config = config_of(model)
-        self.can_pad = tokenizer.pad_token_id is not None and getattr(config, "pad_token_id", 0) is not None
+        self.pad_id = pad_id(tokenizer, model)
         self._special_ids = special_token_ids(tokenizer)
-        self._collator = DataCollatorWithPadding(tokenizer)
+
+    @property
+    def can_pad(self) -> bool:
+        """Whether texts of different lengths can be explained together."""
+        return self.pad_id is not None
 
     def read(self, texts: Any, pairs: Any = None) -> list[Text]:
         """Tokenize texts; a warning says how many were cut.
@@ -111,16 +119,17 @@ class TextReader:
         return rows
 
     def collated(self, rows: Sequence[Text]) -> tuple[dict[str, Tensor], Tensor]:
-        """Padded inputs of the model, and its players, bool (B, N); in an idle text all tokens."""
-        encodings = [dict(row.encoding) for row in rows]
-        if self.can_pad:
-            batch = dict(self._collator(encodings))
-        else:
-            batch = {name: torch.tensor([encoding[name] for encoding in encodings]) for name in encodings[0]}
-        players = batch["attention_mask"].bool()
-        for row, plays in zip(rows, players, strict=True):
-            plays[plays.clone()] = torch.tensor(row.players) | row.idle
-        return batch, players
+        """Inputs of the model, and its players, bool (B, N); in an idle text all tokens.
+
+        Padding goes to the right, where it moves no token: many models count positions from the left.
+        """
+        fill = {"input_ids": self.pad_id or 0, "token_type_ids": self.tokenizer.pad_token_type_id}
+        batch = {
+            name: pad_sequence([torch.tensor(row.encoding[name]) for row in rows], True, fill.get(name, 0))
+            for name in rows[0].encoding
+        }
+        players = [torch.tensor(row.players) | row.idle for row in rows]
+        return batch, pad_sequence(players, True, False)
 
     def arranged(
         self, rows: Sequence[Text], batch: Mapping[str, Tensor], results: Sequence[TokenAttributions]
@@ -138,29 +147,27 @@ class TextReader:
         }
 
     def _tokenized(self, text: str, pair: str | None) -> Text:
-        encoding = self.tokenizer(
-            text,
-            pair,
-            truncation=self.limit is not None,
-            max_length=self.limit,
-            return_offsets_mapping=True,
-            return_attention_mask=True,
-        )
-        offsets, cut = encoding.pop("offset_mapping"), bool(encoding.encodings[0].overflowing)
+        encoding, cut = self._encoded(text, pair), [False, False]
+        if self.limit is not None and len(encoding["input_ids"]) > self.limit:
+            whole, encoding = encoding, self._encoded(text, pair, truncation=True, max_length=self.limit)
+            cut = [whole.sequence_ids().count(source) > encoding.sequence_ids().count(source) for source in (0, 1)]
+        offsets = encoding.pop("offset_mapping")
         segments, segment_of = self._segmented((text, pair or ""), encoding, offsets, cut)
-        inputs = dict(encoding)
-        special = self._special_ids
+        inputs, sources = dict(encoding), encoding.sequence_ids()
         players = [
-            source is not None and token not in special
-            for source, token in zip(encoding.sequence_ids(), encoding["input_ids"], strict=True)
+            source is not None and token not in self._special_ids
+            for source, token in zip(sources, inputs["input_ids"], strict=True)
         ]
         if not players:  # an empty text, to which the tokenizer adds nothing
-            inputs = {name: [0] for name in inputs} | {"attention_mask": [1]}
-            players, segment_of = [False], [-1]
-        return Text(inputs, players, segments or [text + (pair or "")], segment_of, cut)
+            inputs, players = {name: [int(name == "attention_mask")] for name in inputs}, [False]
+            segment_of = [-1]
+        return Text(inputs, players, segments or [""], segment_of, any(cut))
+
+    def _encoded(self, text: str, pair: str | None, **truncation: Any) -> Any:
+        return self.tokenizer(text, pair, return_offsets_mapping=True, return_attention_mask=True, **truncation)
 
     def _segmented(
-        self, texts: tuple[str, str], encoding: Any, offsets: Sequence[tuple[int, int]], cut: bool
+        self, texts: tuple[str, str], encoding: Any, offsets: Sequence[tuple[int, int]], cut: Sequence[bool]
     ) -> tuple[list[str], list[int]]:
         """The segments, and the segment of each token."""
         segments: list[str] = []
@@ -175,12 +182,17 @@ class TextReader:
                 segments += [names[token] for token in tokens if shown]
                 segment_of += [first + place if shown else -1 for place in range(len(tokens))]
                 continue
-            spans = [offsets[token] for token in tokens]
-            text = texts[source]
+            spans, text = [offsets[token] for token in tokens], texts[source]
             starts, places = segment_starts(text, spans, words=self.words)
-            end = max(stop for _, stop in spans) if cut else len(text)
+            end = max(stop for _, stop in spans) if cut[source] else len(text)
+            if cut[source] and self.tokenizer.truncation_side == "left":
+                starts[0], end = spans[0][0], len(text)
             segments += [text[start:stop] for start, stop in pairwise([*starts, end])]
             segment_of += [first + place for place in places]
+        if texts[0] and 0 not in sources:  # white space without a token
+            segments, segment_of = [texts[0], *segments], [place + (place >= 0) for place in segment_of]
+        if texts[1] and 1 not in sources:
+            segments.append(texts[1])
         return segments, segment_of
 
 
@@ -225,6 +237,14 @@ def word_boundaries(text: str) -> set[int]:
     return {match.start() for match in regex.finditer(r"(?w)\b", text)}
 
 
+def pad_id(tokenizer: PreTrainedTokenizerBase, model: nn.Module) -> int | None:
+    """The id of padding, if the tokenizer and the model, which may look for the last token, agree on it."""
+    config = config_of(model)
+    text_config = config if config is None else config.get_text_config()
+    own: int | None = tokenizer.pad_token_id
+    return own if own == getattr(text_config, "pad_token_id", own) else None
+
+
 def length_limit(tokenizer: PreTrainedTokenizerBase, model: nn.Module, asked: int | None) -> int | None:
     """How many tokens the model reads, special tokens included: the least that anything says; None if nothing does."""
     limits = [asked, tokenizer.model_max_length if tokenizer.model_max_length < _UNLIMITED else None]
@@ -261,8 +281,13 @@ def text_pairs(texts: Any, pairs: Any = None) -> list[tuple[str, str | None]]:
         >>> text_pairs(["one", ("two", "three")])
         [('one', None), ('two', 'three')]
     """
-    columns = getattr(texts, "column_names", texts if isinstance(texts, Mapping) else getattr(texts, "columns", ()))
-    if "text" in columns:
+    columns = _columns(texts)
+    if columns is not None:
+        if "text" not in columns:
+            raise TypeError(
+                f"got columns {list(columns)}, expected 'text' (and perhaps 'text_pair') among them; or give one "
+                "column, table['sentence']"
+            )
         pairs = texts["text_pair"] if "text_pair" in columns else pairs
         texts = texts["text"]
     rows = _listed(texts)
@@ -276,10 +301,18 @@ def text_pairs(texts: Any, pairs: Any = None) -> list[tuple[str, str | None]]:
     return [_pair(place, row) for place, row in enumerate(rows)]
 
 
+def _columns(texts: Any) -> Collection[str] | None:
+    """The names of the columns of a mapping, a DataFrame or a data set."""
+    if isinstance(texts, Mapping):
+        return texts.keys()
+    names: Collection[str] | None = getattr(texts, "column_names", getattr(texts, "columns", None))
+    return names
+
+
 def _listed(texts: Any) -> list[Any]:
-    if isinstance(texts, str):
-        return [texts]
-    if isinstance(texts, Mapping) or not hasattr(texts, "__iter__") or isinstance(texts, bytes):
+    if isinstance(texts, str) or (isinstance(texts, np.ndarray) and texts.ndim == 0):
+        return [str(texts)]
+    if not hasattr(texts, "__iter__") or isinstance(texts, bytes | Set):
         raise TypeError(
             f"got {_described(texts)}, expected texts: a str, a list, tuple, array or Series of them, or a mapping "
             "{'text': ...}"

@@ -6,7 +6,6 @@ import doctest
 import importlib
 import pkgutil
 
-import matplotlib
 import pytest
 import shap
 import torch
@@ -14,8 +13,6 @@ from small_models import load_text_model
 
 import captum_attn
 import shap_attn
-
-matplotlib.use("Agg")
 
 MODULES = [
     name

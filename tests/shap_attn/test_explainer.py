@@ -6,7 +6,6 @@ import copy
 import pickle
 import warnings
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -20,10 +19,9 @@ from tokenizers_of_every_kind import TOKENIZERS, classifier
 from torch import nn
 
 from captum_attn import ShapleyGradAttention
+from captum_attn.core.estimators import permutation_shapley
 from captum_attn.core.games import GAMES
 from shap_attn import AttentionExplainer
-
-mpl.use("Agg")
 
 TEXTS = ["a gripping , funny film", "not good at all", "good", "it is slow and a little too long , yet beautiful"]
 FORMS = {
@@ -56,12 +54,6 @@ def explainer(model_and_tokenizer):
 def three_classes():
     tokenizer = TOKENIZERS["word piece"]()
     return AttentionExplainer(classifier(tokenizer), tokenizer)
-
-
-@pytest.fixture(autouse=True)
-def _no_figures_left():
-    yield
-    plt.close("all")
 
 
 def rows_of(explanation):
@@ -155,15 +147,35 @@ def test_families_one_text_at_a_time_and_together(name):
         np.testing.assert_allclose(rows_of(together)[row][:, 2].sum(), core.sum(), rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["bert", "gpt2"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_side_of_padding_does_not_matter(name, side):
+    tokenizer = TOKENIZERS["byte-level BPE"]()
+    tokenizer.model_input_names, tokenizer.padding_side = ["input_ids", "attention_mask"], side
+    config = FAMILIES[name].config()
+    config.vocab_size, config.pad_token_id = len(tokenizer), tokenizer.pad_token_id
+    explainer = AttentionExplainer(FAMILIES[name].model_class._from_config(config).eval(), tokenizer)
+    assert_same(explainer(TEXTS), explainer(TEXTS, batch_size=1))
+
+
+def test_a_model_with_another_padding_token_gets_one_text_at_a_time():
+    tokenizer = TOKENIZERS["byte-level BPE"]()
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    config = FAMILIES["gpt2"].config()
+    config.vocab_size, config.pad_token_id = len(tokenizer), 7
+    explainer = AttentionExplainer(FAMILIES["gpt2"].model_class._from_config(config).eval(), tokenizer)
+    assert_same(explainer(TEXTS), explainer(TEXTS, batch_size=1))
+
+
 def test_models_without_a_padding_token_get_one_text_at_a_time():
     tokenizer = TOKENIZERS["byte-level BPE"]()
     tokenizer.model_input_names = ["input_ids", "attention_mask"]
     config = FAMILIES["gpt2"].config()
     config.vocab_size, config.pad_token_id = len(tokenizer), None
     model = FAMILIES["gpt2"].model_class._from_config(config).eval()
-    padded = AttentionExplainer(model, tokenizer)(TEXTS)
-    tokenizer.pad_token = None
-    assert_same(AttentionExplainer(model, tokenizer)(TEXTS), padded)
+    alone = AttentionExplainer(model, tokenizer)(TEXTS)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    assert_same(AttentionExplainer(model, tokenizer)(TEXTS), alone)
 
 
 def test_a_tokenizer_that_adds_nothing_and_an_empty_text():
@@ -303,12 +315,14 @@ def test_explain_row(explainer):
 
 def test_sampled_games_bring_their_error(model_and_tokenizer):
     def game(influence, coalitions):
-        return coalitions.to(influence) @ influence.sum(0)
+        return (coalitions.to(influence) @ influence.sum(0)).abs()
 
     sampled = AttentionExplainer(*model_and_tokenizer, game=game, outputs="positive")(TEXTS)
     exact = AttentionExplainer(*model_and_tokenizer, outputs="positive")(TEXTS)
     assert exact.error_std is None
-    assert [len(row) for row in sampled.error_std] == [len(row) for row in sampled.values]
+    for values, errors, row in zip(sampled.values, sampled.error_std, exact.values, strict=True):
+        assert values.shape == errors.shape == row.shape
+        assert (errors > 0).any() == (len(errors) > 1)  # one player alone needs no sampling
 
 
 # What SHAP's users do with it
@@ -414,8 +428,26 @@ def test_half_precision(model_and_tokenizer, explainer):
 
 
 class Plain(nn.Module):
-    def forward(self, input_ids, attention_mask=None):
-        return input_ids.float()
+    """A classifier without a configuration."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(8000, 16)
+        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 2)
+        self.head = nn.Linear(16, 2)
+
+    def forward(self, input_ids, attention_mask=None, token_type_ids=None):
+        return self.head(self.encoder(self.embedding(input_ids), src_key_padding_mask=attention_mask == 0)[:, 0])
+
+
+def test_a_model_without_a_configuration(model_and_tokenizer):
+    explainer = AttentionExplainer(Plain().eval(), model_and_tokenizer[1])
+    explanation = explainer(TEXTS)
+    assert explanation.output_names == ["Output 0", "Output 1"]
+    assert_same(explanation, explainer(TEXTS, batch_size=1))
+    named = AttentionExplainer(explainer.model, model_and_tokenizer[1], output_names=["a", "b", "c"])
+    with pytest.raises(ValueError, match="3 output_names, but the model has 2 classes"):
+        named("good")
 
 
 @pytest.mark.parametrize(
@@ -425,6 +457,14 @@ class Plain(nn.Module):
         (lambda m, t: (m,), ValueError, "BertForSequenceClassification needs its tokenizer"),
         (lambda m, t: (m, "bert"), TypeError, "masker is a str"),
         (lambda m, t: (m, shap.maskers.Text()), TypeError, "masker is a SimpleTokenizer"),
+        (
+            lambda m, t: (hf.GPT2LMHeadModel(hf.GPT2Config(n_embd=8, n_layer=1, n_head=2)), t),
+            ValueError,
+            "language model",
+        ),
+        (lambda m, t: (FAMILIES["vit"].build(), t), TypeError, "takes pixels, but masker is a BertTokenizer"),
+        (lambda m, t: (m, hf.ViTImageProcessorPil()), TypeError, "takes text, but masker is a ViTImageProcessorPil"),
+        (lambda m, t: (m, np.array(TEXTS)), TypeError, "masker is a ndarray"),
         (
             lambda m, t: (hf.pipeline("fill-mask", model=hf.BertForMaskedLM(m.config), tokenizer=t),),
             ValueError,
@@ -444,10 +484,13 @@ def test_what_it_cannot_explain(model_and_tokenizer, arguments, error, message):
         ({"sign": "both"}, ValueError, "sign must be"),
         ({"outputs": "neutral"}, ValueError, "no class has the name 'neutral', expected one of"),
         ({"outputs": [0.5]}, TypeError, "0.5 is no class"),
-        ({"outputs": []}, ValueError, "outputs is empty"),
+        ({"outputs": []}, TypeError, r"outputs is \[\], expected a class"),
         ({"output_names": ["one"]}, ValueError, "expected a list of 2 names"),
         ({"batch_size": 0}, ValueError, "batch_size must be"),
-        ({"lenk": None}, TypeError, "unexpected keyword argument 'lenk'"),
+        ({"gmae": "cls"}, TypeError, "unexpected keyword argument 'gmae': did you mean 'game'?"),
+        ({"outputs": 5}, IndexError, "5 is out of range for 2 classes"),
+        ({"outputs": slice(0, 1)}, TypeError, "outputs is slice"),
+        ({"max_length": 2}, ValueError, "leaves no token"),
     ],
 )
 def test_bad_keywords(model_and_tokenizer, keywords, error, message):
@@ -467,6 +510,52 @@ def test_bad_keywords(model_and_tokenizer, keywords, error, message):
 def test_bad_texts(explainer, texts, error, message):
     with pytest.raises(error, match=message), left_untouched(explainer.model):
         explainer(texts)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda e: e(), TypeError, "got 0 positional arguments, expected texts"),
+        (lambda e: e("a", "b", "c"), TypeError, "got 3 positional arguments"),
+        (lambda e: e("a", words=True), TypeError, "'words' is an argument of the constructor"),
+        (lambda e: e("a", output=1), TypeError, "did you mean 'outputs'"),
+        (lambda e: e("a", outputs=shap.Explanation.abs.max(0)), ValueError, "expected numbers of classes"),
+        (lambda e: e("a", outputs=7), IndexError, "7 is out of range"),
+    ],
+)
+def test_bad_calls(explainer, call, error, message):
+    with pytest.raises(error, match=message):
+        call(explainer)
+
+
+def test_a_class_may_be_called_predicted(model_and_tokenizer):
+    explainer = AttentionExplainer(*model_and_tokenizer, output_names=["predicted", "other"], outputs="predicted")
+    assert explainer(TEXTS).output_names == "predicted"
+    assert explainer(TEXTS).shape == (4, None)
+
+
+def test_wrapped_models(model_and_tokenizer, explainer):
+    model, tokenizer = model_and_tokenizer
+    for wrapped in (torch.compile(model), nn.DataParallel(model)):
+        assert_same(AttentionExplainer(wrapped, tokenizer)(TEXTS), explainer(TEXTS))
+
+
+def test_settings_of_sampling_belong_to_the_estimator(model_and_tokenizer):
+    explainer = AttentionExplainer(*model_and_tokenizer, estimator=permutation_shapley)
+    with pytest.warns(UserWarning, match="max_evals=10 has no effect: set it in the estimator"):
+        explainer("good", max_evals=10)
+
+
+def test_a_pipelines_other_settings_are_warned_of():
+    pipe = hf.pipeline("text-classification", model=str(TEXT_MODEL), add_special_tokens=False)
+    with pytest.warns(UserWarning, match="'add_special_tokens': False} are not followed"):
+        AttentionExplainer(pipe)
+
+
+def test_it_shows_what_it_is(explainer):
+    assert repr(explainer).startswith(
+        "AttentionExplainer(BertForSequenceClassification, BertTokenizer, game='incoming'"
+    )
 
 
 def test_an_output_that_is_not_of_classes(model_and_tokenizer):
@@ -500,6 +589,7 @@ def test_shap_arguments_that_change_nothing_are_silent(model_and_tokenizer, expl
         {"main_effects": True},
         {"error_bounds": True},
         {"fixed_context": 1},
+        {"feature_names": ["a", "b"]},
     ],
 )
 def test_shap_arguments_that_ask_for_something_else_warn(model_and_tokenizer, explainer, ignored):

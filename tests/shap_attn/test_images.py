@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -16,8 +15,6 @@ from small_models import digits, load_image_model
 
 from captum_attn import ShapleyGradAttention
 from shap_attn import AttentionExplainer, plots
-
-mpl.use("Agg")
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +64,57 @@ def test_files_and_single_images(vit, processor, photos, expected, tmp_path):
     for single in (tmp_path / "photo.png", str(tmp_path / "photo.png"), photos[0], Image.fromarray(photos[0])):
         explanation = AttentionExplainer(vit, processor)(single)
         np.testing.assert_allclose(explanation.values, expected.values[:1], rtol=1e-4, atol=1e-7)
+
+
+def test_series_and_arrays_of_paths(vit, processor, photos, expected, tmp_path):
+    pandas = pytest.importorskip("pandas")
+    paths = [str(tmp_path / f"{index}.png") for index in range(3)]
+    for path, photo in zip(paths, photos, strict=True):
+        Image.fromarray(photo).save(path)
+    for given in (paths, np.array(paths), pandas.Series(paths)):
+        explanation = AttentionExplainer(vit, processor)(given)
+        np.testing.assert_allclose(explanation.values, expected.values, rtol=1e-4, atol=1e-7)
+
+
+def test_rotated_photographs_are_turned_as_in_pipelines(vit, processor, photos, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: turn by 90 degrees
+    Image.fromarray(photos[0]).save(tmp_path / "photo.png", exif=exif)
+    explainer = AttentionExplainer(vit, processor)
+    turned = explainer(np.rot90(photos[0], -1).copy())
+    for given in (tmp_path / "photo.png", Image.open(tmp_path / "photo.png")):
+        np.testing.assert_allclose(explainer(given).values, turned.values, rtol=1e-4, atol=1e-7)
+
+
+def test_images_of_bytes_and_of_floats_together(vit, processor, photos, expected):
+    explanation = AttentionExplainer(vit, processor)([photos[0], photos[1] / 255, photos[2]])
+    np.testing.assert_allclose(explanation.values, expected.values, rtol=1e-4, atol=1e-7)
+
+
+def test_channels_are_those_of_the_first_convolution():
+    config = hf.CLIPConfig(
+        vision_config={
+            "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
+            "image_size": 8, "patch_size": 4, "num_channels": 1,
+        },
+        num_labels=2,
+    )  # fmt: skip
+    explanation = AttentionExplainer(hf.CLIPForImageClassification(config).eval())(torch.rand(2, 1, 8, 8))
+    assert explanation.shape == (2, 2, 2, 1, 2)
+
+
+def test_wrapped_models_need_no_processor_either(vit):
+    pixels = torch.rand(2, 3, 12, 12)
+    expected = AttentionExplainer(vit)(pixels)
+    for wrapped in (torch.compile(vit), torch.nn.DataParallel(vit)):
+        np.testing.assert_allclose(AttentionExplainer(wrapped)(pixels).values, expected.values, rtol=1e-4, atol=1e-7)
+
+
+def test_settings_of_texts_are_refused(vit):
+    with pytest.raises(ValueError, match="for texts, but the model takes images"):
+        AttentionExplainer(vit, words=True)
+    with pytest.raises(TypeError, match="got 2 positional arguments, expected images"):
+        AttentionExplainer(vit)(torch.rand(1, 3, 12, 12), torch.rand(1, 3, 12, 12))
 
 
 def test_values_are_the_cores_on_the_grid_of_patches(vit, processor, photos, expected):
@@ -142,9 +190,10 @@ def test_the_model_stays_as_it_was(vit, processor, photos):
         (lambda p: p / 255.0 - 0.5, ValueError, "values from -0.5 to 0.5, expected 0 to 255"),
         (lambda p: p.astype(int) * 2, ValueError, "expected 0 to 255"),
         (lambda p: [p[0], None], TypeError, "image 1 is a NoneType"),
-        (lambda p: [p[0], "a", 3], ValueError, "a"),
+        (lambda p: [p[0], 3], TypeError, "image 1 is a int"),
+        (lambda p: "no/such.png", FileNotFoundError, "there is no file 'no/such.png'"),
         (lambda p: {"image": p}, TypeError, "image 0 is a dict"),
-        (lambda p: np.array([["a"]]), TypeError, "image 0 is a ndarray"),
+        (lambda p: np.where(p > 9, p, np.nan), ValueError, "values from nan"),
         (lambda p: [], ValueError, "no images"),
     ],
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -12,8 +11,6 @@ from hypothesis import strategies as st
 from small_models import load_text_model
 
 from shap_attn import AttentionExplainer, plots, pool
-
-mpl.use("Agg")
 
 TEXTS = [
     "good , very good",
@@ -36,12 +33,6 @@ def explanation_of(texts, values, names=None):
 @pytest.fixture(scope="module")
 def explanation():
     return AttentionExplainer(*load_text_model())(TEXTS)
-
-
-@pytest.fixture(autouse=True)
-def _no_figures_left():
-    yield
-    plt.close("all")
 
 
 def test_by_hand():

@@ -17,6 +17,7 @@ import shap
 import torch
 import transformers as hf
 from families import FAMILIES
+from peft import LoraConfig
 from small_models import TEXT_MODEL, digits, load_image_model, load_text_model
 from tokenizers_of_every_kind import TOKENIZERS, classifier
 from torch import nn
@@ -68,11 +69,11 @@ def test_every_argument_survives(settings):
     expected = explainer(TEXTS)
     for other in (AttentionExplainer.load(saved(explainer)), pickle.loads(pickle.dumps(explainer))):
         assert_same(other(TEXTS), expected)
-        for name, value in explainer.settings.items():
+        for name, value in explainer._settings.items():
             if name == "outputs":
-                assert repr(other.settings[name]) == repr(value) or other.settings[name] == value
+                assert repr(other._settings[name]) == repr(value) or other._settings[name] == value
             else:
-                assert np.array_equal(other.settings[name], value), name
+                assert np.array_equal(other._settings[name], value), name
 
 
 def test_settings_are_all_of_the_constructors_arguments():
@@ -81,7 +82,7 @@ def test_settings_are_all_of_the_constructors_arguments():
         for name, parameter in inspect.signature(AttentionExplainer.__init__).parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY
     }
-    assert AttentionExplainer(*load_text_model()).settings.keys() == keywords
+    assert AttentionExplainer(*load_text_model())._settings.keys() == keywords
 
 
 def test_nothing_is_pickled_that_need_not_be():
@@ -129,7 +130,7 @@ def test_other_models_survive_where_pickling_is_allowed():
 
 def test_a_pipelines_length_limit_survives():
     pipe = hf.pipeline("text-classification", model=str(TEXT_MODEL), max_length=5, truncation=True)
-    assert AttentionExplainer.load(saved(AttentionExplainer(pipe))).reader.limit == 5
+    assert AttentionExplainer.load(saved(AttentionExplainer(pipe)))._reader.limit == 5
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
@@ -137,6 +138,44 @@ def test_every_kind_of_tokenizer(kind):
     tokenizer = TOKENIZERS[kind]()
     explainer = AttentionExplainer(classifier(tokenizer), tokenizer)
     assert_same(AttentionExplainer.load(saved(explainer))(TEXTS), explainer(TEXTS))
+
+
+def replaced_head(model):
+    model.classifier = nn.Sequential(nn.Linear(128, 8), nn.Tanh(), nn.Linear(8, 2))
+    return model
+
+
+def with_adapter(model):
+    model.add_adapter(LoraConfig(target_modules=["query"], init_lora_weights=False))
+    return model
+
+
+def of_two_precisions(model):
+    model.bert.pooler.to(torch.float64)
+    model.bert.pooler.register_forward_pre_hook(to_double)
+    model.classifier.to(torch.float64)
+    return model
+
+
+def to_double(module, arguments):
+    return tuple(argument.double() for argument in arguments)
+
+
+@pytest.mark.parametrize("change", [replaced_head, with_adapter, of_two_precisions])
+def test_changed_models_are_not_taken_for_their_originals(change):
+    explainer = AttentionExplainer(change(load_text_model()[0]), load_text_model()[1])
+    with pytest.raises(ValueError, match="allow_pickle=True"):
+        AttentionExplainer.load(saved(explainer))
+    assert_same(AttentionExplainer.load(saved(explainer), allow_pickle=True)(TEXTS), explainer(TEXTS))
+
+
+def test_a_failed_save_leaves_the_older_file_alone(tmp_path):
+    path = tmp_path / "explainer.zip"
+    AttentionExplainer(*load_text_model()).save(path)
+    before = path.read_bytes()
+    with pytest.raises((TypeError, pickle.PicklingError)), open(path, "rb") as unpicklable:
+        AttentionExplainer(*load_text_model(), game=lambda m, c: (unpicklable, c.sum(-1).to(m))[1]).save(path)
+    assert path.read_bytes() == before
 
 
 def test_images():
@@ -176,3 +215,7 @@ def test_another_process_loads_it_from_a_path(tmp_path):
 def test_other_files_are_refused():
     with pytest.raises(ValueError, match="got another kind of file"):
         AttentionExplainer.load(io.BytesIO(b"no explainer"))
+    with zipfile.ZipFile(other := io.BytesIO(), "w") as archive:
+        archive.writestr("hello.txt", "hello")
+    with pytest.raises(ValueError, match="got another kind of file"):
+        AttentionExplainer.load(other)

@@ -126,6 +126,8 @@ def test_pandas_forms():
     pandas = pytest.importorskip("pandas")
     assert text_pairs(pandas.Series(["one", "two"], index=[7, 3])) == [("one", None), ("two", None)]
     assert text_pairs(pandas.DataFrame({"text": ["one"], "label": [1]})) == [("one", None)]
+    with pytest.raises(TypeError, match=r"got columns \['sentence'\], expected 'text'"):
+        text_pairs(pandas.DataFrame({"sentence": ["one"]}))
 
 
 @pytest.mark.parametrize(
@@ -143,7 +145,7 @@ def test_forms_of_pairs(texts, pairs):
 
 
 def test_a_string_is_one_text():
-    assert text_pairs("one") == [("one", None)]
+    assert text_pairs("one") == text_pairs(np.array("one")) == [("one", None)]
     assert text_pairs({"text": "one", "text_pair": "two"}) == [("one", "two")]
 
 
@@ -153,7 +155,8 @@ def test_a_string_is_one_text():
         (None, TypeError, "got None"),
         (3, TypeError, r"got 3 \(int\)"),
         (b"bytes", TypeError, "got b'bytes'"),
-        ({"sentence": ["one"]}, TypeError, "'text'"),
+        ({"sentence": ["one"]}, TypeError, r"got columns \['sentence'\], expected 'text'"),
+        ({"one", "two"}, TypeError, "set"),
         (["one", None], TypeError, "text 1 is None"),
         (["one", float("nan")], TypeError, r"text 1 is nan \(float\)"),
         ([["one", "two", "three"]], TypeError, "text 0 is"),
@@ -183,6 +186,41 @@ def test_long_texts_are_cut_with_a_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         read("funny film")
+
+
+@pytest.mark.parametrize(("side", "seen"), [("right", "a b c "), ("left", "drivel in   it")])
+def test_texts_are_cut_on_the_tokenizers_side(side, seen):
+    tokenizer = TOKENIZERS["word piece"]()
+    tokenizer.truncation_side = side
+    count = len(tokenizer(seen)["input_ids"])
+    read = TextReader(tokenizer, classifier(tokenizer), max_length=count).read
+    with pytest.warns(UserWarning, match="were cut"):
+        (row,) = read("a b c good unwatchable drivel in   it")
+    assert "".join(row.segments).strip() == seen.strip()
+
+
+def test_only_the_text_of_a_pair_that_is_too_long_is_cut():
+    tokenizer = TOKENIZERS["word piece"]()
+    with pytest.warns(UserWarning, match="were cut"):
+        (row,) = TextReader(tokenizer, classifier(tokenizer), max_length=12).read([("a  film   ", "good " * 30)])
+    first, second = "".join(row.segments).split("[SEP]")
+    assert first == "a  film   "
+    assert set(second.split()) == {"good"}
+    assert len(row) == 12
+
+
+@KINDS
+@pytest.mark.parametrize("pair", [("   ", "b"), ("a", " "), ("", "b"), ("a", ""), (" ", " ")])
+def test_blank_sides_of_a_pair_are_kept(kind, pair):
+    (row,) = reader(kind).read([pair])
+    assert "".join(row.segments).replace("[SEP]", "") == "".join(pair)
+
+
+@pytest.mark.parametrize("length", [-3, 0, 1, 2])
+def test_a_length_without_room_for_a_token_is_refused(length):
+    tokenizer = TOKENIZERS["word piece"]()
+    with pytest.raises(ValueError, match=f"max_length={length} leaves no token beside 2 special ones"):
+        TextReader(tokenizer, classifier(tokenizer), max_length=length)
 
 
 def test_the_length_limit_is_the_least_that_anything_says():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache, partial
 
 import torch
 import transformers as hf
@@ -26,28 +27,32 @@ _SPECIAL = {
 }
 
 
-def word_piece() -> hf.PreTrainedTokenizerFast:
+@cache
+def word_piece() -> str:
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     return _trained(tokenizer, trainers.WordPieceTrainer)
 
 
-def byte_level() -> hf.PreTrainedTokenizerFast:
+@cache
+def byte_level() -> str:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     return _trained(tokenizer, trainers.BpeTrainer, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
 
 
-def sentence_piece() -> hf.PreTrainedTokenizerFast:
+@cache
+def sentence_piece() -> str:
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     return _trained(tokenizer, trainers.UnigramTrainer, unk_token="[UNK]")
 
 
-def byte_fallback() -> hf.PreTrainedTokenizerFast:
+@cache
+def byte_fallback() -> str:
     """Llama's kind: no pre-tokenizer, spaces as ▁, unknown characters as bytes."""
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
@@ -55,18 +60,24 @@ def byte_fallback() -> hf.PreTrainedTokenizerFast:
     return _trained(tokenizer, trainers.BpeTrainer, extra=alphabet, limit_alphabet=40)
 
 
-def characters() -> hf.PreTrainedTokenizerFast:
+@cache
+def characters() -> str:
     tokenizer = Tokenizer(models.WordLevel(unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
     return _trained(tokenizer, trainers.WordLevelTrainer)
 
 
+def _fast(trained: Callable[[], str]) -> hf.PreTrainedTokenizerFast:
+    """A new tokenizer each time, but always the same: training may break ties in another way."""
+    return hf.PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(trained()), **_SPECIAL)
+
+
 TOKENIZERS: dict[str, Callable[[], hf.PreTrainedTokenizerFast]] = {
-    "word piece": word_piece,
-    "byte-level BPE": byte_level,
-    "SentencePiece": sentence_piece,
-    "byte fallback": byte_fallback,
-    "characters": characters,
+    "word piece": partial(_fast, word_piece),
+    "byte-level BPE": partial(_fast, byte_level),
+    "SentencePiece": partial(_fast, sentence_piece),
+    "byte fallback": partial(_fast, byte_fallback),
+    "characters": partial(_fast, characters),
 }
 
 
@@ -87,7 +98,9 @@ def classifier(tokenizer: hf.PreTrainedTokenizerBase, classes: int = 3, position
     return hf.BertForSequenceClassification(config).eval()
 
 
-def _trained(tokenizer: Tokenizer, trainer: Callable[..., object], extra: list[str] | None = None, **options: object):
+def _trained(
+    tokenizer: Tokenizer, trainer: Callable[..., object], extra: list[str] | None = None, **options: object
+) -> str:
     special = list(_SPECIAL.values())
     tokenizer.train_from_iterator(
         CORPUS, trainer(vocab_size=600, special_tokens=special + (extra or []), show_progress=False, **options)
@@ -97,4 +110,4 @@ def _trained(tokenizer: Tokenizer, trainer: Callable[..., object], extra: list[s
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
         special_tokens=[(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")],
     )
-    return hf.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **_SPECIAL)
+    return tokenizer.to_str()
