@@ -19,6 +19,7 @@ from random import Random
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import shap
+import torch
 from small_models import TEXT_MODEL, digits, load_image_model
 from transformers import pipeline
 from transformers.utils.logging import disable_progress_bar
@@ -66,7 +67,7 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(TEXT_MODEL), help="folder or hub name of a text classifier")
-    parser.add_argument("--texts", type=Path, help="a file with a text in each line, up to a tab")
+    parser.add_argument("--texts", type=Path, help="a file with a text in each line, up to a tab; the first 300 count")
     parser.add_argument("--output", help="the class that the plots are about (default: the last one)")
     parser.add_argument("--out", type=Path, default=Path("out/shap"), help="where to write (default: %(default)s)")
     return parser.parse_args()
@@ -74,14 +75,17 @@ def parse_arguments() -> argparse.Namespace:
 
 def text_sections(arguments: argparse.Namespace, out: Path) -> list[tuple[str, str, str]]:
     """A title, a note and HTML for each plot of texts."""
-    explainer = AttentionExplainer(pipeline("text-classification", model=arguments.model), words=True)
+    pipe = pipeline("text-classification", model=arguments.model, dtype=torch.float32)
+    explainer = AttentionExplainer(pipe, words=True)
     output = arguments.output or explainer.output_names[-1]
-    texts = read_texts(arguments.texts) if arguments.texts else made_up_reviews()
+    if output not in explainer.output_names:
+        raise SystemExit(f"--output {output}: there is no such class, expected one of {explainer.output_names}")
+    texts = read_texts(arguments.texts)[:SENTENCES] if arguments.texts else made_up_reviews()
     start = time.perf_counter()
     many = explainer(texts)
     seconds = time.perf_counter() - start
     print(f"Explained {len(texts)} texts, {len(explainer.output_names)} classes each, in {seconds:.1f} s")
-    few = explainer(SHOWN)
+    few = explainer(texts[: len(SHOWN)] if arguments.texts else SHOWN)
     words = pool(many, lowercase=True, min_count=5)[:, :, output]
     return [
         ("A few texts", "hover over a class, click a word", plots.text(few, display=False) or ""),
@@ -127,8 +131,9 @@ def figure(path: Path, draw: Callable[[], object]) -> str:
 
 
 def read_texts(path: Path) -> list[str]:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [text for line in lines if (text := line.split("\t")[0].strip())][:SENTENCES]
+    """The texts of a file, one in each line, up to a tab; a first line ``text`` or ``sentence`` is a header."""
+    lines = [line.split("\t")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    return [text for text in lines[lines[0] in ("text", "sentence") :] if text]
 
 
 def made_up_reviews() -> list[str]:

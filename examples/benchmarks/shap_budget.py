@@ -41,7 +41,7 @@ from captum_attn.core.games import GAMES, coalition_values
 from shap_attn import AttentionText
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from shap_workflow import made_up_reviews
+from shap_workflow import made_up_reviews, read_texts
 from small_models import TEXT_MODEL
 
 Array = npt.NDArray[Any]
@@ -54,7 +54,7 @@ ORDERS = 400
 def main() -> None:
     options = arguments()
     disable_progress_bar()
-    pipe = pipeline("text-classification", model=options.model, top_k=None, batch_size=64)
+    pipe = pipeline("text-classification", model=options.model, top_k=None, batch_size=64, dtype=torch.float32)
     short, long = (texts_of(pipe, options, lengths) for lengths in (SHORT, LONG))
     errors: dict[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)
     drops: dict[tuple[str, int], list[float]] = defaultdict(list)
@@ -79,12 +79,8 @@ def arguments() -> argparse.Namespace:
 
 
 def texts_of(pipe: Pipeline, options: argparse.Namespace, lengths: range) -> list[str]:
-    if options.texts:
-        lines = options.texts.read_text(encoding="utf-8").splitlines()[1:]
-        texts = [line.split("\t")[0].strip() for line in lines]
-    else:
-        texts = made_up_reviews()
-        texts += [" ".join(texts[start : start + 3]) for start in range(0, len(texts), 3)]
+    texts = read_texts(options.texts) if options.texts else made_up_reviews()
+    texts += [" ".join(texts[start : start + 3]) for start in range(0, len(texts), 3)] * (options.texts is None)
     return [text for text in texts if len(pipe.tokenizer(text)["input_ids"]) - 2 in lengths][: options.count]
 
 

@@ -46,7 +46,7 @@ from transformers.utils.logging import disable_progress_bar
 from shap_attn import AttentionExplainer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from shap_workflow import made_up_reviews
+from shap_workflow import made_up_reviews, read_texts
 from small_models import TEXT_MODEL
 
 OURS, DEFAULT, BATCHED = "AttentionExplainer", "shap.Explainer", "shap.Explainer, best batches"
@@ -69,7 +69,7 @@ class Run:
 def main() -> None:
     options = arguments()
     disable_progress_bar()
-    pipe = pipeline("text-classification", model=options.model, top_k=None)
+    pipe = pipeline("text-classification", model=options.model, top_k=None, dtype=torch.float32)
     limit = min(pipe.tokenizer.model_max_length, pipe.model.config.max_position_embeddings)
     lengths = [length for length in options.tokens if length <= limit]
     texts = {length: texts_of_length(pipe, options, length) for length in lengths}
@@ -108,8 +108,7 @@ def numbers(text: str) -> list[int]:
 
 def texts_of_length(pipe: Pipeline, options: argparse.Namespace, length: int) -> list[str]:
     """Texts that make that many tokens: sentences joined and cut."""
-    lines = options.texts.read_text(encoding="utf-8").splitlines()[1:] if options.texts else made_up_reviews()
-    sentences = cycle(text for line in lines if (text := line.split("\t")[0].strip()))
+    sentences = cycle(read_texts(options.texts) if options.texts else made_up_reviews())
     texts: list[str] = []
     while len(texts) < options.count:
         text = next(sentences)
