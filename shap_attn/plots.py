@@ -160,7 +160,7 @@ def _dense(name: str, **defaults: Any) -> Callable[..., Any]:
 
     @wraps(plot)
     def with_labels(shap_values: shap.Explanation, *args: Any, show: bool = True, **kwargs: Any) -> Any:
-        if isinstance(shap_values, shap.Explanation) and not isinstance(shap_values.data, np.ndarray):
+        if isinstance(shap_values, shap.Explanation) and isinstance(shap_values.data, tuple | list):
             raise ValueError(
                 f"{name} needs the same features in each input: {name}(pool(explanation)[:, :, 'positive'])"
             )
