@@ -4,7 +4,7 @@
    ``shap.PartitionExplainer``'s Owen values at a budget of evaluations, along the hierarchy of ``shap.maskers.Text``
    and along that of ``shap_attn.AttentionText``? (Squared error, relative to the squared norm of the exact values.)
 2. On longer texts, how much does the probability of the predicted class fall when the 10, 20 and 50 % of tokens with
-   the highest values are masked (comprehensiveness, a mean over the three)?
+   the highest values are masked (comprehensiveness, a mean over the three)? And by ``AttentionExplainer``'s values?
 3. Does the attention game serve as a control variate, for sampling the model's own Shapley values? Estimate those of
    the difference between the model and the game, whose values are known exactly, and add these. Shown is the variance
    at equal cost, relative to sampling the model alone, with the best factor before the game.
@@ -38,7 +38,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from captum_attn import ShapleyGradAttention
 from captum_attn.core.games import GAMES, coalition_values
-from shap_attn import AttentionText
+from shap_attn import AttentionExplainer, AttentionText
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from shap_workflow import made_up_reviews, read_texts
@@ -202,6 +202,8 @@ def long_text(pipe: Pipeline, text: str, drops: dict[tuple[str, int], list[float
     for name, masker in maskers(pipe).items():
         for budget in LONG_BUDGETS:
             drops[name, budget].append(comprehensiveness(model, masker, text, owen_values(model, masker, text, budget)))
+    own = AttentionExplainer(pipe, outputs="predicted")([text], silent=True).values[0][:, 0]
+    drops["AttentionExplainer", 1].append(comprehensiveness(model, masker, text, own))
 
 
 def comprehensiveness(model: Cached, masker: shap.maskers.Text, text: str, values: Array) -> float:
@@ -236,6 +238,8 @@ def markdown(
     lines += header("evaluations", LONG_BUDGETS)
     for name in names:
         lines.append(row(name, [with_error(drops[name, budget]) for budget in LONG_BUDGETS]))
+    own = with_error(drops["AttentionExplainer", 1])
+    lines += ["", f"AttentionExplainer's own values, from one forward and one backward pass: {own}."]
     lines += ["", "## Control variates: variance at equal cost, relative to sampling the model alone", ""]
     lines += header("orders drawn", ("single", "paired with their reverse"))
     for game in GAMES:
