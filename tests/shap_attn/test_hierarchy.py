@@ -60,11 +60,11 @@ def test_it_is_never_deep(values):
     depth = np.zeros(len(values) + len(tree), dtype=int)
     for index, (left, right) in reversed(list(enumerate(tree[:, :2].astype(int)))):
         depth[[left, right]] = depth[len(values) + index] + 1
-    assert depth.max() <= 3 + np.log(len(values)) / np.log(4 / 3)
+    assert depth.max() <= 2 + np.log(len(values)) / np.log(8 / 5)
 
 
 def test_it_cuts_where_values_differ_most():
-    values = np.array([0.1, 0.0, 0.1, 2.0, 2.1, 0.0, 0.1, 0.0])
+    values = np.array([0.1, 0.0, 0.1, 2.0, 2.1, 1.0, 1.1, 1.0])
     tree = influence_hierarchy(values, np.ones(8, dtype=bool))
     assert {frozenset(group) for group in groups(tree, 8)} >= {frozenset({0, 1, 2}), frozenset({3, 4})}
 
