@@ -164,7 +164,8 @@ class TextReader:
         return Text(inputs, players, segments or [""], segment_of, any(cut))
 
     def _encoded(self, text: str, pair: str | None, **truncation: Any) -> Any:
-        return self.tokenizer(text, pair, return_offsets_mapping=True, return_attention_mask=True, **truncation)
+        options = {"return_offsets_mapping": True, "return_attention_mask": True, "verbose": False}
+        return self.tokenizer(text, pair, **options, **truncation)
 
     def _segmented(
         self, texts: tuple[str, str], encoding: Any, offsets: Sequence[tuple[int, int]], cut: Sequence[bool]

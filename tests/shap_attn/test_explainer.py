@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -418,6 +419,16 @@ def test_works_without_gradients_around_it(explainer):
         assert_same(explainer(TEXTS), expected)
     with torch.inference_mode():
         assert_same(explainer(TEXTS), expected)
+
+
+@pytest.mark.filterwarnings("ignore:.*were cut")
+def test_threads_may_share_an_explainer(explainer):
+    jobs = [["good film " * (80 if index % 2 else 3), "not good"] for index in range(12)]
+    alone = [explainer(texts, silent=True) for texts in jobs]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda texts: explainer(texts, silent=True), jobs))
+    for one, other in zip(together, alone, strict=True):
+        assert_same(one, other)
 
 
 def test_half_precision(model_and_tokenizer, explainer):
