@@ -92,7 +92,6 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
         **shap_arguments: Any,
     ) -> None:
         """Build an explainer; the class says what the arguments are."""
-        check_shap_arguments(shap_arguments, sampled=_samples(game, estimator), own=_SETTINGS, stacklevel=2)
         module, reads, own_length = taken_apart(model, masker)
         super().__init__(module, output_names=class_names(module, output_names))
         self.masker = reads
@@ -109,8 +108,13 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
         self._attribution = ShapleyGradAttention(
             module, game=game, sign=sign, layers=layers, heads=heads, readout=readout, estimator=estimator
         )
+        check_shap_arguments(shap_arguments, sampled=self._is_sampled, own=_SETTINGS, stacklevel=2)
         given = locals()
         self._settings: dict[str, Any] = {name: given[name] for name in _SETTINGS}
+
+    @property
+    def _is_sampled(self) -> bool:
+        return self._attribution.estimator is not None
 
     def __repr__(self) -> str:
         kept = ", ".join(f"{name}={self._settings[name]!r}" for name in ("game", "sign", "outputs"))
@@ -158,10 +162,8 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
         for batch in show_progress(batches, len(batches), f"{type(self).__name__}: batches", silent):
             solved.update(zip(batch, self._solve([rows[index] for index in batch], chooser), strict=True))
         in_order = [solved[index] for index in range(len(rows))]
-        single = is_single(outputs, self.output_names) and isinstance(
-            self._reader, TextReader
-        )  # shap.plots.image wants the axis
-        return self._explanation(rows, in_order, single, time.time() - start)
+        text = isinstance(self._reader, TextReader)  # shap.plots.image wants the axis of classes
+        return self._explanation(rows, in_order, text and is_single(outputs, self.output_names), time.time() - start)
 
     def explain_row(self, *row_args: Any, outputs: Outputs = None, **shap_arguments: Any) -> dict[str, Any]:
         """Explain one text, one pair (as two arguments) or one image.
@@ -196,7 +198,7 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
     def save(self, out_file: BinaryIO | str | os.PathLike[str]) -> None:  # type: ignore[override]
         """Write the explainer to a file: the model's weights, its tokenizer or image processor, and all arguments.
 
-        Only functions (a game or estimator of yours) and models that ``transformers`` does not have are pickled.
+        Only functions (a game or estimator of yours) and models that ``transformers`` alone cannot build are pickled.
 
         Args:
             out_file: a path, or a binary file that can seek.
@@ -224,18 +226,15 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
 
     def _check(self, shap_arguments: dict[str, Any], inputs: tuple[Any, ...]) -> None:
         """Arguments of a call that are not its own, and the number of inputs."""
-        sampled = self._attribution.estimator is not None
         own = ("outputs", "batch_size", "silent")
-        check_shap_arguments(shap_arguments, sampled=sampled, own=own, elsewhere=_SETTINGS, stacklevel=3)
+        check_shap_arguments(shap_arguments, sampled=self._is_sampled, own=own, elsewhere=_SETTINGS, stacklevel=3)
         text = isinstance(self._reader, TextReader)
         if len(inputs) not in ((1, 2) if text else (1,)):
             expected = "texts, and perhaps second texts" if text else "images"
             raise TypeError(f"got {len(inputs)} positional arguments, expected {expected}")
 
-    def _attributed(
-        self, rows: Sequence[Any], chooser: Callable[[Tensor], Tensor]
-    ) -> tuple[dict[str, Tensor], list[TokenAttributions]]:
-        """One batch of the model's inputs, and what is attributed to its tokens for each chosen class."""
+    def _attributed(self, rows: Sequence[Any], chooser: Callable[[Tensor], Tensor]) -> list[TokenAttributions]:
+        """What is attributed to the tokens of one batch, for each chosen class."""
         inputs, players = self._reader.collated(rows)
         weights = next((weight for weight in self.model.parameters() if weight.is_floating_point()), torch.empty(0))
         batch = {
@@ -243,16 +242,16 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
             for name, value in inputs.items()
         }
         players = None if players is None else players.to(weights.device)
-        return batch, self._attribution.attribute_targets(batch, chooser, players=players)
+        return self._attribution.attribute_targets(batch, chooser, players=players)
 
     def _solve(self, rows: Sequence[Any], chooser: Callable[[Tensor], Tensor]) -> list[_Solved]:
-        batch, results = self._attributed(rows, chooser)
+        results = self._attributed(rows, chooser)
         classes = torch.cat([result.targets for result in results], -1).cpu().numpy()
-        values = self._reader.arranged(rows, batch, results)
+        values = self._reader.arranged(rows, results)
         errors: list[Any] = [None] * len(rows)
         sampled = [replace(result, values=error) for result in results if (error := result.standard_error) is not None]
         if sampled:  # the error of a sum is at most the sum of errors
-            errors = self._reader.arranged(rows, batch, sampled)
+            errors = self._reader.arranged(rows, sampled)
         return [_Solved(*row) for row in zip(values, classes, errors, strict=True)]
 
     def _explanation(
@@ -288,10 +287,6 @@ _SETTINGS = tuple(
 def _rebuilt(kind: type[AttentionExplainer], model: Any, masker: Any, settings: dict[str, Any]) -> AttentionExplainer:
     """What pickle calls."""
     return kind(model, masker, **saving.from_plain(settings))
-
-
-def _samples(game: Game | CustomGame, estimator: Estimator | None) -> bool:
-    return callable(game) or estimator is not None
 
 
 def _path_or_file(file: BinaryIO | str | os.PathLike[str]) -> BinaryIO | Path:

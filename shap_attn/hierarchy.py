@@ -13,7 +13,7 @@ import shap
 from shap._serializable import Deserializer, Serializable, Serializer
 
 from shap_attn.explainer import AttentionExplainer
-from shap_attn.outputs import output_chooser
+from shap_attn.outputs import PREDICTED, output_chooser
 from shap_attn.texts import TextReader
 
 Array = npt.NDArray[Any]
@@ -26,8 +26,8 @@ class AttentionText(shap.maskers.Text):  # type: ignore[misc]
     ``shap.Explainer(pipe, AttentionText(pipe))`` gives SHAP values of the model, shares of f(x) − f(all masked): Owen
     values along a hierarchy, as ever. What the budget of evaluations does not reach in it is shared evenly by the
     tokens of a group. SHAP's own hierarchy follows punctuation. This one cuts the text, at each step, where the exact
-    Shapley values in the attention game of both sides differ most, so that even shares are near the truth early, and
-    splits special tokens off last. It takes one forward and one backward pass for each text.
+    Shapley values in the attention game of both sides differ most, so that even shares are near the truth early. It
+    takes one forward and one backward pass for each text.
 
     At a full budget, values depend on the hierarchy, with this one as with SHAP's: they are no exact Shapley values.
 
@@ -74,9 +74,9 @@ class AttentionText(shap.maskers.Text):  # type: ignore[misc]
         """The hierarchy of a text's tokens, special ones included, in SciPy's linkage format (N - 1, 4)."""
         self._update_s_cache(s)
         explainer = self.explainer
-        outputs = "predicted" if explainer.outputs is None else explainer.outputs
+        outputs = PREDICTED if explainer.outputs is None else explainer.outputs
         (row,) = self._reader.read(s)
-        _, results = explainer._attributed([row], output_chooser(outputs, explainer.output_names))
+        results = explainer._attributed([row], output_chooser(outputs, explainer.output_names))
         if len(results) > 1:
             raise ValueError(
                 f"outputs={outputs!r} are {len(results)} classes, expected one, whose values make the tree"

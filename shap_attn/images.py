@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,7 @@ class ImageReader:
         Raises:
             TypeError: what is no image, or no floating point without a processor.
             ValueError: other channels than the model's, values out of range, images of several sizes.
+            FileNotFoundError: a path to nothing.
         """
         arrays = [self._array(place, image) for place, image in enumerate(_listed(images))]
         if self.processor is None:
@@ -73,9 +74,7 @@ class ImageReader:
         """Inputs of the model, whose patches play."""
         return {"pixel_values": torch.stack([row.pixels for row in rows])}, None
 
-    def arranged(
-        self, rows: Sequence[Image], batch: Mapping[str, Tensor], results: Sequence[TokenAttributions]
-    ) -> list[Array]:
+    def arranged(self, rows: Sequence[Image], results: Sequence[TokenAttributions]) -> list[Array]:
         """The values (rows, columns, 1, K) of each image's patches, from the results for K targets."""
         patches = torch.stack([result.patches for result in results], -1).unsqueeze(-2).double().cpu()
         return list(patches.numpy())

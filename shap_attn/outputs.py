@@ -30,7 +30,7 @@ def output_chooser(outputs: Outputs, names: Sequence[str] | None) -> Callable[[T
         ValueError: a name that no class has; from the function, an output that is not (B, C), or has not as many
             classes as there are names.
         TypeError: something else.
-        IndexError: a class that the model does not have.
+        IndexError: a number beyond the names.
 
     Example:
         >>> output_chooser(["good", 0], ["bad", "good"])(torch.zeros(1, 2))
@@ -43,7 +43,7 @@ def output_chooser(outputs: Outputs, names: Sequence[str] | None) -> Callable[[T
     if outputs is None:
         return lambda output: _all_of(_checked(output, names))
     classes = [_class_index(entry, names) for entry in _listed(outputs)]
-    return lambda output: _in_range(classes, _checked(output, names))
+    return lambda output: torch.tensor(classes).expand(len(_checked(output, names)), -1)
 
 
 def is_single(outputs: Outputs, names: Sequence[str] | None) -> bool:
@@ -99,14 +99,6 @@ def _all_of(output: Tensor) -> Tensor:
             stacklevel=2,
         )
     return torch.arange(classes).expand(len(output), -1)
-
-
-def _in_range(classes: list[int], output: Tensor) -> Tensor:
-    count = output.shape[1]
-    outside = [index for index in classes if not -count <= index < count]
-    if outside:
-        raise IndexError(f"outputs {outside} out of range: the model has {count} classes, so expected 0..{count - 1}")
-    return torch.tensor(classes).remainder(count).expand(len(output), -1)
 
 
 def _class_index(entry: Any, names: Sequence[str] | None) -> int:

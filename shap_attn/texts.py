@@ -131,13 +131,10 @@ class TextReader:
         players = [torch.tensor(row.players) | row.idle for row in rows]
         return batch, pad_sequence(players, True, False)
 
-    def arranged(
-        self, rows: Sequence[Text], batch: Mapping[str, Tensor], results: Sequence[TokenAttributions]
-    ) -> list[Array]:
+    def arranged(self, rows: Sequence[Text], results: Sequence[TokenAttributions]) -> list[Array]:
         """The values (T, K) of each text's segments, from the results for K targets."""
-        values = torch.stack([result.values for result in results], -1).double().cpu()
-        real = batch["attention_mask"].bool().cpu()
-        return [row.per_segment(each[mask].numpy()) for row, each, mask in zip(rows, values, real, strict=True)]
+        values = torch.stack([result.values for result in results], -1).double().cpu().numpy()
+        return [row.per_segment(each[: len(row)]) for row, each in zip(rows, values, strict=True)]
 
     def fields(self, rows: Sequence[Text]) -> dict[str, Any]:
         """``data`` and ``feature_names`` of an explanation."""
