@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from captum_attn import TokenAttributions
 from captum_attn.core.models import config_of
-from captum_attn.core.tokens import special_token_ids
+from captum_attn.core.tokens import length_limit, special_token_ids
 
 Array = npt.NDArray[Any]
 
@@ -241,26 +241,6 @@ def pad_id(tokenizer: PreTrainedTokenizerBase, model: nn.Module) -> int | None:
     text_config = config if config is None else config.get_text_config()
     own: int | None = tokenizer.pad_token_id
     return own if own == getattr(text_config, "pad_token_id", own) else None
-
-
-def length_limit(tokenizer: PreTrainedTokenizerBase, model: nn.Module, asked: int | None) -> int | None:
-    """How many tokens the model reads, special tokens included: the least that anything says; None if nothing does."""
-    limits = [asked, tokenizer.model_max_length if tokenizer.model_max_length < _UNLIMITED else None]
-    config = config_of(model)
-    positions = getattr(config, "max_position_embeddings", None)
-    if isinstance(positions, int) and positions > 0:
-        reserved = [  # RoBERTa counts positions from the one of padding
-            module.padding_idx + 1
-            for module in model.modules()
-            if isinstance(module, nn.Embedding)
-            and module.num_embeddings == positions
-            and module.padding_idx is not None
-        ]
-        limits.append(positions - max(reserved, default=0))
-    return min((limit for limit in limits if limit is not None), default=None)
-
-
-_UNLIMITED = 10**9  # transformers' model_max_length of tokenizers that know none is far more
 
 
 def text_pairs(texts: Any, pairs: Any = None) -> list[tuple[str, str | None]]:

@@ -1,37 +1,31 @@
 """See every attention probability and its gradient during one forward and one backward pass.
 
-:class:`AttentionCapture` is a :class:`~torch.overrides.TorchFunctionMode`: it observes the torch functions that
-a model calls in this thread and needs no hook, no configuration change and no ``output_attentions``. Fused
-attention (``scaled_dot_product_attention``) runs as ever, and its probabilities are computed again, tile by
+Fused attention (``scaled_dot_product_attention``) runs as ever, and its probabilities are computed again, tile by
 tile, in the backward pass. Attention spelled out in eager code is seen where its probabilities are made, in
-``softmax``.
+``softmax``. :mod:`captum_attn.core.intercept` says how.
 """
 
 from __future__ import annotations
 
 import math
 import re
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from functools import cached_property
-from types import FrameType, FunctionType
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.overrides import TorchFunctionMode
 
+from captum_attn.core.intercept import AttentionIntercept, Kernel
 from captum_attn.core.tiles import Attention, Block, Tile, widen
 
 Observer = Callable[[Tile], None]
 Stack = Literal["encoder", "decoder", "cross"]
 
 
-class AttentionCapture(TorchFunctionMode):
+class AttentionCapture(AttentionIntercept):
     """Record the attention of the forward pass that runs inside this context, in this thread.
 
     Weights take no part in the graph, so a model costs what a frozen one costs and no weight can get a gradient.
@@ -58,11 +52,9 @@ class AttentionCapture(TorchFunctionMode):
     """
 
     def __init__(self, model: Callable[..., Any], gradients: bool) -> None:
-        super().__init__()
+        super().__init__(model)
         self.calls: list[AttentionCall] = []
-        self.root = model if isinstance(model, nn.Module) else None
         self._gradients = gradients
-        self._packed_heads: int | None = None
 
     def attention(self, observer: Observer, layers: Collection[int]) -> None:
         """Show the probabilities of ``layers`` to ``observer``."""
@@ -107,90 +99,33 @@ class AttentionCapture(TorchFunctionMode):
             args = tuple(argument.detach() if _is_weight(argument) else argument for argument in args)
         if any(map(_is_weight, kwargs.values())):
             kwargs = {name: value.detach() if _is_weight(value) else value for name, value in kwargs.items()}
-        if func is F.scaled_dot_product_attention:
-            return self._fused(*args, **kwargs)
-        if func in _SOFTMAX:
-            return self._eager(func(*args, **kwargs), *args, **kwargs)
-        if func is F.multi_head_attention_forward:
-            return self._packed(*args, **kwargs)
-        return func(*args, **kwargs)
+        return super().__torch_function__(func, types, args, kwargs)
 
-    def _fused(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor | None = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,
-        scale: float | None = None,
-        enable_gqa: bool = False,
-    ) -> Tensor:
-        """``F.scaled_dot_product_attention`` without dropout, recorded."""
-        kernel = _Kernel(is_causal, scale, enable_gqa)
-        if query.dim() == 3:  # one head
-            mask = attn_mask if attn_mask is None or attn_mask.dim() < 3 else attn_mask.unsqueeze(1)
-            query, key, value = (tensor.unsqueeze(1) for tensor in (query, key, value))
-            return self._fused(query, key, value, mask, is_causal=is_causal, scale=scale).squeeze(1)
-        if query.dim() != 4:
-            raise ValueError(
-                f"scaled_dot_product_attention on a query of shape {tuple(query.shape)} cannot be explained: expected "
-                "(batch, heads, tokens, width)"
-            )
+    def fused(self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         attention = Attention(
             query.detach(),
             key.detach(),
             value.detach(),
-            mask=None if attn_mask is None else attn_mask.detach(),
-            causal=is_causal,
-            scale=1 / math.sqrt(query.shape[-1]) if scale is None else scale,
+            mask=None if mask is None else mask.detach(),
+            causal=kernel.is_causal,
+            scale=1 / math.sqrt(query.shape[-1]) if kernel.scale is None else kernel.scale,
         )
-        call = FusedCall(len(self.calls), self._owner(), attention)
+        call = FusedCall(len(self.calls), self.owner(), attention)
         self.calls.append(call)
         if not self._gradients:
-            return kernel(query, key, value, attn_mask)
-        observed: Tensor = _ObservedAttention.apply(call, call.probe, kernel, query, key, value, attn_mask)
+            return kernel(query, key, value, mask)
+        observed: Tensor = _ObservedAttention.apply(call, call.probe, kernel, query, key, value, mask)
         return observed
 
-    def _eager(self, probabilities: Tensor, input: Tensor, dim: int | None = None, *_: Any, **__: Any) -> Tensor:
-        """Record a softmax over the keys of (B, H, Q, K) scores; any other softmax is none of ours."""
-        if dim not in (-1, probabilities.dim() - 1):
-            return probabilities
-        if probabilities.dim() == 3 and self._packed_heads is not None:
-            shape = (-1, self._packed_heads, *probabilities.shape[1:])
-        elif probabilities.dim() == 4:
-            shape = tuple(probabilities.shape)
-        else:
-            return probabilities
-        if input.dtype == torch.float64:  # float32 probabilities of a float64 model would round the gradient
+    def eager(self, probabilities: Tensor, scores: Tensor, shape: tuple[int, ...]) -> Tensor:
+        if scores.dtype == torch.float64:  # float32 probabilities of a float64 model would round the gradient
             probabilities = probabilities.double()
-        call = EagerCall(len(self.calls), self._owner(), probabilities.detach().view(shape))
+        call = EagerCall(len(self.calls), self.owner(), probabilities.detach().view(shape))
         self.calls.append(call)
         if not self._gradients:
             return probabilities
         observed: Tensor = _ObservedSoftmax.apply(call, call.probe, probabilities)
         return observed
-
-    def _packed(self, *args: Any, **kwargs: Any) -> Any:
-        """``F.multi_head_attention_forward`` with this mode on inside, where its attention is computed."""
-        self._packed_heads = args[4] if len(args) > 4 else kwargs["num_heads"]
-        try:
-            with self:
-                return _multi_head_attention_inside(*args, **kwargs)
-        finally:
-            self._packed_heads = None
-
-    def _owner(self) -> str:
-        """Name of the innermost of the model's modules that is being called."""
-        called = _modules_on_the_stack()
-        if self.root is None and called:
-            self.root = called[-1]
-        return next((self._names[id(module)] for module in called if id(module) in self._names), "")
-
-    @cached_property
-    def _names(self) -> dict[int, str]:
-        named = self.root.named_modules() if self.root is not None else ()
-        return {id(module): name for name, module in named}
 
 
 @dataclass
@@ -331,27 +266,13 @@ class EagerCall(AttentionCall):
         return Tile(self.layer, block, probabilities, gradient, relevance)
 
 
-@dataclass(frozen=True)
-class _Kernel:
-    """PyTorch's fused attention with the options of one call."""
-
-    is_causal: bool
-    scale: float | None
-    enable_gqa: bool
-
-    def __call__(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        return F.scaled_dot_product_attention(
-            query, key, value, mask, is_causal=self.is_causal, scale=self.scale, enable_gqa=self.enable_gqa
-        )
-
-
 class _ObservedAttention(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
         call: FusedCall,
         probe: Tensor,
-        kernel: _Kernel,
+        kernel: Kernel,
         query: Tensor,
         key: Tensor,
         value: Tensor,
@@ -378,17 +299,6 @@ class _ObservedSoftmax(torch.autograd.Function):
         return None, None, ctx.call.backward(gradient)
 
 
-def _modules_on_the_stack() -> list[nn.Module]:
-    """The modules that are being called in this thread, innermost first."""
-    frame: FrameType | None = sys._getframe(1)
-    called = []
-    while frame is not None:
-        if frame.f_code is nn.Module._call_impl.__code__:
-            called.append(frame.f_locals["self"])
-        frame = frame.f_back
-    return called
-
-
 def _is_weight(argument: Any) -> bool:
     """Whether autograd would keep a gradient for it: a trainable weight."""
     return isinstance(argument, Tensor) and argument.requires_grad and argument.is_leaf
@@ -401,14 +311,5 @@ def _nothing_above_diagonal(allowed: Tensor) -> bool:
 
 
 _ACCESSORS = frozenset({"__get__", "__set__", "__delete__"})
-_SOFTMAX = frozenset({F.softmax, torch.softmax, Tensor.softmax})
 _CROSS_ATTENTION = re.compile(r"(?i)(^|[._])(cross_?att|enc_?dec_?att|encoder_att)|decoder\..*multihead_attn")
 _DECODER = re.compile(r"(?i)(^|[._])decoder([._]|$)")
-
-# F.multi_head_attention_forward hands itself to an active mode, so that a mode sees it and not the attention inside.
-# This is the same function without that first step.
-_multi_head_attention_inside = FunctionType(
-    F.multi_head_attention_forward.__code__,
-    {**F.multi_head_attention_forward.__globals__, "has_torch_function": lambda tensors: False},
-    argdefs=F.multi_head_attention_forward.__defaults__,
-)

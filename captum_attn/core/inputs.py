@@ -50,8 +50,8 @@ class ModelInputs:
     def __len__(self) -> int:
         return self.features.shape[0]
 
-    def __getitem__(self, examples: slice) -> ModelInputs:
-        """Some of the examples: every tensor whose first dimension is the batch size is cut along it."""
+    def __getitem__(self, examples: slice | Tensor) -> ModelInputs:
+        """Some of the examples, by a slice or indices (M,): of each tensor whose first dimension is the batch size."""
 
         def cut(value: Any) -> Any:
             per_example = isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == len(self)

@@ -75,7 +75,7 @@ class ObservedForward:
             RuntimeError: ``selected`` does not depend on the attention.
             ValueError: an unknown variant or ``per``.
         """
-        kept_layers = resolve_indices("layers", layers, self.layers)
+        kept_layers = self.resolved_layers(layers)
         kept_heads = resolve_indices("heads", heads, self.heads)
         indices = [self.calls[layer].layer for layer in kept_layers]
         observer = InfluenceObserver(
@@ -86,6 +86,16 @@ class ObservedForward:
         else:
             self._capture.backward(selected.sum(), observer, indices, retain_graph)
         return observer.influence
+
+    def resolved_layers(self, layers: Sequence[int] | None) -> list[int]:
+        """Ascending indices of the layers meant; ``IndexError`` for one that the model does not have."""
+        return resolve_indices("layers", layers, self.layers)
+
+    @property
+    def cross_attention(self) -> frozenset[int]:
+        """The numbers of the calls in which a decoder attends to the input's tokens."""
+        crossing = (call for call in self._capture.calls if call.stack == "cross" and call.shape[3] == self.length)
+        return frozenset(call.layer for call in crossing)
 
     def readout_rows(self) -> Tensor:
         """Weights (B, N) of the tokens that the output explained last was read from, each row with the sum 1.
@@ -177,3 +187,19 @@ def resolve_indices(name: str, indices: Sequence[int] | None, count: int) -> lis
     if outside:
         raise IndexError(f"{name} {outside} out of range: the model has {count}, so expected {-count}..{count - 1}")
     return sorted({index % count for index in indices})
+
+
+def plain_output(model: Callable[..., Any], inputs: ModelInputs) -> Tensor:
+    """The model's output alone, detached: in eval mode, without gradients. The model is left as it was.
+
+    Returns:
+        Scores (B, C) or (B, N, C).
+    """
+    model = unwrapped(model)
+    with (
+        evaluation_mode(model),
+        torch.inference_mode(False),
+        torch.no_grad(),
+        same_random_state(inputs.features),
+    ):
+        return output_tensor(inputs.call(model))

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers_of_every_kind import CORPUS, TOKENIZERS, classifier
 
-from shap_attn.texts import TextReader, length_limit, segment_starts, text_pairs, word_boundaries
+from shap_attn.texts import TextReader, segment_starts, text_pairs, word_boundaries
 
 KINDS = pytest.mark.parametrize("kind", TOKENIZERS)
 HARD = [

@@ -1,0 +1,186 @@
+"""The data that explanations are evaluated on: texts, images or tensors, read in batches."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from captum_attn.core.perturb import patch_pixels
+from captum_attn.core.tokens import PatchGrid, length_limit
+
+Data = Sequence[str] | Sequence[tuple[str, str]] | Tensor | Mapping[str, Any]
+Rationales = Sequence[Sequence[tuple[int, int]]] | Tensor
+
+
+class Examples(ABC):
+    """N examples.
+
+    Attributes:
+        lengths: of each, by which they are put into batches.
+    """
+
+    lengths: list[int]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @abstractmethod
+    def batch(self, rows: Sequence[int]) -> dict[str, Any]:
+        """Some of the examples, as the model takes them."""
+
+    @abstractmethod
+    def rationales(self, given: Any, rows: Sequence[int], shape: tuple[int, int], grid: PatchGrid | None) -> Tensor:
+        """bool (B, N) = ``shape``: the tokens that people chose in some of the examples."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """What tells these examples from others."""
+
+
+class Texts(Examples):
+    """Texts, or pairs of texts, tokenized once and padded batch by batch.
+
+    Raises:
+        ValueError: no tokenizer.
+    """
+
+    def __init__(
+        self,
+        texts: Sequence[str] | Sequence[tuple[str, str]],
+        tokenizer: Any | None,
+        model: Callable[..., Any],
+        max_length: int | None,
+    ) -> None:
+        if tokenizer is None:
+            raise ValueError("texts need tokenizer=, the model's")
+        limit = length_limit(tokenizer, model, max_length)
+        columns = tuple(map(list, zip(*texts, strict=True))) if _are_pairs(texts) else (list(texts),)
+        whole = tokenizer(*columns, verbose=False)["input_ids"]
+        cut = 0 if limit is None else sum(len(ids) > limit for ids in whole)
+        if cut and max_length is None:
+            warnings.warn(
+                f"{cut} of {len(whole)} texts are longer than the {limit} tokens that the model reads, and were cut; "
+                "max_length= sets a limit without this warning",
+                stacklevel=3,
+            )
+        self._tokenizer = tokenizer
+        self._encoded = tokenizer(
+            *columns,
+            truncation=limit is not None,
+            max_length=limit,
+            return_offsets_mapping=bool(tokenizer.is_fast),
+            verbose=False,
+        )
+        self._offsets = self._encoded.pop("offset_mapping", None)
+        self._device = _device_of(model)
+        self.lengths = [len(ids) for ids in self._encoded["input_ids"]]
+
+    def batch(self, rows: Sequence[int]) -> dict[str, Any]:
+        part = {name: [column[row] for row in rows] for name, column in self._encoded.items()}
+        if self._tokenizer.pad_token_id is None and len({self.lengths[row] for row in rows}) > 1:
+            raise ValueError("the tokenizer has no pad token: set tokenizer.pad_token, or use batch_size=1")
+        if self._tokenizer.pad_token_id is None:
+            return {name: torch.tensor(column, device=self._device) for name, column in part.items()}
+        padded = self._tokenizer.pad(part, padding=True, return_tensors="pt", verbose=False)
+        return {name: column.to(self._device) for name, column in padded.items()}
+
+    def rationales(self, given: Any, rows: Sequence[int], shape: tuple[int, int], grid: PatchGrid | None) -> Tensor:
+        if self._offsets is None:
+            raise ValueError("rationales need a fast tokenizer, which knows where in the text its tokens stand")
+        chosen = torch.zeros(shape, dtype=torch.bool, device=self._device)
+        left = getattr(self._tokenizer, "padding_side", "right") == "left"
+        for place, row in enumerate(rows):
+            offsets = self._offsets[row]
+            shift = shape[1] - len(offsets) if left else 0
+            for token, (start, end) in enumerate(offsets):
+                chosen[place, token + shift] = any(start < stop and first < end for first, stop in given[row])
+        return chosen
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(repr(self._encoded["input_ids"]).encode()).hexdigest()
+
+
+class Tensors(Examples):
+    """Examples that are tensors already: the mapping that a tokenizer or an image processor returns."""
+
+    def __init__(self, columns: Mapping[str, Any], model: Callable[..., Any]) -> None:
+        tensors = {name: column for name, column in columns.items() if isinstance(column, Tensor)}
+        name = next((name for name in ("pixel_values", "input_ids") if name in tensors), None)
+        if name is None:
+            raise TypeError(
+                "expected texts, pixels (N, C, h, w), or a mapping with tensors input_ids or pixel_values, got "
+                f"one with {sorted(columns)}"
+            )
+        count = len(tensors[name])
+        self._columns = {name: tensor for name, tensor in tensors.items() if tensor.dim() and len(tensor) == count}
+        self._main, self._device = name, _device_of(model)
+        self.lengths = [tensors[name].shape[1] if name == "input_ids" else 0] * count
+
+    def batch(self, rows: Sequence[int]) -> dict[str, Any]:
+        return {name: column[list(rows)].to(self._device) for name, column in self._columns.items()}
+
+    def rationales(self, given: Any, rows: Sequence[int], shape: tuple[int, int], grid: PatchGrid | None) -> Tensor:
+        masks: Tensor = given[list(rows)].to(self._device)
+        if grid is None:
+            return masks.bool()
+        patches = patch_pixels(masks.unsqueeze(1).double(), grid).mean((3, 4, 5)).flatten(1) >= 0.5
+        return torch.nn.functional.pad(patches, (shape[1] - patches.shape[1], 0))
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(self._columns[self._main].cpu().contiguous().numpy().tobytes()).hexdigest()
+
+
+def examples_of(data: Any, tokenizer: Any | None, model: Callable[..., Any], max_length: int | None) -> Examples:
+    """Data in any form that :func:`captum_attn.metrics.evaluate` takes.
+
+    Raises:
+        TypeError: anything else.
+        ValueError: no data, or texts without a tokenizer.
+    """
+    if isinstance(data, Mapping):
+        examples: Examples = Tensors(data, model)
+    elif isinstance(data, Tensor):
+        examples = Tensors({"pixel_values" if data.is_floating_point() else "input_ids": data}, model)
+    else:
+        texts = [data] if isinstance(data, str) else list(data)
+        if not all(isinstance(text, str) for text in texts) and not _are_pairs(texts):
+            kinds = sorted({type(text).__name__ for text in texts})
+            raise TypeError(
+                f"expected texts, pairs of texts, pixels (N, C, h, w) or a mapping of tensors, got a list of {kinds}; "
+                "of images, give image_processor(images, return_tensors='pt')"
+            )
+        if not texts:
+            raise ValueError("there is no data: expected at least one example")
+        examples = Texts(texts, tokenizer, model, max_length)
+    if not len(examples):
+        raise ValueError("there is no data: expected at least one example")
+    return examples
+
+
+def check_rationales(given: Any, examples: Examples) -> None:
+    """Raise ``TypeError`` or ``ValueError`` unless there is a rationale for each example, in the form of their kind."""
+    if len(given) != len(examples):
+        raise ValueError(f"{len(given)} rationales for {len(examples)} examples: give one for each, [] for none")
+    if isinstance(examples, Texts) == isinstance(given, Tensor):
+        raise TypeError(
+            "expected rationales of texts as lists of character spans [(start, end), ...], and of tensors as a bool "
+            f"tensor, (N, T) for tokens or (N, h, w) for pixels; got {type(given).__name__}"
+        )
+
+
+def _are_pairs(texts: Sequence[Any]) -> bool:
+    return all(
+        isinstance(text, tuple | list) and len(text) == 2 and all(isinstance(part, str) for part in text)
+        for text in texts
+    )
+
+
+def _device_of(model: Callable[..., Any]) -> torch.device:
+    parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    return torch.device("cpu") if parameter is None else parameter.device

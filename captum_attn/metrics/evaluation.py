@@ -1,0 +1,241 @@
+"""Which explanation is the most faithful? Many methods, many examples, one model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from captum_attn.core.perturb import Replacement, rank_players, reversed_ranks, top_players
+from captum_attn.metrics.data import Data, Examples, Rationales, check_rationales, examples_of
+from captum_attn.metrics.functional import PERCENTAGES
+from captum_attn.metrics.masked_model import INTERVENTIONS, Intervention, MaskedModel
+from captum_attn.metrics.methods import RANDOM, Method, check_methods, random_scores, token_scores
+from captum_attn.metrics.plausibility import token_auprc, token_f1, token_iou
+from captum_attn.metrics.record import Example, Measured, Record, Settings
+from captum_attn.metrics.results import Evaluation
+
+
+def evaluate(
+    model: Callable[..., Any],
+    data: Data,
+    methods: Mapping[str, Method],
+    *,
+    tokenizer: Any | None = None,
+    labels: Sequence[int] | Tensor | None = None,
+    rationales: Rationales | None = None,
+    percentages: Sequence[float] = PERCENTAGES["eraser"],
+    interventions: Sequence[Intervention] = ("replacement",),
+    replacement: Replacement | None = None,
+    layers: Sequence[int] | None = None,
+    batch_size: int = 32,
+    max_length: int | None = None,
+    seed: int = 0,
+    file: str | Path | None = None,
+    show_progress: bool = True,
+) -> Evaluation:
+    """Measure how faithful explanations of a classifier are, side by side.
+
+    Each method explains the predicted class of every example. Then the tokens with its highest scores are taken away,
+    or all others, and the model is asked again: each distinct input once, whichever methods want it. Random scores are
+    always among the methods, and each method's ranking is evaluated in reverse, too: a method that is no better than
+    random explains nothing, and one whose reverse is no worse ranks nothing.
+
+    Args:
+        model: a classifier with logits (B, C): the Hugging Face model itself, any module, or a function.
+        data: texts; pairs of texts; pixels (N, C, h, w) or token ids (N, T); or the mapping of tensors that a tokenizer
+            or an image processor returns.
+        methods: names and attributions. An attribution is one of ours; one of captum's that takes token ids or pixels
+            (it gets the predicted classes as ``target`` and, of ``attention_mask, token_type_ids, position_ids``, as
+            many ``additional_forward_args`` as its function takes); or a function of a batch, a mapping of tensors, and
+            its targets int64 (B,). It returns (B, N), (B, N, D) or (B, C, h, w). Names tell methods apart in ``file``.
+        tokenizer: the model's; needed for texts.
+        labels: the gold classes, for F1.
+        rationales: what people chose, for plausibility: of texts, a list of character spans (start, end) for each, of
+            tensors, bool (N, T) for tokens or (N, h, w) for pixels.
+        percentages: of tokens that are taken or kept, between 0 and 100. With 0 and 100 among them, such as
+            ``range(0, 101, 10)``, deletion and insertion are measured.
+        interventions: how tokens are taken: ``"replacement"`` in the input, ``"knockout"`` from attention, or both.
+        replacement: a token id, by default the mask token's; for images ``"mean"`` (default) or ``"zeros"``.
+        layers: those in which a knockout blocks attention; default: all.
+        batch_size: how many inputs methods and model see at a time.
+        max_length: the most tokens of a text, special tokens included; default: as many as the model reads.
+        seed: of the random scores.
+        file: where results are kept as they come (JSON lines). A run that was interrupted goes on from there, and one
+            with further methods adds them. A file of other settings, data or another model is refused.
+        show_progress: show a progress bar.
+
+    Returns:
+        The :class:`~captum_attn.metrics.Evaluation`, with tables and plots.
+
+    Raises:
+        TypeError, ValueError: arguments that are none of the above or do not fit each other; a model without logits
+            (B, C) or observable attention; a tokenizer without a token that could replace others; a method that
+            returns another shape or NaN. What was measured before is in ``file``.
+
+    Example:
+        >>> from captum_attn import ShapleyAttention, ShapleyGradAttention
+        >>> methods = {
+        ...     "gradients": ShapleyGradAttention(model, tokenizer=tokenizer),
+        ...     "attention": ShapleyAttention(model, tokenizer=tokenizer),
+        ... }
+        >>> texts = ["a gripping film", "not good at all"]
+        >>> result = evaluate(model, texts, methods, tokenizer=tokenizer, show_progress=False)
+        >>> list(result.table(["comprehensiveness"]).method.unique())
+        ['gradients', 'attention', 'random']
+
+    Source: DeYoung et al. 2020 (ERASER) for the metrics; arXiv 2508.08966, section 4, for the comparison.
+    """
+    check_methods(methods)
+    shares, interventions = _checked_percentages(percentages), _checked_interventions(interventions)
+    masked = MaskedModel(model, tokenizer, replacement=replacement, layers=layers, batch_size=batch_size)
+    examples = examples_of(data, tokenizer, masked.model, max_length)
+    gold = _checked_labels(labels, len(examples))
+    if rationales is not None:
+        check_rationales(rationales, examples)
+    settings = Settings(
+        percentages=shares,
+        interventions=interventions,
+        replacement=None if replacement is None else str(replacement),
+        layers=None if layers is None else tuple(layers),
+        seed=seed,
+        data=examples.fingerprint(),
+        count=len(examples),
+        rationales=rationales is not None,
+    )
+    record = Record.open(None if file is None else Path(file), settings)
+    scored = {**methods, RANDOM: None}
+    pending = sum(len(record.missing(name, range(len(examples)))) for name in scored)
+    with tqdm(total=pending, desc="Faithfulness", unit="explanation", disable=not show_progress) as bar:
+        for rows in _batches(examples, batch_size):
+            read: dict[tuple[int, ...], _Batch] = {}
+            for name, method in scored.items():
+                missing = record.missing(name, rows)
+                if not missing:
+                    continue
+                bar.set_postfix_str(name)
+                if missing not in read:
+                    read[missing] = _Batch(masked, examples, missing, gold, rationales, settings)
+                record.add(read[missing].described, read[missing].measure(name, method))
+                bar.update(len(missing))
+    return Evaluation(record)
+
+
+@dataclass
+class _Batch:
+    """Some examples, and the probabilities of all perturbed inputs that were wanted so far."""
+
+    masked: MaskedModel
+    examples: Examples
+    rows: tuple[int, ...]
+    labels: list[int] | None
+    given_rationales: Any
+    settings: Settings
+    known: dict[tuple[str, int, bytes], tuple[float, int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.batch = self.examples.batch(self.rows)
+        self.whole = self.masked.read(self.batch)
+        targets = self.whole.targets
+        chosen = self.whole.probabilities.gather(1, targets[:, None]).squeeze(1).tolist()
+        players, classes = self.whole.players.sum(-1).tolist(), self.whole.probabilities.shape[1]
+        self.described = []
+        for place, row in enumerate(self.rows):
+            label = None if self.labels is None else self.labels[row]
+            if label is not None and not 0 <= label < classes:
+                raise ValueError(f"label {label} of example {row} is out of range: the model has {classes} classes")
+            self.described.append(Example(row, players[place], int(targets[place]), chosen[place], label))
+
+    def measure(self, name: str, method: Any) -> list[Measured]:
+        """Explain the examples, and perturb them by the scores."""
+        start = time.perf_counter()
+        if name == RANDOM:
+            scores = random_scores(self.rows, self.whole.players, self.settings.seed)
+        else:
+            scores = token_scores(name, method, self.batch, self.whole)
+        seconds = (time.perf_counter() - start) / len(self.rows)
+        taken = self._taken(scores)
+        answers = [self._asked(intervention, taken) for intervention in self.settings.interventions]
+        # (interventions, removals, percentages, examples) to what Measured documents, for each example
+        of_each = [torch.stack(part).movedim(-1, 0).tolist() for part in zip(*answers, strict=True)]
+        return [
+            Measured(name, row, seconds, probabilities, predictions, plausibility)
+            for row, probabilities, predictions, plausibility in zip(
+                self.rows, *of_each, self._plausibility(scores), strict=True
+            )
+        ]
+
+    def _taken(self, scores: Tensor) -> Tensor:
+        """bool (removals, percentages, B, N): the tokens to take away."""
+        players, shares = self.whole.players, self.settings.percentages
+        ranks = rank_players(scores, players)
+        top = torch.stack([top_players(ranks, players, share) for share in shares])
+        bottom = torch.stack([top_players(reversed_ranks(ranks, players), players, share) for share in shares])
+        return torch.stack((top, players & ~top, bottom))
+
+    def _asked(self, intervention: Intervention, taken: Tensor) -> tuple[Tensor, Tensor]:
+        """Probabilities of the predicted classes, and the classes predicted, (..., B), without tokens (..., B, N)."""
+        rows = taken.flatten(0, -2)
+        places = torch.arange(len(self.rows)).repeat(len(rows) // len(self.rows))
+        contents = rows.cpu().numpy()
+        keys = [(intervention, place, row.tobytes()) for place, row in zip(places.tolist(), contents, strict=True)]
+        new = {key: index for index, key in enumerate(keys) if key not in self.known}
+        if new:
+            index, device = torch.tensor(list(new.values())), rows.device
+            examples = places[index].to(device)
+            answers = self.masked.probabilities(self.whole, examples, rows[index.to(device)], intervention)
+            of_target = answers.gather(1, self.whole.targets[examples, None]).squeeze(1)
+            self.known.update(zip(new, zip(of_target.tolist(), answers.argmax(-1).tolist(), strict=True), strict=True))
+        probabilities, predictions = zip(*(self.known[key] for key in keys), strict=True)
+        shape = taken.shape[:-1]
+        return torch.tensor(probabilities).view(shape), torch.tensor(predictions).view(shape)
+
+    def _plausibility(self, scores: Tensor) -> list[tuple[float, float, float] | None]:
+        if self.given_rationales is None:
+            return [None] * len(self.rows)
+        players = self.whole.players
+        shape = (players.shape[0], players.shape[1])
+        chosen = self.examples.rationales(self.given_rationales, self.rows, shape, self.whole.grid)
+        each = [metric(scores, chosen, players).tolist() for metric in (token_auprc, token_f1, token_iou)]
+        return list(zip(*each, strict=True))
+
+
+def _batches(examples: Examples, size: int) -> Iterator[list[int]]:
+    """The longest examples first: if memory fails, it fails at once."""
+    order = sorted(range(len(examples)), key=lambda row: -examples.lengths[row])
+    return (order[start : start + size] for start in range(0, len(order), size))
+
+
+def _checked_percentages(percentages: Sequence[float]) -> tuple[float, ...]:
+    try:
+        shares = tuple(sorted({float(share) for share in percentages}))
+    except TypeError:
+        raise TypeError(f"percentages must be numbers between 0 and 100, got {percentages!r}") from None
+    if not shares or not 0 <= shares[0] <= shares[-1] <= 100:
+        raise ValueError(f"percentages must be numbers between 0 and 100, got {list(percentages)}")
+    return shares
+
+
+def _checked_interventions(interventions: Sequence[Intervention]) -> tuple[Intervention, ...]:
+    given = (interventions,) if isinstance(interventions, str) else tuple(interventions)
+    if not given or not set(given) <= set(INTERVENTIONS):
+        expected = " or ".join(map(repr, INTERVENTIONS))
+        raise ValueError(f"interventions must be {expected}, or both, got {interventions!r}")
+    return tuple(kind for kind in INTERVENTIONS if kind in given)
+
+
+def _checked_labels(labels: Any, count: int) -> list[int] | None:
+    if labels is None:
+        return None
+    gold = [label.item() if hasattr(label, "item") else label for label in labels]
+    if not all(isinstance(label, int) for label in gold):
+        raise TypeError(f"labels must be numbers of classes, got {gold[:3]!r}, ...: model.config.label2id tells them")
+    if len(gold) != count:
+        raise ValueError(f"{len(gold)} labels for {count} examples: give one for each")
+    return gold

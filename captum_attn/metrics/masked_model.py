@@ -1,0 +1,208 @@
+"""A classifier whose input tokens can be taken away: replaced in the input, or knocked out of its attention."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from captum_attn.core.estimators import CharacteristicFunction
+from captum_attn.core.inputs import ModelInputs, mapping_inputs, tensor_inputs
+from captum_attn.core.knockout import knocked_out_output, knockout_calls
+from captum_attn.core.models import config_of, unwrapped
+from captum_attn.core.perturb import Replacement, replace_tokens
+from captum_attn.core.run import observed_forward, plain_output
+from captum_attn.core.tokens import PatchGrid, find_players, patch_grid, real_tokens, special_token_ids
+
+Intervention = Literal["replacement", "knockout"]
+INTERVENTIONS: tuple[Intervention, ...] = get_args(Intervention)
+
+
+@dataclass(frozen=True)
+class WholeInputs:
+    """A batch of B inputs of N tokens as they are, and what the model says of them.
+
+    Attributes:
+        inputs: the batch.
+        probabilities: (B, C), float32 or float64.
+        players: bool (B, N), the tokens that can be taken away.
+        grid: how images are cut into patches; None for text.
+        calls: the attention calls that a knockout concerns.
+    """
+
+    inputs: ModelInputs
+    probabilities: Tensor
+    players: Tensor
+    grid: PatchGrid | None
+    calls: frozenset[int]
+
+    @property
+    def targets(self) -> Tensor:
+        """The predicted classes, int64 (B,)."""
+        return self.probabilities.argmax(-1)
+
+
+class MaskedModel:
+    """A classifier of text or images, and how tokens are taken away from its inputs.
+
+    Args:
+        model: maps a batch to logits (B, C) of at least two classes; the Hugging Face model itself will do. It is left
+            as it was.
+        tokenizer: of a model of text; tells the special tokens, and what replaces a token.
+        replacement: a token id for text, by default the mask token's; for images ``"mean"`` (the default), the mean of
+            the image's patches, or ``"zeros"``.
+        layers: those in which a knockout blocks attention; default: all.
+        batch_size: how many inputs the model sees at a time.
+
+    Raises:
+        TypeError, ValueError: a model, tokenizer or replacement of another kind; no token id to replace tokens with.
+
+    Example:
+        >>> masked = MaskedModel(model, tokenizer)
+        >>> whole = masked.read(batch)
+        >>> first = torch.arange(6) == 1
+        >>> masked.probabilities(whole, torch.tensor([0]), first[None], "replacement").shape
+        torch.Size([1, 2])
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        tokenizer: Any | None = None,
+        *,
+        replacement: Replacement | None = None,
+        layers: Sequence[int] | None = None,
+        batch_size: int = 32,
+    ) -> None:
+        if not callable(model) or hasattr(model, "tokenizer"):
+            raise TypeError(
+                f"model must be a module or a function, got {type(model).__name__}; of a pipeline, give pipeline.model"
+            )
+        if tokenizer is not None and not hasattr(tokenizer, "all_special_ids"):
+            raise TypeError(f"tokenizer must be a Hugging Face tokenizer, got {type(tokenizer).__name__}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if replacement is not None and not isinstance(replacement, int) and replacement not in ("mean", "zeros"):
+            raise ValueError(f"replacement must be a token id, or 'mean' or 'zeros' for images, got {replacement!r}")
+        self.model = unwrapped(model)
+        self.tokenizer, self.layers, self.batch_size = tokenizer, layers, batch_size
+        self._replacement = replacement
+        self._special_ids = None if tokenizer is None else special_token_ids(tokenizer)
+
+    def read(self, batch: Mapping[str, Any] | Tensor) -> WholeInputs:
+        """Run the model on a batch as it is.
+
+        Args:
+            batch: what a tokenizer or an image processor returns; or token ids (B, N), or pixels (B, C, h, w).
+
+        Raises:
+            ValueError: outputs that are no finite logits (B, C); an example without players; embeddings.
+        """
+        inputs = mapping_inputs(self.model, batch) if isinstance(batch, Mapping) else tensor_inputs(self.model, batch)
+        if inputs.modality == "embeddings":
+            raise ValueError("embeddings cannot be masked: give token ids or pixels")
+        config = config_of(self.model)
+        with observed_forward(self.model, inputs, gradients=False) as run:
+            real = real_tokens(inputs, run.length, config)
+            grid = patch_grid(run.model, inputs.features, run.length) if inputs.modality == "pixels" else None
+            players = find_players(
+                inputs,
+                real,
+                special_ids=self._special_ids,
+                config=config,
+                causal=run.causal,
+                patches=grid.rows * grid.columns if grid else 0,
+            )
+            if not players.any(-1).all():
+                idle = (~players.any(-1)).nonzero().flatten().tolist()
+                raise ValueError(f"the examples {idle} of the batch have no tokens but special ones: leave them out")
+            return WholeInputs(inputs, _probabilities(run.output), players, grid, knockout_calls(run, self.layers))
+
+    def probabilities(self, whole: WholeInputs, examples: Tensor, taken: Tensor, intervention: Intervention) -> Tensor:
+        """What the model says of inputs from which tokens are taken.
+
+        Args:
+            whole: a batch, of :meth:`read`.
+            examples: int64 (M,), which of its inputs.
+            taken: bool (M, N), which of their tokens.
+            intervention: ``"replacement"`` in the input, or ``"knockout"`` from attention.
+
+        Returns:
+            Probabilities (M, C).
+        """
+        if intervention not in INTERVENTIONS:
+            raise ValueError(f"unknown intervention {intervention!r}: expected {' or '.join(map(repr, INTERVENTIONS))}")
+        parts = []
+        for which, without in zip(examples.split(self.batch_size), taken.split(self.batch_size), strict=True):
+            inputs = whole.inputs[which]
+            if intervention == "replacement":
+                inputs = replace_tokens(inputs, without, self.replacement(whole), whole.grid)
+                output = plain_output(self.model, inputs)
+            else:
+                output = knocked_out_output(self.model, inputs, without, whole.calls)
+            parts.append(_probabilities(output))
+        return torch.cat(parts)
+
+    def worth(self, whole: WholeInputs, example: int, target: int) -> CharacteristicFunction:
+        """The probability of a class as a function of coalitions, bool (K, n), of the players that are kept."""
+        members = whole.players[example].nonzero().flatten()
+
+        def worth(coalitions: Tensor) -> Tensor:
+            taken = coalitions.new_zeros(len(coalitions), whole.players.shape[1], dtype=torch.bool)
+            taken[:, members] = ~coalitions.bool()
+            examples = torch.full((len(coalitions),), example, device=members.device)
+            return self.probabilities(whole, examples, taken, "replacement")[:, target]
+
+        return worth
+
+    def replacement(self, whole: WholeInputs) -> Replacement:
+        """What replaces a token of the inputs; a warning where it is no mask token."""
+        if self._replacement is None:
+            pixels = whole.inputs.modality == "pixels"
+            self._replacement = "mean" if pixels else replacement_id(self.tokenizer, config_of(self.model))
+        return self._replacement
+
+
+def replacement_id(tokenizer: Any | None, config: Any | None) -> int:
+    """The id of the mask token; of a tokenizer without one that of padding or of unknown words, with a warning.
+
+    A decoder that looks for the last token that is no padding would read elsewhere if tokens became padding, so there
+    padding is no replacement.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if tokenizer is None:
+        raise ValueError("nothing says what replaces a token: give tokenizer=, or replacement= with a token id")
+    if tokenizer.mask_token_id is not None:
+        return int(tokenizer.mask_token_id)
+    padding = getattr(config, "pad_token_id", None)
+    for role in ("pad_token", "unk_token"):
+        index = getattr(tokenizer, f"{role}_id")
+        if index is not None and (index != padding or getattr(config, "is_encoder_decoder", False)):
+            warnings.warn(
+                f"{type(tokenizer).__name__} has no mask token: tokens are replaced by {getattr(tokenizer, role)!r}; "
+                "replacement= takes another id",
+                stacklevel=2,
+            )
+            return int(index)
+    raise ValueError(
+        f"{type(tokenizer).__name__} has no mask token, and no other special token that the model does not take for "
+        "padding: give the id of a neutral token, such as replacement=tokenizer.convert_tokens_to_ids('Ġ_')"
+    )
+
+
+def _probabilities(output: Tensor) -> Tensor:
+    """Softmax of logits (B, C), at least float32."""
+    if output.dim() != 2 or output.shape[1] < 2:
+        raise ValueError(
+            f"the model's output has the shape {tuple(output.shape)}, expected logits (B, C) of at least two classes: "
+            "faithfulness is measured by the probability of the predicted class"
+        )
+    if not output.isfinite().all():
+        raise ValueError("the model's output is not finite (NaN or infinite). Check the inputs and the weights")
+    return output.detach().to(torch.promote_types(output.dtype, torch.float32)).softmax(-1)

@@ -1,0 +1,85 @@
+"""Explanations to evaluate, however they are given: a score for each token, checked."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from captum.attr import Attribution
+from torch import Tensor, nn
+
+from captum_attn.core.inputs import COMPANION_NAMES
+from captum_attn.core.perturb import patch_pixels
+from captum_attn.metrics.masked_model import WholeInputs
+
+Method = Attribution | Callable[[Mapping[str, Any], Tensor], Tensor]
+"""Ours; one of captum's; or a function of a batch and its targets int64 (B,) that returns attributions."""
+
+RANDOM = "random"
+
+
+def token_scores(name: str, method: Any, batch: Mapping[str, Any], whole: WholeInputs) -> Tensor:
+    """Scores float (B, N) of the tokens of a batch, of a method's attributions.
+
+    Attributions may be (B, N), (B, N, D), which are summed over D, or (B, C, h, w), summed over each patch.
+
+    Raises:
+        TypeError, ValueError: attributions of another shape, or with NaN. The message names the method.
+    """
+    given = _attributions(method, batch, whole)
+    given = given[0] if isinstance(given, tuple) and len(given) == 1 else given
+    if not isinstance(given, Tensor):
+        raise TypeError(f"method {name!r} returned {type(given).__name__}, expected a tensor of attributions")
+    players, scores = whole.players, given.detach()
+    if scores.dim() == 4 and whole.grid is not None and scores.shape[2:] == whole.inputs.features.shape[2:]:
+        patches = patch_pixels(scores, whole.grid).sum((3, 4, 5)).flatten(1)
+        scores = nn.functional.pad(patches, (players.shape[1] - patches.shape[1], 0))
+    elif scores.dim() == 3 and whole.grid is None:
+        scores = scores.sum(-1)
+    if scores.shape != players.shape:
+        expected = "(B, C, h, w)" if whole.grid is not None else "(B, N, D)"
+        raise ValueError(
+            f"method {name!r} returned attributions of the shape {tuple(given.shape)}, expected one score for each "
+            f"token, (B, N) = {tuple(players.shape)}, or {expected} for {tuple(whole.inputs.features.shape)} inputs"
+        )
+    scores = scores.to(players.device)
+    if (scores.isnan() & players).any():
+        examples = (scores.isnan() & players).any(-1).nonzero().flatten().tolist()
+        raise ValueError(f"method {name!r} returned NaN for the examples {examples} of its batch")
+    return scores
+
+
+def random_scores(rows: Sequence[int], players: Tensor, seed: int) -> Tensor:
+    """Scores (B, N) of the players that depend on the seed and the example alone, not on its batch."""
+    scores = torch.zeros(players.shape)
+    for place, row in enumerate(rows):
+        generator = torch.Generator().manual_seed(1_000_003 * seed + row)
+        scores[place, players[place].cpu()] = torch.rand(int(players[place].sum()), generator=generator)
+    return scores.to(players.device)
+
+
+def check_methods(methods: Mapping[str, Any]) -> None:
+    """Raise ``TypeError`` or ``ValueError`` unless these are names and methods."""
+    if not isinstance(methods, Mapping):
+        raise TypeError(f"methods must map names to attributions, got {type(methods).__name__}")
+    for name, method in methods.items():
+        if name == RANDOM:
+            raise ValueError(f"the name {RANDOM!r} is taken by random scores, which are always evaluated")
+        if not isinstance(name, str) or not (isinstance(method, Attribution) or callable(method)):
+            raise TypeError(
+                f"method {name!r} is {method!r}, expected an Attribution, or a function of a batch and its targets"
+            )
+
+
+def _attributions(method: Any, batch: Mapping[str, Any], whole: WholeInputs) -> Any:
+    if hasattr(method, "attribute_tokens"):
+        return method.attribute_tokens(batch, target=whole.targets, players=whole.players).values
+    if not isinstance(method, Attribution):
+        return method(batch, whole.targets)
+    companions = tuple(batch[name] for name in COMPANION_NAMES if name in batch)
+    taken = len(inspect.signature(method.forward_func).parameters) - 1
+    return method.attribute(
+        whole.inputs.features, target=whole.targets, additional_forward_args=companions[:taken] or None
+    )

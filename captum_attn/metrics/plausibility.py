@@ -1,0 +1,157 @@
+"""Plausibility: does an explanation point to the tokens that people point to?
+
+It says nothing about what the model does: a faithful explanation of a wrong model should not look plausible.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import binary_average_precision
+
+from captum_attn.core.perturb import rank_players
+from captum_attn.metrics.means import MeanOverExamples
+
+
+def token_auprc(scores: Tensor, rationales: Tensor, players: Tensor) -> Tensor:
+    """The area under the precision-recall curve of the scores as a ranking of the tokens, for each example.
+
+    Args:
+        scores: float (B, N), attributions; of equal ones, the earlier token comes first.
+        rationales: bool (B, N), the tokens that people chose.
+        players: bool (B, N), the tokens that count.
+
+    Returns:
+        float (B,), average precision; NaN for examples without a rationale.
+
+    Raises:
+        TypeError, ValueError: shapes or dtypes that do not fit.
+
+    Example:
+        >>> players = torch.ones(1, 4, dtype=torch.bool)
+        >>> rationale = torch.tensor([[True, False, True, False]])
+        >>> token_auprc(torch.tensor([[4.0, 3.0, 2.0, 1.0]]), rationale, players)
+        tensor([0.8333])
+
+    Source: DeYoung et al. 2020, ERASER, section 4.1.
+    """
+    check_rationales(scores, rationales, players)
+    ranks, areas = rank_players(scores, players), torch.full((len(scores),), torch.nan, device=scores.device)
+    for example in (rationales & players).any(-1).nonzero().flatten().tolist():
+        counted = players[example]
+        order = 1 - ranks[example, counted].double() / len(counted)  # raw scores would pass through a sigmoid
+        areas[example] = binary_average_precision(order, rationales[example, counted].long())
+    return areas
+
+
+def token_f1(scores: Tensor, rationales: Tensor, players: Tensor) -> Tensor:
+    """F1 of as many of the highest tokens as the rationale has; precision and recall are the same then.
+
+    Args, Returns, Raises: as :func:`token_auprc`.
+
+    Example:
+        >>> players = torch.ones(1, 4, dtype=torch.bool)
+        >>> rationale = torch.tensor([[True, False, True, False]])
+        >>> token_f1(torch.tensor([[4.0, 3.0, 2.0, 1.0]]), rationale, players)
+        tensor([0.5000])
+
+    Source: DeYoung et al. 2020, ERASER, section 4.1.
+    """
+    common, size = _common(scores, rationales, players)
+    return common / size
+
+
+def token_iou(scores: Tensor, rationales: Tensor, players: Tensor) -> Tensor:
+    """Intersection over union of the rationale and as many of the highest tokens.
+
+    Args, Returns, Raises: as :func:`token_auprc`.
+
+    Example:
+        >>> players = torch.ones(1, 4, dtype=torch.bool)
+        >>> rationale = torch.tensor([[True, False, True, False]])
+        >>> token_iou(torch.tensor([[4.0, 3.0, 2.0, 1.0]]), rationale, players)
+        tensor([0.3333])
+
+    Source: DeYoung et al. 2020, ERASER, section 4.1, of tokens instead of spans.
+    """
+    common, size = _common(scores, rationales, players)
+    return common / (2 * size - common)
+
+
+def _common(scores: Tensor, rationales: Tensor, players: Tensor) -> tuple[Tensor, Tensor]:
+    """How many tokens (B,) the rationale has in common with as many of the highest, and its size (B,); NaN for none."""
+    check_rationales(scores, rationales, players)
+    rationales = rationales & players
+    size = rationales.sum(-1, keepdim=True)
+    highest = players & (rank_players(scores, players) < size)
+    size = size.squeeze(-1).float()
+    return (highest & rationales).sum(-1).float(), size.masked_fill(size == 0, torch.nan)
+
+
+def check_rationales(scores: Tensor, rationales: Tensor, players: Tensor) -> None:
+    """Raise ``TypeError`` or ``ValueError`` unless these are float, bool and bool (B, N)."""
+    if scores.dim() != 2 or not scores.shape == rationales.shape == players.shape:
+        shapes = [tuple(tensor.shape) for tensor in (scores, rationales, players)]
+        raise ValueError(f"expected scores, rationales and players of one shape (B, N), got {shapes}")
+    if rationales.dtype != torch.bool or players.dtype != torch.bool:
+        raise TypeError(f"rationales and players must be bool, got {rationales.dtype} and {players.dtype}")
+
+
+class PlausibilityMetric(MeanOverExamples):
+    """The mean over the examples that have a rationale."""
+
+    higher_is_better = True
+
+    def of_each(self, scores: Tensor, rationales: Tensor, players: Tensor) -> Tensor:
+        """The number of each example, (B,)."""
+        raise NotImplementedError
+
+    def update(self, scores: Tensor, rationales: Tensor, players: Tensor) -> None:
+        """Take in a batch: attributions float (B, N), rationales bool (B, N), players bool (B, N)."""
+        values = self.of_each(scores, rationales, players)
+        self.add(values[~values.isnan()])
+
+
+class TokenAUPRC(PlausibilityMetric):
+    """The mean of :func:`token_auprc`, over examples with a rationale.
+
+    Example:
+        >>> metric = TokenAUPRC()
+        >>> tokens = torch.tensor([[True, True]])
+        >>> metric.update(torch.tensor([[0.1, 0.9]]), torch.tensor([[False, True]]), players=tokens)
+        >>> metric.compute()
+        tensor(1.)
+    """
+
+    def of_each(self, scores: Tensor, rationales: Tensor, players: Tensor) -> Tensor:
+        return token_auprc(scores, rationales, players)
+
+
+class TokenF1(PlausibilityMetric):
+    """The mean of :func:`token_f1`, over examples with a rationale.
+
+    Example:
+        >>> metric = TokenF1()
+        >>> tokens = torch.tensor([[True, True]])
+        >>> metric.update(torch.tensor([[0.1, 0.9]]), torch.tensor([[True, False]]), players=tokens)
+        >>> metric.compute()
+        tensor(0.)
+    """
+
+    def of_each(self, scores: Tensor, rationales: Tensor, players: Tensor) -> Tensor:
+        return token_f1(scores, rationales, players)
+
+
+class TokenIOU(PlausibilityMetric):
+    """The mean of :func:`token_iou`, over examples with a rationale.
+
+    Example:
+        >>> metric = TokenIOU()
+        >>> tokens = torch.tensor([[True, True]])
+        >>> metric.update(torch.tensor([[0.1, 0.9]]), torch.tensor([[True, True]]), players=tokens)
+        >>> metric.compute()
+        tensor(1.)
+    """
+
+    def of_each(self, scores: Tensor, rationales: Tensor, players: Tensor) -> Tensor:
+        return token_iou(scores, rationales, players)

@@ -1,0 +1,186 @@
+"""What an evaluation has measured so far, in memory and line by line in a file, so that an interrupted one goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import IO, Any
+
+from captum_attn.metrics.masked_model import Intervention
+
+REMOVALS = ("top removed", "top kept", "bottom removed")
+"""Which players are taken away at k %: those with the top k % of scores; all others; those with the bottom k %."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What must be the same when an evaluation goes on.
+
+    Attributes:
+        percentages: K of them.
+        interventions: I of them.
+        replacement: what replaces a token, as text; None if nothing does.
+        layers: of the knockout.
+        seed: of the random scores.
+        data: the fingerprint of the examples.
+        count: their number.
+        rationales: whether plausibility was measured.
+    """
+
+    percentages: tuple[float, ...]
+    interventions: tuple[Intervention, ...]
+    replacement: str | None
+    layers: tuple[int, ...] | None
+    seed: int
+    data: str
+    count: int
+    rationales: bool
+
+
+@dataclass(frozen=True)
+class Example:
+    """One whole input: its number in the data, of players, the predicted class, its probability, the gold label."""
+
+    example: int
+    players: int
+    target: int
+    probability: float
+    label: int | None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of one method on one example.
+
+    Attributes:
+        method, example: which.
+        seconds: that its attributions took, its share of the batch's.
+        probabilities: of the predicted class on perturbed inputs, [intervention][removal][percentage].
+        predictions: the classes predicted on them, likewise.
+        plausibility: AUPRC, F1, IOU; None without rationales. NaN for an example without one.
+    """
+
+    method: str
+    example: int
+    seconds: float
+    probabilities: list[list[list[float]]]
+    predictions: list[list[list[int]]]
+    plausibility: tuple[float, float, float] | None = None
+
+
+@dataclass
+class Record:
+    """All that was measured, and the file to which new measurements go.
+
+    Attributes:
+        settings: of the evaluation.
+        examples: by their number.
+        measured: by method and example.
+        path: the file, JSON lines; None to keep all in memory.
+    """
+
+    settings: Settings
+    examples: dict[int, Example] = field(default_factory=dict)
+    measured: dict[str, dict[int, Measured]] = field(default_factory=dict)
+    path: Path | None = None
+
+    def missing(self, method: str, rows: Sequence[int]) -> tuple[int, ...]:
+        """The examples among ``rows`` that the method has not been measured on."""
+        return tuple(row for row in rows if row not in self.measured.get(method, {}))
+
+    def add(self, examples: Sequence[Example], measured: Sequence[Measured]) -> None:
+        """Take in measurements, and write them to the file.
+
+        Raises:
+            ValueError: an example that the model now sees otherwise than before.
+        """
+        new = [example for example in examples if not self._knows(example)]
+        if self.path is not None:
+            with self.path.open("a", encoding="utf-8") as file:
+                for example in new:
+                    _write(file, asdict(example))
+                for entry in measured:
+                    _write(file, asdict(entry))
+        self.examples.update({example.example: example for example in new})
+        for entry in measured:
+            self.measured.setdefault(entry.method, {})[entry.example] = entry
+
+    def write(self, path: Path) -> None:
+        """Write everything to a file."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", encoding="utf-8") as file:
+            _write(file, asdict(self.settings))
+            for example in self.examples.values():
+                _write(file, asdict(example))
+            for of_method in self.measured.values():
+                for measured in of_method.values():
+                    _write(file, asdict(measured))
+
+    @classmethod
+    def read(cls, path: Path) -> Record:
+        """Read a file; a last line that was cut off by an interruption is left out.
+
+        Raises:
+            FileNotFoundError: there is no file.
+            ValueError: no file of an evaluation.
+        """
+        text = path.read_text(encoding="utf-8")
+        lines = text.split("\n")[:-1]  # what follows the last line break was cut off
+        try:
+            header, *entries = map(json.loads, lines)
+            settings = Settings(**{name: _frozen(value) for name, value in header.items()})
+            record = cls(settings, path=path)
+            for entry in entries:
+                if "method" in entry:
+                    entry["plausibility"] = _frozen(entry["plausibility"])
+                    record.measured.setdefault(entry["method"], {})[entry["example"]] = Measured(**entry)
+                else:
+                    record.examples[entry["example"]] = Example(**entry)
+        except (TypeError, KeyError, ValueError) as error:
+            raise ValueError(f"{path} is not the file of an evaluation: {error}") from error
+        return record
+
+    @classmethod
+    def open(cls, path: Path | None, settings: Settings) -> Record:
+        """The record in a file, to go on with; a new one if there is no file.
+
+        Raises:
+            ValueError: the file's settings are others.
+        """
+        if path is None:
+            return cls(settings)
+        if not path.exists() or not path.stat().st_size:
+            record = cls(settings, path=path)
+            record.write(path)
+            return record
+        record = cls.read(path)
+        if record.settings != settings:
+            then, now = asdict(record.settings), asdict(settings)
+            others = ", ".join(f"{name} {then[name]!r}, now {now[name]!r}" for name in now if then[name] != now[name])
+            raise ValueError(f"{path} holds an evaluation with other settings ({others}): give another file")
+        text = path.read_bytes()
+        if not text.endswith(b"\n"):
+            path.write_bytes(text[: text.rindex(b"\n") + 1])
+        return record
+
+    def _knows(self, example: Example) -> bool:
+        known = self.examples.get(example.example)
+        if known is None:
+            return False
+        same = replace(known, probability=example.probability) == example
+        if not same or abs(known.probability - example.probability) > 1e-3:
+            raise ValueError(
+                f"{self.path} was written with another model or other labels: it says {known}, now it is {example}. "
+                "Give another file"
+            )
+        return True
+
+
+def _write(file: IO[str], entry: dict[str, Any]) -> None:
+    file.write(json.dumps(entry) + "\n")
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

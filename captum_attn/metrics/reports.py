@@ -1,0 +1,129 @@
+"""Findings for people: a Markdown table, and plots."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+HIGHER_IS_BETTER = {
+    "comprehensiveness": True,
+    "sufficiency": False,
+    "log_odds": False,
+    "deletion": False,
+    "insertion": True,
+    "f1_macro": True,
+    "f1_weighted": True,
+    "token_auprc": True,
+    "token_f1": True,
+    "token_iou": True,
+    "seconds": False,
+}
+_RANDOM_COLOUR = "#999999"
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A row for each method, best first by the first metric; a column for each metric and intervention."""
+    table = table.assign(column=[_label(row) for row in table.itertuples()])
+    first = table.iloc[0]
+    shown = table[(table.ranking == "scores") | (table.metric == first.metric)]
+    cells = shown.assign(cell=[_cell(row) for row in shown.itertuples()]).pivot(
+        index="method", columns="column", values="cell"
+    )
+    leading = table[table.column == first.column].set_index("method")["mean"]
+    methods = leading.sort_values(ascending=not HIGHER_IS_BETTER[first.metric]).index
+    columns = shown.column.unique()
+    lines = [f"| method | {' | '.join(columns)} |", f"|---|{'--:|' * len(columns)}"]
+    for method in methods:
+        lines.append(f"| {method} | {' | '.join(cells.loc[method, column] for column in columns)} |")
+    return "\n".join(lines) + "\n"
+
+
+def distributions(scores: pd.DataFrame, families: dict[str, str] | None, ax: Axes | None) -> Axes:
+    """A box for each method, of the values that its scores reach; see :meth:`Evaluation.plot`."""
+    metric, scale = scores.metric.iloc[0], scores.scale.iloc[0]
+    means = scores[scores.ranking == "scores"].groupby("method", sort=False).value.mean()
+    methods = means.sort_values(ascending=HIGHER_IS_BETTER[metric]).index.tolist()  # the best on top
+    colour_of = _colours(methods, families)
+    ax = _axes(ax, len(methods))
+    for place, method in enumerate(methods):
+        own = scores[(scores.method == method) & (scores.ranking == "scores")].value.dropna()
+        style = {"color": colour_of[method]}
+        ax.boxplot(
+            [own],
+            positions=[place],
+            orientation="horizontal",
+            widths=0.6,
+            showfliers=False,
+            patch_artist=True,
+            boxprops={"facecolor": colour_of[method], "alpha": 0.35, "edgecolor": colour_of[method]},
+            medianprops=style,
+            whiskerprops=style,
+            capprops=style,
+        )
+        ax.plot(own.mean(), place, "o", color=colour_of[method])
+        reverse = scores[(scores.method == method) & (scores.ranking == "reversed")].value
+        if len(reverse):
+            ax.plot(reverse.mean(), place, "o", markerfacecolor="white", color=colour_of[method])
+    ax.set_yticks(range(len(methods)), methods)
+    ax.set_xlabel(_described(metric, scale, scores.intervention.iloc[0]))
+    if families is not None:
+        for family in dict.fromkeys(families.values()):
+            member = next(method for method in families if families[method] == family)
+            ax.plot([], [], "s", color=colour_of.get(member, _RANDOM_COLOUR), label=family)
+        ax.legend(loc="best", frameon=False)
+    return ax
+
+
+def curves(frame: pd.DataFrame, ax: Axes | None) -> Axes:
+    """A line for each method; see :meth:`Evaluation.plot_curves`."""
+    ax = _axes(ax, 10)
+    methods = frame.method.unique().tolist()
+    colour_of = _colours(methods, None)
+    for method, part in frame.groupby("method", sort=False):
+        ax.errorbar(
+            part.percentage, part.probability, part.standard_error, label=method, color=colour_of[method], capsize=2
+        )
+    ax.set_xlabel(f"% of tokens, {frame.removal.iloc[0]} ({frame.intervention.iloc[0]})")
+    ax.set_ylabel("probability of the predicted class")
+    ax.legend(frameon=False, fontsize="small")
+    return ax
+
+
+def _axes(ax: Axes | None, rows: int) -> Axes:
+    if ax is not None:
+        return ax
+    import matplotlib.pyplot as plt
+
+    axes: Axes = plt.subplots(figsize=(7.5, 1.2 + 0.34 * max(rows, 6)), layout="constrained")[1]
+    return axes
+
+
+def _colours(methods: list[str], families: dict[str, str] | None) -> dict[str, str]:
+    """A colour for each method, the same for those of a family; grey for random scores."""
+    kinds = {method: (families or {}).get(method, method) for method in methods}
+    known = [kind for kind in dict.fromkeys(kinds.values()) if kind != "random"]
+    return {
+        method: _RANDOM_COLOUR if kind == "random" else f"C{known.index(kind) % 10}" for method, kind in kinds.items()
+    }
+
+
+def _label(row: object) -> str:
+    """What stands above a column."""
+    name = _described(row.metric, row.scale, row.intervention)  # type: ignore[attr-defined]
+    return name if row.ranking == "scores" else f"{name}, reversed"  # type: ignore[attr-defined]
+
+
+def _described(metric: str, scale: str, intervention: str) -> str:
+    arrow = "↑" if HIGHER_IS_BETTER[metric] else "↓"
+    notes = [part for part in (f"{scale} scale" if scale else "", intervention) if part and part != "none"]
+    return f"{metric.replace('_', ' ')} {arrow}" + (f" ({', '.join(notes)})" if notes else "")
+
+
+def _cell(row: object) -> str:
+    mean, error = row.mean, row.standard_error  # type: ignore[attr-defined]
+    digits = 4 if row.metric == "seconds" else 3  # type: ignore[attr-defined]
+    return f"{mean:.{digits}f}" if error != error else f"{mean:.{digits}f} ± {error:.{digits}f}"
