@@ -28,15 +28,7 @@ from captum_attn.core.inputs import ModelInputs, mapping_inputs, tensor_inputs
 from captum_attn.core.models import config_of, unwrapped
 from captum_attn.core.observers import Per, RowWeights, Variant
 from captum_attn.core.run import ObservedForward, observed_forward
-from captum_attn.core.tokens import (
-    PatchGrid,
-    Readout,
-    find_players,
-    patch_grid,
-    readout_weights,
-    real_tokens,
-    special_token_ids,
-)
+from captum_attn.core.tokens import PatchGrid, Readout, readout_weights, special_token_ids
 from captum_attn.token_attributions import TokenAttributions, concatenated
 
 Inputs = Tensor | tuple[Tensor] | Mapping[str, Any]
@@ -400,22 +392,7 @@ class AttentionShapley(Attribution):  # type: ignore[misc]
     ) -> Iterator[_Explained]:
         """Find out about the tokens, and select the scores of each target."""
         gradients, config = self._variant != "attention", config_of(run.model)
-        real = real_tokens(batch, run.length, config)
-        grid = patch_grid(run.model, batch.features, run.length) if batch.modality == "pixels" else None
-        players = find_players(
-            batch,
-            real,
-            special_ids=self._special_ids,
-            config=config,
-            causal=run.causal,
-            patches=grid.rows * grid.columns if grid else 0,
-        )
-        if not players.any(-1).all():
-            idle = (~players.any(-1)).nonzero().flatten().tolist()
-            raise ValueError(
-                f"the examples {idle} have no players: all of their tokens are padding or special tokens. Leave "
-                "them out, or say which tokens play with players="
-            )
+        real, players, grid = run.tokens(self._special_ids)
         for count, rows in enumerate(targets, 1):
             if rows is None and run.output.dim() > 2 and not gradients:
                 selection = no_selection(run.output)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -82,6 +83,45 @@ def replace_tokens(
     raise TypeError(
         f"cannot replace tokens of {inputs.modality} by {replacement!r}: expected token ids and an id, or pixels and "
         "'mean' or 'zeros'"
+    )
+
+
+def check_replacement(replacement: Any) -> None:
+    """Raise ``ValueError`` unless it is a token id, ``"mean"``, ``"zeros"``, or None for the default."""
+    if replacement is not None and not isinstance(replacement, int) and replacement not in get_args(PatchReplacement):
+        raise ValueError(f"replacement must be a token id, or 'mean' or 'zeros' for images, got {replacement!r}")
+
+
+def default_replacement(inputs: ModelInputs, tokenizer: Any | None, config: Any | None) -> Replacement:
+    """What replaces a token, if nobody says: the mean patch of an image, the mask token of a text.
+
+    Of a tokenizer without a mask token, that of padding or of unknown words, with a warning.
+
+    A decoder that looks for the last token that is no padding would read elsewhere if tokens became padding, so there
+    padding is no replacement.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if inputs.modality == "pixels":
+        return "mean"
+    if tokenizer is None:
+        raise ValueError("nothing says what replaces a token: give tokenizer=, or replacement= with a token id")
+    if tokenizer.mask_token_id is not None:
+        return int(tokenizer.mask_token_id)
+    padding = getattr(config, "pad_token_id", None)
+    for role in ("pad_token", "unk_token"):
+        index = getattr(tokenizer, f"{role}_id")
+        if index is not None and (index != padding or getattr(config, "is_encoder_decoder", False)):
+            warnings.warn(
+                f"{type(tokenizer).__name__} has no mask token: tokens are replaced by {getattr(tokenizer, role)!r}; "
+                "replacement= takes another id",
+                stacklevel=3,
+            )
+            return int(index)
+    raise ValueError(
+        f"{type(tokenizer).__name__} has no mask token, and no other special token that the model does not take for "
+        "padding: give the id of a neutral token, such as replacement=tokenizer.convert_tokens_to_ids('Ġ_')"
     )
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +22,21 @@ from captum_attn.core.models import (
     unwrapped,
 )
 from captum_attn.core.observers import InfluenceObserver, Per, RowWeights, Variant
+from captum_attn.core.tokens import PatchGrid, find_players, patch_grid, real_tokens
+
+
+class Tokens(NamedTuple):
+    """What the tokens of a batch are.
+
+    Attributes:
+        real: bool (B, N), those that are no padding.
+        players: bool (B, N), those that carry input.
+        grid: how images are cut into patches; None for text.
+    """
+
+    real: Tensor
+    players: Tensor
+    grid: PatchGrid | None
 
 
 class ObservedForward:
@@ -38,7 +53,7 @@ class ObservedForward:
     def __init__(self, output: Tensor, capture: AttentionCapture, inputs: ModelInputs) -> None:
         self.output = output
         self.model = capture.root
-        self._capture = capture
+        self._capture, self._inputs = capture, inputs
         self.calls = token_attention(capture.calls, inputs)
         self._shape = self.calls[0].shape[:3]
         self.layers, self.heads, self.length = len(self.calls), self._shape[1], self._shape[2]
@@ -86,6 +101,27 @@ class ObservedForward:
         else:
             self._capture.backward(selected.sum(), observer, indices, retain_graph)
         return observer.influence
+
+    def tokens(self, special_ids: Collection[int] | None) -> Tokens:
+        """Which tokens are padding, which ones play (:func:`~captum_attn.core.tokens.find_players`), where patches lie.
+
+        Raises:
+            ValueError: an example without players.
+        """
+        inputs, config = self._inputs, config_of(self.model)
+        real = real_tokens(inputs, self.length, config)
+        grid = patch_grid(self.model, inputs.features, self.length) if inputs.modality == "pixels" else None
+        patches = grid.rows * grid.columns if grid else 0
+        players = find_players(
+            inputs, real, special_ids=special_ids, config=config, causal=self.causal, patches=patches
+        )
+        if not players.any(-1).all():
+            idle = (~players.any(-1)).nonzero().flatten().tolist()
+            raise ValueError(
+                f"the examples {idle} have no players: all of their tokens are padding or special tokens. Leave "
+                "them out, or say which tokens play with players="
+            )
+        return Tokens(real, players, grid)
 
     def resolved_layers(self, layers: Sequence[int] | None) -> list[int]:
         """Ascending indices of the layers meant; ``IndexError`` for one that the model does not have."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -14,9 +13,9 @@ from captum_attn.core.estimators import CharacteristicFunction
 from captum_attn.core.inputs import ModelInputs, mapping_inputs, tensor_inputs
 from captum_attn.core.knockout import knocked_out_output, knockout_calls
 from captum_attn.core.models import config_of, unwrapped
-from captum_attn.core.perturb import Replacement, replace_tokens
+from captum_attn.core.perturb import Replacement, check_replacement, default_replacement, replace_tokens
 from captum_attn.core.run import observed_forward, plain_output
-from captum_attn.core.tokens import PatchGrid, find_players, patch_grid, real_tokens, special_token_ids
+from captum_attn.core.tokens import PatchGrid, special_token_ids
 
 Intervention = Literal["replacement", "knockout"]
 INTERVENTIONS: tuple[Intervention, ...] = get_args(Intervention)
@@ -86,8 +85,7 @@ class MaskedModel:
             raise TypeError(f"tokenizer must be a Hugging Face tokenizer, got {type(tokenizer).__name__}")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        if replacement is not None and not isinstance(replacement, int) and replacement not in ("mean", "zeros"):
-            raise ValueError(f"replacement must be a token id, or 'mean' or 'zeros' for images, got {replacement!r}")
+        check_replacement(replacement)
         self.model = unwrapped(model)
         self.tokenizer, self.layers, self.batch_size = tokenizer, layers, batch_size
         self._replacement = replacement
@@ -105,21 +103,8 @@ class MaskedModel:
         inputs = mapping_inputs(self.model, batch) if isinstance(batch, Mapping) else tensor_inputs(self.model, batch)
         if inputs.modality == "embeddings":
             raise ValueError("embeddings cannot be masked: give token ids or pixels")
-        config = config_of(self.model)
         with observed_forward(self.model, inputs, gradients=False) as run:
-            real = real_tokens(inputs, run.length, config)
-            grid = patch_grid(run.model, inputs.features, run.length) if inputs.modality == "pixels" else None
-            players = find_players(
-                inputs,
-                real,
-                special_ids=self._special_ids,
-                config=config,
-                causal=run.causal,
-                patches=grid.rows * grid.columns if grid else 0,
-            )
-            if not players.any(-1).all():
-                idle = (~players.any(-1)).nonzero().flatten().tolist()
-                raise ValueError(f"the examples {idle} of the batch have no tokens but special ones: leave them out")
+            _, players, grid = run.tokens(self._special_ids)
             return WholeInputs(inputs, _probabilities(run.output), players, grid, knockout_calls(run, self.layers))
 
     def probabilities(self, whole: WholeInputs, examples: Tensor, taken: Tensor, intervention: Intervention) -> Tensor:
@@ -152,8 +137,8 @@ class MaskedModel:
         members = whole.players[example].nonzero().flatten()
 
         def worth(coalitions: Tensor) -> Tensor:
-            taken = coalitions.new_zeros(len(coalitions), whole.players.shape[1], dtype=torch.bool)
-            taken[:, members] = ~coalitions.bool()
+            taken = members.new_zeros(len(coalitions), whole.players.shape[1], dtype=torch.bool)
+            taken[:, members] = ~coalitions.bool().to(members.device)
             examples = torch.full((len(coalitions),), example, device=members.device)
             return self.probabilities(whole, examples, taken, "replacement")[:, target]
 
@@ -162,38 +147,8 @@ class MaskedModel:
     def replacement(self, whole: WholeInputs) -> Replacement:
         """What replaces a token of the inputs; a warning where it is no mask token."""
         if self._replacement is None:
-            pixels = whole.inputs.modality == "pixels"
-            self._replacement = "mean" if pixels else replacement_id(self.tokenizer, config_of(self.model))
+            self._replacement = default_replacement(whole.inputs, self.tokenizer, config_of(self.model))
         return self._replacement
-
-
-def replacement_id(tokenizer: Any | None, config: Any | None) -> int:
-    """The id of the mask token; of a tokenizer without one that of padding or of unknown words, with a warning.
-
-    A decoder that looks for the last token that is no padding would read elsewhere if tokens became padding, so there
-    padding is no replacement.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if tokenizer is None:
-        raise ValueError("nothing says what replaces a token: give tokenizer=, or replacement= with a token id")
-    if tokenizer.mask_token_id is not None:
-        return int(tokenizer.mask_token_id)
-    padding = getattr(config, "pad_token_id", None)
-    for role in ("pad_token", "unk_token"):
-        index = getattr(tokenizer, f"{role}_id")
-        if index is not None and (index != padding or getattr(config, "is_encoder_decoder", False)):
-            warnings.warn(
-                f"{type(tokenizer).__name__} has no mask token: tokens are replaced by {getattr(tokenizer, role)!r}; "
-                "replacement= takes another id",
-                stacklevel=2,
-            )
-            return int(index)
-    raise ValueError(
-        f"{type(tokenizer).__name__} has no mask token, and no other special token that the model does not take for "
-        "padding: give the id of a neutral token, such as replacement=tokenizer.convert_tokens_to_ids('Ġ_')"
-    )
 
 
 def _probabilities(output: Tensor) -> Tensor:

@@ -34,8 +34,7 @@ def token_scores(name: str, method: Any, batch: Mapping[str, Any], whole: WholeI
         raise TypeError(f"method {name!r} returned {type(given).__name__}, expected a tensor of attributions")
     players, scores = whole.players, given.detach()
     if scores.dim() == 4 and whole.grid is not None and scores.shape[2:] == whole.inputs.features.shape[2:]:
-        patches = patch_pixels(scores, whole.grid).sum((3, 4, 5)).flatten(1)
-        scores = nn.functional.pad(patches, (players.shape[1] - patches.shape[1], 0))
+        scores = patch_scores(scores, whole)
     elif scores.dim() == 3 and whole.grid is None:
         scores = scores.sum(-1)
     if scores.shape != players.shape:
@@ -49,6 +48,14 @@ def token_scores(name: str, method: Any, batch: Mapping[str, Any], whole: WholeI
         examples = (scores.isnan() & players).any(-1).nonzero().flatten().tolist()
         raise ValueError(f"method {name!r} returned NaN for the examples {examples} of its batch")
     return scores
+
+
+def patch_scores(attributions: Tensor, whole: WholeInputs) -> Tensor:
+    """Attributions of pixels (B, C, h, w), summed over each patch, as scores of the tokens (B, N)."""
+    if whole.grid is None:
+        raise ValueError("these inputs are no images")
+    patches = patch_pixels(attributions, whole.grid).sum((3, 4, 5)).flatten(1)
+    return nn.functional.pad(patches, (whole.players.shape[1] - patches.shape[1], 0))
 
 
 def random_scores(rows: Sequence[int], players: Tensor, seed: int) -> Tensor:

@@ -7,7 +7,6 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from families import FAMILIES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers_of_every_kind import CORPUS, TOKENIZERS, classifier
@@ -221,19 +220,6 @@ def test_a_length_without_room_for_a_token_is_refused(length):
     tokenizer = TOKENIZERS["word piece"]()
     with pytest.raises(ValueError, match=f"max_length={length} leaves no token beside 2 special ones"):
         TextReader(tokenizer, classifier(tokenizer), max_length=length)
-
-
-def test_the_length_limit_is_the_least_that_anything_says():
-    tokenizer = TOKENIZERS["word piece"]()
-    assert length_limit(tokenizer, classifier(tokenizer, positions=64), None) == 64
-    assert length_limit(tokenizer, classifier(tokenizer, positions=64), 12) == 12
-    tokenizer.model_max_length = 20
-    assert length_limit(tokenizer, classifier(tokenizer, positions=64), None) == 20
-    tokenizer.model_max_length = 10**30
-    roberta = FAMILIES["roberta"].build()
-    positions = roberta.config.max_position_embeddings - roberta.config.pad_token_id - 1
-    assert length_limit(tokenizer, roberta, None) == positions
-    assert length_limit(tokenizer, FAMILIES["t5"].build(), None) is None
 
 
 def test_tokenizers_without_offsets_are_refused():

@@ -1,0 +1,172 @@
+"""Captum's own methods as baselines for :func:`~captum_attn.metrics.evaluate`: one score for each token.
+
+Captum's implementations run as they are. :class:`GradientBaseline` gives them embeddings or pixels and sums over their
+width; :class:`PerturbationBaseline` gives them a function of which tokens are kept, so that they take tokens away as
+the metrics do.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from captum.attr import (
+    Attribution,
+    FeatureAblation,
+    InputXGradient,
+    IntegratedGradients,
+    KernelShap,
+    Lime,
+    Occlusion,
+    Saliency,
+    ShapleyValueSampling,
+)
+from torch import Tensor
+
+from captum_attn.core.estimators import CharacteristicFunction
+from captum_attn.core.inputs import FEATURE_NAMES, ModelInputs
+from captum_attn.core.models import evaluation_mode, output_tensor, parameter_names
+from captum_attn.core.perturb import replace_tokens
+from captum_attn.metrics.masked_model import MaskedModel
+from captum_attn.metrics.methods import patch_scores
+
+Baseline = Callable[[Mapping[str, Any], Tensor], Tensor]
+
+
+def captum_baselines(masked: MaskedModel, samples: int = 100) -> dict[str, Baseline]:
+    """Captum's usual methods, by name.
+
+    Args:
+        masked: the model, and how tokens are taken away.
+        samples: model evaluations of each sampling method (Lime, KernelShap, Shapley value sampling), about.
+
+    Example:
+        >>> from captum_attn.metrics import MaskedModel, evaluate
+        >>> baselines = captum_baselines(MaskedModel(model, tokenizer))
+        >>> texts = ["a gripping film", "not good at all"]
+        >>> result = evaluate(model, texts, baselines, tokenizer=tokenizer, show_progress=False)
+        >>> result.methods[:3]
+        ('Saliency', 'InputXGradient', 'IntegratedGradients')
+    """
+    return {
+        "Saliency": GradientBaseline(Saliency, masked),
+        "InputXGradient": GradientBaseline(InputXGradient, masked),
+        "IntegratedGradients": GradientBaseline(IntegratedGradients, masked, n_steps=20),
+        "FeatureAblation": PerturbationBaseline(FeatureAblation, masked),
+        "Occlusion": PerturbationBaseline(Occlusion, masked, sliding_window_shapes=(3,)),
+        "Lime": PerturbationBaseline(Lime, masked, n_samples=samples),
+        "KernelShap": PerturbationBaseline(KernelShap, masked, n_samples=samples),
+        "ShapleyValueSampling": PerturbationBaseline(ShapleyValueSampling, masked, evaluations=samples),
+    }
+
+
+class GradientBaseline:
+    """One of captum's gradient methods, on embeddings or pixels, explaining the logit of the target.
+
+    A method that has ``baselines`` starts from the input with all players replaced, with which the metrics compare.
+
+    Args:
+        attribution: captum's class: ``Saliency``, ``InputXGradient``, ``IntegratedGradients``, ...
+        masked: the model, and what replaces tokens. A model of text must take ``inputs_embeds``.
+        settings: other arguments of its ``attribute``, such as ``n_steps``.
+
+    Raises:
+        ValueError: a model of text that takes no embeddings.
+
+    Example:
+        >>> from captum.attr import Saliency
+        >>> from captum_attn.metrics import MaskedModel
+        >>> saliency = GradientBaseline(Saliency, MaskedModel(model, tokenizer))
+        >>> saliency(batch, torch.tensor([1, 0])).shape
+        torch.Size([2, 6])
+    """
+
+    def __init__(self, attribution: type[Attribution], masked: MaskedModel, **settings: Any) -> None:
+        self.attribution, self.masked, self.settings = attribution, masked, settings
+
+    def __call__(self, batch: Mapping[str, Any], targets: Tensor) -> Tensor:
+        """Scores (B, N) of a batch's tokens, for the targets int64 (B,)."""
+        whole, model = self.masked.read(batch), self.masked.model
+        inputs, settings = whole.inputs, dict(self.settings)
+        taken = inspect.signature(self.attribution.attribute).parameters
+        if "baselines" in taken:
+            replaced = replace_tokens(inputs, whole.players, self.masked.replacement(whole), whole.grid)
+            settings["baselines"] = self._features(replaced)
+        if "internal_batch_size" in taken:
+            settings["internal_batch_size"] = max(self.masked.batch_size, len(inputs))
+        name = FEATURE_NAMES["pixels" if inputs.modality == "pixels" else "embeddings"]
+
+        def logits(features: Tensor, examples: Tensor) -> Tensor:
+            return output_tensor(model(**{name: features}, **inputs[examples].keywords))
+
+        with evaluation_mode(model), torch.inference_mode(False), torch.enable_grad():
+            examples = torch.arange(len(inputs), device=targets.device)
+            values = self.attribution(logits).attribute(
+                self._features(inputs).clone().requires_grad_(),
+                target=targets,
+                additional_forward_args=(examples,),
+                **settings,
+            )
+        return values.detach().sum(-1) if whole.grid is None else patch_scores(values.detach(), whole)
+
+    def _features(self, inputs: ModelInputs) -> Tensor:
+        if inputs.modality == "pixels":
+            return inputs.features
+        model: Any = self.masked.model
+        if FEATURE_NAMES["embeddings"] not in parameter_names(model) or not hasattr(model, "get_input_embeddings"):
+            raise ValueError(f"{type(model).__name__} takes no inputs_embeds, which gradient baselines of text need")
+        embeddings: Tensor = model.get_input_embeddings()(inputs.features).detach()
+        return embeddings
+
+
+class PerturbationBaseline:
+    """One of captum's perturbation methods, on the probability of the target as a function of the tokens that are kept.
+
+    Args:
+        attribution: captum's class: ``FeatureAblation``, ``Occlusion``, ``Lime``, ``KernelShap``,
+            ``ShapleyValueSampling``.
+        masked: the model, and how tokens are taken away.
+        evaluations: instead of ``n_samples`` of ``ShapleyValueSampling``, which counts orders of the n players: about
+            so many evaluations of the model.
+        settings: other arguments of its ``attribute``, such as ``n_samples`` or ``sliding_window_shapes``.
+
+    Example:
+        >>> from captum.attr import FeatureAblation
+        >>> from captum_attn.metrics import MaskedModel
+        >>> ablation = PerturbationBaseline(FeatureAblation, MaskedModel(model, tokenizer))
+        >>> ablation(batch, torch.tensor([1, 0])).shape
+        torch.Size([2, 6])
+    """
+
+    def __init__(
+        self, attribution: type[Attribution], masked: MaskedModel, *, evaluations: int | None = None, **settings: Any
+    ) -> None:
+        self.attribution, self.masked, self.settings = attribution, masked, settings
+        self.evaluations = evaluations
+
+    def __call__(self, batch: Mapping[str, Any], targets: Tensor) -> Tensor:
+        """Scores (B, N) of a batch's tokens, for the targets int64 (B,); the same in each call."""
+        whole = self.masked.read(batch)
+        scores = torch.zeros(whole.players.shape, device=whole.players.device)
+        with torch.random.fork_rng([scores.device] if scores.is_cuda else []):
+            for example, members in enumerate(whole.players):
+                torch.manual_seed(0)
+                worth = self.masked.worth(whole, example, int(targets[example]))
+                scores[example, members] = self._values(worth, int(members.sum())).to(scores)
+        return scores
+
+    def _values(self, worth: CharacteristicFunction, players: int) -> Tensor:
+        """Values (n,) of the players."""
+        kept = torch.ones(1, players)
+        if players == 1:  # captum's samplers draw from no coalitions then
+            return (worth(kept.bool()) - worth(~kept.bool())).view(1)
+        settings = dict(self.settings)
+        if self.evaluations is not None:
+            settings["n_samples"] = max(1, self.evaluations // players)
+        if "sliding_window_shapes" in settings:
+            settings["sliding_window_shapes"] = (min(players, *settings["sliding_window_shapes"]),)
+        method = self.attribution(lambda coalitions: worth(coalitions.bool()))
+        values: Tensor = method.attribute(kept, baselines=0, perturbations_per_eval=self.masked.batch_size, **settings)
+        return values.view(players)
