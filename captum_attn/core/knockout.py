@@ -88,23 +88,21 @@ class AttentionKnockout(AttentionIntercept):
         if kernel.is_causal:
             mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()
         if mask is None or mask.dtype == torch.bool:
-            allowed = ~blocked if mask is None else mask & ~blocked
-            blind = ~allowed.any(-1, keepdim=True)
-            mask = allowed | blind
+            left = ~blocked if mask is None else mask & ~blocked
+            blind = ~left.any(-1, keepdim=True)
         else:
-            mask = torch.where(blocked, -torch.inf, mask)
-            blind = _nothing_left(mask)
-            mask = mask.masked_fill(blind, 0.0)
-        output = Kernel(False, kernel.scale, kernel.enable_gqa)(query, key, value, mask)
+            left = torch.where(blocked, -torch.inf, mask)
+            blind = _blinded(mask, left)
+        output = Kernel(False, kernel.scale, kernel.enable_gqa)(query, key, value, left)
         return output.masked_fill(blind, 0.0)
 
     def eager(self, probabilities: Tensor, scores: Tensor, shape: tuple[int, ...]) -> Tensor:
         if not self._concerned():
             return probabilities
-        masked = scores.view(shape).masked_fill(self._keys(shape), -torch.inf)
-        blind = _nothing_left(masked)
-        left = masked.masked_fill(blind, 0.0).softmax(-1, dtype=probabilities.dtype).masked_fill(blind, 0.0)
-        return left.view_as(probabilities)
+        scores = scores.view(shape)
+        left = scores.masked_fill(self._keys(shape), -torch.inf)
+        blind = _blinded(scores, left)
+        return left.softmax(-1, dtype=probabilities.dtype).masked_fill(blind, 0.0).view_as(probabilities)
 
     def _concerned(self) -> bool:
         self._seen += 1
@@ -120,6 +118,12 @@ class AttentionKnockout(AttentionIntercept):
         return self._blocked[:, None, None]
 
 
-def _nothing_left(scores: Tensor) -> Tensor:
-    """bool (..., 1): the queries whose keys are all blocked, or masked by a number as low as there is."""
-    return scores.amax(-1, keepdim=True) <= torch.finfo(scores.dtype).min / 2
+def _blinded(before: Tensor, left: Tensor) -> Tensor:
+    """bool (..., 1): the queries that have no key left; those that never had one but by convention keep to it.
+
+    Models mask keys by the lowest finite number, so that eager code gives a query without keys the same probability for
+    all.
+    """
+    lowest = torch.finfo(left.dtype).min / 2
+    most, had = left.amax(-1, keepdim=True), before.amax(-1, keepdim=True) > lowest
+    return ((most <= lowest) & had) | most.isneginf()

@@ -1,0 +1,148 @@
+"""Ranking players, choosing some of them, and replacing them."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from families import FAMILIES
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers_of_every_kind import TOKENIZERS
+
+from captum_attn.core import ModelInputs
+from captum_attn.core.perturb import (
+    check_replacement,
+    default_replacement,
+    patch_pixels,
+    rank_players,
+    replace_tokens,
+    reversed_ranks,
+    top_players,
+)
+from captum_attn.core.tokens import PatchGrid
+
+SCORES = st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=1, max_size=12)
+
+
+def tensors(tokens):
+    return torch.tensor([[float(score) for score, _ in tokens]]), torch.tensor([[plays for _, plays in tokens]])
+
+
+@given(SCORES)
+def test_ranks_are_the_places_in_a_stable_descending_order_of_the_players(tokens):
+    scores, players = tensors(tokens)
+    expected = sorted(
+        (token for token in range(len(tokens)) if tokens[token][1]), key=lambda token: (-tokens[token][0], token)
+    )
+    ranks = rank_players(scores, players)[0].tolist()
+    assert sorted(ranks) == list(range(len(tokens)))
+    assert [ranks.index(place) for place in range(len(expected))] == expected
+
+
+@given(SCORES, st.sampled_from([0, 1, 5, 7, 10, 20, 33.3, 50, 99, 100]))
+def test_the_top_are_as_many_as_a_ceiling_says_and_none_is_lower_than_the_rest(tokens, percent):
+    scores, players = tensors(tokens)
+    top = top_players(rank_players(scores, players), players, percent)
+    count = int(players.sum())
+    assert top.sum() == math.ceil(round(count * percent / 100, 6))
+    assert not (top & ~players).any()
+    rest = players & ~top
+    if top.any() and rest.any():
+        assert scores[top].min() >= scores[rest].max()
+
+
+def test_seven_percent_of_a_hundred_are_seven():
+    players = torch.ones(1, 100, dtype=torch.bool)  # 100 * 0.07 is 7.000000000000001
+    assert top_players(torch.arange(100)[None], players, 7).sum() == 7
+
+
+@given(SCORES)
+def test_reversing_twice_changes_nothing_and_once_puts_the_last_first(tokens):
+    scores, players = tensors(tokens)
+    ranks = rank_players(scores, players)
+    backwards = reversed_ranks(ranks, players)
+    assert torch.equal(reversed_ranks(backwards, players), ranks)
+    if players.any():
+        assert ranks[players][backwards[players].argmin()] == players.sum() - 1
+
+
+def test_players_with_the_lowest_possible_score_come_before_those_that_do_not_play():
+    scores, players = torch.tensor([[5.0, -math.inf, 1.0]]), torch.tensor([[False, True, True]])
+    assert rank_players(scores, players).tolist() == [[2, 1, 0]]
+
+
+@pytest.mark.parametrize("percent", [-1, 101])
+def test_percentages_out_of_range_are_refused(percent):
+    with pytest.raises(ValueError, match=f"between 0 and 100, got {percent}"):
+        top_players(torch.zeros(1, 1).long(), torch.ones(1, 1).bool(), percent)
+
+
+def test_ids_are_replaced_and_all_else_stays():
+    inputs = ModelInputs(torch.tensor([[5, 6, 7]]), "input_ids", {"attention_mask": torch.ones(1, 3)})
+    changed = replace_tokens(inputs, torch.tensor([[False, True, False]]), 4)
+    assert changed.features.tolist() == [[5, 4, 7]]
+    assert changed.keywords is inputs.keywords
+    assert inputs.features.tolist() == [[5, 6, 7]]
+
+
+@pytest.mark.parametrize("replacement", ["mean", "zeros"])
+def test_patches_are_replaced_pixel_by_pixel(replacement):
+    pixels = torch.rand(2, 3, 5, 6)  # the last row of pixels belongs to no patch
+    grid = PatchGrid(rows=2, columns=3, height=2, width=2)
+    chosen = torch.zeros(2, 7, dtype=torch.bool)  # a class token and 6 patches
+    chosen[0, 1 + 4] = True
+    changed = replace_tokens(ModelInputs(pixels, "pixel_values"), chosen, replacement, grid).features
+    patches = [pixels[0, :, 2 * r : 2 * r + 2, 2 * c : 2 * c + 2] for r in range(2) for c in range(3)]
+    expected = pixels.clone()
+    expected[0, :, 2:4, 2:4] = sum(patches) / 6 if replacement == "mean" else 0.0
+    torch.testing.assert_close(changed, expected)
+
+
+def test_patches_are_in_reading_order():
+    pixels = torch.arange(16.0).view(1, 1, 4, 4)
+    patches = patch_pixels(pixels, PatchGrid(2, 2, 2, 2))
+    assert patches.shape == (1, 2, 2, 1, 2, 2)
+    assert patches[0, 0, 1, 0].tolist() == [[2, 3], [6, 7]]
+
+
+def test_what_does_not_fit_the_inputs_is_refused():
+    chosen = torch.tensor([[True, False]])
+    with pytest.raises(TypeError, match="cannot replace tokens of embeddings by 4"):
+        replace_tokens(ModelInputs(torch.rand(1, 2, 8), "inputs_embeds"), chosen, 4)
+    with pytest.raises(TypeError, match="ids by 'mean'"):
+        replace_tokens(ModelInputs(torch.tensor([[1, 2]]), "input_ids"), chosen, "mean")
+    with pytest.raises(ValueError, match="token id, or 'mean' or 'zeros'"):
+        check_replacement("median")
+
+
+IDS = ModelInputs(torch.tensor([[1, 2]]), "input_ids")
+
+
+def test_the_mask_token_replaces_text_and_the_mean_patch_images():
+    tokenizer = TOKENIZERS["word piece"]()
+    assert default_replacement(IDS, tokenizer, None) == tokenizer.mask_token_id
+    assert default_replacement(ModelInputs(torch.rand(1, 3, 4, 4), "pixel_values"), None, None) == "mean"
+
+
+def without_mask(**ids):
+    tokens = {"mask_token_id": None, "pad_token_id": None, "unk_token_id": None}
+    return SimpleNamespace(pad_token="<pad>", unk_token="<unk>", **{**tokens, **ids})
+
+
+def test_a_tokenizer_without_a_mask_token_warns_and_gives_its_next_best():
+    with pytest.warns(UserWarning, match="no mask token: tokens are replaced by '<pad>'"):
+        assert default_replacement(IDS, without_mask(pad_token_id=0, unk_token_id=3), None) == 0
+    decoder = SimpleNamespace(pad_token_id=0, is_encoder_decoder=False)
+    with pytest.warns(UserWarning, match="replaced by '<unk>'"):
+        assert default_replacement(IDS, without_mask(pad_token_id=0, unk_token_id=3), decoder) == 3
+
+
+def test_padding_that_would_move_the_readout_is_no_replacement():
+    gpt2 = FAMILIES["gpt2"].build().config
+    with pytest.raises(ValueError, match="give the id of a neutral token"):
+        default_replacement(IDS, without_mask(pad_token_id=gpt2.pad_token_id), gpt2)
+    with pytest.raises(ValueError, match="give tokenizer=, or replacement="):
+        default_replacement(IDS, None, gpt2)
