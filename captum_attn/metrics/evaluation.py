@@ -44,8 +44,8 @@ def evaluate(
 
     Each method explains the predicted class of every example. Then the tokens with its highest scores are taken away,
     or all others, and the model is asked again: each distinct input once, whichever methods want it. Random scores are
-    always among the methods, and each method's ranking is evaluated in reverse, too: a method that is no better than
-    random explains nothing, and one whose reverse is no worse ranks nothing.
+    always among the methods, and each method's ranking is evaluated in reverse, too (by the first intervention): a
+    method that is no better than random explains nothing, and one whose reverse is no worse ranks nothing.
 
     Args:
         model: a classifier with logits (B, C): the Hugging Face model itself, any module, or a function.
@@ -145,6 +145,10 @@ class _Batch:
         targets = self.whole.targets
         chosen = self.whole.probabilities.gather(1, targets[:, None]).squeeze(1).tolist()
         players, classes = self.whole.players.sum(-1).tolist(), self.whole.probabilities.shape[1]
+        nothing = torch.zeros_like(self.whole.players[0]).cpu().numpy().tobytes()
+        for intervention in self.settings.interventions:
+            for place, probability in enumerate(chosen):
+                self.known[intervention, place, nothing] = probability, int(targets[place])
         self.described = []
         for place, row in enumerate(self.rows):
             label = None if self.labels is None else self.labels[row]
@@ -161,14 +165,21 @@ class _Batch:
             scores = token_scores(name, method, self.batch, self.whole)
         seconds = (time.perf_counter() - start) / len(self.rows)
         taken = self._taken(scores)
-        answers = [self._asked(intervention, taken) for intervention in self.settings.interventions]
-        # (interventions, removals, percentages, examples) to what Measured documents, for each example
-        of_each = [torch.stack(part).movedim(-1, 0).tolist() for part in zip(*answers, strict=True)]
+        answers = [
+            self._asked(intervention, taken if place == 0 else taken[:-1])
+            for place, intervention in enumerate(self.settings.interventions)
+        ]
+        plausibility = self._plausibility(scores)
         return [
-            Measured(name, row, seconds, probabilities, predictions, plausibility)
-            for row, probabilities, predictions, plausibility in zip(
-                self.rows, *of_each, self._plausibility(scores), strict=True
+            Measured(
+                name,
+                row,
+                seconds,
+                [probabilities[..., place].tolist() for probabilities, _ in answers],
+                [predictions[..., place].tolist() for _, predictions in answers],
+                plausibility[place],
             )
+            for place, row in enumerate(self.rows)
         ]
 
     def _taken(self, scores: Tensor) -> Tensor:

@@ -11,7 +11,10 @@ from typing import IO, Any
 from captum_attn.metrics.masked_model import Intervention
 
 REMOVALS = ("top removed", "top kept", "bottom removed")
-"""Which players are taken away at k %: those with the top k % of scores; all others; those with the bottom k %."""
+"""Which players are taken away at k %: those with the top k % of scores; all others; those with the bottom k %.
+
+The last is the ranking reversed, a check for which one intervention, the first, is enough.
+"""
 
 
 @dataclass(frozen=True)

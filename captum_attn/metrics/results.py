@@ -133,12 +133,12 @@ class Evaluation:
         """
         rows = []
         for group in self._groups():
-            for removal, perturbed in zip(REMOVALS, group.perturbed, strict=True):
+            for removal, perturbed in group.perturbed.items():
                 if removal == TOP_KEPT:
                     area = aopc(group.whole, perturbed.flip(-1)).flip(-1)
                 else:
                     area = aopc(group.whole, perturbed)
-                errors = perturbed.std(0) / len(perturbed) ** 0.5
+                errors = perturbed.std(0, correction=min(1, len(perturbed) - 1)) / len(perturbed) ** 0.5
                 columns = (perturbed.mean(0).tolist(), errors.tolist(), area.mean(0).tolist())
                 for values in zip(self.settings.percentages, *columns, strict=True):
                     rows.append((group.method, group.intervention, removal, *values))
@@ -244,11 +244,12 @@ class Evaluation:
         for method, entries in self._record.measured.items():
             examples, measured = list(entries), list(entries.values())
             whole = torch.tensor([self._record.examples[example].probability for example in examples])
-            probabilities = torch.tensor([entry.probabilities for entry in measured])
-            predictions = torch.tensor([entry.predictions for entry in measured])[:, :, REMOVALS.index(TOP_KEPT)]
             for place, intervention in enumerate(self.settings.interventions):
-                perturbed = probabilities[:, place].unbind(1)
-                yield _Group(method, intervention, examples, whole, perturbed, predictions[:, place])
+                probabilities = torch.tensor([entry.probabilities[place] for entry in measured])
+                predictions = torch.tensor([entry.predictions[place] for entry in measured])
+                perturbed = dict(zip(REMOVALS, probabilities.unbind(1), strict=False))
+                of_kept = predictions[:, REMOVALS.index(TOP_KEPT)]
+                yield _Group(method, intervention, examples, whole, perturbed, of_kept)
 
     def _intervention(self, given: str | None, metric: str = "") -> str:
         known = ("none",) if metric in (*_PLAUSIBILITY, "seconds") else self.settings.interventions
@@ -300,14 +301,14 @@ class _Group:
     intervention: str
     examples: list[int]
     whole: Tensor
-    perturbed: tuple[Tensor, ...]
+    perturbed: dict[str, Tensor]
     predictions: Tensor
 
 
 def _removals(metric: str, group: _Group) -> list[Tensor]:
     """The perturbed inputs (n, K) that a metric is about: by the scores and, where tokens are removed, in reverse."""
-    top_removed, top_kept, bottom_removed = group.perturbed
-    return [top_kept] if metric in ("sufficiency", "insertion") else [top_removed, bottom_removed]
+    removals = (TOP_KEPT,) if metric in ("sufficiency", "insertion") else (TOP_REMOVED, BOTTOM_REMOVED)
+    return [group.perturbed[removal] for removal in removals if removal in group.perturbed]
 
 
 def _frame(

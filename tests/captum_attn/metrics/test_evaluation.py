@@ -1,0 +1,613 @@
+"""Evaluations side by side, against plain loops over single texts and images."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import matplotlib.pyplot as plt
+import pytest
+import torch
+from captum.attr import LayerIntegratedGradients, Saliency
+from families import FAMILIES, text_batch
+from models import left_untouched
+from small_models import digits, load_image_model, load_text_model
+from torch.nn.functional import softmax
+from torchmetrics.functional.classification import multiclass_f1_score
+from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
+
+from captum_attn import ShapleyAttention, ShapleyGradAttention
+from captum_attn.metrics import Evaluation, MaskedModel, evaluate
+from captum_attn.metrics.functional import PERCENTAGES, aopc
+
+TEXTS = [
+    "a gripping , funny film that never lets go",
+    "dull",
+    "not good at all , and far too long",
+    "the cast is a delight",
+    "one of the worst films of the year , without a doubt",
+]
+LABELS = [1, 0, 0, 1, 1]
+SHARES = (0, 10, 20, 50, 100)
+REMOVALS = ("top removed", "top kept", "bottom removed")
+
+
+@pytest.fixture(scope="module")
+def text_model():
+    return load_text_model()
+
+
+@pytest.fixture(scope="module")
+def image_model():
+    return load_image_model()
+
+
+def with_ties(batch, targets):
+    """Scores with many ties that depend on the ids alone."""
+    return ((batch["input_ids"] * 7919) % 5).float()
+
+
+def run(text_model, methods=None, data=TEXTS, **options):
+    model, tokenizer = text_model
+    options = {"tokenizer": tokenizer, "percentages": SHARES, "show_progress": False, **options}
+    return evaluate(model, data, {"ties": with_ties} if methods is None else methods, **options)
+
+
+def loop(text_model, text, intervention):
+    """Probabilities by removal and percentage, one text and one set of tokens at a time."""
+    model, tokenizer = text_model
+    ids = tokenizer(text)["input_ids"]
+    players = [place for place, token in enumerate(ids) if token not in tokenizer.all_special_ids]
+    scores = with_ties({"input_ids": torch.tensor([ids])}, None)[0].tolist()
+    order = sorted(players, key=lambda place: (-scores[place], place))
+
+    def probability(taken, target=None):
+        row, mask = torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.long)
+        for place in taken:
+            if intervention == "replacement":
+                row[0, place] = tokenizer.mask_token_id
+            else:
+                mask[0, place] = 0  # of a BERT, the same as blocking its key everywhere
+        with torch.no_grad():
+            p = model(input_ids=row, attention_mask=mask).logits.softmax(-1)[0]
+        return p if target is None else p[target].item()
+
+    target = int(probability([]).argmax())
+    counts = [math.ceil(len(order) * share / 100) for share in SHARES]
+    return {
+        "whole": probability([], target),
+        "top removed": [probability(order[:count], target) for count in counts],
+        "top kept": [probability(order[count:], target) for count in counts],
+        "bottom removed": [probability(order[len(order) - count :], target) for count in counts],
+    }
+
+
+@pytest.mark.parametrize("intervention", ["replacement", "knockout"])
+def test_everything_is_what_a_loop_over_single_texts_finds(text_model, intervention):
+    result = run(text_model, interventions=[intervention])
+    found, whole = {removal: torch.zeros(len(SHARES)) for removal in REMOVALS}, torch.zeros(())
+    comprehensiveness, reversed_ones, sufficiency = [], [], []
+    used = [SHARES.index(share) for share in PERCENTAGES["paper"]]
+    for text in TEXTS:
+        one = loop(text_model, text, intervention)
+        whole += one["whole"] / len(TEXTS)
+        for removal in REMOVALS:
+            found[removal] += torch.tensor(one[removal]) / len(TEXTS)
+        drops = {removal: sum(one["whole"] - one[removal][place] for place in used) / 5 for removal in REMOVALS}
+        comprehensiveness.append(drops["top removed"])
+        reversed_ones.append(drops["bottom removed"])
+        sufficiency.append(drops["top kept"])
+    curves = result.curves()
+    for removal in REMOVALS:
+        mine = curves[(curves.method == "ties") & (curves.removal == removal)]
+        assert mine.percentage.tolist() == list(SHARES)
+        assert mine.probability.tolist() == pytest.approx(found[removal].tolist(), abs=1e-5)
+    each = result.scores(["comprehensiveness", "sufficiency"], scale="paper").set_index("example").sort_index()
+    each = each[each.method == "ties"]
+    for metric, ranking, expected in (
+        ("comprehensiveness", "scores", comprehensiveness),
+        ("comprehensiveness", "reversed", reversed_ones),
+        ("sufficiency", "scores", sufficiency),
+    ):
+        mine = each[(each.metric == metric) & (each.ranking == ranking)].value
+        assert mine.tolist() == pytest.approx(expected, abs=1e-5)
+        row = result.table([metric], scale="paper").query("method == 'ties' and ranking == @ranking")
+        errors = torch.tensor(expected)
+        assert row["mean"].item() == pytest.approx(errors.mean().item(), abs=1e-5)
+        assert row.standard_error.item() == pytest.approx((errors.std() / 5**0.5).item(), abs=1e-5)
+        assert row.n.item() == 5
+
+
+@pytest.mark.parametrize("replacement", ["mean", "zeros"])
+def test_images_too(image_model, replacement):
+    images = digits()[2][:3]
+
+    def brightness(batch, targets):
+        return batch["pixel_values"]
+
+    result = evaluate(
+        image_model, images, {"bright": brightness}, percentages=[50], replacement=replacement, show_progress=False
+    )
+    size = image_model.config.patch_size
+    found = []
+    for image in images:
+        patches = [image[:, r : r + size, c : c + size] for r in range(0, 8, size) for c in range(0, 8, size)]
+        order = sorted(range(len(patches)), key=lambda place: (-patches[place].sum().item(), place))
+        filling = sum(patches) / len(patches) if replacement == "mean" else torch.zeros_like(patches[0])
+        changed = image.clone()
+        for place in order[: math.ceil(len(patches) / 2)]:
+            r, c = divmod(place, 8 // size)
+            changed[:, r * size : (r + 1) * size, c * size : (c + 1) * size] = filling
+        with torch.no_grad():
+            whole = image_model(image[None]).logits.softmax(-1)[0]
+            found.append(image_model(changed[None]).logits.softmax(-1)[0, whole.argmax()].item())
+    curves = result.curves().query("method == 'bright' and removal == 'top removed'")
+    assert curves.probability.item() == pytest.approx(sum(found) / 3, abs=1e-5)
+
+
+def test_batches_do_not_matter(text_model):
+    model, tokenizer = text_model
+    methods = {"gradients": ShapleyGradAttention(model, tokenizer=tokenizer), "ties": with_ties}
+    both = ("replacement", "knockout")
+    metrics = ["comprehensiveness", "sufficiency", "log_odds", "deletion", "insertion", "f1_macro"]
+    tables = [
+        run(text_model, methods, interventions=both, labels=LABELS, batch_size=size).table(metrics, scale="paper")
+        for size in (1, 2, 32)
+    ]
+    assert {"gradients", "ties", "random"} == set(tables[0].method)
+    for table in tables[1:]:
+        torch.testing.assert_close(torch.tensor(table["mean"]), torch.tensor(tables[0]["mean"]), rtol=1e-4, atol=1e-5)
+
+
+def test_nothing_taken_and_everything_taken(text_model):
+    curves = run(text_model, interventions=["replacement", "knockout"]).curves()
+    whole = sum(loop(text_model, text, "replacement")["whole"] for text in TEXTS) / 5
+    for _, part in curves.groupby(["method", "intervention"]):
+        by = part.set_index(["removal", "percentage"]).probability
+        assert by["top removed", 0] == pytest.approx(whole, abs=1e-5)
+        assert by["top kept", 100] == pytest.approx(whole, abs=1e-5)
+        assert by["top removed", 100] == pytest.approx(by["top kept", 0], abs=1e-6)
+        if "bottom removed" in by:
+            assert by["bottom removed", 0] == pytest.approx(whole, abs=1e-5)
+            assert by["bottom removed", 100] == pytest.approx(by["top kept", 0], abs=1e-6)
+
+
+def test_a_text_of_one_token_is_taken_as_a_whole(text_model):
+    result = run(text_model, data=["dull"], percentages=[0, 1, 50])
+    by = result.curves().query("method == 'ties'").set_index(["removal", "percentage"]).probability
+    assert by["top removed", 1] == by["top removed", 50] == by["top kept", 0]
+    assert by["top kept", 1] == by["top removed", 0]
+
+
+def test_every_distinct_input_is_asked_once_for_all_methods(text_model):
+    model, tokenizer = text_model
+    seen = []
+
+    def counting(input_ids, attention_mask, token_type_ids=None):
+        seen.extend(row.tolist() for row in input_ids)
+        return model(input_ids=input_ids, attention_mask=attention_mask)
+
+    run((counting, tokenizer), {"ties": with_ties}, data=TEXTS[:1])
+    alone = len(seen)
+    seen.clear()
+    run((counting, tokenizer), {f"ties {number}": with_ties for number in range(5)}, data=TEXTS[:1])
+    assert len(seen) == alone
+    assert len({tuple(row) for row in seen}) == len(seen)
+
+
+def test_f1_is_torchmetrics_own_of_predictions_from_a_fifth_of_the_tokens(text_model):
+    model, tokenizer = text_model
+    predictions = []
+    for text in TEXTS:
+        ids = tokenizer(text, return_tensors="pt")["input_ids"]
+        inner = list(range(1, ids.shape[1] - 1))
+        scores = with_ties({"input_ids": ids}, None)[0]
+        kept = sorted(inner, key=lambda place: (-scores[place], place))[: math.ceil(len(inner) / 5)]
+        ids[0, [place for place in inner if place not in kept]] = tokenizer.mask_token_id
+        with torch.no_grad():
+            predictions.append(int(model(ids).logits.argmax()))
+    table = run(text_model, labels=torch.tensor(LABELS)).table(["f1_macro", "f1_weighted"])
+    for metric in ("macro", "weighted"):
+        expected = multiclass_f1_score(torch.tensor(predictions), torch.tensor(LABELS), 2, average=metric)
+        row = table[(table.method == "ties") & (table.metric == f"f1_{metric}")]
+        assert row["mean"].item() == pytest.approx(expected.item())
+        assert 0 < row.standard_error.item() < 0.5
+
+
+def test_aopc_curves_are_those_of_the_examples(text_model):
+    result = run(text_model)
+    ones = [loop(text_model, text, "replacement") for text in TEXTS]
+    whole = torch.tensor([one["whole"] for one in ones])
+    removed = torch.tensor([one["top removed"] for one in ones])
+    mine = result.curves().query("method == 'ties' and removal == 'top removed'").aopc
+    assert mine.tolist() == pytest.approx(aopc(whole, removed).mean(0).tolist(), abs=1e-5)
+    kept = torch.tensor([one["top kept"] for one in ones]).flip(-1)
+    mine = result.curves().query("method == 'ties' and removal == 'top kept'").aopc
+    assert mine.tolist() == pytest.approx(aopc(whole, kept).mean(0).flip(-1).tolist(), abs=1e-5)
+
+
+# Methods
+
+
+def test_captums_own_methods_and_functions_of_any_shape_are_taken(text_model, image_model):
+    model, _ = text_model
+
+    def logits(input_ids, attention_mask):
+        return model(input_ids=input_ids, attention_mask=attention_mask).logits
+
+    integrated = LayerIntegratedGradients(logits, model.get_input_embeddings())
+
+    def by_hand(batch, targets):
+        arguments = (batch["attention_mask"],)
+        return integrated.attribute(batch["input_ids"], target=targets, additional_forward_args=arguments).sum(-1)
+
+    frame = run(text_model, {"captum": integrated, "by hand": by_hand}).scores(["insertion"])
+    values = {method: part.value.tolist() for method, part in frame.groupby("method")}
+    assert values["captum"] == pytest.approx(values["by hand"])
+    images = digits()[2][:2]
+    saliency = Saliency(lambda pixels: image_model(pixels).logits)
+    result = evaluate(image_model, images, {"saliency": saliency}, percentages=[50], show_progress=False)
+    assert result.methods == ("saliency", "random")
+
+
+def test_a_planted_truth_is_found_by_gradients_and_not_by_chance():
+    """A word decides; the others are noise."""
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=40, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+        max_position_embeddings=16, num_labels=2, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    model = BertForSequenceClassification(config)
+    keywords = torch.tensor([[10, 11], [12, 13]])  # of class 0 and of class 1
+
+    def made(count):
+        ids = torch.randint(14, 40, (count, 12))
+        ids[:, 0], ids[:, -1] = 1, 2
+        labels, place = torch.randint(2, (count,)), torch.randint(1, 11, (count,))
+        ids[torch.arange(count), place] = keywords[labels, torch.randint(2, (count,))]
+        return ids, labels, place
+
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    for _ in range(150):
+        ids, labels, _ = made(64)
+        loss = model(input_ids=ids, labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.eval()
+    ids, labels, place = made(60)
+    with torch.no_grad():
+        assert (model(input_ids=ids).logits.argmax(-1) == labels).float().mean() > 0.95
+    truth = torch.zeros(60, 12).scatter(1, place[:, None], 1.0)
+    methods = {
+        "truth": lambda batch, targets: (batch["input_ids"].unsqueeze(-1) == keywords.flatten()).any(-1).float(),
+        "incoming": ShapleyGradAttention(model),
+        "cls": ShapleyGradAttention(model, game="cls"),
+        "rectified cls": ShapleyGradAttention(model, game="cls", sign="rectified"),
+        "rectified mutual": ShapleyGradAttention(model, game="mutual", sign="rectified"),
+    }
+    players = torch.zeros(60, 12, dtype=torch.bool)
+    players[:, 1:-1] = True
+    result = evaluate(
+        model,
+        {"input_ids": ids, "attention_mask": torch.ones_like(ids)},
+        methods,
+        replacement=3,
+        rationales=truth.bool(),
+        show_progress=False,
+    )
+    table = result.table(["comprehensiveness", "token_f1"]).query("ranking == 'scores'")
+    found = table.set_index(["method", "metric"])["mean"]
+    assert found["truth", "token_f1"] == 1.0
+    for method in ("incoming", "cls", "rectified cls"):
+        assert found[method, "token_f1"] > 0.9
+    for method in methods:
+        assert found[method, "comprehensiveness"] > found["random", "comprehensiveness"] + 0.15
+    assert found["truth", "comprehensiveness"] > found["random", "comprehensiveness"] + 0.3
+    reverse = result.table(["comprehensiveness"]).query("ranking == 'reversed'").set_index("method")["mean"]
+    assert reverse["truth"] < found["random", "comprehensiveness"]
+
+
+# Going on
+
+
+class Interrupted:
+    """A method that is stopped in its second batch."""
+
+    def __init__(self, error):
+        self.calls, self.error = 0, error
+
+    def __call__(self, batch, targets):
+        self.calls += 1
+        if self.calls == 2:
+            raise self.error
+        return with_ties(batch, targets)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("out of memory")])
+def test_an_interrupted_run_goes_on_where_it_was(text_model, tmp_path, error):
+    file, method = tmp_path / "run.jsonl", Interrupted(error)
+    with pytest.raises(type(error)):
+        run(text_model, {"first": with_ties, "second": method}, file=file, batch_size=2)
+    partial = Evaluation.load(file).table(["comprehensiveness"], scale="paper")
+    counts = partial.query("ranking == 'scores'").set_index("method").n
+    assert counts.to_dict() == {"first": 4, "second": 2, "random": 2}
+    with file.open("a") as stream:
+        stream.write('{"method": "second", "exam')  # the power failed
+    method.calls = 10
+    asked = []
+
+    def first(batch, targets):
+        asked.append(len(targets))
+        return with_ties(batch, targets)
+
+    result = run(text_model, {"first": first, "second": method}, file=file, batch_size=2)
+    assert asked == [1]
+    assert method.calls == 12
+    whole = run(text_model, {"first": with_ties, "second": with_ties}, batch_size=2)
+    for found in (result, Evaluation.load(file)):
+        tables = [r.table(["comprehensiveness"], scale="paper")["mean"].tolist() for r in (found, whole)]
+        assert tables[0] == pytest.approx(tables[1], abs=1e-6)
+
+
+def test_methods_can_be_added_to_a_file(text_model, tmp_path):
+    file = tmp_path / "deeper" / "run.jsonl"
+    run(text_model, {"first": with_ties}, file=file)
+    result = run(text_model, {"second": with_ties}, file=file)
+    assert result.methods == ("first", "random", "second")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"percentages": [0, 50]}, r"percentages \(0.0, 10.0.*now \(0.0, 50.0\)"),
+        ({"data": TEXTS[:2]}, "data .*count 5, now 2"),
+        ({"seed": 1}, "seed 0, now 1"),
+        ({"labels": LABELS}, "another model or other labels"),
+    ],
+)
+def test_a_file_of_something_else_is_refused_and_left_alone(text_model, tmp_path, changed, message):
+    file = tmp_path / "run.jsonl"
+    run(text_model, file=file)
+    before = file.read_bytes()
+    with pytest.raises(ValueError, match=message):
+        run(text_model, {"other": with_ties}, file=file, **changed)
+    assert file.read_bytes() == before
+    file.write_text("not an evaluation\n")
+    with pytest.raises(ValueError, match="is not the file of an evaluation"):
+        run(text_model, file=file)
+
+
+def test_another_model_is_noticed(text_model, tmp_path):
+    file = tmp_path / "run.jsonl"
+    run(text_model, file=file)
+    model = AutoModelForSequenceClassification.from_config(text_model[0].config)
+    with pytest.raises(ValueError, match="written with another model"):
+        run((model, text_model[1]), {"new": with_ties}, file=file)
+
+
+def test_saved_and_loaded_results_are_the_same(text_model, tmp_path):
+    result = run(text_model, labels=LABELS, interventions=["replacement", "knockout"])
+    result.save(tmp_path / "saved.jsonl")
+    loaded = Evaluation.load(tmp_path / "saved.jsonl")
+    assert loaded.table(scale="paper").equals(result.table(scale="paper"))
+    assert [json.loads(line) for line in (tmp_path / "saved.jsonl").read_text().splitlines()]
+    with pytest.raises(FileNotFoundError):
+        Evaluation.load(tmp_path / "none.jsonl")
+
+
+# What is shown
+
+
+def test_the_table_is_tidy_and_has_random_and_reversed_rankings(text_model):
+    table = run(text_model, labels=LABELS, percentages=(0, 1, 5, 10, 20, 50)).table()
+    assert table.columns.tolist() == [
+        "method", "ranking", "intervention", "metric", "scale", "mean", "standard_error", "n",
+    ]  # fmt: skip
+    assert not table.duplicated(["method", "ranking", "intervention", "metric"]).any()
+    assert set(table.metric) == {"comprehensiveness", "sufficiency", "log_odds", "f1_macro", "f1_weighted", "seconds"}
+    assert set(table[table.metric == "comprehensiveness"].scale) == {"eraser"}
+    for method in ("ties", "random"):
+        rankings = table[(table.method == method) & (table.metric == "comprehensiveness")].ranking
+        assert rankings.tolist() == ["scores", "reversed"]
+
+
+def test_markdown_names_the_scale_and_puts_the_best_first(text_model):
+    truth = {"good": with_ties, "bad": lambda batch, targets: -with_ties(batch, targets)}
+    result = run(text_model, truth)
+    lines = result.to_markdown(["comprehensiveness", "sufficiency"], scale="paper").splitlines()
+    assert lines[0].startswith("| method | comprehensiveness ↑ (paper scale")
+    assert "reversed" in lines[0]
+    means = [float(line.split("|")[2].split("±")[0]) for line in lines[2:]]
+    assert means == sorted(means, reverse=True)
+    assert len(means) == 3
+
+
+def test_plots_draw_every_method(text_model):
+    result = run(text_model, interventions=["replacement", "knockout"])
+    families = {"ties": "made up", "random": "random"}
+    ax = result.plot("sufficiency", scale="paper", families=families, intervention="knockout")
+    assert {label.get_text() for label in ax.get_yticklabels()} == {"ties", "random"}
+    assert "knockout" in ax.get_xlabel()
+    assert {text.get_text() for text in ax.get_legend().get_texts()} == {"made up", "random"}
+    _, given = plt.subplots()
+    assert result.plot_curves("top kept", ax=given) is given
+    assert len(given.get_legend().get_texts()) == 2
+    result.plot("deletion").figure.canvas.draw()
+
+
+# Plausibility and other data
+
+
+def test_spans_of_a_text_become_its_tokens(text_model):
+    text = "a gripping film , unbelievably dull"
+    start = text.index("unbelievably")
+    rationales = [[(start, start + len("unbelievably"))]]
+    _, tokenizer = text_model
+    pieces = tokenizer.convert_ids_to_tokens(tokenizer(text)["input_ids"])
+
+    def pointing(batch, targets):
+        inside = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+        return torch.tensor([[float(first >= start and stop <= start + 12) for first, stop in inside]])
+
+    result = run(text_model, {"right": pointing}, data=[text], rationales=rationales)
+    found = result.table(["token_auprc", "token_f1", "token_iou"]).query("method == 'right'")["mean"]
+    assert found.tolist() == [1.0, 1.0, 1.0]
+    assert len(pieces) > 8  # the word has several pieces
+
+
+def test_pixels_that_people_chose_become_patches(image_model):
+    images = digits()[2][:2]
+    chosen = torch.zeros(2, 8, 8, dtype=torch.bool)
+    size = image_model.config.patch_size
+    chosen[0, :size, :size] = True
+
+    def corner(batch, targets):
+        return torch.zeros_like(batch["pixel_values"]).index_fill_(2, torch.tensor([0]), 1.0)
+
+    result = evaluate(image_model, images, {"row": corner}, rationales=chosen, percentages=[50], show_progress=False)
+    found = result.table(["token_f1"]).query("method == 'row'")
+    assert found["mean"].item() == 1.0
+    assert found.n.item() == 1  # nobody chose anything in the other image
+
+
+def test_pairs_of_texts_are_read_as_pairs(text_model):
+    result = run(text_model, data=[("a film", "dull"), ("good", "a delight to see")])
+    assert result.settings.count == 2
+    with pytest.raises(TypeError, match=r"got a list of \['int', 'str'\]"):
+        run(text_model, data=["a film", 3])
+
+
+def test_texts_that_are_too_long_are_cut_with_a_warning(text_model):
+    long = " ".join(["dull"] * 300)
+    with pytest.warns(UserWarning, match="1 of 2 texts are longer than the 128 tokens"):
+        run(text_model, data=["good", long])
+    assert run(text_model, data=["good", long], max_length=8).settings.count == 2
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("method", "error", "message"),
+    [
+        (lambda batch, targets: torch.full(batch["input_ids"].shape, math.nan), ValueError, "'bad' returned NaN"),
+        (lambda batch, targets: torch.zeros(3), ValueError, r"'bad' returned attributions of the shape \(3,\)"),
+        (lambda batch, targets: [0.5], TypeError, "'bad' returned list, expected a tensor"),
+        ("saliency", TypeError, "method 'bad' is 'saliency', expected an Attribution, or a function"),
+    ],
+)
+def test_methods_that_return_something_else_are_named(text_model, method, error, message):
+    with left_untouched(text_model[0]), pytest.raises(error, match=message):
+        run(text_model, {"bad": method})
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"labels": [0, 1]}, ValueError, "2 labels for 5 examples"),
+        ({"labels": ["neg"] * 5}, TypeError, "numbers of classes, got .*label2id"),
+        ({"labels": [0, 1, 2, 0, 1]}, ValueError, "label 2 of example 2 is out of range: the model has 2 classes"),
+        ({"rationales": [[(0, 1)]]}, ValueError, "1 rationales for 5 examples"),
+        ({"rationales": torch.zeros(5, 9)}, TypeError, "character spans"),
+        ({"percentages": [10, 120]}, ValueError, r"between 0 and 100, got \[10, 120\]"),
+        ({"percentages": 10}, TypeError, "numbers between 0 and 100, got 10"),
+        ({"interventions": ["masking"]}, ValueError, "must be 'replacement' or 'knockout', or both"),
+        ({"replacement": "median"}, ValueError, "token id, or 'mean' or 'zeros'"),
+        ({"replacement": "mean"}, TypeError, "cannot replace tokens of ids by 'mean'"),
+        ({"tokenizer": None}, ValueError, "texts need tokenizer="),
+        ({"tokenizer": "bert"}, TypeError, "must be a Hugging Face tokenizer, got str"),
+        ({"layers": [9], "interventions": ["knockout"]}, IndexError, "out of range"),
+        ({"batch_size": 0}, ValueError, "batch_size must be at least 1"),
+        ({"data": []}, ValueError, "there is no data"),
+        ({"data": ["good", ""]}, ValueError, "have no players"),
+        ({"data": {"texts": TEXTS}}, TypeError, "got one with .'texts'"),
+        ({"methods": [with_ties]}, TypeError, "must map names to attributions, got list"),
+        ({"methods": {"random": with_ties}}, ValueError, "'random' is taken"),
+    ],
+)
+def test_bad_arguments_are_refused(text_model, options, error, message):
+    with left_untouched(text_model[0]), pytest.raises(error, match=message):
+        run(text_model, **options)
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        ("f1_macro", "f1_macro was not evaluated: call evaluate with labels="),
+        ("comprehensiveness", r"percentages=\(0, 1, 5, 10, 20, 50\) for the scale 'eraser'"),
+        ("token_f1", "with rationales="),
+        ("deletion", "percentages from 0 to 100"),
+        ("accuracy", "unknown metric 'accuracy': expected some of comprehensiveness"),
+    ],
+)
+def test_metrics_that_were_not_evaluated_say_what_they_need(text_model, metric, message):
+    result = run(text_model, percentages=[0, 20])
+    with pytest.raises(ValueError, match=message):
+        result.table([metric])
+    with pytest.raises(ValueError, match="unknown scale"):
+        result.table(scale="percent")
+    with pytest.raises(ValueError, match="unknown removal 'all'"):
+        result.plot_curves("all")
+    with pytest.raises(ValueError, match="'knockout' was not evaluated, only replacement"):
+        result.plot_curves(intervention="knockout")
+
+
+def test_a_model_without_classes_is_refused():
+    model = FAMILIES["bert"].build()
+
+    def one_score(**inputs):
+        return model(**inputs).logits[:, :1]
+
+    with pytest.raises(ValueError, match=r"expected logits \(B, C\) of at least two classes"):
+        evaluate(one_score, text_batch(), {}, replacement=4, show_progress=False)
+
+
+def test_a_tokenizer_without_a_mask_token_needs_a_replacement():
+    model, inputs = FAMILIES["gpt2"].build(), text_batch()
+    with pytest.raises(ValueError, match="give tokenizer=, or replacement="):
+        evaluate(model, inputs, {}, show_progress=False)
+    assert evaluate(model, inputs, {}, replacement=4, show_progress=False).methods == ("random",)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_is_evaluated_by_both_interventions(name):
+    family = FAMILIES[name]
+    model = family.build()
+    data = text_batch() if not family.vision else torch.rand(2, 3, 12, 12)
+    methods = {"gradients": ShapleyGradAttention(model), "attention": ShapleyAttention(model)}
+    with left_untouched(model):
+        result = evaluate(
+            model,
+            data,
+            methods,
+            replacement=None if family.vision else 4,
+            interventions=["replacement", "knockout"],
+            show_progress=False,
+        )
+    table = result.table()
+    assert table["mean"].notna().all()
+    assert set(table.intervention) == {"replacement", "knockout", "none"}
+
+
+def test_it_works_under_no_grad_and_inference_mode(text_model):
+    model, tokenizer = text_model
+    methods = {"gradients": ShapleyGradAttention(model, tokenizer=tokenizer)}
+    expected = run(text_model, methods).curves().probability.tolist()
+    for context in (torch.no_grad(), torch.inference_mode()):
+        with context:
+            assert run(text_model, methods).curves().probability.tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_masked_model_gives_the_worth_of_coalitions(text_model):
+    model, tokenizer = text_model
+    masked = MaskedModel(model, tokenizer)
+    batch = tokenizer(["a gripping film", "dull"], padding=True, return_tensors="pt")
+    worth = masked.worth(masked.read(batch), example=0, target=1)
+    kept = torch.tensor([[True, True, True], [False, True, True], [False, False, False]])
+    ids = batch["input_ids"][:1].repeat(3, 1)
+    ids[1, 1] = tokenizer.mask_token_id
+    ids[2, 1:4] = tokenizer.mask_token_id
+    with torch.no_grad():
+        expected = softmax(model(ids, attention_mask=batch["attention_mask"][:1].expand(3, -1)).logits, -1)[:, 1]
+    torch.testing.assert_close(worth(kept), expected)
