@@ -145,7 +145,6 @@ def methods(data: Data, rows: str) -> tuple[dict[str, Any], dict[str, str]]:
     rectified = partial(ShapleyGradAttention, model, tokenizer=tokenizer, sign="rectified")
     signed = partial(ShapleyGradAttention, model, tokenizer=tokenizer)
     by_attention: dict[str, Any] = {
-        "Attention incoming": attention(),
         "Att-CLS": attention(game="cls"),
         "Att-Mutual": attention(game="mutual"),
         "Att-Max-Mutual": attention(game="max_mutual"),
@@ -162,7 +161,6 @@ def methods(data: Data, rows: str) -> tuple[dict[str, Any], dict[str, str]]:
         "incoming, signed": signed(),
         "MaskTunnel(incoming), 3 copies": MaskTunnel(signed(), tokenizer),
         "MaskTunnel(incoming), 9 copies": MaskTunnel(signed(), tokenizer, rounds=3),
-        "MaskTunnel(incoming, rectified), 9 copies": MaskTunnel(rectified(), tokenizer, rounds=3),
     }
     by_input: dict[str, Any] = {}
     if rows == "all":

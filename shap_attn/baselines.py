@@ -21,6 +21,7 @@ from captum_attn.metrics import MaskedModel
 
 Array = npt.NDArray[Any]
 _MOST_EXACT = 15
+_WORD_STARTS = ("Ġ", "▁")
 
 
 class ShapBaseline(ABC):
@@ -94,12 +95,13 @@ class PartitionBaseline(ShapBaseline):
         """The tokens as SHAP's hierarchy wants them: ``##`` before pieces that go on with a word."""
         tokenizer: Any = self.masked.tokenizer
         tokens: list[str] = tokenizer.convert_ids_to_tokens(list(ids))
-        if not any(token.startswith(("Ġ", "▁")) for token in tokens):
+        if not any(token.startswith(_WORD_STARTS) for token in tokens):
             return tokens
         pieces: list[str] = []
         for token in tokens:
-            inside = bool(pieces) and token[:1].isalpha() and pieces[-1][-1:].isalpha()
-            pieces.append(f"##{token}" if inside else token.lstrip("Ġ▁"))
+            starts = token.startswith(_WORD_STARTS) or not token[:1].isalpha()
+            inside = not starts and bool(pieces) and pieces[-1][-1:].isalpha()
+            pieces.append(f"##{token}" if inside else token.lstrip("".join(_WORD_STARTS)))
         return pieces
 
 
