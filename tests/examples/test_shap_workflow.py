@@ -2,23 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import shap_workflow
 from PIL import Image
-
-EXAMPLES = Path(shap_workflow.__file__).parent
-
-
-def run(script, *arguments, folder):
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(EXAMPLES / script), *arguments, "--out", "found"]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+from scripts import run
 
 
 def test_the_workflow_writes_a_page_with_plots(tmp_path):

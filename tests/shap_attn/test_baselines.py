@@ -60,7 +60,9 @@ def test_partition_values_add_up_and_are_shaps(text_model):
     found = PartitionBaseline(masked)(inputs, TARGETS)
     exact = ExactBaseline(masked)(inputs, TARGETS)
     torch.testing.assert_close(found.sum(-1), exact.sum(-1), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(found[1:], exact[1:], rtol=1e-4, atol=1e-5)  # of two words or one, there is one hierarchy
+    torch.testing.assert_close(
+        found[1:], exact[1:], rtol=1e-4, atol=1e-5
+    )  # of two words or one, there is one hierarchy
     pipe = pipeline("text-classification", model=model, tokenizer=tokenizer, top_k=None)
     own = shap.Explainer(pipe)(["a gripping , funny film"], silent=True)
     np.testing.assert_allclose(found[0, 1:6], own.values[0][1:-1, 1], atol=0.05)

@@ -7,8 +7,16 @@ import math
 
 import pytest
 import torch
-from captum.attr import FeatureAblation, InputXGradient, IntegratedGradients, KernelShap, Lime, Occlusion, Saliency
-from captum.attr import ShapleyValueSampling
+from captum.attr import (
+    FeatureAblation,
+    InputXGradient,
+    IntegratedGradients,
+    KernelShap,
+    Lime,
+    Occlusion,
+    Saliency,
+    ShapleyValueSampling,
+)
 from families import FAMILIES, text_batch
 from models import left_untouched
 from small_models import digits, load_image_model, load_text_model
@@ -74,9 +82,9 @@ def test_integrated_gradients_start_from_masked_words(text_model, inputs):
     model, tokenizer = text_model
     found = GradientBaseline(IntegratedGradients, MaskedModel(model, tokenizer), n_steps=200)(inputs, TARGETS)
     masked = inputs["input_ids"].clone()
-    masked[(masked != tokenizer.cls_token_id) & (masked != tokenizer.sep_token_id) & inputs["attention_mask"].bool()] = (
-        tokenizer.mask_token_id
-    )
+    masked[
+        (masked != tokenizer.cls_token_id) & (masked != tokenizer.sep_token_id) & inputs["attention_mask"].bool()
+    ] = tokenizer.mask_token_id
     with torch.no_grad():
         whole = model(**inputs).logits
         empty = model(**{**inputs, "input_ids": masked}).logits
@@ -108,7 +116,9 @@ def test_samplers_find_the_shapley_values_of_the_masked_model(text_model, inputs
     torch.testing.assert_close(baseline(inputs, TARGETS), found)  # seeded
 
 
-@pytest.mark.parametrize(("method", "options"), [(Occlusion, {"sliding_window_shapes": (3,)}), (Lime, {"n_samples": 60})])
+@pytest.mark.parametrize(
+    ("method", "options"), [(Occlusion, {"sliding_window_shapes": (3,)}), (Lime, {"n_samples": 60})]
+)
 def test_others_run_on_texts_of_any_length(text_model, inputs, method, options):
     model, tokenizer = text_model
     found = PerturbationBaseline(method, MaskedModel(model, tokenizer), **options)(inputs, TARGETS)
