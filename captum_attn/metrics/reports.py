@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -27,7 +27,8 @@ _RANDOM_COLOUR = "#999999"
 
 def markdown(table: pd.DataFrame) -> str:
     """A row for each method, best first by the first metric; a column for each metric and intervention."""
-    table = table.assign(column=[_label(row) for row in table.itertuples()])
+    usual = table.intervention.iloc[0]
+    table = table.assign(column=[_label(row, usual) for row in table.itertuples()])
     first = table.iloc[0]
     shown = table[(table.ranking == "scores") | (table.metric == first.metric)]
     cells = shown.assign(cell=[_cell(row) for row in shown.itertuples()]).pivot(
@@ -36,7 +37,7 @@ def markdown(table: pd.DataFrame) -> str:
     leading = table[table.column == first.column].set_index("method")["mean"]
     methods = leading.sort_values(ascending=not HIGHER_IS_BETTER[first.metric]).index
     columns = shown.column.unique()
-    lines = [f"| method | {' | '.join(columns)} |", f"|---|{'--:|' * len(columns)}"]
+    lines = [_caption(table), "", f"| method | {' | '.join(columns)} |", f"|---|{'--:|' * len(columns)}"]
     for method in methods:
         lines.append(f"| {method} | {' | '.join(cells.loc[method, column] for column in columns)} |")
     return "\n".join(lines) + "\n"
@@ -69,7 +70,11 @@ def distributions(scores: pd.DataFrame, families: dict[str, str] | None, ax: Axe
         if len(reverse):
             ax.plot(reverse.mean(), place, "o", markerfacecolor="white", color=colour_of[method])
     ax.set_yticks(range(len(methods)), methods)
-    ax.set_xlabel(_described(metric, scale, scores.intervention.iloc[0]))
+    notes = [
+        note for note in (f"{scale} scale" if scale else "", scores.intervention.iloc[0]) if note not in ("", "none")
+    ]
+    arrow = "higher" if HIGHER_IS_BETTER[metric] else "lower"
+    ax.set_xlabel(f"{metric.replace('_', ' ')}, {arrow} is better" + (f" ({', '.join(notes)})" if notes else ""))
     if families is not None:
         for family in dict.fromkeys(families.values()):
             member = next(method for method in families if families[method] == family)
@@ -111,19 +116,25 @@ def _colours(methods: list[str], families: dict[str, str] | None) -> dict[str, s
     }
 
 
-def _label(row: object) -> str:
+def _caption(table: pd.DataFrame) -> str:
+    """What holds for all columns."""
+    scales = [f"{scale} scale" for scale in table.scale.unique() if scale]
+    kinds = [kind for kind in table.intervention.unique() if kind != "none"]
+    by = [f"tokens are taken by {kinds[0]}" + (", unless a column says otherwise" * (len(kinds) > 1))] if kinds else []
+    most, least = table.n.max(), table.n.min()
+    count = f"{most} examples" if most == least else f"{least} to {most} examples"
+    return "; ".join([*scales, *by, f"mean ± standard error over {count}"]).capitalize() + "."
+
+
+def _label(row: Any, usual: str) -> str:
     """What stands above a column."""
-    name = _described(row.metric, row.scale, row.intervention)  # type: ignore[attr-defined]
-    return name if row.ranking == "scores" else f"{name}, reversed"  # type: ignore[attr-defined]
+    arrow = "↑" if HIGHER_IS_BETTER[row.metric] else "↓"
+    own = [] if row.intervention in (usual, "none") else [row.intervention]
+    notes = own + ([] if row.ranking == "scores" else [row.ranking])
+    return f"{row.metric.replace('_', ' ')} {arrow}" + "".join(f", {note}" for note in notes)
 
 
-def _described(metric: str, scale: str, intervention: str) -> str:
-    arrow = "↑" if HIGHER_IS_BETTER[metric] else "↓"
-    notes = [part for part in (f"{scale} scale" if scale else "", intervention) if part and part != "none"]
-    return f"{metric.replace('_', ' ')} {arrow}" + (f" ({', '.join(notes)})" if notes else "")
-
-
-def _cell(row: object) -> str:
-    mean, error = row.mean, row.standard_error  # type: ignore[attr-defined]
-    digits = 4 if row.metric == "seconds" else 3  # type: ignore[attr-defined]
+def _cell(row: Any) -> str:
+    mean, error = row.mean, row.standard_error
+    digits = 4 if row.metric == "seconds" else 3
     return f"{mean:.{digits}f}" if error != error else f"{mean:.{digits}f} ± {error:.{digits}f}"

@@ -104,7 +104,7 @@ def test_feature_ablation_is_leaving_out_one_word_at_a_time(text_model, inputs):
 
 
 @pytest.mark.parametrize(
-    ("method", "options"), [(KernelShap, {"n_samples": 600}), (ShapleyValueSampling, {"evaluations": 3000})]
+    ("method", "options"), [(KernelShap, {"n_samples": 600}), (ShapleyValueSampling, {"evaluations": 1000})]
 )
 def test_samplers_find_the_shapley_values_of_the_masked_model(text_model, inputs, method, options):
     model, tokenizer = text_model
@@ -112,7 +112,7 @@ def test_samplers_find_the_shapley_values_of_the_masked_model(text_model, inputs
     found = baseline(inputs, TARGETS)
     for row, text, target in zip(found, TEXTS, TARGETS.tolist(), strict=True):
         expected = exact_shapley(*worth_of(model, tokenizer, text, target))
-        assert row[1 : 1 + len(expected)].tolist() == pytest.approx(expected, abs=0.03)
+        assert row[1 : 1 + len(expected)].tolist() == pytest.approx(expected, abs=0.05)
     torch.testing.assert_close(baseline(inputs, TARGETS), found)  # seeded
 
 
