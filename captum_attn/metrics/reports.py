@@ -70,9 +70,7 @@ def distributions(scores: pd.DataFrame, families: dict[str, str] | None, ax: Axe
         if len(reverse):
             ax.plot(reverse.mean(), place, "o", markerfacecolor="white", color=colour_of[method])
     ax.set_yticks(range(len(methods)), methods)
-    notes = [
-        note for note in (f"{scale} scale" if scale else "", scores.intervention.iloc[0]) if note not in ("", "none")
-    ]
+    notes = [f"{scale} scale"] * bool(scale) + [kind for kind in scores.intervention.unique() if kind != "none"]
     arrow = "higher" if HIGHER_IS_BETTER[metric] else "lower"
     ax.set_xlabel(f"{metric.replace('_', ' ')}, {arrow} is better" + (f" ({', '.join(notes)})" if notes else ""))
     if families is not None:

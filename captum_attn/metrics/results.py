@@ -100,9 +100,37 @@ class Evaluation:
         means = groups.agg(mean="mean", standard_error="sem", n="count").reset_index()
         f1 = pd.DataFrame(self._f1([metric for metric in wanted if metric in _F1]), columns=means.columns)
         both = pd.concat([means, f1] if len(f1) else [means], ignore_index=True)
-        places = {name: place for place, name in enumerate((*self.methods, *RANKINGS, *wanted))}
-        order = both[["method", "ranking", "metric"]].map(places.__getitem__)
-        return both.loc[order.sort_values(["method", "ranking", "metric"], kind="stable").index].reset_index(drop=True)
+        orders: dict[Any, Sequence[str]] = {"method": self.methods, "ranking": RANKINGS, "metric": wanted}
+        return both.sort_values(
+            list(orders), key=lambda column: column.map(orders[column.name].index), kind="stable", ignore_index=True
+        )
+
+    def compare(self, reference: str, metrics: Sequence[str] | None = None, scale: Scale | None = None) -> pd.DataFrame:
+        """How much each method differs from one of them, example by example.
+
+        Examples differ more than methods do, so that these paired differences have much smaller standard errors than
+        the means of :meth:`table`.
+
+        Args:
+            reference: the method that is subtracted.
+            metrics, scale: as in :meth:`scores`.
+
+        Returns:
+            Columns ``method``, ``intervention``, ``metric``, ``scale``; ``difference``, its mean; ``standard_error``;
+            ``n``, the number of examples on which both were measured.
+
+        Raises:
+            ValueError: an unknown method; as :meth:`table`.
+        """
+        if reference not in self.methods:
+            raise ValueError(f"unknown method {reference!r}: expected one of {', '.join(map(repr, self.methods))}")
+        each = self.scores(metrics, scale).query("ranking == 'scores'")
+        names = ["intervention", "metric", "scale", "example"]
+        with_reference = each.merge(each[each.method == reference], on=names, suffixes=("", "_of_reference"))
+        with_reference["gain"] = with_reference.value - with_reference.value_of_reference
+        others = with_reference[with_reference.method != reference]
+        groups = others.groupby(["method", *names[:-1]], sort=False).gain
+        return groups.agg(difference="mean", standard_error="sem", n="count").reset_index()
 
     def scores(self, metrics: Sequence[str] | None = None, scale: Scale | None = None) -> pd.DataFrame:
         """One row for each example, method, ranking, intervention and metric: what :meth:`table` averages.

@@ -423,6 +423,26 @@ def test_markdown_names_the_scale_and_puts_the_best_first(text_model):
     assert len(means) == 3
 
 
+def test_methods_are_compared_example_by_example(text_model):
+    opposite = {"good": with_ties, "bad": lambda batch, targets: -with_ties(batch, targets)}
+    result = run(text_model, opposite, interventions=["replacement", "knockout"])
+    found = result.compare("bad", ["comprehensiveness", "sufficiency"], scale="paper")
+    assert set(found.method) == {"good", "random"}
+    each = result.scores(["sufficiency"], scale="paper").query("intervention == 'knockout'")
+    good, bad = (torch.tensor(each[each.method == method].value.tolist()) for method in ("good", "bad"))
+    row = found.query("method == 'good' and metric == 'sufficiency' and intervention == 'knockout'")
+    assert row.difference.item() == pytest.approx((good - bad).mean().item(), abs=1e-6)
+    assert row.standard_error.item() == pytest.approx(((good - bad).std() / 5**0.5).item(), abs=1e-6)
+    assert row.n.item() == 5
+    with pytest.raises(ValueError, match="unknown method 'ugly': expected one of 'good', 'bad', 'random'"):
+        result.compare("ugly")
+
+
+def test_names_of_methods_may_be_those_of_metrics(text_model):
+    table = run(text_model, {"scores": with_ties, "sufficiency": with_ties}).table()
+    assert list(dict.fromkeys(table.method)) == ["scores", "sufficiency", "random"]
+
+
 def test_plots_draw_every_method(text_model):
     result = run(text_model, interventions=["replacement", "knockout"])
     families = {"ties": "made up", "random": "random"}
