@@ -48,7 +48,7 @@ def distributions(scores: pd.DataFrame, families: dict[str, str] | None, ax: Axe
     metric, scale = scores.metric.iloc[0], scores.scale.iloc[0]
     means = scores[scores.ranking == "scores"].groupby("method", sort=False).value.mean()
     methods = means.sort_values(ascending=HIGHER_IS_BETTER[metric]).index.tolist()  # the best on top
-    colour_of = _colours(methods, families)
+    colour_of = _colours(list(means.index), families)
     ax = _axes(ax, len(methods))
     for place, method in enumerate(methods):
         own = scores[(scores.method == method) & (scores.ranking == "scores")].value.dropna()
@@ -74,10 +74,10 @@ def distributions(scores: pd.DataFrame, families: dict[str, str] | None, ax: Axe
     arrow = "higher" if HIGHER_IS_BETTER[metric] else "lower"
     ax.set_xlabel(f"{metric.replace('_', ' ')}, {arrow} is better" + (f" ({', '.join(notes)})" if notes else ""))
     if families is not None:
-        for family in dict.fromkeys(families.values()):
-            member = next(method for method in families if families[method] == family)
-            ax.plot([], [], "s", color=colour_of.get(member, _RANDOM_COLOUR), label=family)
-        ax.legend(loc="best", frameon=False)
+        colour_of_family = {families[method]: colour_of[method] for method in families if method in colour_of}
+        for family, colour in colour_of_family.items():
+            ax.plot([], [], "s", color=colour, label=family)
+        ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(colour_of_family), frameon=False)
     return ax
 
 
@@ -86,13 +86,19 @@ def curves(frame: pd.DataFrame, ax: Axes | None) -> Axes:
     ax = _axes(ax, 10)
     methods = frame.method.unique().tolist()
     colour_of = _colours(methods, None)
-    for method, part in frame.groupby("method", sort=False):
+    for place, (method, part) in enumerate(frame.groupby("method", sort=False)):
         ax.errorbar(
-            part.percentage, part.probability, part.standard_error, label=method, color=colour_of[method], capsize=2
+            part.percentage,
+            part.probability,
+            part.standard_error,
+            label=method,
+            color=colour_of[method],
+            linestyle=("-", "--", ":")[place // 10 % 3],
+            capsize=2,
         )
     ax.set_xlabel(f"% of tokens, {frame.removal.iloc[0]} ({frame.intervention.iloc[0]})")
     ax.set_ylabel("probability of the predicted class")
-    ax.legend(frameon=False, fontsize="small")
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     return ax
 
 
@@ -109,9 +115,8 @@ def _colours(methods: list[str], families: dict[str, str] | None) -> dict[str, s
     """A colour for each method, the same for those of a family; grey for random scores."""
     kinds = {method: (families or {}).get(method, method) for method in methods}
     known = [kind for kind in dict.fromkeys(kinds.values()) if kind != "random"]
-    return {
-        method: _RANDOM_COLOUR if kind == "random" else f"C{known.index(kind) % 10}" for method, kind in kinds.items()
-    }
+    colours = {"random": _RANDOM_COLOUR, **{kind: f"C{place % 10}" for place, kind in enumerate(known)}}
+    return {method: colours[kind] for method, kind in kinds.items()}
 
 
 def _caption(table: pd.DataFrame) -> str:
