@@ -1,4 +1,4 @@
-"""How faithful are explanations of text classifiers? The study of arXiv 2508.08966, on real data.
+"""How faithful are explanations of classifiers? The study of arXiv 2508.08966, on real data.
 
     python examples/paper_table.py
     python examples/paper_table.py --data DATA --models MODELS --sets sst2 --rows attention
@@ -6,13 +6,13 @@
 
 Explains a classifier's predictions by attention, by attention and its gradients, and by Captum's and SHAP's methods,
 takes the tokens with the highest scores away, by [MASK] and by attention knockout, and measures what that does. For
-each data set it writes a table (Markdown and CSV) and a figure; then the error of sampled Shapley values of the
-attention game against the exact ones. What was measured is kept in ``--out``: an interrupted run goes on, and more rows
+each data set it writes a table (Markdown and CSV) and a figure; for texts, the error of sampled Shapley values of the
+attention game against the exact ones, too. What was measured is kept in ``--out``: an interrupted run goes on, and more rows
 are added.
 
 DATA holds ``sst2/dev.tsv`` (sentence, tab, label), ``ag_news/test.jsonl`` and ``imdb/test.jsonl`` (keys text, label);
-MODELS holds ``minilm-sst2``, ``minilm-ag-news`` and ``minilm-imdb``. Without them, the shipped model explains made-up
-reviews.
+MODELS holds ``minilm-sst2``, ``minilm-ag-news`` and ``minilm-imdb``. The shipped models explain handwritten digits and,
+without DATA, made-up reviews.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 from shap_workflow import made_up_reviews
-from small_models import TEXT_MODEL
+from small_models import TEXT_MODEL, digits, load_image_model
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
@@ -43,7 +43,7 @@ from captum_attn.metrics.baselines import captum_baselines
 from captum_attn.metrics.functional import PERCENTAGES
 from shap_attn.baselines import ExactBaseline, PartitionBaseline
 
-SETS = {
+TEXT_SETS = {
     "sst2-short": ("sst2/dev.tsv", "minilm-sst2"),
     "sst2": ("sst2/dev.tsv", "minilm-sst2"),
     "ag_news": ("ag_news/test.jsonl", "minilm-ag-news"),
@@ -58,13 +58,13 @@ Method = Callable[[Mapping[str, Any], Tensor], Tensor]
 
 
 class Data(NamedTuple):
-    """A data set, and a classifier that was trained for it."""
+    """A data set, and a classifier that was trained for it; one of images has no tokenizer."""
 
     name: str
-    texts: list[str]
-    labels: list[int]
+    inputs: list[str] | Tensor
+    labels: list[int] | Tensor
     model: torch.nn.Module
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: PreTrainedTokenizerBase | None
 
 
 def main() -> None:
@@ -72,15 +72,15 @@ def main() -> None:
     disable_progress_bar()
     options = arguments()
     options.out.mkdir(parents=True, exist_ok=True)
-    sets = options.sets if options.data else ["made-up"]
+    sets = options.sets or [*(TEXT_SETS if options.data else ["made-up"]), "digits"]
     report = []
     for name in sets:
         data = read(name, options)
-        print(f"{name}: {len(data.texts)} texts")
+        print(f"{name}: {len(data.inputs)} examples")
         rows, families = methods(data, options.rows)
         result = evaluate(
             data.model,
-            data.texts,
+            data.inputs,
             rows,
             tokenizer=data.tokenizer,
             labels=data.labels,
@@ -91,7 +91,8 @@ def main() -> None:
             file=options.out / f"{name}.jsonl",
         )
         report.append(written(name, result, families, options.out))
-    report.append(estimator_table(data, options.out))
+        if data.tokenizer is not None:
+            report.append(estimator_table(data, options.out))
     (options.out / "paper_table.md").write_text("\n".join(report), encoding="utf-8")
     print("\n".join(report))
     print(f"Wrote {options.out / 'paper_table.md'}")
@@ -101,7 +102,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of the data sets (default: made-up reviews)")
     parser.add_argument("--models", type=Path, help="folder of the models (default: the shipped model)")
-    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS), help="default: all four")
+    parser.add_argument("--sets", nargs="+", choices=[*TEXT_SETS, "made-up", "digits"], help="default: all there are")
     parser.add_argument("--limit", type=int, help="explain the first texts of each set only")
     parser.add_argument(
         "--rows", choices=("attention", "all"), default="all", help="all: Captum's and SHAP's methods, too (slow)"
@@ -111,12 +112,17 @@ def arguments() -> argparse.Namespace:
     options = parser.parse_args()
     if (options.data is None) != (options.models is None):
         parser.error("--data and --models go together")
+    if options.data is None and set(options.sets or ()) & set(TEXT_SETS):
+        parser.error(f"the sets {', '.join(TEXT_SETS)} need --data and --models")
     return options
 
 
 def read(name: str, options: argparse.Namespace) -> Data:
     """A data set as far as it is asked for, and its model."""
-    file, folder = SETS.get(name, ("", ""))
+    if name == "digits":
+        _, _, images, numbers = digits()
+        return Data(name, images[: options.limit], numbers[: options.limit], load_image_model(), None)
+    file, folder = TEXT_SETS.get(name, ("", ""))
     path = options.models / folder if folder else TEXT_MODEL
     model = AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(path)
@@ -165,12 +171,11 @@ def methods(data: Data, rows: str) -> tuple[dict[str, Any], dict[str, str]]:
     by_input: dict[str, Any] = {}
     if rows == "all":
         masked = MaskedModel(model, tokenizer, batch_size=128)
-        partition = once(PartitionBaseline(masked))
-        by_input = {
-            **captum_baselines(masked, samples=COALITIONS),
-            "SHAP Partition, 500": partition,
-            "SHAP Partition, 500, absolute": lambda batch, targets: partition(batch, targets).abs(),
-        }
+        by_input = captum_baselines(masked, samples=COALITIONS)
+        if tokenizer is not None:
+            partition = once(PartitionBaseline(masked))
+            by_input["SHAP Partition, 500"] = partition
+            by_input["SHAP Partition, 500, absolute"] = lambda batch, targets: partition(batch, targets).abs()
         if data.name == "sst2-short":
             by_input["Shapley values, exact"] = ExactBaseline(masked)
     families = {"attention": by_attention, "attention and gradients": by_gradients, "input": by_input}
@@ -214,7 +219,7 @@ def written(name: str, result: Evaluation, families: dict[str, str], out: Path) 
     result.plot("comprehensiveness", scale="paper", families=families).set_title(name, loc="left")
     plt.savefig(out / f"{name}.png", dpi=130)
     plt.close()
-    text = f"# {name}, {result.settings.count} texts\n\n{result.to_markdown(METRICS, scale='paper')}"
+    text = f"# {name}, {result.settings.count} examples\n\n{result.to_markdown(METRICS, scale='paper')}"
     (out / f"{name}.md").write_text(text, encoding="utf-8")
     return text
 
@@ -223,8 +228,9 @@ def estimator_table(data: Data, out: Path) -> str:
     """How far sampled Shapley values of the games are from the exact ones, by sampler and number of coalitions."""
     explainer = ShapleyGradAttention(data.model, tokenizer=data.tokenizer, sign="rectified")
     errors = []
-    for text in tqdm(data.texts[:50], desc="Sampled against exact", unit="text"):
-        batch = data.tokenizer(text, return_tensors="pt", truncation=True, max_length=MAX_LENGTH)
+    tokenizer: Any = data.tokenizer
+    for text in tqdm(data.inputs[:50], desc="Sampled against exact", unit="text"):
+        batch = tokenizer(text, return_tensors="pt", truncation=True, max_length=MAX_LENGTH)
         players = explainer.attribute_tokens(batch).players[0]
         matrix = explainer.influence(batch)[0][players][:, players].double()
         count = len(matrix)
@@ -240,7 +246,7 @@ def estimator_table(data: Data, out: Path) -> str:
                         errors.append((game, sampler, coalitions, error))
     frame = pd.DataFrame(errors, columns=["game", "sampler", "coalitions", "error"])
     means = frame.groupby(["game", "sampler", "coalitions"], sort=False).error.agg(["mean", "sem", "count"])
-    means.to_csv(out / "estimators.csv")
+    means.to_csv(out / f"{data.name}-estimators.csv")
     lines = [f"# Sampled Shapley values against exact ones: relative error, {data.name}", ""]
     lines += [f"| game | sampler | {' | '.join(map(str, ESTIMATES))} |", "|---|---|" + "--:|" * len(ESTIMATES)]
     for (game, sampler), part in frame.groupby(["game", "sampler"], sort=False):
@@ -248,7 +254,7 @@ def estimator_table(data: Data, out: Path) -> str:
         cells = [f"{by_count[count]:.1e}" if count in by_count else "—" for count in ESTIMATES]
         lines.append(f"| {game} | {sampler} | {' | '.join(cells)} |")
     text = "\n".join(lines) + "\n"
-    (out / "estimators.md").write_text(text, encoding="utf-8")
+    (out / f"{data.name}-estimators.md").write_text(text, encoding="utf-8")
     return text
 
 

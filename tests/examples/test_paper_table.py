@@ -19,10 +19,16 @@ from captum_attn.metrics import Evaluation
 
 def test_without_arguments_it_explains_made_up_reviews_by_every_method(tmp_path):
     printed = run("paper_table.py", "--limit", "6", folder=tmp_path)
-    assert "# made-up, 6 texts" in printed
+    assert "# made-up, 6 examples" in printed
+    assert "# digits, 6 examples" in printed
     found = tmp_path / "found"
-    of_the_set = {f"made-up.{kind}" for kind in ("jsonl", "md", "csv", "png")}
-    assert {path.name for path in found.iterdir()} == {*of_the_set, "estimators.md", "estimators.csv", "paper_table.md"}
+    files = {f"{name}.{kind}" for name in ("made-up", "digits") for kind in ("jsonl", "md", "csv", "png")}
+    assert {path.name for path in found.iterdir()} == {
+        *files,
+        "made-up-estimators.md",
+        "made-up-estimators.csv",
+        "paper_table.md",
+    }
     frame = pd.read_csv(found / "made-up.csv")
     rows = set(frame.method)
     assert {
@@ -51,9 +57,9 @@ def test_data_sets_from_files_and_a_run_that_goes_on(tmp_path):
     (data / "imdb" / "test.jsonl").write_text(json.dumps({"text": "a dull<br />film", "label": 0}) + "\n")
     options = ("--data", str(data), "--models", str(models), "--rows", "attention")
     printed = run("paper_table.py", *options, "--sets", "sst2-short", "sst2", "imdb", folder=tmp_path)
-    assert "# sst2-short, 2 texts" in printed
-    assert "# sst2, 3 texts" in printed
-    assert "# imdb, 1 texts" in printed
+    assert "# sst2-short, 2 examples" in printed
+    assert "# sst2, 3 examples" in printed
+    assert "# imdb, 1 examples" in printed
     before = Evaluation.load(tmp_path / "found" / "sst2.jsonl")
     assert "IntegratedGradients" not in before.methods
     run("paper_table.py", *options[:-1], "all", "--sets", "sst2", folder=tmp_path)
