@@ -7,8 +7,8 @@
 Explains a classifier's predictions by attention, by attention and its gradients, and by Captum's and SHAP's methods,
 takes the tokens with the highest scores away, by [MASK] and by attention knockout, and measures what that does. For
 each data set it writes a table (Markdown and CSV) and a figure; for texts, the error of sampled Shapley values of the
-attention game against the exact ones, too. What was measured is kept in ``--out``: an interrupted run goes on, and more rows
-are added.
+attention game against the exact ones, too. What was measured is kept in ``--out``: an interrupted run goes on, and more
+rows are added.
 
 DATA holds ``sst2/dev.tsv`` (sentence, tab, label), ``ag_news/test.jsonl`` and ``imdb/test.jsonl`` (keys text, label);
 MODELS holds ``minilm-sst2``, ``minilm-ag-news`` and ``minilm-imdb``. The shipped models explain handwritten digits and,
