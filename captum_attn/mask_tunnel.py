@@ -11,13 +11,13 @@ from captum.attr import Attribution
 from captum.log import log_usage
 from torch import Tensor
 
-from captum_attn._targets import Target, select_target, target_of_each
+from captum_attn._targets import Target, no_selection, select_target, target_of_each
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.models import config_of
 from captum_attn.core.perturb import Replacement, check_replacement, default_replacement, replace_tokens
 from captum_attn.core.run import Tokens, observed_forward
 from captum_attn.shapley import AttentionShapley, Inputs
-from captum_attn.token_attributions import TokenAttributions
+from captum_attn.token_attributions import TokenAttributions, concatenated
 
 
 class MaskTunnel(Attribution):  # type: ignore[misc]
@@ -68,7 +68,7 @@ class MaskTunnel(Attribution):  # type: ignore[misc]
             raise TypeError(
                 f"attribution_method must be an attribution of this package, got {type(attribution_method).__name__}"
             )
-        if parts < 2 or rounds < 1:
+        if not isinstance(parts, int) or not isinstance(rounds, int) or parts < 2 or rounds < 1:
             raise ValueError(f"parts must be at least 2 and rounds at least 1, got parts={parts}, rounds={rounds}")
         check_replacement(replacement)
         super().__init__(attribution_method.forward_func)
@@ -101,7 +101,7 @@ class MaskTunnel(Attribution):  # type: ignore[misc]
                 tokenizer without a token that could replace others.
         """
         batch = self.attribution_method._model_inputs(inputs, additional_forward_args, players)
-        spread = self._average(batch, target, internal_batch_size).spread_over(batch.features)
+        spread = self._in_parts(batch, target, internal_batch_size).spread_over(batch.features)
         return (spread,) if isinstance(inputs, tuple) else spread
 
     def attribute_tokens(
@@ -118,13 +118,24 @@ class MaskTunnel(Attribution):  # type: ignore[misc]
         Args, Raises: as :meth:`attribute`.
         """
         batch = self.attribution_method._model_inputs(inputs, additional_forward_args, players)
-        return self._average(batch, target, internal_batch_size)
+        return self._in_parts(batch, target, internal_batch_size)
 
-    def _average(self, batch: ModelInputs, target: Target, internal_batch_size: int | None) -> TokenAttributions:
+    def _in_parts(self, batch: ModelInputs, target: Target, internal_batch_size: int | None) -> TokenAttributions:
+        size = len(batch) if internal_batch_size is None else internal_batch_size
+        if size < 1:
+            raise ValueError(f"internal_batch_size must be at least 1, got {internal_batch_size}")
+        each = target_of_each(target, len(batch))
+        parts = [slice(start, start + size) for start in range(0, len(batch), size)]
+        return concatenated([self._average(batch[part], each and each[part]) for part in parts])
+
+    def _average(self, batch: ModelInputs, each: list[tuple[int, ...]] | None) -> TokenAttributions:
         method = self.attribution_method
         with observed_forward(method.forward_func, batch, gradients=False) as run:
             tokens, output, config = run.tokens(method._special_ids), run.output, config_of(run.model)
-        selection = select_target(output, target_of_each(target, len(batch)), tokens.real)
+        if each is None and output.dim() > 2 and method._variant == "attention":
+            selection = no_selection(output)
+        else:
+            selection = select_target(output, each, tokens.real)
         targets: Target = [tuple(row) for row in selection.targets.tolist()] if selection.targets.numel() else None
         replacement = self.replacement
         if replacement is None:
@@ -134,7 +145,7 @@ class MaskTunnel(Attribution):  # type: ignore[misc]
             present = tokens.players & ~absent
             masked = replace_tokens(batch, absent, replacement, tokens.grid)
             masked = replace(masked, notes={**masked.notes, "players": present})
-            (result,) = method._attribute_tokens(masked, [targets], internal_batch_size, None, False)
+            (result,) = method._attribute_tokens(masked, [targets], None, None, False)
             total, copies = total + result.values, copies + present
         values = total / copies.clamp(min=1)
         return TokenAttributions(values, tokens.players, selection.targets, selection.scores, output, tokens.grid)

@@ -53,7 +53,7 @@ SHORT = 15
 MAX_LENGTH = 256
 COALITIONS = 100
 METRICS = ["comprehensiveness", "sufficiency", "f1_macro", "f1_weighted", "seconds"]
-ESTIMATES = (100, 200, 500, 1000, 2000)
+BUDGETS = (4, 8, 16, 32, 64)
 Method = Callable[[Mapping[str, Any], Tensor], Tensor]
 
 
@@ -88,7 +88,7 @@ def main() -> None:
             interventions=("replacement", "knockout"),
             batch_size=options.batch_size,
             max_length=MAX_LENGTH,
-            file=options.out / f"{name}.jsonl",
+            file=options.out / f"{name}{'' if options.limit is None else f'-{options.limit}'}.jsonl",
         )
         report.append(written(name, result, families, options.out))
         if data.tokenizer is not None:
@@ -114,6 +114,9 @@ def arguments() -> argparse.Namespace:
         parser.error("--data and --models go together")
     if options.data is None and set(options.sets or ()) & set(TEXT_SETS):
         parser.error(f"the sets {', '.join(TEXT_SETS)} need --data and --models")
+    for folder in filter(None, (options.data, options.models)):
+        if not folder.is_dir():
+            parser.error(f"there is no folder {folder}")
     return options
 
 
@@ -175,7 +178,9 @@ def methods(data: Data, rows: str) -> tuple[dict[str, Any], dict[str, str]]:
         if tokenizer is not None:
             partition = once(PartitionBaseline(masked))
             by_input["SHAP Partition, 500"] = partition
-            by_input["SHAP Partition, 500, absolute"] = lambda batch, targets: partition(batch, targets).abs()
+            by_input["SHAP Partition, 500, absolute (same run)"] = lambda batch, targets: partition(
+                batch, targets
+            ).abs()
         if data.name == "sst2-short":
             by_input["Shapley values, exact"] = ExactBaseline(masked)
     families = {"attention": by_attention, "attention and gradients": by_gradients, "input": by_input}
@@ -192,7 +197,12 @@ def grad_sam(explainer: ShapleyGradAttention) -> Method:
 
 def approximate(worth: Any, players: int, device: Any) -> ShapleyEstimate:
     """The paper's ``Approx.``: marginal contributions along orders of 100 coalitions in all, but at least 4 orders."""
-    return permutation_shapley(worth, players, permutations=max(4, COALITIONS // players), device=device)
+    return permutation_shapley(worth, players, permutations=max(4, orders(COALITIONS, players)), device=device)
+
+
+def orders(coalitions: int, players: int) -> int:
+    """The even number of orders that costs at most so many coalitions: n + 1 each."""
+    return coalitions // (players + 1) // 2 * 2
 
 
 def kernel(worth: Any, players: int, device: Any) -> ShapleyEstimate:
@@ -201,11 +211,11 @@ def kernel(worth: Any, players: int, device: Any) -> ShapleyEstimate:
 
 
 def once(method: Method) -> Method:
-    """A method that is not asked twice about the same batch."""
+    """A method that is not asked twice in a row about the same batch."""
     last: list[Any] = [None, None]
 
     def remembered(batch: Mapping[str, Any], targets: Tensor) -> Tensor:
-        if last[0] is not batch:
+        if last[0] is None or not all(torch.equal(batch[name], last[0].get(name)) for name in batch):
             last[:] = batch, method(batch, targets)
         scores: Tensor = last[1]
         return scores
@@ -237,21 +247,22 @@ def estimator_table(data: Data, out: Path) -> str:
         for game in ("mutual", "max_mutual"):
             exact = shapley_values(matrix[None], torch.ones(1, count, dtype=torch.bool), game)[0]
             worth = partial(_worth, matrix, game)
-            for coalitions in ESTIMATES:
-                if coalitions >= 4 * count:
-                    orders = permutation_shapley(worth, count, permutations=coalitions // count).values
-                    regression = kernel_shapley(worth, count, coalitions=coalitions).values
-                    for sampler, found in (("permutations", orders), ("kernel", regression)):
-                        error = float((found - exact).norm() / exact.norm())
-                        errors.append((game, sampler, coalitions, error))
-    frame = pd.DataFrame(errors, columns=["game", "sampler", "coalitions", "error"])
-    means = frame.groupby(["game", "sampler", "coalitions"], sort=False).error.agg(["mean", "sem", "count"])
+            for budget in BUDGETS:
+                coalitions = budget * (count + 1)
+                by_orders = permutation_shapley(worth, count, permutations=orders(coalitions, count)).values
+                regression = kernel_shapley(worth, count, coalitions=coalitions).values
+                for sampler, found in (("permutations", by_orders), ("kernel", regression)):
+                    errors.append((game, sampler, budget, float((found - exact).norm() / exact.norm())))
+    frame = pd.DataFrame(errors, columns=["game", "sampler", "budget", "error"])
+    means = frame.groupby(["game", "sampler", "budget"], sort=False).error.agg(["mean", "sem", "count"])
     means.to_csv(out / f"{data.name}-estimators.csv")
-    lines = [f"# Sampled Shapley values against exact ones: relative error, {data.name}", ""]
-    lines += [f"| game | sampler | {' | '.join(map(str, ESTIMATES))} |", "|---|---|" + "--:|" * len(ESTIMATES)]
+    lines = [
+        f"# Sampled Shapley values against exact ones, {data.name}: relative error by coalitions for each player",
+        "",
+    ]
+    lines += [f"| game | sampler | {' | '.join(map(str, BUDGETS))} |", "|---|---|" + "--:|" * len(BUDGETS)]
     for (game, sampler), part in frame.groupby(["game", "sampler"], sort=False):
-        by_count = part.groupby("coalitions").error.mean()
-        cells = [f"{by_count[count]:.1e}" if count in by_count else "—" for count in ESTIMATES]
+        cells = [f"{error:.1e}" for error in part.groupby("budget").error.mean()]
         lines.append(f"| {game} | {sampler} | {' | '.join(cells)} |")
     text = "\n".join(lines) + "\n"
     (out / f"{data.name}-estimators.md").write_text(text, encoding="utf-8")

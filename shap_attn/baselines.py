@@ -17,7 +17,7 @@ from shap.maskers._text import partition_tree
 from torch import Tensor
 
 from captum_attn.core.estimators import CharacteristicFunction
-from captum_attn.metrics import MaskedModel
+from captum_attn.metrics.masked_model import MaskedModel, check_masked
 
 Array = npt.NDArray[Any]
 _MOST_EXACT = 15
@@ -32,6 +32,7 @@ class ShapBaseline(ABC):
     """
 
     def __init__(self, masked: MaskedModel) -> None:
+        check_masked(masked)
         self.masked = masked
 
     def __call__(self, batch: Mapping[str, Any], targets: Tensor) -> Tensor:
@@ -66,7 +67,7 @@ class PartitionBaseline(ShapBaseline):
         ValueError: a model without a tokenizer.
 
     Example:
-        >>> from captum_attn.metrics import MaskedModel
+        >>> from captum_attn.metrics.masked_model import MaskedModel, check_masked
         >>> partition = PartitionBaseline(MaskedModel(model, tokenizer), max_evals=20)
         >>> partition(batch, torch.tensor([1, 0])).shape
         torch.Size([2, 6])
@@ -112,7 +113,7 @@ class ExactBaseline(ShapBaseline):
         ValueError: when called, for an input of more players.
 
     Example:
-        >>> from captum_attn.metrics import MaskedModel
+        >>> from captum_attn.metrics.masked_model import MaskedModel, check_masked
         >>> exact = ExactBaseline(MaskedModel(model, tokenizer))
         >>> exact(batch, torch.tensor([1, 0])).shape
         torch.Size([2, 6])

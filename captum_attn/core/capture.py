@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from functools import cached_property
+from types import FrameType
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from captum_attn.core.intercept import AttentionIntercept, Kernel
@@ -52,7 +55,8 @@ class AttentionCapture(AttentionIntercept):
     """
 
     def __init__(self, model: Callable[..., Any], gradients: bool) -> None:
-        super().__init__(model)
+        super().__init__()
+        self.root = model if isinstance(model, nn.Module) else None
         self.calls: list[AttentionCall] = []
         self._gradients = gradients
 
@@ -110,7 +114,7 @@ class AttentionCapture(AttentionIntercept):
             causal=kernel.is_causal,
             scale=1 / math.sqrt(query.shape[-1]) if kernel.scale is None else kernel.scale,
         )
-        call = FusedCall(len(self.calls), self.owner(), attention)
+        call = FusedCall(len(self.calls), self._owner(), attention)
         self.calls.append(call)
         if not self._gradients:
             return kernel(query, key, value, mask)
@@ -120,12 +124,24 @@ class AttentionCapture(AttentionIntercept):
     def eager(self, probabilities: Tensor, scores: Tensor, shape: tuple[int, ...]) -> Tensor:
         if scores.dtype == torch.float64:  # float32 probabilities of a float64 model would round the gradient
             probabilities = probabilities.double()
-        call = EagerCall(len(self.calls), self.owner(), probabilities.detach().view(shape))
+        call = EagerCall(len(self.calls), self._owner(), probabilities.detach().view(shape))
         self.calls.append(call)
         if not self._gradients:
             return probabilities
         observed: Tensor = _ObservedSoftmax.apply(call, call.probe, probabilities)
         return observed
+
+    def _owner(self) -> str:
+        """Name of the innermost of the model's modules that is being called."""
+        called = _modules_on_the_stack()
+        if self.root is None and called:
+            self.root = called[-1]
+        return next((self._names[id(module)] for module in called if id(module) in self._names), "")
+
+    @cached_property
+    def _names(self) -> dict[int, str]:
+        named = self.root.named_modules() if self.root is not None else ()
+        return {id(module): name for name, module in named}
 
 
 @dataclass
@@ -297,6 +313,17 @@ class _ObservedSoftmax(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         return None, None, ctx.call.backward(gradient)
+
+
+def _modules_on_the_stack() -> list[nn.Module]:
+    """The modules that are being called in this thread, innermost first."""
+    frame: FrameType | None = sys._getframe(1)
+    called = []
+    while frame is not None:
+        if frame.f_code is nn.Module._call_impl.__code__:
+            called.append(frame.f_locals["self"])
+        frame = frame.f_back
+    return called
 
 
 def _is_weight(argument: Any) -> bool:

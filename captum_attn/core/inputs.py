@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from captum_attn.core.models import config_of, parameter_names
+from captum_attn.core.models import config_of, parameter_names, takes_keyword
 
 Modality = Literal["ids", "embeddings", "pixels"]
 
@@ -71,9 +71,9 @@ class ModelInputs:
 
     def call(self, model: Callable[..., Any]) -> Any:
         """The model's output on constant copies of inference tensors, which autograd could not save."""
-        features = _constant(self.features)
-        keywords = {name: _constant(value) for name, value in self.keywords.items()}
-        positional = tuple(map(_constant, self.positional))
+        features = constant(self.features)
+        keywords = {name: constant(value) for name, value in self.keywords.items()}
+        positional = tuple(map(constant, self.positional))
         if self.name is None:
             return model(features, *positional, **keywords)
         return model(*positional, **{self.name: features}, **keywords)
@@ -133,7 +133,8 @@ def mapping_inputs(model: Callable[..., Any], mapping: Mapping[str, Any]) -> Mod
     check_features(mapping[name])
     rest = {key: value for key, value in mapping.items() if key != name}
     _check_padding_masks(mapping[name], rest)
-    return ModelInputs(mapping[name], name, _for_the_model(model, rest), (), _notes(rest))
+    keyword = name if takes_keyword(model, name) else None
+    return ModelInputs(mapping[name], keyword, _for_the_model(model, rest), (), _notes(rest))
 
 
 def modality(features: Tensor) -> Modality:
@@ -194,7 +195,8 @@ def _notes(companions: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in companions.items() if name in TOKEN_NOTES}
 
 
-def _constant(value: Any) -> Any:
+def constant(value: Any) -> Any:
+    """A tensor that autograd can save, without a graph; anything else as it is."""
     if not isinstance(value, Tensor):
         return value
     return value.clone() if value.is_inference() else value.detach()

@@ -7,17 +7,14 @@ calls in this thread and needs no hook, no configuration change and no ``output_
 
 from __future__ import annotations
 
-import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from types import FrameType, FunctionType
+from types import FunctionType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 
@@ -36,18 +33,10 @@ class Kernel:
 
 
 class AttentionIntercept(TorchFunctionMode, ABC):
-    """Hand every attention of the forward pass that runs inside this context, in this thread, to a subclass.
+    """Hand every attention of the forward pass that runs inside this context, in this thread, to a subclass."""
 
-    Args:
-        model: names the modules that own the calls. Of a function, the first module that it calls does.
-
-    Attributes:
-        root: the module that was called; None until then for a function.
-    """
-
-    def __init__(self, model: Callable[..., Any]) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.root = model if isinstance(model, nn.Module) else None
         self._packed_heads: int | None = None
 
     @abstractmethod
@@ -109,29 +98,6 @@ class AttentionIntercept(TorchFunctionMode, ABC):
                 return _multi_head_attention_inside(*args, **kwargs)
         finally:
             self._packed_heads = None
-
-    def owner(self) -> str:
-        """Name of the innermost of the model's modules that is being called."""
-        called = _modules_on_the_stack()
-        if self.root is None and called:
-            self.root = called[-1]
-        return next((self._names[id(module)] for module in called if id(module) in self._names), "")
-
-    @cached_property
-    def _names(self) -> dict[int, str]:
-        named = self.root.named_modules() if self.root is not None else ()
-        return {id(module): name for name, module in named}
-
-
-def _modules_on_the_stack() -> list[nn.Module]:
-    """The modules that are being called in this thread, innermost first."""
-    frame: FrameType | None = sys._getframe(1)
-    called = []
-    while frame is not None:
-        if frame.f_code is nn.Module._call_impl.__code__:
-            called.append(frame.f_locals["self"])
-        frame = frame.f_back
-    return called
 
 
 _SOFTMAX = frozenset({F.softmax, torch.softmax, Tensor.softmax})

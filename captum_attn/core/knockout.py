@@ -7,7 +7,7 @@ softmax makes them; a query that is left with nothing to attend to gets zeros.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,12 +15,11 @@ from torch import Tensor
 
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.intercept import AttentionIntercept, Kernel
-from captum_attn.core.models import unwrapped
 from captum_attn.core.run import ObservedForward, plain_output
 
 
 def knocked_out_output(
-    model: Callable[..., Any], inputs: ModelInputs, blocked: Tensor, calls: Collection[int]
+    model: Callable[..., Any], inputs: ModelInputs, blocked: Tensor, calls: Mapping[int, int]
 ) -> Tensor:
     """The model's output while no query attends to the blocked tokens. The model is left as it was.
 
@@ -49,42 +48,43 @@ def knocked_out_output(
     Source: Geva, Bastings, Filippova, Globerson 2023, *Dissecting Recall of Factual Associations*, for the name; here
     every query is concerned.
     """
-    with AttentionKnockout(unwrapped(model), blocked, calls):
+    with AttentionKnockout(blocked, calls):
         return plain_output(model, inputs)
 
 
-def knockout_calls(run: ObservedForward, layers: Sequence[int] | None = None) -> frozenset[int]:
-    """The attention calls, by number, whose keys are the input's tokens.
+def knockout_calls(run: ObservedForward, layers: Sequence[int] | None = None) -> dict[int, int]:
+    """The attention calls, by number, whose keys are the input's tokens, and by how many places these are shifted.
 
     Args:
         run: a forward pass on inputs of the same kind.
-        layers: some of its layers; negative ones count from the end. None for all, and then for the cross attention of
-            an encoder-decoder model, too.
+        layers: some of its layers; negative ones count from the end. None for all, and then, in an encoder-decoder
+            model, for the cross attention, and for a decoder that reads the input again, shifted by one token (T5's and
+            BART's classifiers).
 
     Raises:
         IndexError: a layer that the model does not have.
     """
-    numbers = {run.calls[layer].layer for layer in run.resolved_layers(layers)}
-    return frozenset(numbers if layers is not None else numbers | run.cross_attention)
+    calls = {run.calls[layer].layer: 0 for layer in run.resolved_layers(layers)}
+    return calls if layers is not None else {**calls, **run.decoder_calls()}
 
 
 class AttentionKnockout(AttentionIntercept):
     """Block keys in the forward pass that runs inside this context, in this thread.
 
     Args:
-        model: as in :class:`~captum_attn.core.intercept.AttentionIntercept`.
         blocked: bool (B, N), the tokens whose keys are blocked.
-        calls: the numbers of the attention calls that are concerned, in the order in which they run.
+        calls: the attention calls that are concerned, by number in the order in which they run, and how many places
+            the tokens are shifted in each.
     """
 
-    def __init__(self, model: Callable[..., Any], blocked: Tensor, calls: Collection[int]) -> None:
-        super().__init__(model)
-        self._blocked, self._calls, self._seen = blocked, frozenset(calls), 0
+    def __init__(self, blocked: Tensor, calls: Mapping[int, int]) -> None:
+        super().__init__()
+        self._blocked, self._calls, self._seen = blocked, calls, -1
 
     def fused(self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        if not self._concerned():
+        blocked = self._blocked_keys((len(query), 1, query.shape[2], key.shape[2]), query.device)
+        if blocked is None:
             return kernel(query, key, value, mask)
-        blocked = self._keys((len(query), 1, query.shape[2], key.shape[2]))
         if kernel.is_causal:
             mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()
         if mask is None or mask.dtype == torch.bool:
@@ -92,38 +92,31 @@ class AttentionKnockout(AttentionIntercept):
             blind = ~left.any(-1, keepdim=True)
         else:
             left = torch.where(blocked, -torch.inf, mask)
-            blind = _blinded(mask, left)
+            blind = left.amax(-1, keepdim=True) <= mask.amax(-1, keepdim=True) - _MASKED
         output = Kernel(False, kernel.scale, kernel.enable_gqa)(query, key, value, left)
         return output.masked_fill(blind, 0.0)
 
     def eager(self, probabilities: Tensor, scores: Tensor, shape: tuple[int, ...]) -> Tensor:
-        if not self._concerned():
+        blocked = self._blocked_keys(shape, scores.device)
+        if blocked is None:
             return probabilities
-        scores = scores.view(shape)
-        left = scores.masked_fill(self._keys(shape), -torch.inf)
-        blind = _blinded(scores, left)
-        return left.softmax(-1, dtype=probabilities.dtype).masked_fill(blind, 0.0).view_as(probabilities)
+        left = scores.view(shape).masked_fill(blocked, -torch.inf).softmax(-1, dtype=probabilities.dtype)
+        open_keys = (probabilities.view(shape) > 0) & ~blocked
+        return left.masked_fill(~open_keys.any(-1, keepdim=True), 0.0).view_as(probabilities)
 
-    def _concerned(self) -> bool:
+    def _blocked_keys(self, shape: tuple[int, ...], device: torch.device) -> Tensor | None:
+        """The blocked keys (B, 1, 1, K) of the next attention, of that shape; None where it is not concerned."""
         self._seen += 1
-        return self._seen - 1 in self._calls
-
-    def _keys(self, shape: tuple[int, ...]) -> Tensor:
-        """The blocked keys (B, 1, 1, K) of an attention of that shape."""
+        if self._seen not in self._calls:
+            return None
         if self._blocked.shape != (shape[0], shape[3]):
             raise ValueError(
                 f"attention has {shape[3]} keys in a batch of {shape[0]}, so blocked must have the shape "
                 f"{(shape[0], shape[3])}, got {tuple(self._blocked.shape)}"
             )
-        return self._blocked[:, None, None]
+        shift = self._calls[self._seen]
+        moved = torch.nn.functional.pad(self._blocked, (shift, 0))[:, : shape[3]]
+        return moved[:, None, None].to(device)
 
 
-def _blinded(before: Tensor, left: Tensor) -> Tensor:
-    """bool (..., 1): the queries that have no key left; those that never had one but by convention keep to it.
-
-    Models mask keys by the lowest finite number, so that eager code gives a query without keys the same probability for
-    all.
-    """
-    lowest = torch.finfo(left.dtype).min / 2
-    most, had = left.amax(-1, keepdim=True), before.amax(-1, keepdim=True) > lowest
-    return ((most <= lowest) & had) | most.isneginf()
+_MASKED = 1e3  # models mask by adding -inf, the lowest number, -1e9 or -1e4; biases of positions are far smaller

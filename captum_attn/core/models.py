@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from hashlib import sha256
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -73,6 +74,25 @@ def parameter_names(model: Callable[..., Any]) -> frozenset[str]:
     model = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT forwards *args, **kwargs
     forward = model.forward if isinstance(model, nn.Module) else model
     return frozenset(inspect.signature(forward).parameters)
+
+
+def takes_keyword(model: Callable[..., Any], name: str) -> bool:
+    """Whether the model takes an argument of this name, by itself or among any."""
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model
+    forward = model.forward if isinstance(model, nn.Module) else model
+    parameters = inspect.signature(forward).parameters
+    return name in parameters or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+
+
+def fingerprint(model: Callable[..., Any]) -> str | None:
+    """What tells a module's weights from others: a hash of some entries of each; None for a function."""
+    if not isinstance(model, nn.Module):
+        return None
+    digest = sha256()
+    for name, weight in model.state_dict().items():
+        some = weight.detach().flatten()[:: max(1, weight.numel() // 64)]
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)} {some.tolist()}".encode())
+    return digest.hexdigest()
 
 
 def output_tensor(output: Any) -> Tensor:

@@ -88,7 +88,8 @@ def replace_tokens(
 
 def check_replacement(replacement: Any) -> None:
     """Raise ``ValueError`` unless it is a token id, ``"mean"``, ``"zeros"``, or None for the default."""
-    if replacement is not None and not isinstance(replacement, int) and replacement not in get_args(PatchReplacement):
+    is_id = isinstance(replacement, int) and replacement >= 0
+    if replacement is not None and not is_id and replacement not in get_args(PatchReplacement):
         raise ValueError(f"replacement must be a token id, or 'mean' or 'zeros' for images, got {replacement!r}")
 
 
@@ -97,8 +98,8 @@ def default_replacement(inputs: ModelInputs, tokenizer: Any | None, config: Any 
 
     Of a tokenizer without a mask token, that of padding or of unknown words, with a warning.
 
-    A decoder that looks for the last token that is no padding would read elsewhere if tokens became padding, so there
-    padding is no replacement.
+    A model that looks for padding (decoders, for their last token) would read elsewhere if tokens became padding, so
+    the padding of the configuration is no replacement but in encoder-decoder models.
 
     Raises:
         ValueError: there is none.

@@ -127,11 +127,13 @@ class ObservedForward:
         """Ascending indices of the layers meant; ``IndexError`` for one that the model does not have."""
         return resolve_indices("layers", layers, self.layers)
 
-    @property
-    def cross_attention(self) -> frozenset[int]:
-        """The numbers of the calls in which a decoder attends to the input's tokens."""
-        crossing = (call for call in self._capture.calls if call.stack == "cross" and call.shape[3] == self.length)
-        return frozenset(call.layer for call in crossing)
+    def decoder_calls(self) -> dict[int, int]:
+        """The calls in which a decoder attends to the encoder's tokens (0), or to the input shifted by a token (1)."""
+        if self.calls[0].stack == "decoder":
+            return {}
+        shifts = {"cross": 0} if "decoder_input_ids" in self._inputs.keywords else {"cross": 0, "decoder": 1}
+        read = (call for call in self._capture.calls if call.stack in shifts and call.shape[3] == self.length)
+        return {call.layer: shifts[call.stack] for call in read}
 
     def readout_rows(self) -> Tensor:
         """Weights (B, N) of the tokens that the output explained last was read from, each row with the sum 1.

@@ -26,10 +26,10 @@ from captum.attr import (
 from torch import Tensor
 
 from captum_attn.core.estimators import CharacteristicFunction
-from captum_attn.core.inputs import FEATURE_NAMES, ModelInputs
+from captum_attn.core.inputs import FEATURE_NAMES, ModelInputs, constant
 from captum_attn.core.models import evaluation_mode, output_tensor, parameter_names
 from captum_attn.core.perturb import replace_tokens
-from captum_attn.metrics.masked_model import MaskedModel
+from captum_attn.metrics.masked_model import MaskedModel, check_masked
 from captum_attn.metrics.methods import patch_scores
 
 Baseline = Callable[[Mapping[str, Any], Tensor], Tensor]
@@ -40,7 +40,11 @@ def captum_baselines(masked: MaskedModel, samples: int = 100) -> dict[str, Basel
 
     Args:
         masked: the model, and how tokens are taken away.
-        samples: model evaluations of each sampling method (Lime, KernelShap, Shapley value sampling), about.
+        samples: model evaluations of each sampling method (Lime, KernelShap, Shapley value sampling), about. Captum's
+            Lime is a Lasso, which gives many tokens exactly 0.
+
+    Raises:
+        TypeError, ValueError: no :class:`~captum_attn.metrics.MaskedModel`; fewer than one sample.
 
     Example:
         >>> from captum_attn.metrics import MaskedModel, evaluate
@@ -50,6 +54,9 @@ def captum_baselines(masked: MaskedModel, samples: int = 100) -> dict[str, Basel
         >>> result.methods[:3]
         ('Saliency', 'InputXGradient', 'IntegratedGradients')
     """
+    check_masked(masked)
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1, got {samples}")
     return {
         "Saliency": GradientBaseline(Saliency, masked),
         "InputXGradient": GradientBaseline(InputXGradient, masked),
@@ -84,10 +91,15 @@ class GradientBaseline:
     """
 
     def __init__(self, attribution: type[Attribution], masked: MaskedModel, **settings: Any) -> None:
+        check_masked(masked)
         self.attribution, self.masked, self.settings = attribution, masked, settings
 
     def __call__(self, batch: Mapping[str, Any], targets: Tensor) -> Tensor:
         """Scores (B, N) of a batch's tokens, for the targets int64 (B,)."""
+        with torch.inference_mode(False):
+            return self._values({name: constant(column) for name, column in batch.items()}, constant(targets))
+
+    def _values(self, batch: Mapping[str, Any], targets: Tensor) -> Tensor:
         whole, model = self.masked.read(batch), self.masked.model
         inputs, settings = whole.inputs, dict(self.settings)
         taken = inspect.signature(self.attribution.attribute).parameters
@@ -101,7 +113,7 @@ class GradientBaseline:
         def logits(features: Tensor, examples: Tensor) -> Tensor:
             return output_tensor(model(**{name: features}, **inputs[examples].keywords))
 
-        with evaluation_mode(model), torch.inference_mode(False), torch.enable_grad():
+        with evaluation_mode(model), torch.enable_grad():
             examples = torch.arange(len(inputs), device=targets.device)
             values = self.attribution(logits).attribute(
                 self._features(inputs).clone().requires_grad_(),
@@ -143,6 +155,7 @@ class PerturbationBaseline:
     def __init__(
         self, attribution: type[Attribution], masked: MaskedModel, *, evaluations: int | None = None, **settings: Any
     ) -> None:
+        check_masked(masked)
         self.attribution, self.masked, self.settings = attribution, masked, settings
         self.evaluations = evaluations
 
@@ -152,7 +165,7 @@ class PerturbationBaseline:
         scores = torch.zeros(whole.players.shape, device=whole.players.device)
         with torch.random.fork_rng([scores.device] if scores.is_cuda else []):
             for example, members in enumerate(whole.players):
-                torch.manual_seed(0)
+                torch.default_generator.manual_seed(0)  # torch.manual_seed would seed other devices, too
                 worth = self.masked.worth(whole, example, int(targets[example]))
                 scores[example, members] = self._values(worth, int(members.sum())).to(scores)
         return scores

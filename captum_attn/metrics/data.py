@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -63,7 +64,7 @@ class Texts(Examples):
         columns = tuple(map(list, zip(*texts, strict=True))) if _are_pairs(texts) else (list(texts),)
         whole = tokenizer(*columns, verbose=False)["input_ids"]
         cut = 0 if limit is None else sum(len(ids) > limit for ids in whole)
-        if cut and max_length is None:
+        if cut and (max_length is None or max_length > (limit or 0)):
             warnings.warn(
                 f"{cut} of {len(whole)} texts are longer than the {limit} tokens that the model reads, and were cut; "
                 "max_length= sets a limit without this warning",
@@ -78,6 +79,10 @@ class Texts(Examples):
             verbose=False,
         )
         self._offsets = self._encoded.pop("offset_mapping", None)
+        special = tokenizer.all_special_ids
+        empty = [row for row, ids in enumerate(self._encoded["input_ids"]) if set(ids) <= set(special)]
+        if empty:
+            raise ValueError(f"the texts {empty} have no tokens but special ones: leave them out")
         self._device = _device_of(model)
         self.lengths = [len(ids) for ids in self._encoded["input_ids"]]
 
@@ -96,44 +101,56 @@ class Texts(Examples):
         chosen = torch.zeros(shape, dtype=torch.bool, device=self._device)
         left = getattr(self._tokenizer, "padding_side", "right") == "left"
         for place, row in enumerate(rows):
-            offsets = self._offsets[row]
+            offsets, texts = self._offsets[row], self._encoded.sequence_ids(row)
             shift = shape[1] - len(offsets) if left else 0
             for token, (start, end) in enumerate(offsets):
-                chosen[place, token + shift] = any(start < stop and first < end for first, stop in given[row])
+                inside = any(start < stop and first < end for first, stop in given[row])
+                chosen[place, token + shift] = inside and texts[token] == 0
         return chosen
 
     def fingerprint(self) -> str:
-        return hashlib.sha256(repr(self._encoded["input_ids"]).encode()).hexdigest()
+        return hashlib.sha256(repr(sorted(self._encoded.items())).encode()).hexdigest()
 
 
 class Tensors(Examples):
     """Examples that are tensors already: the mapping that a tokenizer or an image processor returns."""
 
     def __init__(self, columns: Mapping[str, Any], model: Callable[..., Any]) -> None:
-        tensors = {name: column for name, column in columns.items() if isinstance(column, Tensor)}
-        name = next((name for name in ("pixel_values", "input_ids") if name in tensors), None)
+        name = next((name for name in ("pixel_values", "input_ids") if name in columns), None)
         if name is None:
             raise TypeError(
-                "expected texts, pixels (N, C, h, w), or a mapping with tensors input_ids or pixel_values, got "
-                f"one with {sorted(columns)}"
+                "expected texts, pixels (N, C, h, w), or a mapping with input_ids or pixel_values, got one with "
+                f"{sorted(columns)}"
             )
-        count = len(tensors[name])
-        self._columns = {name: tensor for name, tensor in tensors.items() if tensor.dim() and len(tensor) == count}
+        for key, column in columns.items():
+            if not isinstance(column, Tensor) or not column.dim() or len(column) != len(columns[name]):
+                given = tuple(column.shape) if isinstance(column, Tensor) else type(column).__name__
+                raise TypeError(
+                    f"{key!r} must be a tensor with a row for each example (return_tensors='pt'), got {given}"
+                )
+        self._columns, count = dict(columns), len(columns[name])
         self._main, self._device = name, _device_of(model)
-        self.lengths = [tensors[name].shape[1] if name == "input_ids" else 0] * count
+        self.lengths = [columns[name].shape[1] if name == "input_ids" else 0] * count
 
     def batch(self, rows: Sequence[int]) -> dict[str, Any]:
         return {name: column[list(rows)].to(self._device) for name, column in self._columns.items()}
 
     def rationales(self, given: Any, rows: Sequence[int], shape: tuple[int, int], grid: PatchGrid | None) -> Tensor:
         masks: Tensor = given[list(rows)].to(self._device)
+        features = self._columns[self._main]
+        expected = (len(features), *(features.shape[1:2] if grid is None else features.shape[2:]))
+        if given.dtype != torch.bool or given.shape != expected:
+            raise ValueError(f"rationales must be bool {expected}, got {given.dtype} {tuple(given.shape)}")
         if grid is None:
-            return masks.bool()
+            return masks
         patches = patch_pixels(masks.unsqueeze(1).double(), grid).mean((3, 4, 5)).flatten(1) >= 0.5
         return torch.nn.functional.pad(patches, (shape[1] - patches.shape[1], 0))
 
     def fingerprint(self) -> str:
-        return hashlib.sha256(self._columns[self._main].cpu().contiguous().numpy().tobytes()).hexdigest()
+        digest = hashlib.sha256()
+        for name in sorted(self._columns):
+            digest.update(self._columns[name].cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
 
 def examples_of(data: Any, tokenizer: Any | None, model: Callable[..., Any], max_length: int | None) -> Examples:
@@ -143,6 +160,10 @@ def examples_of(data: Any, tokenizer: Any | None, model: Callable[..., Any], max
         TypeError: anything else.
         ValueError: no data, or texts without a tokenizer.
     """
+    if hasattr(data, "columns"):
+        raise TypeError(f"expected texts, got a table of {list(data.columns)}: give the column that holds them")
+    numbers = np.asarray(data) if isinstance(data, np.ndarray) and data.dtype.kind in "fiu" else None
+    data = data if numbers is None else torch.as_tensor(numbers)
     if isinstance(data, Mapping):
         examples: Examples = Tensors(data, model)
     elif isinstance(data, Tensor):
@@ -163,21 +184,33 @@ def examples_of(data: Any, tokenizer: Any | None, model: Callable[..., Any], max
     return examples
 
 
+def rationale_fingerprint(given: Any) -> str:
+    """What tells these rationales from others."""
+    return hashlib.sha256(repr(given.tolist() if isinstance(given, Tensor) else given).encode()).hexdigest()
+
+
 def check_rationales(given: Any, examples: Examples) -> None:
     """Raise ``TypeError`` or ``ValueError`` unless there is a rationale for each example, in the form of their kind."""
     if len(given) != len(examples):
         raise ValueError(f"{len(given)} rationales for {len(examples)} examples: give one for each, [] for none")
-    if isinstance(examples, Texts) == isinstance(given, Tensor):
+    wrong = isinstance(examples, Texts) == isinstance(given, Tensor)
+    if wrong or (isinstance(examples, Texts) and not all(map(_are_spans, given))):
         raise TypeError(
             "expected rationales of texts as lists of character spans [(start, end), ...], and of tensors as a bool "
             f"tensor, (N, T) for tokens or (N, h, w) for pixels; got {type(given).__name__}"
         )
 
 
+def _are_spans(spans: Any) -> bool:
+    return isinstance(spans, list | tuple) and all(
+        isinstance(span, list | tuple) and [type(end) for end in span] == [int, int] and span[0] < span[1]
+        for span in spans
+    )
+
+
 def _are_pairs(texts: Sequence[Any]) -> bool:
     return all(
-        isinstance(text, tuple | list) and len(text) == 2 and all(isinstance(part, str) for part in text)
-        for text in texts
+        isinstance(text, tuple) and len(text) == 2 and all(isinstance(part, str) for part in text) for text in texts
     )
 
 

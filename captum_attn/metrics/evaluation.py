@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from captum_attn.core.models import config_of, fingerprint
 from captum_attn.core.perturb import Replacement
-from captum_attn.metrics.data import Data, Examples, Rationales, check_rationales, examples_of
+from captum_attn.metrics.data import Data, Examples, Rationales, check_rationales, examples_of, rationale_fingerprint
 from captum_attn.metrics.functional import PERCENTAGES
 from captum_attn.metrics.masked_model import INTERVENTIONS, Intervention, MaskedModel
 from captum_attn.metrics.methods import RANDOM, Method, check_methods
@@ -30,7 +33,7 @@ def evaluate(
     percentages: Sequence[float] = PERCENTAGES["eraser"],
     interventions: Sequence[Intervention] = ("replacement",),
     replacement: Replacement | None = None,
-    layers: Sequence[int] | None = None,
+    layers: Sequence[int] | int | None = None,
     batch_size: int = 32,
     max_length: int | None = None,
     seed: int = 0,
@@ -55,7 +58,8 @@ def evaluate(
         tokenizer: the model's; needed for texts.
         labels: the gold classes, for F1.
         rationales: what people chose, for plausibility: of texts, a list of character spans (start, end) for each, of
-            tensors, bool (N, T) for tokens or (N, h, w) for pixels.
+            tensors, bool (N, T) for tokens or (N, h, w) for pixels: a patch is chosen if half of its pixels are. Of a
+            pair of texts, spans are those of the first one.
         percentages: of tokens that are taken or kept, between 0 and 100. With 0 and 100 among them, such as
             ``range(0, 101, 10)``, deletion and insertion are measured.
         interventions: how tokens are taken: ``"replacement"`` in the input, ``"knockout"`` from attention, or both.
@@ -93,18 +97,20 @@ def evaluate(
     shares, interventions = _checked_percentages(percentages), _checked_interventions(interventions)
     masked = MaskedModel(model, tokenizer, replacement=replacement, layers=layers, batch_size=batch_size)
     examples = examples_of(data, tokenizer, masked.model, max_length)
-    gold = _checked_labels(labels, len(examples))
+    gold = _checked_labels(labels, len(examples), config_of(masked.model))
     if rationales is not None:
         check_rationales(rationales, examples)
     settings = Settings(
         percentages=shares,
         interventions=interventions,
         replacement=None if replacement is None else str(replacement),
-        layers=None if layers is None else tuple(layers),
+        layers=None if masked.layers is None else tuple(masked.layers),
         seed=seed,
         data=examples.fingerprint(),
+        model=fingerprint(masked.model),
+        labels=None if gold is None else sha256(repr(gold).encode()).hexdigest(),
         count=len(examples),
-        rationales=rationales is not None,
+        rationales=None if rationales is None else rationale_fingerprint(rationales),
     )
     record = Record.open(None if file is None else Path(file), settings)
     scored = {**methods, RANDOM: None}
@@ -124,10 +130,14 @@ def evaluate(
     return Evaluation(record)
 
 
-def _batches(examples: Examples, size: int) -> Iterator[list[int]]:
-    """The longest examples first: if memory fails, it fails at once."""
+def _batches(examples: Examples, size: int) -> list[list[int]]:
+    """Examples of like length; the longest batch first, so that memory fails at once, and the others at random.
+
+    What is known after an interruption is about a random part of the data then.
+    """
     order = sorted(range(len(examples)), key=lambda row: -examples.lengths[row])
-    return (order[start : start + size] for start in range(0, len(order), size))
+    longest, *others = [order[start : start + size] for start in range(0, len(order), size)]
+    return [longest, *Random(0).sample(others, len(others))]
 
 
 def _checked_percentages(percentages: Sequence[float]) -> tuple[float, ...]:
@@ -135,6 +145,8 @@ def _checked_percentages(percentages: Sequence[float]) -> tuple[float, ...]:
         shares = tuple(sorted({float(share) for share in percentages}))
     except TypeError:
         raise TypeError(f"percentages must be numbers between 0 and 100, got {percentages!r}") from None
+    if shares and 0 < shares[-1] <= 1 and any(share % 1 for share in shares):
+        raise ValueError(f"percentages are in percent, got {list(percentages)}, which look like fractions")
     if not shares or not 0 <= shares[0] <= shares[-1] <= 100:
         raise ValueError(f"percentages must be numbers between 0 and 100, got {list(percentages)}")
     return shares
@@ -148,12 +160,16 @@ def _checked_interventions(interventions: Sequence[Intervention]) -> tuple[Inter
     return tuple(kind for kind in INTERVENTIONS if kind in given)
 
 
-def _checked_labels(labels: Any, count: int) -> list[int] | None:
+def _checked_labels(labels: Any, count: int, config: Any | None) -> list[int] | None:
     if labels is None:
         return None
-    gold = [label.item() if hasattr(label, "item") else label for label in labels]
-    if not all(isinstance(label, int) for label in gold):
-        raise TypeError(f"labels must be numbers of classes, got {gold[:3]!r}, ...: model.config.label2id tells them")
+    gold: list[Any] = labels.tolist() if hasattr(labels, "tolist") else list(labels)
+    names = getattr(config, "label2id", None) or {}
+    gold = [names.get(label, label) if isinstance(label, str) else label for label in gold]
+    if not all(isinstance(label, int | float) and label == int(label) for label in gold):
+        raise TypeError(
+            f"labels must be numbers or names of classes, got {gold[:3]!r}, ...; the names are {list(names)}"
+        )
     if len(gold) != count:
         raise ValueError(f"{len(gold)} labels for {count} examples: give one for each")
-    return gold
+    return list(map(int, gold))

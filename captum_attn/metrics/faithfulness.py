@@ -10,7 +10,16 @@ from typing import Any
 
 from torch import Tensor
 
-from captum_attn.metrics.functional import SCALES, Scale, aopc, area_under_curve, log_odds, mean_drop
+from captum_attn.metrics.functional import (
+    SCALES,
+    Scale,
+    aopc,
+    area_under_curve,
+    check_percentages,
+    check_probabilities,
+    log_odds,
+    mean_drop,
+)
 from captum_attn.metrics.means import MeanOverExamples
 
 
@@ -37,7 +46,7 @@ class MeanDrop(FaithfulnessMetric):
     def __init__(self, scale: Scale = "eraser", **kwargs: Any) -> None:
         if scale not in SCALES:
             raise ValueError(f"unknown scale {scale!r}: expected {' or '.join(map(repr, SCALES))}")
-        super().__init__(**kwargs)
+        super().__init__(settings=f"_{scale}", **kwargs)
         self.scale = scale
 
     def of_each(self, whole: Tensor, perturbed: Tensor) -> Tensor:
@@ -126,9 +135,14 @@ class AOPC(FaithfulnessMetric):
     higher_is_better = True
 
     def __init__(self, steps: int, **kwargs: Any) -> None:
-        super().__init__((steps,), **kwargs)
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1, got {steps}")
+        super().__init__((steps,), settings=f"_{steps}", **kwargs)
+        self.steps = steps
 
     def of_each(self, whole: Tensor, perturbed: Tensor) -> Tensor:
+        if perturbed.shape[1:] != (self.steps,):
+            raise ValueError(f"expected probabilities (B, {self.steps}), got {tuple(perturbed.shape)}")
         return aopc(whole, perturbed)
 
 
@@ -136,10 +150,12 @@ class AreaUnderCurve(FaithfulnessMetric):
     """The mean of :func:`~captum_attn.metrics.functional.area_under_curve`."""
 
     def __init__(self, percentages: Sequence[float], **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(settings="".join(f"_{share}" for share in percentages), **kwargs)
+        check_percentages(percentages)
         self.percentages = tuple(percentages)
 
     def of_each(self, whole: Tensor, perturbed: Tensor) -> Tensor:
+        check_probabilities(whole, perturbed)
         return area_under_curve(perturbed, self.percentages)
 
 

@@ -121,12 +121,18 @@ def area_under_curve(perturbed: Tensor, percentages: Sequence[float]) -> Tensor:
 
     Source: Petsiuk, Das, Saenko 2018, RISE, section 4.2.
     """
-    steps = list(percentages)
-    if len(steps) != perturbed.shape[-1] or steps[0] != 0 or steps[-1] != 100 or steps != sorted(set(steps)):
-        raise ValueError(
-            f"expected {perturbed.shape[-1]} percentages that ascend from 0 to 100, one for each column, got {steps}"
-        )
+    steps = check_percentages(percentages)
+    if len(steps) != perturbed.shape[-1]:
+        raise ValueError(f"expected {perturbed.shape[-1]} percentages, one for each column, got {steps}")
     return torch.trapezoid(perturbed, torch.tensor(steps, device=perturbed.device).to(perturbed) / 100)
+
+
+def check_percentages(percentages: Sequence[float]) -> list[float]:
+    """The percentages as a list; ``ValueError`` unless they ascend from 0 to 100."""
+    steps = list(percentages)
+    if not steps or steps[0] != 0 or steps[-1] != 100 or steps != sorted(set(steps)):
+        raise ValueError(f"expected percentages that ascend from 0 to 100, got {steps}")
+    return steps
 
 
 def check_probabilities(whole: Tensor, perturbed: Tensor) -> None:

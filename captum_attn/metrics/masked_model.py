@@ -31,13 +31,15 @@ class WholeInputs:
         players: bool (B, N), the tokens that can be taken away.
         grid: how images are cut into patches; None for text.
         calls: the attention calls that a knockout concerns.
+        config: the configuration of the model that ran.
     """
 
     inputs: ModelInputs
     probabilities: Tensor
     players: Tensor
     grid: PatchGrid | None
-    calls: frozenset[int]
+    calls: Mapping[int, int]
+    config: Any | None
 
     @property
     def targets(self) -> Tensor:
@@ -58,7 +60,7 @@ class MaskedModel:
         batch_size: how many inputs the model sees at a time.
 
     Raises:
-        TypeError, ValueError: a model, tokenizer or replacement of another kind; no token id to replace tokens with.
+        TypeError, ValueError: a model, tokenizer or replacement of another kind.
 
     Example:
         >>> masked = MaskedModel(model, tokenizer)
@@ -74,7 +76,7 @@ class MaskedModel:
         tokenizer: Any | None = None,
         *,
         replacement: Replacement | None = None,
-        layers: Sequence[int] | None = None,
+        layers: Sequence[int] | int | None = None,
         batch_size: int = 32,
     ) -> None:
         if not callable(model) or hasattr(model, "tokenizer"):
@@ -86,8 +88,11 @@ class MaskedModel:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         check_replacement(replacement)
+        if getattr(config_of(model), "problem_type", None) == "multi_label_classification":
+            raise ValueError("the model has labels that do not exclude each other, expected one of classes that do")
         self.model = unwrapped(model)
-        self.tokenizer, self.layers, self.batch_size = tokenizer, layers, batch_size
+        self.tokenizer, self.batch_size = tokenizer, batch_size
+        self.layers = [layers] if isinstance(layers, int) else layers
         self._replacement = replacement
         self._special_ids = None if tokenizer is None else special_token_ids(tokenizer)
 
@@ -105,7 +110,14 @@ class MaskedModel:
             raise ValueError("embeddings cannot be masked: give token ids or pixels")
         with observed_forward(self.model, inputs, gradients=False) as run:
             _, players, grid = run.tokens(self._special_ids)
-            return WholeInputs(inputs, _probabilities(run.output), players, grid, knockout_calls(run, self.layers))
+            return WholeInputs(
+                inputs,
+                _probabilities(run.output),
+                players,
+                grid,
+                knockout_calls(run, self.layers),
+                config_of(run.model),
+            )
 
     def probabilities(self, whole: WholeInputs, examples: Tensor, taken: Tensor, intervention: Intervention) -> Tensor:
         """What the model says of inputs from which tokens are taken.
@@ -147,8 +159,14 @@ class MaskedModel:
     def replacement(self, whole: WholeInputs) -> Replacement:
         """What replaces a token of the inputs; a warning where it is no mask token."""
         if self._replacement is None:
-            self._replacement = default_replacement(whole.inputs, self.tokenizer, config_of(self.model))
+            self._replacement = default_replacement(whole.inputs, self.tokenizer, whole.config)
         return self._replacement
+
+
+def check_masked(masked: Any) -> None:
+    """Raise ``TypeError`` unless it is a :class:`MaskedModel`."""
+    if not isinstance(masked, MaskedModel):
+        raise TypeError(f"expected a MaskedModel(model, tokenizer), got {type(masked).__name__}")
 
 
 def _probabilities(output: Tensor) -> Tensor:

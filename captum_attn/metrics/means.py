@@ -16,39 +16,42 @@ class MeanOverExamples(Metric):
 
     Args:
         shape: of what each example has: () or (K,).
+        settings: what tells metrics of one class apart. A ``MetricCollection`` shares states of the same name.
         kwargs: of ``torchmetrics.Metric``.
     """
 
     is_differentiable = False
     full_state_update = False
 
-    total: Tensor
-    squares: Tensor
-    count: Tensor
-
-    def __init__(self, shape: tuple[int, ...] = (), **kwargs: Any) -> None:
+    def __init__(self, shape: tuple[int, ...] = (), settings: str = "", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.add_state("total", torch.zeros(shape, dtype=torch.double), dist_reduce_fx="sum")
-        self.add_state("squares", torch.zeros(shape, dtype=torch.double), dist_reduce_fx="sum")
-        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+        name = f"{type(self).__name__}{settings}".lower().replace(".", "_")
+        self._total, self._squares, self._count = (f"{name}_{part}" for part in ("total", "squares", "count"))
+        self.add_state(self._total, torch.zeros(shape, dtype=torch.double), dist_reduce_fx="sum")
+        self.add_state(self._squares, torch.zeros(shape, dtype=torch.double), dist_reduce_fx="sum")
+        self.add_state(self._count, torch.tensor(0), dist_reduce_fx="sum")
         self._error = torch.full(shape, torch.nan)
 
     def add(self, values: Tensor) -> None:
         """Take in the numbers (B, *shape) of a batch."""
         values = values.detach().double()
-        self.total = self.total + values.sum(0)
-        self.squares = self.squares + values.square().sum(0)
-        self.count = self.count + len(values)
+        self._add_to(self._total, values.sum(0))
+        self._add_to(self._squares, values.square().sum(0))
+        self._add_to(self._count, len(values))
 
     def compute(self) -> Tensor:
         """The mean, float32; NaN without examples."""
-        mean = self.total / self.count
-        variance = (self.squares - self.count * mean.square()).clamp(min=0) / (self.count - 1).clamp(min=0)
-        self._error = (variance / self.count).sqrt().float()
+        total, squares, count = (getattr(self, name) for name in (self._total, self._squares, self._count))
+        mean: Tensor = total / count
+        variance = (squares - count * mean.square()).clamp(min=0) / (count - 1).clamp(min=0)
+        self._error = (variance / count).sqrt().float()
         return mean.float()
 
     @property
     def standard_error(self) -> Tensor:
-        """Of the mean, over the same examples (and processes); NaN for fewer than two."""
+        """Of the mean, over the same examples; NaN for fewer than two. Of several processes, all must read it."""
         self.compute()
         return self._error
+
+    def _add_to(self, state: str, value: Tensor | int) -> None:
+        setattr(self, state, getattr(self, state) + value)

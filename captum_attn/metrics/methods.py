@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from captum.attr import Attribution
 from torch import Tensor, nn
@@ -28,8 +29,13 @@ def token_scores(name: str, method: Any, batch: Mapping[str, Any], whole: WholeI
     Raises:
         TypeError, ValueError: attributions of another shape, or with NaN. The message names the method.
     """
-    given = _attributions(method, batch, whole)
+    try:
+        given = _attributions(method, batch, whole)
+    except Exception as error:
+        error.add_note(f"This happened in method {name!r}.")
+        raise
     given = given[0] if isinstance(given, tuple) and len(given) == 1 else given
+    given = torch.as_tensor(given) if isinstance(given, np.ndarray) else given
     if not isinstance(given, Tensor):
         raise TypeError(f"method {name!r} returned {type(given).__name__}, expected a tensor of attributions")
     players, scores = whole.players, given.detach()
@@ -74,6 +80,8 @@ def check_methods(methods: Mapping[str, Any]) -> None:
     for name, method in methods.items():
         if name == RANDOM:
             raise ValueError(f"the name {RANDOM!r} is taken by random scores, which are always evaluated")
+        if isinstance(method, type):
+            raise TypeError(f"method {name!r} is the class {method.__name__}, expected an instance of it")
         if not isinstance(name, str) or not (isinstance(method, Attribution) or callable(method)):
             raise TypeError(
                 f"method {name!r} is {method!r}, expected an Attribution, or a function of a batch and its targets"
@@ -84,9 +92,23 @@ def _attributions(method: Any, batch: Mapping[str, Any], whole: WholeInputs) -> 
     if hasattr(method, "attribute_tokens"):
         return method.attribute_tokens(batch, target=whole.targets, players=whole.players).values
     if not isinstance(method, Attribution):
-        return method(batch, whole.targets)
-    companions = tuple(batch[name] for name in COMPANION_NAMES if name in batch)
-    taken = len(inspect.signature(method.forward_func).parameters) - 1
+        return method({key: value.clone() for key, value in batch.items()}, whole.targets.clone())
     return method.attribute(
-        whole.inputs.features, target=whole.targets, additional_forward_args=companions[:taken] or None
+        whole.inputs.features.clone(),
+        target=whole.targets,
+        additional_forward_args=_companions(method.forward_func, batch) or None,
     )
+
+
+def _companions(function: Any, batch: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What a function takes after the features: by its arguments' names; what else it needs, in the usual order."""
+    forward = function.forward if isinstance(function, nn.Module) else function
+    left = {name: batch[name] for name in COMPANION_NAMES if name in batch}
+    taken = []
+    for parameter in [*inspect.signature(forward).parameters.values()][1:]:
+        positional = parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        optional = parameter.default is not parameter.empty and parameter.name not in left
+        if not positional or optional or not left:
+            break
+        taken.append(left.pop(parameter.name if parameter.name in left else next(iter(left))))
+    return tuple(taken)

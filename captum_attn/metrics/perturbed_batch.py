@@ -36,7 +36,7 @@ class PerturbedBatch:
     labels: list[int] | None
     rationales: Rationales | None
     settings: Settings
-    known: dict[tuple[str, int, bytes], tuple[float, int]] = field(default_factory=dict)
+    known: dict[tuple[str, int, bytes], tuple[float, int]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self.batch = self.examples.batch(self.rows)

@@ -107,7 +107,7 @@ class PlausibilityMetric(MeanOverExamples):
         raise NotImplementedError
 
     def update(self, scores: Tensor, rationales: Tensor, players: Tensor) -> None:
-        """Take in a batch: attributions float (B, N), rationales bool (B, N), players bool (B, N)."""
+        """Take in a batch: ``scores`` float (B, N), ``rationales`` bool (B, N), ``players`` bool (B, N)."""
         values = self.of_each(scores, rationales, players)
         self.add(values[~values.isnan()])
 

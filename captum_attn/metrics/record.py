@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -27,9 +28,8 @@ class Settings:
         replacement: what replaces a token, as text; None if nothing does.
         layers: of the knockout.
         seed: of the random scores.
-        data: the fingerprint of the examples.
+        data, model, labels, rationales: fingerprints; None where there are none.
         count: their number.
-        rationales: whether plausibility was measured.
     """
 
     percentages: tuple[float, ...]
@@ -38,8 +38,10 @@ class Settings:
     layers: tuple[int, ...] | None
     seed: int
     data: str
+    model: str | None
+    labels: str | None
     count: int
-    rationales: bool
+    rationales: str | None
 
 
 @dataclass(frozen=True)
@@ -161,11 +163,13 @@ class Record:
         record = cls.read(path)
         if record.settings != settings:
             then, now = asdict(record.settings), asdict(settings)
-            others = ", ".join(f"{name} {then[name]!r}, now {now[name]!r}" for name in now if then[name] != now[name])
-            raise ValueError(f"{path} holds an evaluation with other settings ({others}): give another file")
+            prints = ("data", "model", "labels", "rationales")
+            others = [name for name in now if then[name] != now[name]]
+            shown = ", ".join(f"{n}" if n in prints else f"{n} {then[n]!r}, now {now[n]!r}" for n in others)
+            raise ValueError(f"{path} holds an evaluation with other settings ({shown}): give another file")
         text = path.read_bytes()
         if not text.endswith(b"\n"):
-            path.write_bytes(text[: text.rindex(b"\n") + 1])
+            os.truncate(path, text.rindex(b"\n") + 1)
         return record
 
     def _knows(self, example: Example) -> bool:

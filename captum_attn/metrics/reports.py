@@ -23,10 +23,13 @@ HIGHER_IS_BETTER = {
     "seconds": False,
 }
 _RANDOM_COLOUR = "#999999"
+_COLOURS = [f"C{number}" for number in (0, 1, 2, 3, 4, 5, 6, 8, 9)]  # 7 is grey
 
 
 def markdown(table: pd.DataFrame) -> str:
     """A row for each method, best first by the first metric; a column for each metric and intervention."""
+    if table.empty:
+        raise ValueError("there are no metrics to show: expected some of those of table()")
     usual = table.intervention.iloc[0]
     table = table.assign(column=[_label(row, usual) for row in table.itertuples()])
     first = table.iloc[0]
@@ -39,7 +42,8 @@ def markdown(table: pd.DataFrame) -> str:
     columns = shown.column.unique()
     lines = [_caption(table), "", f"| method | {' | '.join(columns)} |", f"|---|{'--:|' * len(columns)}"]
     for method in methods:
-        lines.append(f"| {method} | {' | '.join(cells.loc[method, column] for column in columns)} |")
+        name = method.replace("|", "\\|").replace("\n", " ")
+        lines.append(f"| {name} | {' | '.join(cells.loc[method, column] for column in columns)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -93,7 +97,7 @@ def curves(frame: pd.DataFrame, ax: Axes | None) -> Axes:
             part.standard_error,
             label=method,
             color=colour_of[method],
-            linestyle=("-", "--", ":")[place // 10 % 3],
+            linestyle=("-", "--", ":")[place // len(_COLOURS) % 3],
             capsize=2,
         )
     ax.set_xlabel(f"% of tokens, {frame.removal.iloc[0]} ({frame.intervention.iloc[0]})")
@@ -115,7 +119,7 @@ def _colours(methods: list[str], families: dict[str, str] | None) -> dict[str, s
     """A colour for each method, the same for those of a family; grey for random scores."""
     kinds = {method: (families or {}).get(method, method) for method in methods}
     known = [kind for kind in dict.fromkeys(kinds.values()) if kind != "random"]
-    colours = {"random": _RANDOM_COLOUR, **{kind: f"C{place % 10}" for place, kind in enumerate(known)}}
+    colours = {"random": _RANDOM_COLOUR, **{kind: _COLOURS[place % len(_COLOURS)] for place, kind in enumerate(known)}}
     return {method: colours[kind] for method, kind in kinds.items()}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -14,11 +14,13 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_f1_score
 
 from captum_attn.metrics import reports
-from captum_attn.metrics.functional import PERCENTAGES, SCALES, Scale, aopc, area_under_curve, log_odds, mean_drop
+from captum_attn.metrics.functional import PERCENTAGES, aopc, area_under_curve, log_odds, mean_drop
 from captum_attn.metrics.record import REMOVALS, Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+ReportScale = Literal["eraser", "paper", "all"]
 
 TOP_REMOVED, TOP_KEPT, BOTTOM_REMOVED = REMOVALS
 RANKINGS = ("scores", "reversed")
@@ -62,7 +64,12 @@ class Evaluation:
         self.methods = tuple(record.measured)
 
     def __repr__(self) -> str:
-        return f"Evaluation({len(self._record.examples)} examples, methods: {', '.join(self.methods)})"
+        done = min(map(len, self._record.measured.values()), default=0)
+        count = f"{done} of {self.settings.count}" if done < self.settings.count else f"{done}"
+        return f"Evaluation({count} examples, methods: {', '.join(self.methods)})"
+
+    def _repr_markdown_(self) -> str:
+        return self.to_markdown()
 
     def save(self, path: str | Path) -> None:
         """Write everything to a file of JSON lines, with which ``evaluate(..., file=path)`` can go on."""
@@ -77,14 +84,15 @@ class Evaluation:
         """
         return cls(Record.read(Path(path)))
 
-    def table(self, metrics: Sequence[str] | None = None, scale: Scale | None = None) -> pd.DataFrame:
+    def table(self, metrics: Sequence[str] | None = None, scale: ReportScale | None = None) -> pd.DataFrame:
         """One row for each method, ranking, intervention and metric.
 
         Args:
             metrics: some of ``comprehensiveness, sufficiency, log_odds, deletion, insertion, f1_macro, f1_weighted,
                 token_auprc, token_f1, token_iou, seconds`` (for the attributions of one example). Default: all that
                 the evaluation allows.
-            scale: ``"eraser"`` or ``"paper"``, of the first three. Default: ERASER's if its percentages were evaluated.
+            scale: ``"eraser"``, ``"paper"``, or ``"all"``, the mean over all percentages that were evaluated, of the
+                first three. Default: the first of these whose percentages were.
 
         Returns:
             Columns ``method``; ``ranking``, "scores" or "reversed"; ``intervention``; ``metric``; ``scale``, where the
@@ -105,7 +113,9 @@ class Evaluation:
             list(orders), key=lambda column: column.map(orders[column.name].index), kind="stable", ignore_index=True
         )
 
-    def compare(self, reference: str, metrics: Sequence[str] | None = None, scale: Scale | None = None) -> pd.DataFrame:
+    def compare(
+        self, reference: str, metrics: Sequence[str] | None = None, scale: ReportScale | None = None
+    ) -> pd.DataFrame:
         """How much each method differs from one of them, example by example.
 
         Examples differ more than methods do, so that these paired differences have much smaller standard errors than
@@ -132,7 +142,7 @@ class Evaluation:
         groups = others.groupby(["method", *names[:-1]], sort=False).gain
         return groups.agg(difference="mean", standard_error="sem", n="count").reset_index()
 
-    def scores(self, metrics: Sequence[str] | None = None, scale: Scale | None = None) -> pd.DataFrame:
+    def scores(self, metrics: Sequence[str] | None = None, scale: ReportScale | None = None) -> pd.DataFrame:
         """One row for each example, method, ranking, intervention and metric: what :meth:`table` averages.
 
         Args:
@@ -148,7 +158,7 @@ class Evaluation:
         scale = self._scale(scale)
         wanted = self._checked(metrics, scale)
         if metrics is not None and set(wanted) & set(_F1):
-            raise ValueError(f"F1 belongs to all examples together: it is in table(), not in scores({list(metrics)})")
+            raise ValueError(f"F1 belongs to all examples together: it is in table() alone, got {wanted}")
         return self._scores([metric for metric in wanted if metric not in _F1], scale)
 
     def curves(self) -> pd.DataFrame:
@@ -156,8 +166,8 @@ class Evaluation:
 
         Returns:
             Columns ``method``; ``intervention``; ``removal``, "top removed", "top kept" or "bottom removed";
-            ``percentage``; ``probability``, ``standard_error``; ``aopc``, the mean drop up to here: from 0 % up where
-            tokens are removed, from 100 % down where they are kept.
+            ``percentage``; ``probability``, ``standard_error``; ``aopc``, the mean drop up to here: from the lowest
+            percentage up where tokens are removed, from the highest one down where they are kept.
         """
         rows = []
         for group in self._groups():
@@ -166,14 +176,14 @@ class Evaluation:
                     area = aopc(group.whole, perturbed.flip(-1)).flip(-1)
                 else:
                     area = aopc(group.whole, perturbed)
-                errors = perturbed.std(0, correction=min(1, len(perturbed) - 1)) / len(perturbed) ** 0.5
+                errors = _standard_error(perturbed)
                 columns = (perturbed.mean(0).tolist(), errors.tolist(), area.mean(0).tolist())
                 for values in zip(self.settings.percentages, *columns, strict=True):
                     rows.append((group.method, group.intervention, removal, *values))
         names = ["method", "intervention", "removal", "percentage", "probability", "standard_error", "aopc"]
         return pd.DataFrame(rows, columns=names)
 
-    def to_markdown(self, metrics: Sequence[str] | None = None, scale: Scale | None = None) -> str:
+    def to_markdown(self, metrics: Sequence[str] | None = None, scale: ReportScale | None = None) -> str:
         """A table of means ± standard errors: a row for each method, best first; the first metric reversed, too.
 
         Args:
@@ -185,14 +195,15 @@ class Evaluation:
         self,
         metric: str = "comprehensiveness",
         *,
-        scale: Scale | None = None,
+        scale: ReportScale | None = None,
         intervention: str | None = None,
         families: dict[str, str] | None = None,
         ax: Axes | None = None,
     ) -> Axes:
         """How a metric is distributed over the examples, for each method, best first.
 
-        Boxes span the quartiles, dots are means, hollow dots the means of reversed rankings.
+        Boxes span the quartiles, whiskers reach to the last example within 1.5 times their width, dots are means, and
+        hollow dots are the means of reversed rankings.
 
         Args:
             metric: one of :meth:`scores`.
@@ -223,9 +234,13 @@ class Evaluation:
             raise ValueError(f"unknown removal {removal!r}: expected {', '.join(map(repr, REMOVALS))}")
         frame = self.curves()
         intervention = self._intervention(intervention)
+        if removal == BOTTOM_REMOVED and intervention != self.settings.interventions[0]:
+            raise ValueError(
+                f"rankings are reversed by the first intervention, {self.settings.interventions[0]!r}, only"
+            )
         return reports.curves(frame[(frame.removal == removal) & (frame.intervention == intervention)], ax)
 
-    def _scores(self, metrics: Sequence[str], scale: Scale) -> pd.DataFrame:
+    def _scores(self, metrics: Sequence[str], scale: ReportScale) -> pd.DataFrame:
         frames = [_frame([], "", "", "", "", "", [])]
         for metric in metrics:
             if metric in (*_PLAUSIBILITY, "seconds"):
@@ -239,22 +254,25 @@ class Evaluation:
                     frames.append(_frame(group.examples, *names, values.tolist()))
         return pd.concat(frames[1:] or frames, ignore_index=True)
 
-    def _values(self, metric: str, whole: Tensor, perturbed: Tensor, scale: Scale) -> Tensor:
+    def _values(self, metric: str, whole: Tensor, perturbed: Tensor, scale: ReportScale) -> Tensor:
         """A metric (n,) of each example."""
         shares = self.settings.percentages
         if metric in _AREAS:
             return area_under_curve(perturbed, shares)
-        at_scale = perturbed[:, [shares.index(share) for share in PERCENTAGES[scale]]]
-        return log_odds(whole, at_scale) if metric == "log_odds" else mean_drop(whole, at_scale, scale)
+        at_scale = perturbed[:, [shares.index(share) for share in self._shares(scale)]]
+        if metric == "log_odds":
+            return log_odds(whole, at_scale)
+        return mean_drop(whole, at_scale, "eraser" if scale == "all" else scale)
 
     def _unperturbed(self, metric: str) -> Iterator[pd.DataFrame]:
-        for method, measured in self._record.measured.items():
+        for method, entries in self._record.measured.items():
+            examples = sorted(entries)
             if metric == "seconds":
-                values = [entry.seconds for entry in measured.values()]
+                values = [entries[example].seconds for example in examples]
             else:
                 place = _PLAUSIBILITY.index(metric)
-                values = [(entry.plausibility or (np.nan,) * 3)[place] for entry in measured.values()]
-            yield _frame(list(measured), method, "scores", "none", metric, "", values)
+                values = [(entries[example].plausibility or (np.nan,) * 3)[place] for example in examples]
+            yield _frame(examples, method, "scores", "none", metric, "", values)
 
     def _f1(self, metrics: Sequence[str]) -> Iterator[tuple[Any, ...]]:
         if not metrics:
@@ -270,7 +288,8 @@ class Evaluation:
     def _groups(self) -> Iterator[_Group]:
         """What was measured of each method and intervention."""
         for method, entries in self._record.measured.items():
-            examples, measured = list(entries), list(entries.values())
+            examples = sorted(entries)
+            measured = [entries[example] for example in examples]
             whole = torch.tensor([self._record.examples[example].probability for example in examples])
             for place, intervention in enumerate(self.settings.interventions):
                 probabilities = torch.tensor([entry.probabilities[place] for entry in measured])
@@ -285,13 +304,20 @@ class Evaluation:
             raise ValueError(f"intervention {given!r} was not evaluated, only {', '.join(known)}")
         return given or known[0]
 
-    def _scale(self, given: Scale | None) -> Scale:
-        if given is not None and given not in SCALES:
-            raise ValueError(f"unknown scale {given!r}: expected {' or '.join(map(repr, SCALES))}")
-        covered = [scale for scale in SCALES if set(PERCENTAGES[scale]) <= set(self.settings.percentages)]
-        return given or (*covered, SCALES[0])[0]
+    def _scale(self, given: ReportScale | None) -> ReportScale:
+        known = get_args(ReportScale)
+        if given is not None and given not in known:
+            raise ValueError(f"unknown scale {given!r}: expected {', '.join(map(repr, known))}")
+        if given is not None:
+            self._checked(_SCALED[:1], given)
+            return given
+        return next(scale for scale in known if set(self._shares(scale)) <= set(self.settings.percentages))
 
-    def _checked(self, metrics: Sequence[str] | None, scale: Scale) -> list[str]:
+    def _shares(self, scale: ReportScale) -> tuple[float, ...]:
+        """The percentages over which a scale averages."""
+        return self.settings.percentages if scale == "all" else PERCENTAGES[scale]
+
+    def _checked(self, metrics: Sequence[str] | None, scale: ReportScale) -> list[str]:
         """The metrics that are asked for; by default all that there are."""
         if metrics is None:
             return [metric for metric in METRICS if self._lacks(metric, scale) is None]
@@ -304,11 +330,11 @@ class Evaluation:
                 raise ValueError(f"{metric} was not evaluated: call evaluate with {lack}")
         return asked
 
-    def _lacks(self, metric: str, scale: Scale) -> str | None:
+    def _lacks(self, metric: str, scale: ReportScale) -> str | None:
         """What the evaluation would have needed for a metric; None if it is there."""
         shares = set(self.settings.percentages)
-        if metric in _SCALED and not set(PERCENTAGES[scale]) <= shares:
-            return f"percentages={PERCENTAGES[scale]} for the scale {scale!r}"
+        if metric in _SCALED and not set(self._shares(scale)) <= shares:
+            return f"percentages={self._shares(scale)} for the scale {scale!r}"
         if metric in _AREAS and not {0.0, 100.0} <= shares:
             return "percentages from 0 to 100, such as range(0, 101, 10)"
         if metric in _F1 and F1_PERCENTAGE not in shares:
@@ -346,6 +372,11 @@ def _frame(
     return pd.DataFrame({**names, "example": examples, "value": values})
 
 
+def _standard_error(values: Tensor) -> Tensor:
+    """Of the mean over examples, of (n, ...); NaN for one."""
+    return values.std(0) / len(values) ** 0.5 if len(values) > 1 else torch.full_like(values[0], torch.nan)
+
+
 def _f1_and_error(predicted: Tensor, labels: Tensor, average: Any) -> tuple[float, float]:
     """F1 and its standard error by bootstrap."""
     classes = int(torch.cat((predicted, labels)).max()) + 1
@@ -353,5 +384,7 @@ def _f1_and_error(predicted: Tensor, labels: Tensor, average: Any) -> tuple[floa
     def f1(rows: Tensor) -> float:
         return float(multiclass_f1_score(predicted[rows], labels[rows], max(classes, 2), average))
 
+    if len(labels) < 2:
+        return f1(torch.arange(len(labels))), np.nan
     draws = torch.randint(len(labels), (_RESAMPLES, len(labels)), generator=torch.Generator().manual_seed(0))
     return f1(torch.arange(len(labels))), float(np.std([f1(rows) for rows in draws], ddof=1))

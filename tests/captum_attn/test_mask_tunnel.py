@@ -118,6 +118,11 @@ def test_a_token_and_its_class_as_a_target():
     assert result.targets.tolist() == [[8, 2], [5, 2], [3, 2]]
 
 
+def test_attention_alone_needs_no_target():
+    model = BertForTokenClassification(FAMILIES["bert"].config()).eval()
+    assert MaskTunnel(ShapleyAttention(model), replacement=4).attribute(text_batch()).shape == (3, 9)
+
+
 def test_attention_alone_can_be_averaged_too(text_model):
     model, tokenizer = text_model
     inputs = tokenizer(TEXTS, padding=True, return_tensors="pt")
@@ -127,8 +132,7 @@ def test_attention_alone_can_be_averaged_too(text_model):
     )
 
 
-def test_it_is_more_faithful_where_two_words_say_the_same(text_model):
-    """With both present, each word alone matters little; a copy that lacks one shows what the other does."""
+def test_it_is_more_faithful_on_made_up_reviews(text_model):
     from shap_workflow import made_up_reviews
 
     from captum_attn.metrics import evaluate
@@ -149,7 +153,7 @@ def test_it_is_more_faithful_where_two_words_say_the_same(text_model):
 def test_bad_arguments_are_refused(text_model):
     model, tokenizer = text_model
     explainer = ShapleyGradAttention(model, tokenizer=tokenizer)
-    for options in ({"parts": 1}, {"rounds": 0}):
+    for options in ({"parts": 1}, {"rounds": 0}, {"parts": 2.5}):
         with pytest.raises(ValueError, match="parts must be at least 2 and rounds at least 1"):
             MaskTunnel(explainer, tokenizer, **options)
     with pytest.raises(TypeError, match="attribution of this package, got BertForSequenceClassification"):

@@ -12,7 +12,7 @@ from torch import nn
 from captum_attn.core import mapping_inputs, observed_forward, tensor_inputs
 from captum_attn.core.knockout import knocked_out_output, knockout_calls
 
-MASKED = [name for name, family in FAMILIES.items() if not family.vision and name != "bart"]
+MASKED = [name for name, family in FAMILIES.items() if not family.vision]
 IMAGES = [name for name, family in FAMILIES.items() if family.vision]
 
 
@@ -41,15 +41,16 @@ def test_blocking_everywhere_is_what_an_attention_mask_does(name, padding, imple
     inputs = text_batch(padding)
     blocked = some_words(inputs)
     found = knocked_out(model, inputs, blocked)
+    others = {}
+    if name in ("llama", "qwen2", "gemma2", "gpt2"):  # they count positions from the mask
+        others["position_ids"] = torch.arange(inputs["input_ids"].shape[1]).expand(3, -1)
+        found = knocked_out(model, {**inputs, **others}, blocked)
+    masks = {"attention_mask": inputs["attention_mask"] * ~blocked}
+    if name in ("t5", "bart"):  # their decoder reads the input again, shifted by a token
+        masks["decoder_attention_mask"] = (~blocked).long().roll(1, 1)
     with torch.no_grad():
-        whole = model(**inputs).logits
-        # positions are counted from the mask in some decoders: keep them as they were
-        positions = {}
-        if name in ("llama", "qwen2", "gemma2", "gpt2"):
-            positions["position_ids"] = torch.arange(inputs["input_ids"].shape[1]).expand(3, -1)
-            whole = model(**inputs, **positions).logits
-            found = knocked_out(model, {**inputs, **positions}, blocked)
-        expected = model(**{**inputs, "attention_mask": inputs["attention_mask"] * ~blocked}, **positions).logits
+        whole = model(**inputs, **others).logits
+        expected = model(**{**inputs, **others, **masks}).logits
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     assert (found - whole).abs().max() > 1e-3
 
@@ -149,13 +150,22 @@ def test_a_query_with_nothing_left_gets_zeros_and_no_nan(name, implementation):
         torch.testing.assert_close(nothing_seen[0], nothing_seen[1], rtol=1e-4, atol=1e-5)
 
 
-def test_a_blocked_token_has_no_effect_on_others_but_keeps_its_own_state():
+@pytest.mark.parametrize("name", MASKED)
+def test_a_blocked_token_has_no_effect_on_the_prediction(name):
+    model, inputs = FAMILIES[name].build(), text_batch()
+    blocked = torch.zeros(3, 9, dtype=torch.bool)
+    blocked[:, 1] = True
+    other = {**inputs, "input_ids": inputs["input_ids"].clone()}
+    other["input_ids"][:, 1] = 7
+    torch.testing.assert_close(knocked_out(model, inputs, blocked), knocked_out(model, other, blocked))
+
+
+def test_a_blocked_token_keeps_its_own_state():
     model, inputs = FAMILIES["bert"].build(), text_batch()
     blocked = torch.zeros(3, 9, dtype=torch.bool)
     blocked[:, 2] = True
     other = {**inputs, "input_ids": inputs["input_ids"].clone()}
     other["input_ids"][:, 2] = 7
-    torch.testing.assert_close(knocked_out(model, inputs, blocked), knocked_out(model, other, blocked))
     tokens = hf.BertForTokenClassification(model.config).eval()
     first, second = knocked_out(tokens, inputs, blocked), knocked_out(tokens, other, blocked)
     torch.testing.assert_close(first[:, 1], second[:, 1])
@@ -166,8 +176,28 @@ def test_a_decoder_that_reads_an_encoder_sees_no_blocked_token_across():
     model, inputs = FAMILIES["t5"].build(), text_batch()
     with observed_forward(model, mapping_inputs(model, inputs), gradients=False) as run:
         everywhere, first = knockout_calls(run), knockout_calls(run, [0])
-    assert len(everywhere) == 6  # 3 layers of the encoder, and 3 of the decoder across
-    assert len(first) == 1
+    # 3 layers of the encoder, and of the decoder 3 across and 3 of its own
+    assert sorted(everywhere.values()) == [0] * 6 + [1] * 3
+    assert list(first.values()) == [0]
+
+
+@pytest.mark.parametrize("masked", [-torch.inf, torch.finfo(torch.float32).min, -1e9, -1e4])
+@pytest.mark.parametrize("eager", [False, True])
+def test_however_models_mask_a_query_with_nothing_left_sees_nothing(masked, eager):
+    class One(nn.Module):
+        def forward(self, states):
+            mask = torch.full((3, 3), masked).triu(1)[None, None]
+            heads = states[:, None]
+            if eager:
+                seen = ((heads @ heads.mT) + mask).softmax(-1) @ heads
+            else:
+                seen = nn.functional.scaled_dot_product_attention(heads, heads, heads, mask)
+            return seen[:, 0]
+
+    states = torch.rand(1, 3, 4)
+    found = knocked_out(One(), (states,), torch.tensor([[True, False, False]]))
+    assert not found[0, 0].any()  # not even the tokens behind it
+    torch.testing.assert_close(found[0, 1], states[0, 1])
 
 
 @pytest.mark.parametrize("name", ["bert", "deberta_v2", "vit"])

@@ -146,6 +146,28 @@ def test_the_model_and_the_random_state_are_left_as_they_were(text_model, inputs
         model.eval()
 
 
+def test_gradients_work_under_inference_mode(text_model, inputs):
+    model, tokenizer = text_model
+    for method in (Saliency, IntegratedGradients):
+        baseline = GradientBaseline(method, MaskedModel(model, tokenizer))
+        expected = baseline(inputs, TARGETS)
+        with torch.inference_mode():
+            torch.testing.assert_close(baseline({k: v.clone() for k, v in inputs.items()}, TARGETS.clone()), expected)
+
+
+def test_the_model_goes_in_with_what_replaces_its_tokens(text_model):
+    model, tokenizer = text_model
+    for make in (captum_baselines, lambda given: GradientBaseline(Saliency, given)):
+        with pytest.raises(TypeError, match=r"expected a MaskedModel\(model, tokenizer\), got BertForSequence"):
+            make(model)
+    with pytest.raises(ValueError, match="samples must be at least 1, got 0"):
+        captum_baselines(MaskedModel(model, tokenizer), 0)
+    model = FAMILIES["bert"].build()
+    model.config.problem_type = "multi_label_classification"
+    with pytest.raises(ValueError, match="labels that do not exclude each other"):
+        MaskedModel(model, tokenizer)
+
+
 def test_a_model_without_embeddings_has_no_gradient_baselines():
     model, inputs = FAMILIES["bert"].build(), text_batch()
 

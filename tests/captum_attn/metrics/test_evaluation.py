@@ -6,6 +6,7 @@ import json
 import math
 
 import matplotlib.pyplot as plt
+import pandas as pd
 import pytest
 import torch
 from captum.attr import LayerIntegratedGradients, Saliency
@@ -226,6 +227,51 @@ def test_aopc_curves_are_those_of_the_examples(text_model):
     assert mine.tolist() == pytest.approx(aopc(whole, kept).mean(0).flip(-1).tolist(), abs=1e-5)
 
 
+def test_deletion_loses_the_top_and_insertion_keeps_it(text_model):
+    table = run(text_model).table(["deletion", "insertion", "log_odds"], scale="paper").query("method == 'ties'")
+    found = table[table.ranking == "scores"].set_index("metric")["mean"]
+    ones = [loop(text_model, text, "replacement") for text in TEXTS]
+    for metric, removal in (("deletion", "top removed"), ("insertion", "top kept")):
+        curves = torch.tensor([one[removal] for one in ones])
+        area = torch.trapezoid(curves, torch.tensor(SHARES) / 100).mean()
+        assert found[metric] == pytest.approx(area.item(), abs=1e-5)
+    logs = [math.log(one["top removed"][i] / one["whole"]) for one in ones for i in (0, 1, 2, 3)]
+    assert found["log_odds"] == pytest.approx(sum(logs) / len(logs), abs=1e-4)
+
+
+def test_curves_have_the_standard_error_of_the_examples(text_model):
+    ones = torch.tensor([loop(text_model, text, "replacement")["top removed"] for text in TEXTS])
+    mine = run(text_model).curves().query("method == 'ties' and removal == 'top removed'").standard_error
+    assert mine.tolist() == pytest.approx((ones.std(0) / 5**0.5).tolist(), abs=1e-5)
+    assert run(text_model, data=TEXTS[:1]).curves().standard_error.isna().all()
+
+
+def test_a_knockout_may_concern_some_layers(text_model):
+    tables = {
+        layers: run(text_model, interventions=["knockout"], layers=layers).curves().query("method == 'ties'")
+        for layers in (None, 0, (0, 1, 2, 3))
+    }
+    probabilities = {layers: table.probability.tolist() for layers, table in tables.items()}
+    assert probabilities[None] == pytest.approx(probabilities[0, 1, 2, 3], abs=1e-6)
+    assert probabilities[0] != pytest.approx(probabilities[None], abs=1e-3)
+
+
+def test_random_scores_follow_the_seed(text_model):
+    means = [run(text_model, {}, seed=seed).table(["deletion"])["mean"][0] for seed in (0, 0, 1)]
+    assert means[0] == means[1]
+    assert means[0] != means[2]
+
+
+def test_f1_and_its_error_are_those_of_each_method(text_model):
+    texts, labels = TEXTS * 8, LABELS * 8
+    opposite = {"good": with_ties, "bad": lambda batch, targets: -with_ties(batch, targets)}
+    table = run(text_model, opposite, data=texts, labels=labels).table(["f1_weighted"]).set_index("method")
+    assert len(set(table["mean"].round(4))) > 1
+    share = table["mean"]["random"]
+    binomial = (share * (1 - share) / len(texts)) ** 0.5  # about that of an accuracy
+    assert binomial / 2 < table.standard_error["random"] < 2 * binomial
+
+
 # Methods
 
 
@@ -331,7 +377,9 @@ def test_an_interrupted_run_goes_on_where_it_was(text_model, tmp_path, error):
         run(text_model, {"first": with_ties, "second": method}, file=file, batch_size=2)
     partial = Evaluation.load(file).table(["comprehensiveness"], scale="paper")
     counts = partial.query("ranking == 'scores'").set_index("method").n
-    assert counts.to_dict() == {"first": 4, "second": 2, "random": 2}
+    later = counts["first"] - 2  # the second batch has two texts or the one that is left
+    assert later in (1, 2)
+    assert counts.to_dict() == {"first": 2 + later, "second": 2, "random": 2}
     with file.open("a") as stream:
         stream.write('{"method": "second", "exam')  # the power failed
     method.calls = 10
@@ -342,7 +390,7 @@ def test_an_interrupted_run_goes_on_where_it_was(text_model, tmp_path, error):
         return with_ties(batch, targets)
 
     result = run(text_model, {"first": first, "second": method}, file=file, batch_size=2)
-    assert asked == [1]
+    assert asked == [3 - later]
     assert method.calls == 12
     whole = run(text_model, {"first": with_ties, "second": with_ties}, batch_size=2)
     for found in (result, Evaluation.load(file)):
@@ -361,9 +409,10 @@ def test_methods_can_be_added_to_a_file(text_model, tmp_path):
     ("changed", "message"),
     [
         ({"percentages": [0, 50]}, r"percentages \(0.0, 10.0.*now \(0.0, 50.0\)"),
-        ({"data": TEXTS[:2]}, "data .*count 5, now 2"),
+        ({"data": TEXTS[:2]}, r"\(data, count 5, now 2\)"),
         ({"seed": 1}, "seed 0, now 1"),
-        ({"labels": LABELS}, "another model or other labels"),
+        ({"labels": LABELS}, r"\(labels\)"),
+        ({"rationales": [[(0, 1)]] * 5}, r"\(rationales\)"),
     ],
 )
 def test_a_file_of_something_else_is_refused_and_left_alone(text_model, tmp_path, changed, message):
@@ -382,8 +431,24 @@ def test_another_model_is_noticed(text_model, tmp_path):
     file = tmp_path / "run.jsonl"
     run(text_model, file=file)
     model = AutoModelForSequenceClassification.from_config(text_model[0].config)
+    for methods in (None, {"new": with_ties}):
+        with pytest.raises(ValueError, match=r"other settings \(model\)"):
+            run((model, text_model[1]), methods, file=file)
+
+
+def test_another_function_is_noticed_by_what_it_says(text_model, tmp_path):
+    model, tokenizer = text_model
+    file = tmp_path / "run.jsonl"
+
+    def first(**inputs):
+        return model(**inputs).logits
+
+    def second(**inputs):
+        return 2 * model(**inputs).logits
+
+    run((first, tokenizer), file=file)
     with pytest.raises(ValueError, match="written with another model"):
-        run((model, text_model[1]), {"new": with_ties}, file=file)
+        run((second, tokenizer), {"new": with_ties}, file=file)
 
 
 def test_saved_and_loaded_results_are_the_same(text_model, tmp_path):
@@ -443,6 +508,19 @@ def test_names_of_methods_may_be_those_of_metrics(text_model):
     assert list(dict.fromkeys(table.method)) == ["scores", "sufficiency", "random"]
 
 
+def test_the_best_is_first_where_lower_is_better(text_model):
+    opposite = {"good": with_ties, "bad": lambda batch, targets: -with_ties(batch, targets)}
+    result = run(text_model, opposite)
+    lines = result.to_markdown(["sufficiency"], scale="paper").splitlines()[4:]
+    means = [float(line.split("|")[2].split("±")[0]) for line in lines]
+    assert means == sorted(means)
+    axes = result.plot("sufficiency", scale="paper")
+    best_on_top = [label.get_text() for label in axes.get_yticklabels()][::-1]
+    assert best_on_top == [line.split("|")[1].strip() for line in lines]
+    dots = {line.get_ydata()[0]: line.get_xdata()[0] for line in axes.lines if line.get_marker() == "o"}
+    assert [dots[place] for place in (2, 1, 0)] == pytest.approx(means, abs=1e-3)
+
+
 def test_plots_draw_every_method(text_model):
     result = run(text_model, interventions=["replacement", "knockout"])
     families = {"ties": "made up", "random": "random"}
@@ -476,6 +554,21 @@ def test_spans_of_a_text_become_its_tokens(text_model):
     assert len(pieces) > 8  # the word has several pieces
 
 
+def test_spans_stand_where_the_tokens_do_under_left_padding(text_model):
+    _, tokenizer = text_model
+    tokenizer.padding_side = "left"
+    try:
+        result = run(
+            text_model,
+            {"last word": lambda batch, targets: torch.arange(batch["input_ids"].shape[1]).float().expand(2, -1)},
+            data=["a film so dull", "dull"],
+            rationales=[[(10, 14)], [(0, 4)]],
+        )
+    finally:
+        tokenizer.padding_side = "right"
+    assert result.table(["token_f1"]).query("method == 'last word'")["mean"].item() == 1.0
+
+
 def test_pixels_that_people_chose_become_patches(image_model):
     images = digits()[2][:2]
     chosen = torch.zeros(2, 8, 8, dtype=torch.bool)
@@ -491,9 +584,53 @@ def test_pixels_that_people_chose_become_patches(image_model):
     assert found.n.item() == 1  # nobody chose anything in the other image
 
 
+def test_a_method_cannot_change_what_others_see(text_model):
+    def vandal(batch, targets):
+        batch["input_ids"].fill_(5)
+        targets.zero_()
+        return torch.zeros(batch["input_ids"].shape)
+
+    alone = run(text_model).curves().query("method == 'ties'").probability.tolist()
+    beside = run(text_model, {"vandal": vandal, "ties": with_ties}).curves().query("method == 'ties'")
+    assert beside.probability.tolist() == alone
+
+
+def test_an_error_inside_a_method_says_which_one(text_model):
+    def broken(batch, targets):
+        raise KeyError("weights")
+
+    with pytest.raises(KeyError) as caught:
+        run(text_model, {"broken": broken})
+    assert caught.value.__notes__ == ["This happened in method 'broken'."]
+
+
+def test_labels_may_be_names_series_or_whole_floats(text_model):
+    expected = run(text_model, labels=LABELS).table(["f1_macro"])["mean"].tolist()
+    names = ["negative", "positive"]
+    for labels in ([names[label] for label in LABELS], pd.Series(LABELS), [float(label) for label in LABELS]):
+        assert run(text_model, labels=labels).table(["f1_macro"])["mean"].tolist() == expected
+
+
+def test_functions_of_one_argument_and_arrays_are_taken(image_model):
+    images = digits()[2][:2]
+    methods = {"bright": lambda batch, targets: batch["pixel_values"].numpy()}
+    tables = [
+        evaluate(model, data, methods, percentages=[50], show_progress=False).curves().probability.tolist()
+        for model, data in ((image_model, images), (lambda pixels: image_model(pixels).logits, images.numpy()))
+    ]
+    assert tables[0] == pytest.approx(tables[1], abs=1e-6)
+
+
 def test_pairs_of_texts_are_read_as_pairs(text_model):
     result = run(text_model, data=[("a film", "dull"), ("good", "a delight to see")])
     assert result.settings.count == 2
+    spans = run(
+        text_model,
+        {"first": lambda batch, targets: (torch.arange(batch["input_ids"].shape[1]) == 1).float()[None]},
+        data=[("good", "good")],
+        rationales=[[(0, 4)]],
+    )
+    assert spans.table(["token_auprc"]).query("method == 'first'")["mean"].item() == 1.0  # the second text has no part
     with pytest.raises(TypeError, match=r"got a list of \['int', 'str'\]"):
         run(text_model, data=["a film", 3])
 
@@ -502,6 +639,8 @@ def test_texts_that_are_too_long_are_cut_with_a_warning(text_model):
     long = " ".join(["dull"] * 300)
     with pytest.warns(UserWarning, match="1 of 2 texts are longer than the 128 tokens"):
         run(text_model, data=["good", long])
+    with pytest.warns(UserWarning, match="longer than the 128 tokens"):
+        run(text_model, data=["good", long], max_length=1000)
     assert run(text_model, data=["good", long], max_length=8).settings.count == 2
 
 
@@ -526,10 +665,15 @@ def test_methods_that_return_something_else_are_named(text_model, method, error,
     ("options", "error", "message"),
     [
         ({"labels": [0, 1]}, ValueError, "2 labels for 5 examples"),
-        ({"labels": ["neg"] * 5}, TypeError, "numbers of classes, got .*label2id"),
+        ({"labels": ["neg"] * 5}, TypeError, "numbers or names of classes, got .*'negative'"),
         ({"labels": [0, 1, 2, 0, 1]}, ValueError, "label 2 of example 2 is out of range: the model has 2 classes"),
         ({"rationales": [[(0, 1)]]}, ValueError, "1 rationales for 5 examples"),
         ({"rationales": torch.zeros(5, 9)}, TypeError, "character spans"),
+        ({"rationales": [["good"]] * 5}, TypeError, "character spans"),
+        ({"rationales": [[(9, 2)]] * 5}, TypeError, "character spans"),
+        ({"percentages": [0, 0.1, 0.5]}, ValueError, "look like fractions"),
+        ({"methods": {"bad": ShapleyGradAttention}}, TypeError, "is the class ShapleyGradAttention"),
+        ({"data": pd.DataFrame({"text": TEXTS})}, TypeError, r"a table of \['text'\]: give the column"),
         ({"percentages": [10, 120]}, ValueError, r"between 0 and 100, got \[10, 120\]"),
         ({"percentages": 10}, TypeError, "numbers between 0 and 100, got 10"),
         ({"interventions": ["masking"]}, ValueError, "must be 'replacement' or 'knockout', or both"),
@@ -540,8 +684,14 @@ def test_methods_that_return_something_else_are_named(text_model, method, error,
         ({"layers": [9], "interventions": ["knockout"]}, IndexError, "out of range"),
         ({"batch_size": 0}, ValueError, "batch_size must be at least 1"),
         ({"data": []}, ValueError, "there is no data"),
-        ({"data": ["good", ""]}, ValueError, "have no players"),
+        ({"data": ["good", ""]}, ValueError, r"the texts \[1\] have no tokens but special ones"),
         ({"data": {"texts": TEXTS}}, TypeError, "got one with .'texts'"),
+        ({"data": {"input_ids": [[1]]}}, TypeError, "'input_ids' must be a tensor with a row for each example"),
+        (
+            {"data": {"input_ids": torch.ones(2, 3).long(), "position_ids": torch.ones(1, 3)}},
+            TypeError,
+            r"got \(1, 3\)",
+        ),
         ({"methods": [with_ties]}, TypeError, "must map names to attributions, got list"),
         ({"methods": {"random": with_ties}}, ValueError, "'random' is taken"),
     ],
@@ -555,7 +705,6 @@ def test_bad_arguments_are_refused(text_model, options, error, message):
     ("metric", "message"),
     [
         ("f1_macro", "f1_macro was not evaluated: call evaluate with labels="),
-        ("comprehensiveness", r"percentages=\(0, 1, 5, 10, 20, 50\) for the scale 'eraser'"),
         ("token_f1", "with rationales="),
         ("deletion", "percentages from 0 to 100"),
         ("accuracy", "unknown metric 'accuracy': expected some of comprehensiveness"),
@@ -567,10 +716,18 @@ def test_metrics_that_were_not_evaluated_say_what_they_need(text_model, metric, 
         result.table([metric])
     with pytest.raises(ValueError, match="unknown scale"):
         result.table(scale="percent")
+    with pytest.raises(ValueError, match=r"percentages=\(0, 1, 5, 10, 20, 50\) for the scale 'eraser'"):
+        result.table(scale="eraser")
+    assert set(result.table(["sufficiency"]).scale) == {"all"}
     with pytest.raises(ValueError, match="unknown removal 'all'"):
         result.plot_curves("all")
     with pytest.raises(ValueError, match="'knockout' was not evaluated, only replacement"):
         result.plot_curves(intervention="knockout")
+    with pytest.raises(ValueError, match="there are no metrics to show"):
+        result.to_markdown([])
+    both = run(text_model, interventions=["replacement", "knockout"])
+    with pytest.raises(ValueError, match="reversed by the first intervention, 'replacement', only"):
+        both.plot_curves("bottom removed", intervention="knockout")
 
 
 def test_a_model_without_classes_is_refused():

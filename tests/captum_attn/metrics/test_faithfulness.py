@@ -117,10 +117,28 @@ def test_one_example_has_no_standard_error_and_none_has_no_mean():
         assert Comprehensiveness().compute().isnan()
 
 
-def test_a_collection_takes_them_together():
-    both = MetricCollection([Comprehensiveness(), LogOdds()])
-    both.update(*probabilities())
-    assert set(both.compute()) == {"Comprehensiveness", "LogOdds"}
+def test_a_collection_keeps_them_apart():
+    """It merges metrics whose states are equal, as all are after a batch in which nothing dropped."""
+    makers = {name: make for name, (make, _) in METRICS.items()}
+    both, alone = MetricCollection({name: make() for name, make in makers.items()}), {n: m() for n, m in makers.items()}
+    same = torch.tensor([0.5]), torch.full((1, 3), 0.5)
+    for batch in (same, probabilities()):
+        both.update(*batch)
+        for metric in alone.values():
+            metric.update(*batch)
+    for name, found in both.compute().items():
+        torch.testing.assert_close(found, alone[name].compute())
+
+
+def test_shapes_and_numbers_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"expected probabilities \(B, 3\), got \(2, 1\)"):
+        AOPC(3).update(torch.rand(2), torch.rand(2, 1))
+    with pytest.raises(ValueError, match="steps must be at least 1"):
+        AOPC(0)
+    with pytest.raises(ValueError, match="ascend from 0 to 100"):
+        Deletion([0, 0.5, 1])
+    with pytest.raises(ValueError, match="such as logits"):
+        Insertion([0, 100]).update(torch.rand(1), torch.tensor([[1.0, 5.0]]))
 
 
 def test_what_is_no_probability_is_refused_and_not_counted():
