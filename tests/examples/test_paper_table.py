@@ -22,7 +22,7 @@ def test_without_arguments_it_explains_made_up_reviews_by_every_method(tmp_path)
     assert "# made-up, 6 examples" in printed
     assert "# digits, 6 examples" in printed
     found = tmp_path / "found"
-    files = {f"{name}.{kind}" for name in ("made-up", "digits") for kind in ("jsonl", "md", "csv", "png")}
+    files = {f"{name}{kind}" for name in ("made-up", "digits") for kind in ("-6.jsonl", ".md", ".csv", ".png")}
     assert {path.name for path in found.iterdir()} == {
         *files,
         "made-up-estimators.md",
