@@ -226,7 +226,7 @@ def once(method: Method) -> Method:
 def written(name: str, result: Evaluation, families: dict[str, str], out: Path) -> str:
     """Write a data set's table and figure; the table as Markdown."""
     result.table(scale="paper").to_csv(out / f"{name}.csv", index=False)
-    result.plot("comprehensiveness", scale="paper", families=families).set_title(name, loc="left")
+    result.plot("comprehensiveness", scale="paper", families=families).set_title(name, loc="left", pad=24)
     plt.savefig(out / f"{name}.png", dpi=130)
     plt.close()
     text = f"# {name}, {result.settings.count} examples\n\n{result.to_markdown(METRICS, scale='paper')}"
