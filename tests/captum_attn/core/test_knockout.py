@@ -11,6 +11,7 @@ from torch import nn
 
 from captum_attn.core import mapping_inputs, observed_forward, tensor_inputs
 from captum_attn.core.knockout import knocked_out_output, knockout_calls
+from captum_attn.core.run import plain_output
 
 MASKED = [name for name, family in FAMILIES.items() if not family.vision]
 IMAGES = [name for name, family in FAMILIES.items() if family.vision]
@@ -210,6 +211,12 @@ def test_the_model_is_left_as_it_was(name):
         knocked_out(model, inputs, blocked)
     with left_untouched(model), pytest.raises(ValueError, match=r"must have the shape \(3, "):
         knocked_out(model, inputs, blocked[:, 1:])
+
+
+def test_nothing_keeps_a_graph():
+    model, inputs = FAMILIES["vit"].build(), image_batch()
+    assert not knocked_out(model, inputs, torch.zeros(3, 10).bool()).requires_grad
+    assert not plain_output(model, mapping_inputs(model, inputs)).requires_grad
 
 
 def test_under_inference_mode_the_outputs_are_the_same():

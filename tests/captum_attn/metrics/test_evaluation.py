@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -444,7 +445,7 @@ def test_another_function_is_noticed_by_what_it_says(text_model, tmp_path):
         return model(**inputs).logits
 
     def second(**inputs):
-        return 2 * model(**inputs).logits
+        return 1.2 * model(**inputs).logits
 
     run((first, tokenizer), file=file)
     with pytest.raises(ValueError, match="written with another model"):
@@ -619,6 +620,33 @@ def test_functions_of_one_argument_and_arrays_are_taken(image_model):
         for model, data in ((image_model, images), (lambda pixels: image_model(pixels).logits, images.numpy()))
     ]
     assert tables[0] == pytest.approx(tables[1], abs=1e-6)
+
+
+def test_a_patch_is_chosen_if_half_of_its_pixels_are():
+    model = FAMILIES["vit"].build()  # nine patches of 4 × 4 pixels
+    chosen = torch.zeros(1, 12, 12, dtype=torch.bool)
+    chosen[0, :2, :4] = True  # 8 of 16 pixels of the first patch
+    chosen[0, :4, 4:8] = True
+    chosen[0, 3, 7] = True
+    chosen[0, :2, 8:11] = True  # 6 of 16 of the third
+
+    def first_two(batch, targets):
+        return (torch.arange(10)[None] < 3).float()  # the class token and two patches
+
+    result = evaluate(
+        model, torch.rand(1, 3, 12, 12), {"two": first_two}, rationales=chosen, percentages=[50], show_progress=False
+    )
+    assert result.table(["token_f1"]).query("method == 'two'")["mean"].item() == 1.0
+
+
+def test_seconds_are_those_of_the_attributions(text_model):
+    def slow(batch, targets):
+        time.sleep(0.2)
+        return with_ties(batch, targets)
+
+    seconds = run(text_model, {"slow": slow}).table(["seconds"]).set_index("method")["mean"]
+    assert 0.04 <= seconds["slow"] < 0.2  # a fifth of the batch's
+    assert seconds["random"] < 0.04
 
 
 def test_pairs_of_texts_are_read_as_pairs(text_model):
