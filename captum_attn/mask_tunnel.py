@@ -14,7 +14,7 @@ from torch import Tensor
 from captum_attn._targets import Target, no_selection, select_target, target_of_each
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.models import config_of
-from captum_attn.core.perturb import Replacement, check_replacement, default_replacement, replace_tokens
+from captum_attn.core.perturb import Replacement, check_replacement, default_replacement, replace_tokens, seeded
 from captum_attn.core.run import Tokens, observed_forward
 from captum_attn.shapley import AttentionShapley, Inputs
 from captum_attn.token_attributions import TokenAttributions, concatenated
@@ -121,11 +121,8 @@ class MaskTunnel(Attribution):  # type: ignore[misc]
         return self._in_parts(batch, target, internal_batch_size)
 
     def _in_parts(self, batch: ModelInputs, target: Target, internal_batch_size: int | None) -> TokenAttributions:
-        size = len(batch) if internal_batch_size is None else internal_batch_size
-        if size < 1:
-            raise ValueError(f"internal_batch_size must be at least 1, got {internal_batch_size}")
         each = target_of_each(target, len(batch))
-        parts = [slice(start, start + size) for start in range(0, len(batch), size)]
+        parts = batch.parts(internal_batch_size)
         return concatenated([self._average(batch[part], each and each[part]) for part in parts])
 
     def _average(self, batch: ModelInputs, each: list[tuple[int, ...]] | None) -> TokenAttributions:
@@ -157,8 +154,7 @@ class MaskTunnel(Attribution):  # type: ignore[misc]
             for example, members in enumerate(tokens.players):
                 count = int(members.sum())
                 if count > 1:
-                    generator = torch.Generator().manual_seed(1_000_003 * self.seed + round_)
-                    dealt = torch.randperm(count, generator=generator) * self.parts // count
+                    dealt = torch.randperm(count, generator=seeded(self.seed, round_)) * self.parts // count
                     group[example, members] = dealt.to(group.device)
             for part in range(self.parts):
                 yield group == part

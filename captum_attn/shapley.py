@@ -25,10 +25,10 @@ from captum_attn.core.games import (
     shapley_values,
 )
 from captum_attn.core.inputs import ModelInputs, mapping_inputs, tensor_inputs
-from captum_attn.core.models import config_of, unwrapped
+from captum_attn.core.models import check_model, config_of, unwrapped
 from captum_attn.core.observers import Per, RowWeights, Variant
 from captum_attn.core.run import ObservedForward, observed_forward
-from captum_attn.core.tokens import PatchGrid, Readout, readout_weights, special_token_ids
+from captum_attn.core.tokens import PatchGrid, Readout, readout_weights, special_ids_of
 from captum_attn.token_attributions import TokenAttributions, concatenated
 
 Inputs = Tensor | tuple[Tensor] | Mapping[str, Any]
@@ -105,17 +105,13 @@ class AttentionShapley(Attribution):  # type: ignore[misc]
         estimator: Estimator | None = None,
         additional_forward_arg_names: Sequence[str] | None = None,
     ) -> None:
-        if not callable(model) or hasattr(model, "tokenizer"):
-            raise TypeError(
-                f"model must be a module or a function, got {type(model).__name__}; of a pipeline, give pipeline.model"
-            )
+        check_model(model)
         if not callable(game) and game not in GAMES:
             raise ValueError(
                 f"unknown game {game!r}: expected one of {', '.join(map(repr, GAMES))}, or a function of an influence "
                 "matrix (n, n) and coalitions (K, n)"
             )
-        if tokenizer is not None and not hasattr(tokenizer, "all_special_ids"):
-            raise TypeError(f"tokenizer must be a Hugging Face tokenizer, got {type(tokenizer).__name__}")
+        self._special_ids = special_ids_of(tokenizer)
         if estimator is not None and not callable(estimator):
             raise TypeError(f"estimator must be a function such as permutation_shapley, got {estimator!r}")
         if readout not in ("auto", "mean") and not isinstance(readout, int):
@@ -126,7 +122,6 @@ class AttentionShapley(Attribution):  # type: ignore[misc]
         self.readout = readout
         self.estimator = permutation_shapley if callable(game) and estimator is None else estimator
         self.additional_forward_arg_names = additional_forward_arg_names
-        self._special_ids = None if tokenizer is None else special_token_ids(tokenizer)
 
     @log_usage()  # type: ignore[untyped-decorator]
     def attribute(
@@ -343,10 +338,7 @@ class AttentionShapley(Attribution):  # type: ignore[misc]
         show_progress: bool,
     ) -> list[list[Result]]:
         """``solve`` each part of the batch, of which nothing else is kept while the next one runs: for each target."""
-        size = len(batch) if internal_batch_size is None else internal_batch_size
-        if size < 1:
-            raise ValueError(f"internal_batch_size must be at least 1, got {internal_batch_size}")
-        parts: Any = [slice(start, start + size) for start in range(0, len(batch), size)]
+        parts: Any = batch.parts(internal_batch_size)
         choose = targets if callable(targets) else None
         chosen = [] if callable(targets) else [target_of_each(target, len(batch)) for target in targets]
         if not choose and not chosen:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,6 +41,7 @@ from captum_attn.core.games import coalition_values, shapley_values
 from captum_attn.metrics import Evaluation, MaskedModel, evaluate
 from captum_attn.metrics.baselines import captum_baselines
 from captum_attn.metrics.functional import PERCENTAGES
+from captum_attn.metrics.methods import Scorer
 from shap_attn.baselines import ExactBaseline, PartitionBaseline
 
 TEXT_SETS = {
@@ -54,7 +55,6 @@ MAX_LENGTH = 256
 COALITIONS = 100
 METRICS = ["comprehensiveness", "sufficiency", "f1_macro", "f1_weighted", "seconds"]
 BUDGETS = (4, 8, 16, 32, 64)
-Method = Callable[[Mapping[str, Any], Tensor], Tensor]
 
 
 class Data(NamedTuple):
@@ -178,9 +178,7 @@ def methods(data: Data, rows: str) -> tuple[dict[str, Any], dict[str, str]]:
         if tokenizer is not None:
             partition = once(PartitionBaseline(masked))
             by_input["SHAP Partition, 500"] = partition
-            by_input["SHAP Partition, 500, absolute (same run)"] = lambda batch, targets: partition(
-                batch, targets
-            ).abs()
+            by_input["SHAP Partition, 500, absolute (same run)"] = absolute(partition)
         if data.name == "sst2-short":
             by_input["Shapley values, exact"] = ExactBaseline(masked)
     families = {"attention": by_attention, "attention and gradients": by_gradients, "input": by_input}
@@ -190,7 +188,7 @@ def methods(data: Data, rows: str) -> tuple[dict[str, Any], dict[str, str]]:
     )
 
 
-def grad_sam(explainer: ShapleyGradAttention) -> Method:
+def grad_sam(explainer: ShapleyGradAttention) -> Scorer:
     """Grad-SAM: what a token gathers, the row sums of M (Barkan et al. 2021)."""
     return lambda batch, targets: explainer.influence(batch, targets).sum(-1)
 
@@ -210,7 +208,12 @@ def kernel(worth: Any, players: int, device: Any) -> ShapleyEstimate:
     return kernel_shapley(worth, players, coalitions=max(COALITIONS, 4 * players), device=device)
 
 
-def once(method: Method) -> Method:
+def absolute(method: Scorer) -> Scorer:
+    """The magnitudes of a method's scores."""
+    return lambda batch, targets: method(batch, targets).abs()
+
+
+def once(method: Scorer) -> Scorer:
     """A method that is not asked twice in a row about the same batch."""
     last: list[Any] = [None, None]
 
@@ -226,9 +229,13 @@ def once(method: Method) -> Method:
 def written(name: str, result: Evaluation, families: dict[str, str], out: Path) -> str:
     """Write a data set's table and figure; the table as Markdown."""
     result.table(scale="paper").to_csv(out / f"{name}.csv", index=False)
-    result.plot("comprehensiveness", scale="paper", families=families).set_title(name, loc="left", pad=24)
-    plt.savefig(out / f"{name}.png", dpi=130)
-    plt.close()
+    figure, axes = plt.subplots(1, 2, figsize=(13, 1.2 + 0.25 * len(result.methods)), layout="constrained")
+    for intervention, ax in zip(result.settings.interventions, axes, strict=True):
+        result.plot("comprehensiveness", scale="paper", intervention=intervention, families=families, ax=ax)
+    axes[0].get_legend().remove()
+    axes[0].set_title(name, loc="left")
+    figure.savefig(out / f"{name}.png", dpi=75)
+    plt.close(figure)
     text = f"# {name}, {result.settings.count} examples\n\n{result.to_markdown(METRICS, scale='paper')}"
     (out / f"{name}.md").write_text(text, encoding="utf-8")
     return text

@@ -5,8 +5,7 @@ Tokens are taken away as the metrics do it; what is explained is the probability
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,46 +16,15 @@ from shap.maskers._text import partition_tree
 from torch import Tensor
 
 from captum_attn.core.estimators import CharacteristicFunction
-from captum_attn.metrics.masked_model import MaskedModel, check_masked
+from captum_attn.metrics.baselines import CoalitionBaseline
+from captum_attn.metrics.masked_model import MaskedModel
 
 Array = npt.NDArray[Any]
 _MOST_EXACT = 15
 _WORD_STARTS = ("Ġ", "▁")
 
 
-class ShapBaseline(ABC):
-    """One of SHAP's explainers, on which tokens are kept.
-
-    Args:
-        masked: the model, and how tokens are taken away.
-    """
-
-    def __init__(self, masked: MaskedModel) -> None:
-        check_masked(masked)
-        self.masked = masked
-
-    def __call__(self, batch: Mapping[str, Any], targets: Tensor) -> Tensor:
-        """Scores (B, N) of a batch's tokens, for the targets int64 (B,); the same in each call."""
-        whole = self.masked.read(batch)
-        scores = torch.zeros(whole.players.shape, dtype=torch.double, device=whole.players.device)
-        state = np.random.get_state()  # SHAP breaks ties with it
-        try:
-            for example, members in enumerate(whole.players):
-                np.random.seed(0)
-                worth = self.masked.worth(whole, example, int(targets[example]))
-                ids = whole.inputs.features[example][members].tolist() if whole.grid is None else []
-                values = self.values(worth, int(members.sum()), ids)
-                scores[example, members] = torch.from_numpy(values).to(scores)
-        finally:
-            np.random.set_state(state)
-        return scores
-
-    @abstractmethod
-    def values(self, worth: CharacteristicFunction, players: int, ids: Sequence[int]) -> Array:
-        """Values (n,) of the players, of which text has the ids."""
-
-
-class PartitionBaseline(ShapBaseline):
+class PartitionBaseline(CoalitionBaseline):
     """``shap.PartitionExplainer`` along SHAP's hierarchy of text: Owen values, at a budget of evaluations.
 
     Args:
@@ -67,7 +35,7 @@ class PartitionBaseline(ShapBaseline):
         ValueError: a model without a tokenizer.
 
     Example:
-        >>> from captum_attn.metrics.masked_model import MaskedModel, check_masked
+        >>> from captum_attn.metrics import MaskedModel
         >>> partition = PartitionBaseline(MaskedModel(model, tokenizer), max_evals=20)
         >>> partition(batch, torch.tensor([1, 0])).shape
         torch.Size([2, 6])
@@ -75,22 +43,21 @@ class PartitionBaseline(ShapBaseline):
     Source: Lundberg and Lee 2017; Owen 1977, for values along a hierarchy.
     """
 
+    dtype = torch.double
+
     def __init__(self, masked: MaskedModel, max_evals: int = 500) -> None:
         super().__init__(masked)
         if masked.tokenizer is None:
             raise ValueError("SHAP's hierarchy is one of text: expected a MaskedModel with a tokenizer")
         self.max_evals = max_evals
 
-    def values(self, worth: CharacteristicFunction, players: int, ids: Sequence[int]) -> Array:
-        if players == 1:
-            return _alone(worth)
+    def values(self, worth: CharacteristicFunction, players: int, ids: Sequence[int]) -> Tensor:
         masker = _Tokens(partition_tree(self._pieces(ids), []))
         explainer = shap.PartitionExplainer(_model(worth), masker)
         explanation = explainer(
             np.arange(players)[None], max_evals=self.max_evals, batch_size=self.masked.batch_size, silent=True
         )
-        values: Array = explanation.values.reshape(players)
-        return values
+        return torch.from_numpy(explanation.values.reshape(players))
 
     def _pieces(self, ids: Sequence[int]) -> list[str]:
         """The tokens as SHAP's hierarchy wants them: ``##`` before pieces that go on with a word."""
@@ -106,14 +73,14 @@ class PartitionBaseline(ShapBaseline):
         return pieces
 
 
-class ExactBaseline(ShapBaseline):
+class ExactBaseline(CoalitionBaseline):
     """``shap.ExactExplainer``: Shapley values of the masked model from all 2ⁿ coalitions, for n ≤ 15 players.
 
     Raises:
         ValueError: when called, for an input of more players.
 
     Example:
-        >>> from captum_attn.metrics.masked_model import MaskedModel, check_masked
+        >>> from captum_attn.metrics import MaskedModel
         >>> exact = ExactBaseline(MaskedModel(model, tokenizer))
         >>> exact(batch, torch.tensor([1, 0])).shape
         torch.Size([2, 6])
@@ -121,19 +88,18 @@ class ExactBaseline(ShapBaseline):
     Source: Lundberg and Lee 2017.
     """
 
-    def values(self, worth: CharacteristicFunction, players: int, ids: Sequence[int]) -> Array:
+    dtype = torch.double
+
+    def values(self, worth: CharacteristicFunction, players: int, ids: Sequence[int]) -> Tensor:
         if players > _MOST_EXACT:
             raise ValueError(
                 f"{players} tokens have 2^{players} coalitions: expected at most {_MOST_EXACT}. Choose shorter inputs, "
                 "or a sampler such as captum's ShapleyValueSampling"
             )
-        if players == 1:
-            return _alone(worth)
         background = np.zeros((1, players))
         explainer = shap.ExactExplainer(_model(worth), shap.maskers.Independent(background))
         explanation = explainer(np.ones((1, players)), batch_size=2**players, silent=True)
-        values: Array = explanation.values.reshape(players)
-        return values
+        return torch.from_numpy(explanation.values.reshape(players))
 
 
 class _Tokens:
@@ -149,9 +115,3 @@ class _Tokens:
 
 def _model(worth: CharacteristicFunction) -> Any:
     return lambda kept: worth(torch.from_numpy(np.asarray(kept, dtype=bool))).double().cpu().numpy()
-
-
-def _alone(worth: CharacteristicFunction) -> Array:
-    """The value of the only player, for which SHAP has no hierarchy."""
-    empty, whole = worth(torch.tensor([[False], [True]])).double().tolist()
-    return np.array([whole - empty])

@@ -65,6 +65,13 @@ class ModelInputs:
             notes={name: cut(value) for name, value in self.notes.items()},
         )
 
+    def parts(self, size: int | None) -> list[slice]:
+        """The examples, at most ``size`` at a time; None for all at once. ``ValueError`` for a size below 1."""
+        size = len(self) if size is None else size
+        if size < 1:
+            raise ValueError(f"internal_batch_size must be at least 1, got {size}")
+        return [slice(start, start + size) for start in range(0, len(self), size)]
+
     @property
     def modality(self) -> Modality:
         return modality(self.features)

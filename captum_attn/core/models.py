@@ -40,6 +40,14 @@ def unwrapped(model: Callable[..., Any]) -> Callable[..., Any]:
     return original
 
 
+def check_model(model: Any) -> None:
+    """Raise ``TypeError`` unless it is a module or a function."""
+    if not callable(model) or hasattr(model, "tokenizer"):
+        raise TypeError(
+            f"model must be a module or a function, got {type(model).__name__}; of a pipeline, give pipeline.model"
+        )
+
+
 def config_of(model: Callable[..., Any] | None) -> Any | None:
     """The Hugging Face configuration of the model, or of the first part that has one; None if there is none."""
     if not isinstance(model, nn.Module):

@@ -133,6 +133,16 @@ def patch_pixels(pixels: Tensor, grid: PatchGrid) -> Tensor:
     return patches.permute(0, 2, 4, 1, 3, 5)
 
 
+def at_patches(values: Tensor, length: int) -> Tensor:
+    """Values (B, P) of an image's patches, as values (B, N) of its tokens, of which the patches are the last."""
+    return torch.nn.functional.pad(values, (length - values.shape[1], 0))
+
+
+def seeded(seed: int, number: int) -> torch.Generator:
+    """The generator of one of many draws, which do not depend on each other."""
+    return torch.Generator().manual_seed(1_000_003 * seed + number)
+
+
 def _with_patches(pixels: Tensor, chosen: Tensor, mean: bool, grid: PatchGrid) -> Tensor:
     changed = pixels.clone()
     patches = patch_pixels(changed, grid)  # a view

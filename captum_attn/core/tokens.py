@@ -82,6 +82,13 @@ def find_players(
     return real & ~_outermost(inputs, real, first=bool(starts) or unknown, last=bool(ends) or unknown)
 
 
+def special_ids_of(tokenizer: Any | None) -> frozenset[int] | None:
+    """:func:`special_token_ids`, or None without a tokenizer; ``TypeError`` for what is none."""
+    if tokenizer is not None and not hasattr(tokenizer, "all_special_ids"):
+        raise TypeError(f"tokenizer must be a Hugging Face tokenizer, got {type(tokenizer).__name__}")
+    return None if tokenizer is None else special_token_ids(tokenizer)
+
+
 def special_token_ids(tokenizer: Any) -> frozenset[int]:
     """Ids of a tokenizer's special tokens, without the unknown token, which stands for a word of the input."""
     special = set(tokenizer.all_special_ids)

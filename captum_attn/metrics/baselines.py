@@ -8,9 +8,12 @@ the metrics do.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from captum.attr import (
     Attribution,
@@ -27,15 +30,13 @@ from torch import Tensor
 
 from captum_attn.core.estimators import CharacteristicFunction
 from captum_attn.core.inputs import FEATURE_NAMES, ModelInputs, constant
-from captum_attn.core.models import evaluation_mode, output_tensor, parameter_names
+from captum_attn.core.models import evaluation_mode, output_tensor, parameter_names, same_random_state
 from captum_attn.core.perturb import replace_tokens
 from captum_attn.metrics.masked_model import MaskedModel, check_masked
-from captum_attn.metrics.methods import patch_scores
-
-Baseline = Callable[[Mapping[str, Any], Tensor], Tensor]
+from captum_attn.metrics.methods import Scorer, patch_scores
 
 
-def captum_baselines(masked: MaskedModel, samples: int = 100) -> dict[str, Baseline]:
+def captum_baselines(masked: MaskedModel, samples: int = 100) -> dict[str, Scorer]:
     """Captum's usual methods, by name.
 
     Args:
@@ -115,13 +116,15 @@ class GradientBaseline:
 
         with evaluation_mode(model), torch.enable_grad():
             examples = torch.arange(len(inputs), device=targets.device)
-            values = self.attribution(logits).attribute(
+            values: Tensor = self.attribution(logits).attribute(
                 self._features(inputs).clone().requires_grad_(),
                 target=targets,
                 additional_forward_args=(examples,),
                 **settings,
             )
-        return values.detach().sum(-1) if whole.grid is None else patch_scores(values.detach(), whole)
+        if whole.grid is None:
+            return values.detach().sum(-1)
+        return patch_scores(values.detach(), whole.grid, whole.players.shape[1])
 
     def _features(self, inputs: ModelInputs) -> Tensor:
         if inputs.modality == "pixels":
@@ -133,7 +136,41 @@ class GradientBaseline:
         return embeddings
 
 
-class PerturbationBaseline:
+class CoalitionBaseline(ABC):
+    """A method that asks for the probability of the target as a function of the tokens that are kept.
+
+    Args:
+        masked: the model, and how tokens are taken away.
+    """
+
+    dtype = torch.float32
+    """Of the scores."""
+
+    def __init__(self, masked: MaskedModel) -> None:
+        check_masked(masked)
+        self.masked = masked
+
+    def __call__(self, batch: Mapping[str, Any], targets: Tensor) -> Tensor:
+        """Scores (B, N) of a batch's tokens, for the targets int64 (B,); the same in each call."""
+        whole = self.masked.read(batch)
+        scores = torch.zeros(whole.players.shape, dtype=self.dtype, device=whole.players.device)
+        with _same_random_numbers(scores):
+            for example, members in enumerate(whole.players):
+                torch.default_generator.manual_seed(0)  # torch.manual_seed would seed other devices, too
+                np.random.seed(0)
+                worth = self.masked.worth(whole, example, int(targets[example]))
+                ids = whole.inputs.features[example][members].tolist() if whole.grid is None else []
+                alone = int(members.sum()) == 1  # many methods have no coalitions to draw from then
+                values = _alone(worth) if alone else self.values(worth, int(members.sum()), ids)
+                scores[example, members] = values.to(scores)
+        return scores
+
+    @abstractmethod
+    def values(self, worth: CharacteristicFunction, players: int, ids: Sequence[int]) -> Tensor:
+        """Values (n,) of n ≥ 2 players, of which text has the ids."""
+
+
+class PerturbationBaseline(CoalitionBaseline):
     """One of captum's perturbation methods, on the probability of the target as a function of the tokens that are kept.
 
     Args:
@@ -155,31 +192,34 @@ class PerturbationBaseline:
     def __init__(
         self, attribution: type[Attribution], masked: MaskedModel, *, evaluations: int | None = None, **settings: Any
     ) -> None:
-        check_masked(masked)
-        self.attribution, self.masked, self.settings = attribution, masked, settings
-        self.evaluations = evaluations
+        super().__init__(masked)
+        self.attribution, self.settings, self.evaluations = attribution, settings, evaluations
 
-    def __call__(self, batch: Mapping[str, Any], targets: Tensor) -> Tensor:
-        """Scores (B, N) of a batch's tokens, for the targets int64 (B,); the same in each call."""
-        whole = self.masked.read(batch)
-        scores = torch.zeros(whole.players.shape, device=whole.players.device)
-        with torch.random.fork_rng([scores.device] if scores.is_cuda else []):
-            for example, members in enumerate(whole.players):
-                torch.default_generator.manual_seed(0)  # torch.manual_seed would seed other devices, too
-                worth = self.masked.worth(whole, example, int(targets[example]))
-                scores[example, members] = self._values(worth, int(members.sum())).to(scores)
-        return scores
-
-    def _values(self, worth: CharacteristicFunction, players: int) -> Tensor:
-        """Values (n,) of the players."""
-        kept = torch.ones(1, players)
-        if players == 1:  # captum's samplers draw from no coalitions then
-            return (worth(kept.bool()) - worth(~kept.bool())).view(1)
+    def values(self, worth: CharacteristicFunction, players: int, ids: Sequence[int]) -> Tensor:
         settings = dict(self.settings)
         if self.evaluations is not None:
             settings["n_samples"] = max(1, self.evaluations // players)
         if "sliding_window_shapes" in settings:
             settings["sliding_window_shapes"] = (min(players, *settings["sliding_window_shapes"]),)
         method = self.attribution(lambda coalitions: worth(coalitions.bool()))
-        values: Tensor = method.attribute(kept, baselines=0, perturbations_per_eval=self.masked.batch_size, **settings)
+        values: Tensor = method.attribute(
+            torch.ones(1, players), baselines=0, perturbations_per_eval=self.masked.batch_size, **settings
+        )
         return values.view(players)
+
+
+def _alone(worth: CharacteristicFunction) -> Tensor:
+    """The value (1,) of the only player: what it adds to nothing."""
+    worths = worth(torch.tensor([[False], [True]])).double()
+    return worths[1:] - worths[:1]
+
+
+@contextmanager
+def _same_random_numbers(example: Tensor) -> Iterator[None]:
+    """Put the random states of torch and NumPy back, from which captum and SHAP draw."""
+    state = np.random.get_state()
+    try:
+        with same_random_state(example):
+            yield
+    finally:
+        np.random.set_state(state)

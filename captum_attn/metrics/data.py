@@ -6,14 +6,15 @@ import hashlib
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from captum_attn.core.perturb import patch_pixels
-from captum_attn.core.tokens import PatchGrid, length_limit
+from captum_attn.core.perturb import at_patches, patch_pixels
+from captum_attn.core.tokens import PatchGrid, length_limit, special_token_ids
 
 Data = Sequence[str] | Sequence[tuple[str, str]] | Tensor | Mapping[str, Any]
 Rationales = Sequence[Sequence[tuple[int, int]]] | Tensor
@@ -62,25 +63,20 @@ class Texts(Examples):
             raise ValueError("texts need tokenizer=, the model's")
         limit = length_limit(tokenizer, model, max_length)
         columns = tuple(map(list, zip(*texts, strict=True))) if _are_pairs(texts) else (list(texts),)
-        whole = tokenizer(*columns, verbose=False)["input_ids"]
-        cut = 0 if limit is None else sum(len(ids) > limit for ids in whole)
+        encode = partial(tokenizer, *columns, return_offsets_mapping=bool(tokenizer.is_fast), verbose=False)
+        encoded = encode()
+        cut = 0 if limit is None else sum(len(ids) > limit for ids in encoded["input_ids"])
         if cut and (max_length is None or max_length > (limit or 0)):
             warnings.warn(
-                f"{cut} of {len(whole)} texts are longer than the {limit} tokens that the model reads, and were cut; "
+                f"{cut} of {len(texts)} texts are longer than the {limit} tokens that the model reads, and were cut; "
                 "max_length= sets a limit without this warning",
                 stacklevel=3,
             )
         self._tokenizer = tokenizer
-        self._encoded = tokenizer(
-            *columns,
-            truncation=limit is not None,
-            max_length=limit,
-            return_offsets_mapping=bool(tokenizer.is_fast),
-            verbose=False,
-        )
+        self._encoded = encode(truncation=True, max_length=limit) if cut else encoded
         self._offsets = self._encoded.pop("offset_mapping", None)
-        special = tokenizer.all_special_ids
-        empty = [row for row, ids in enumerate(self._encoded["input_ids"]) if set(ids) <= set(special)]
+        special = special_token_ids(tokenizer)
+        empty = [row for row, ids in enumerate(self._encoded["input_ids"]) if special.issuperset(ids)]
         if empty:
             raise ValueError(f"the texts {empty} have no tokens but special ones: leave them out")
         self._device = _device_of(model)
@@ -144,7 +140,7 @@ class Tensors(Examples):
         if grid is None:
             return masks
         patches = patch_pixels(masks.unsqueeze(1).double(), grid).mean((3, 4, 5)).flatten(1) >= 0.5
-        return torch.nn.functional.pad(patches, (shape[1] - patches.shape[1], 0))
+        return at_patches(patches, shape[1])
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256()

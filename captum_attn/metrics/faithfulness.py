@@ -5,18 +5,19 @@ They know no model: what perturbs the inputs feeds them. Batches, processes and 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
 from captum_attn.metrics.functional import (
-    SCALES,
     Scale,
     aopc,
     area_under_curve,
     check_percentages,
     check_probabilities,
+    check_scale,
     log_odds,
     mean_drop,
 )
@@ -26,9 +27,9 @@ from captum_attn.metrics.means import MeanOverExamples
 class FaithfulnessMetric(MeanOverExamples):
     """Subclasses say in :meth:`of_each` what is averaged."""
 
+    @abstractmethod
     def of_each(self, whole: Tensor, perturbed: Tensor) -> Tensor:
         """The number of each example, (B,) or (B, K), of probabilities (B,) and (B, K)."""
-        raise NotImplementedError
 
     def update(self, whole: Tensor, perturbed: Tensor) -> None:
         """Take in a batch.
@@ -44,8 +45,7 @@ class MeanDrop(FaithfulnessMetric):
     """The mean of :func:`~captum_attn.metrics.functional.mean_drop`."""
 
     def __init__(self, scale: Scale = "eraser", **kwargs: Any) -> None:
-        if scale not in SCALES:
-            raise ValueError(f"unknown scale {scale!r}: expected {' or '.join(map(repr, SCALES))}")
+        check_scale(scale)
         super().__init__(settings=f"_{scale}", **kwargs)
         self.scale = scale
 

@@ -47,8 +47,7 @@ def mean_drop(whole: Tensor, perturbed: Tensor, scale: Scale = "eraser") -> Tens
     Source: DeYoung et al. 2020, ERASER, section 4.2.
     """
     check_probabilities(whole, perturbed)
-    if scale not in SCALES:
-        raise ValueError(f"unknown scale {scale!r}: expected {' or '.join(map(repr, SCALES))}")
+    check_scale(scale)
     drops = whole.unsqueeze(-1) - perturbed
     return drops.sum(-1) / (drops.shape[-1] + (scale == "paper"))
 
@@ -125,6 +124,12 @@ def area_under_curve(perturbed: Tensor, percentages: Sequence[float]) -> Tensor:
     if len(steps) != perturbed.shape[-1]:
         raise ValueError(f"expected {perturbed.shape[-1]} percentages, one for each column, got {steps}")
     return torch.trapezoid(perturbed, torch.tensor(steps, device=perturbed.device).to(perturbed) / 100)
+
+
+def check_scale(scale: str) -> None:
+    """Raise ``ValueError`` for an unknown scale."""
+    if scale not in SCALES:
+        raise ValueError(f"unknown scale {scale!r}: expected {' or '.join(map(repr, SCALES))}")
 
 
 def check_percentages(percentages: Sequence[float]) -> list[float]:

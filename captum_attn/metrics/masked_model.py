@@ -12,10 +12,10 @@ from torch import Tensor
 from captum_attn.core.estimators import CharacteristicFunction
 from captum_attn.core.inputs import ModelInputs, mapping_inputs, tensor_inputs
 from captum_attn.core.knockout import knocked_out_output, knockout_calls
-from captum_attn.core.models import config_of, unwrapped
+from captum_attn.core.models import check_model, config_of, unwrapped
 from captum_attn.core.perturb import Replacement, check_replacement, default_replacement, replace_tokens
 from captum_attn.core.run import observed_forward, plain_output
-from captum_attn.core.tokens import PatchGrid, special_token_ids
+from captum_attn.core.tokens import PatchGrid, special_ids_of
 
 Intervention = Literal["replacement", "knockout"]
 INTERVENTIONS: tuple[Intervention, ...] = get_args(Intervention)
@@ -79,12 +79,8 @@ class MaskedModel:
         layers: Sequence[int] | int | None = None,
         batch_size: int = 32,
     ) -> None:
-        if not callable(model) or hasattr(model, "tokenizer"):
-            raise TypeError(
-                f"model must be a module or a function, got {type(model).__name__}; of a pipeline, give pipeline.model"
-            )
-        if tokenizer is not None and not hasattr(tokenizer, "all_special_ids"):
-            raise TypeError(f"tokenizer must be a Hugging Face tokenizer, got {type(tokenizer).__name__}")
+        check_model(model)
+        self._special_ids = special_ids_of(tokenizer)
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         check_replacement(replacement)
@@ -94,7 +90,6 @@ class MaskedModel:
         self.tokenizer, self.batch_size = tokenizer, batch_size
         self.layers = [layers] if isinstance(layers, int) else layers
         self._replacement = replacement
-        self._special_ids = None if tokenizer is None else special_token_ids(tokenizer)
 
     def read(self, batch: Mapping[str, Any] | Tensor) -> WholeInputs:
         """Run the model on a batch as it is.

@@ -12,11 +12,15 @@ from captum.attr import Attribution
 from torch import Tensor, nn
 
 from captum_attn.core.inputs import COMPANION_NAMES
-from captum_attn.core.perturb import patch_pixels
+from captum_attn.core.perturb import at_patches, patch_pixels, seeded
+from captum_attn.core.tokens import PatchGrid
 from captum_attn.metrics.masked_model import WholeInputs
 
-Method = Attribution | Callable[[Mapping[str, Any], Tensor], Tensor]
-"""Ours; one of captum's; or a function of a batch and its targets int64 (B,) that returns attributions."""
+Scorer = Callable[[Mapping[str, Any], Tensor], Tensor]
+"""A function of a batch and its targets int64 (B,) that returns attributions."""
+
+Method = Attribution | Scorer
+"""Ours; one of captum's; or a function."""
 
 RANDOM = "random"
 
@@ -40,7 +44,7 @@ def token_scores(name: str, method: Any, batch: Mapping[str, Any], whole: WholeI
         raise TypeError(f"method {name!r} returned {type(given).__name__}, expected a tensor of attributions")
     players, scores = whole.players, given.detach()
     if scores.dim() == 4 and whole.grid is not None and scores.shape[2:] == whole.inputs.features.shape[2:]:
-        scores = patch_scores(scores, whole)
+        scores = patch_scores(scores, whole.grid, players.shape[1])
     elif scores.dim() == 3 and whole.grid is None:
         scores = scores.sum(-1)
     if scores.shape != players.shape:
@@ -56,20 +60,17 @@ def token_scores(name: str, method: Any, batch: Mapping[str, Any], whole: WholeI
     return scores
 
 
-def patch_scores(attributions: Tensor, whole: WholeInputs) -> Tensor:
+def patch_scores(attributions: Tensor, grid: PatchGrid, length: int) -> Tensor:
     """Attributions of pixels (B, C, h, w), summed over each patch, as scores of the tokens (B, N)."""
-    if whole.grid is None:
-        raise ValueError("these inputs are no images")
-    patches = patch_pixels(attributions, whole.grid).sum((3, 4, 5)).flatten(1)
-    return nn.functional.pad(patches, (whole.players.shape[1] - patches.shape[1], 0))
+    return at_patches(patch_pixels(attributions, grid).sum((3, 4, 5)).flatten(1), length)
 
 
 def random_scores(rows: Sequence[int], players: Tensor, seed: int) -> Tensor:
     """Scores (B, N) of the players that depend on the seed and the example alone, not on its batch."""
     scores = torch.zeros(players.shape)
     for place, row in enumerate(rows):
-        generator = torch.Generator().manual_seed(1_000_003 * seed + row)
-        scores[place, players[place].cpu()] = torch.rand(int(players[place].sum()), generator=generator)
+        count = int(players[place].sum())
+        scores[place, players[place].cpu()] = torch.rand(count, generator=seeded(seed, row))
     return scores.to(players.device)
 
 

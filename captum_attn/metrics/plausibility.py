@@ -5,6 +5,8 @@ It says nothing about what the model does: a faithful explanation of a wrong mod
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import torch
 from torch import Tensor
 from torchmetrics.functional.classification import binary_average_precision
@@ -102,9 +104,9 @@ class PlausibilityMetric(MeanOverExamples):
 
     higher_is_better = True
 
+    @abstractmethod
     def of_each(self, scores: Tensor, rationales: Tensor, players: Tensor) -> Tensor:
         """The number of each example, (B,)."""
-        raise NotImplementedError
 
     def update(self, scores: Tensor, rationales: Tensor, players: Tensor) -> None:
         """Take in a batch: ``scores`` float (B, N), ``rationales`` bool (B, N), ``players`` bool (B, N)."""

@@ -131,10 +131,12 @@ class Record:
             FileNotFoundError: there is no file.
             ValueError: no file of an evaluation.
         """
-        text = path.read_text(encoding="utf-8")
-        lines = text.split("\n")[:-1]  # what follows the last line break was cut off
+        return cls._parsed(path, _complete_lines(path))
+
+    @classmethod
+    def _parsed(cls, path: Path, lines: bytes) -> Record:
         try:
-            header, *entries = map(json.loads, lines)
+            header, *entries = map(json.loads, lines.splitlines())
             settings = Settings(**{name: _frozen(value) for name, value in header.items()})
             record = cls(settings, path=path)
             for entry in entries:
@@ -160,16 +162,15 @@ class Record:
             record = cls(settings, path=path)
             record.write(path)
             return record
-        record = cls.read(path)
+        lines = _complete_lines(path)
+        record = cls._parsed(path, lines)
         if record.settings != settings:
             then, now = asdict(record.settings), asdict(settings)
             prints = ("data", "model", "labels", "rationales")
             others = [name for name in now if then[name] != now[name]]
             shown = ", ".join(f"{n}" if n in prints else f"{n} {then[n]!r}, now {now[n]!r}" for n in others)
             raise ValueError(f"{path} holds an evaluation with other settings ({shown}): give another file")
-        text = path.read_bytes()
-        if not text.endswith(b"\n"):
-            os.truncate(path, text.rindex(b"\n") + 1)
+        os.truncate(path, len(lines))
         return record
 
     def _knows(self, example: Example) -> bool:
@@ -183,6 +184,12 @@ class Record:
                 "Give another file"
             )
         return True
+
+
+def _complete_lines(path: Path) -> bytes:
+    """The file up to its last line break: what follows was cut off."""
+    text = path.read_bytes()
+    return text[: text.rfind(b"\n") + 1]
 
 
 def _write(file: IO[str], entry: dict[str, Any]) -> None:

@@ -9,19 +9,7 @@ import pandas as pd
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-HIGHER_IS_BETTER = {
-    "comprehensiveness": True,
-    "sufficiency": False,
-    "log_odds": False,
-    "deletion": False,
-    "insertion": True,
-    "f1_macro": True,
-    "f1_weighted": True,
-    "token_auprc": True,
-    "token_f1": True,
-    "token_iou": True,
-    "seconds": False,
-}
+_LOWER_IS_BETTER = ("sufficiency", "log_odds", "deletion", "seconds")
 _RANDOM_COLOUR = "#999999"
 _COLOURS = [f"C{number}" for number in (0, 1, 2, 3, 4, 5, 6, 8, 9)]  # 7 is grey
 
@@ -38,7 +26,7 @@ def markdown(table: pd.DataFrame) -> str:
         index="method", columns="column", values="cell"
     )
     leading = table[table.column == first.column].set_index("method")["mean"]
-    methods = leading.sort_values(ascending=not HIGHER_IS_BETTER[first.metric]).index
+    methods = leading.sort_values(ascending=first.metric in _LOWER_IS_BETTER).index
     columns = shown.column.unique()
     lines = [_caption(table), "", f"| method | {' | '.join(columns)} |", f"|---|{'--:|' * len(columns)}"]
     for method in methods:
@@ -51,7 +39,7 @@ def distributions(scores: pd.DataFrame, families: dict[str, str] | None, ax: Axe
     """A box for each method, of the values that its scores reach; see :meth:`Evaluation.plot`."""
     metric, scale = scores.metric.iloc[0], scores.scale.iloc[0]
     means = scores[scores.ranking == "scores"].groupby("method", sort=False).value.mean()
-    methods = means.sort_values(ascending=HIGHER_IS_BETTER[metric]).index.tolist()  # the best on top
+    methods = means.sort_values(ascending=metric not in _LOWER_IS_BETTER).index.tolist()  # the best on top
     colour_of = _colours(list(means.index), families)
     ax = _axes(ax, len(methods))
     for place, method in enumerate(methods):
@@ -75,8 +63,8 @@ def distributions(scores: pd.DataFrame, families: dict[str, str] | None, ax: Axe
             ax.plot(reverse.mean(), place, "o", markerfacecolor="white", color=colour_of[method])
     ax.set_yticks(range(len(methods)), methods)
     notes = [f"{scale} scale"] * bool(scale) + [kind for kind in scores.intervention.unique() if kind != "none"]
-    arrow = "higher" if HIGHER_IS_BETTER[metric] else "lower"
-    ax.set_xlabel(f"{metric.replace('_', ' ')}, {arrow} is better" + (f" ({', '.join(notes)})" if notes else ""))
+    better = "lower" if metric in _LOWER_IS_BETTER else "higher"
+    ax.set_xlabel(f"{metric.replace('_', ' ')}, {better} is better" + (f" ({', '.join(notes)})" if notes else ""))
     if families is not None:
         colour_of_family = {families[method]: colour_of[method] for method in families if method in colour_of}
         for family, colour in colour_of_family.items():
@@ -135,7 +123,7 @@ def _caption(table: pd.DataFrame) -> str:
 
 def _label(row: Any, usual: str) -> str:
     """What stands above a column."""
-    arrow = "↑" if HIGHER_IS_BETTER[row.metric] else "↓"
+    arrow = "↓" if row.metric in _LOWER_IS_BETTER else "↑"
     own = [] if row.intervention in (usual, "none") else [row.intervention]
     notes = own + ([] if row.ranking == "scores" else [row.ranking])
     return f"{row.metric.replace('_', ' ')} {arrow}" + "".join(f", {note}" for note in notes)

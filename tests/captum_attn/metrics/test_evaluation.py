@@ -663,6 +663,12 @@ def test_pairs_of_texts_are_read_as_pairs(text_model):
         run(text_model, data=["a film", 3])
 
 
+def test_unknown_words_are_words(text_model):
+    _, tokenizer = text_model
+    assert tokenizer("☃")["input_ids"][1:-1] == [tokenizer.unk_token_id]
+    assert run(text_model, data=["☃", "good"]).settings.count == 2
+
+
 def test_texts_that_are_too_long_are_cut_with_a_warning(text_model):
     long = " ".join(["dull"] * 300)
     with pytest.warns(UserWarning, match="1 of 2 texts are longer than the 128 tokens"):
