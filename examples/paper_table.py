@@ -184,7 +184,7 @@ def methods(data: Data, rows: str) -> tuple[dict[str, Any], dict[str, str]]:
     families = {"attention": by_attention, "attention and gradients": by_gradients, "input": by_input}
     return (
         {**by_attention, **by_gradients, **by_input},
-        {"random": "random", **{name: family for family, members in families.items() for name in members}},
+        {**{name: family for family, members in families.items() for name in members}, "random": "random"},
     )
 
 
