@@ -229,7 +229,7 @@ def once(method: Scorer) -> Scorer:
 def written(name: str, result: Evaluation, families: dict[str, str], out: Path) -> str:
     """Write a data set's table and figure; the table as Markdown."""
     result.table(scale="paper").to_csv(out / f"{name}.csv", index=False)
-    figure, axes = plt.subplots(1, 2, figsize=(13, 1.2 + 0.25 * len(result.methods)), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(15, 1.2 + 0.25 * len(result.methods)), layout="constrained")
     for intervention, ax in zip(result.settings.interventions, axes, strict=True):
         result.plot("comprehensiveness", scale="paper", intervention=intervention, families=families, ax=ax)
     axes[0].get_legend().remove()
