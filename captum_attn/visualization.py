@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from captum.attr._utils.visualization import VisualizationDataRecord
@@ -13,6 +13,8 @@ from torch import Tensor
 from captum_attn.token_attributions import TokenAttributions
 
 if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
 _MOST_BARS = 40
@@ -86,7 +88,7 @@ def plot_tokens(tokens: Sequence[str], values: Tensor, title: str = "") -> Figur
     heights = [float(values[index]) for index in shown]
     bars = axes.barh(range(len(shown)), heights, color=[_hex(RAISES if h >= 0 else LOWERS) for h in heights])
     axes.bar_label(bars, fmt="%+.2g", padding=3, fontsize=8)
-    axes.set_yticks(range(len(shown)), [_plain(tokens[index]) for index in shown])
+    axes.set_yticks(range(len(shown)), [plain_text(tokens[index]) for index in shown])
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.axvline(0, color="0.4", linewidth=0.8)
     axes.margins(x=0.15)
@@ -95,7 +97,7 @@ def plot_tokens(tokens: Sequence[str], values: Tensor, title: str = "") -> Figur
         axes.set_ylabel(f"the {len(shown)} strongest of {len(tokens)} tokens")
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel("Shapley value in the attention game")
-    axes.set_title(_plain(title), fontsize=10, loc="left")
+    axes.set_title(plain_text(title), fontsize=10, loc="left")
     return figure
 
 
@@ -116,7 +118,6 @@ def plot_patches(image: Tensor, patches: Tensor, title: str = "") -> Figure:
     Example:
         >>> plot_patches(torch.rand(3, 32, 32), torch.randn(4, 4)).savefig("patches.png")
     """
-    from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
 
     if image.dim() != 3 or image.shape[0] not in (1, 3) or patches.dim() != 2:
@@ -124,25 +125,23 @@ def plot_patches(image: Tensor, patches: Tensor, title: str = "") -> Figure:
             "expected one image (C, h, w) with C = 1 or 3 and its patches (rows, columns), got shapes "
             f"{tuple(image.shape)} and {tuple(patches.shape)}; of a result, give result.patches[i]"
         )
-    pixels = image.detach().cpu().float()
-    pixels = (pixels - pixels.min()) / (pixels.max() - pixels.min()).clamp(min=1e-12)
+    picture = shown_pixels(image)
     values = patches.detach().cpu().double()
     limit = float(values.abs().max().clamp(min=1e-300))
     figure = Figure(figsize=(7.6, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
-    extent = (0, pixels.shape[2], pixels.shape[1], 0)
-    left.imshow(pixels.movedim(0, -1).squeeze(-1).numpy(), cmap="gray", extent=extent)
+    extent = (0, image.shape[2], image.shape[1], 0)
+    left.imshow(picture, cmap="gray", extent=extent)
     left.set_title("input", fontsize=10)
-    diverging = LinearSegmentedColormap.from_list("lowers-raises", [_hex(LOWERS), "#ffffff", _hex(RAISES)])
-    heat = right.imshow(values.numpy(), cmap=diverging, vmin=-limit, vmax=limit, extent=extent)
-    if values.shape != pixels.shape[1:]:
-        right.imshow(pixels.mean(0).numpy(), cmap="gray", alpha=0.25, extent=extent)
+    heat = right.imshow(values.numpy(), cmap=diverging_colours(), vmin=-limit, vmax=limit, extent=extent)
+    if values.shape != image.shape[1:]:
+        right.imshow(picture if picture.ndim == 2 else picture.mean(-1), cmap="gray", alpha=0.25, extent=extent)
     right.set_title("Shapley value of each patch", fontsize=10)
     figure.colorbar(heat, ax=right, shrink=0.85)
     for axes in (left, right):
         axes.set_xticks([])
         axes.set_yticks([])
-    figure.suptitle(_plain(title), fontsize=11)
+    figure.suptitle(plain_text(title), fontsize=11)
     return figure
 
 
@@ -195,6 +194,21 @@ def captum_record(
     )
 
 
+def diverging_colours() -> Colormap:
+    """Matplotlib's form of the colours: from what lowers the output over white to what raises it."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("lowers-raises", [_hex(LOWERS), "#ffffff", _hex(RAISES)])
+
+
+def shown_pixels(image: Tensor) -> np.ndarray[Any, Any]:
+    """An image (C, h, w) of any range as matplotlib shows it: in [0, 1], (h, w, 3) or (h, w)."""
+    pixels = image.detach().cpu().float()
+    pixels = (pixels - pixels.min()) / (pixels.max() - pixels.min()).clamp(min=1e-12)
+    shown: np.ndarray[Any, Any] = pixels.movedim(0, -1).squeeze(-1).numpy()
+    return shown
+
+
 def _blend(value: float, strength: float) -> tuple[int, int, int]:
     red, green, blue = (round(255 + strength * (c - 255)) for c in (RAISES if value >= 0 else LOWERS))
     return red, green, blue
@@ -209,7 +223,7 @@ def _hex(colour: tuple[int, int, int]) -> str:
     return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
-def _plain(text: str) -> str:
+def plain_text(text: str) -> str:
     """Text that matplotlib does not read as mathematics."""
     return text.replace("$", r"\$")
 

@@ -11,7 +11,7 @@ import math
 import re
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import FrameType
@@ -65,8 +65,25 @@ class AttentionCapture(AttentionIntercept):
         for layer in sorted(layers):
             self.calls[layer].show(observer)
 
-    def backward(self, scalar: Tensor, observer: Observer, layers: Collection[int], retain_graph: bool = False) -> None:
+    def backward(
+        self,
+        scalar: Tensor,
+        observer: Observer,
+        layers: Collection[int],
+        retain_graph: bool = False,
+        states: Sequence[Tensor] = (),
+    ) -> tuple[Tensor | None, ...]:
         """Backpropagate ``scalar`` down to the lowest of ``layers``, showing (A, G) of each to ``observer``.
+
+        Args:
+            scalar: a sum of what is explained.
+            observer: gets the tiles.
+            layers: the attention calls that are shown.
+            retain_graph: whether another scalar will be backpropagated through the same graph.
+            states: hidden states, none of them below the lowest layer.
+
+        Returns:
+            The gradients of the states; None for one that ``scalar`` does not depend on.
 
         Raises:
             RuntimeError: ``scalar`` does not depend on the recorded attention, or one of the layers ran without a
@@ -88,10 +105,12 @@ class AttentionCapture(AttentionIntercept):
             call.lowest = call.layer == min(layers)
         probes = [self.calls[layer].probe for layer in layers]
         try:
-            torch.autograd.grad(scalar, probes, allow_unused=True, retain_graph=retain_graph)
+            inputs = [*states, *probes]
+            gradients = torch.autograd.grad(scalar, inputs, allow_unused=True, retain_graph=retain_graph)
         finally:
             for call in self.calls:  # an observer may know the run, and the run knows the calls
                 call.observer = None
+        return gradients[: len(states)]
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -65,6 +65,20 @@ class ModelInputs:
             notes={name: cut(value) for name, value in self.notes.items()},
         )
 
+    def to(self, device: torch.device) -> ModelInputs:
+        """The same on another device."""
+
+        def moved(value: Any) -> Any:
+            return value.to(device) if isinstance(value, Tensor) else value
+
+        return replace(
+            self,
+            features=moved(self.features),
+            keywords={name: moved(value) for name, value in self.keywords.items()},
+            positional=tuple(map(moved, self.positional)),
+            notes={name: moved(value) for name, value in self.notes.items()},
+        )
+
     def parts(self, size: int | None) -> list[slice]:
         """The examples, at most ``size`` at a time; None for all at once. ``ValueError`` for a size below 1."""
         size = len(self) if size is None else size

@@ -14,6 +14,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from captum_attn.core.hashing import add_to_hash
+
 _OPAQUE_IMPLEMENTATION = re.compile(r"flash|flex|paged|/")
 
 
@@ -93,13 +95,15 @@ def takes_keyword(model: Callable[..., Any], name: str) -> bool:
 
 
 def fingerprint(model: Callable[..., Any]) -> str | None:
-    """What tells a module's weights from others: a hash of some entries of each; None for a function."""
+    """What tells a module from others: a hash of its weights and of which adapters are on; None for a function."""
     if not isinstance(model, nn.Module):
         return None
     digest = sha256()
-    for name, weight in model.state_dict().items():
-        some = weight.detach().flatten()[:: max(1, weight.numel() // 64)]
-        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)} {some.tolist()}".encode())
+    add_to_hash(digest, {name: part for name, part in model.state_dict().items() if isinstance(part, Tensor)})
+    for name, module in model.named_modules():
+        adapters = [getattr(module, flag, None) for flag in ("active_adapters", "disable_adapters")]  # PEFT's
+        if adapters != [None, None]:
+            add_to_hash(digest, (name, adapters))
     return digest.hexdigest()
 
 

@@ -22,6 +22,7 @@ from captum_attn.core.models import (
     unwrapped,
 )
 from captum_attn.core.observers import InfluenceObserver, Per, RowWeights, Variant
+from captum_attn.core.states import StateCapture, States
 from captum_attn.core.tokens import PatchGrid, find_players, patch_grid, real_tokens
 
 
@@ -39,6 +40,19 @@ class Tokens(NamedTuple):
     grid: PatchGrid | None
 
 
+class ReadoutGradients(NamedTuple):
+    """How an output depends on the tokens' hidden states, and how far they are attended to.
+
+    Attributes:
+        gradients: of each of the states asked for, (B, N, D); zero where the output does not depend on them.
+        attention: for each, (B, N): mean attention of all heads from the readout token, or the mean of several, to each
+            token, in the last attention before the states; float32, or float64 for a float64 model.
+    """
+
+    gradients: list[Tensor]
+    attention: list[Tensor]
+
+
 class ObservedForward:
     """The output of a model and the attention behind it.
 
@@ -48,16 +62,21 @@ class ObservedForward:
         layers, heads, length: their number L, the number of heads H in each, and the number of tokens N.
         causal: whether no token can attend to a later one.
         model: the module that was called.
+        states: the hidden states that modules returned, where these were asked for.
     """
 
-    def __init__(self, output: Tensor, capture: AttentionCapture, inputs: ModelInputs) -> None:
-        self.output = output
+    def __init__(
+        self, output: Tensor, capture: AttentionCapture, inputs: ModelInputs, states: Sequence[States] = ()
+    ) -> None:
+        self.output, self.states = output, states
         self.model = capture.root
         self._capture, self._inputs = capture, inputs
         self.calls = token_attention(capture.calls, inputs)
         self._shape = self.calls[0].shape[:3]
         self.layers, self.heads, self.length = len(self.calls), self._shape[1], self._shape[2]
         self.causal = self.calls[0].causal
+        for state in states:
+            self._check_state(state)
 
     def influence(
         self,
@@ -101,6 +120,57 @@ class ObservedForward:
         else:
             self._capture.backward(selected.sum(), observer, indices, retain_graph)
         return observer.influence
+
+    def readout_gradients(self, selected: Tensor, states: Sequence[States]) -> ReadoutGradients:
+        """What the explained scores draw on: gradients of hidden states, and the readout's attention to each token.
+
+        Args:
+            selected: the scores (B,) to explain, taken from ``output``.
+            states: some of ``self.states``.
+
+        Raises:
+            RuntimeError: ``selected`` does not depend on the attention.
+            ValueError: states from before the first attention.
+        """
+        layers = [self.attention_before(state) for state in states]
+        shown = sorted(set(layers))
+        observer = InfluenceObserver(
+            self._shape,
+            [self.calls[layer].layer for layer in shown],
+            range(self.heads),
+            "attention",
+            self.readout_rows,
+            "layer",
+            like=self.calls[0].like,
+        )
+        hidden = [state.hidden for state in states]
+        gradients = self._capture.backward(
+            selected.sum(), observer, [self.calls[layer].layer for layer in shown], states=hidden
+        )
+        return ReadoutGradients(
+            [torch.zeros_like(h) if g is None else g for h, g in zip(hidden, gradients, strict=True)],
+            [observer.influence[:, shown.index(layer)] for layer in layers],
+        )
+
+    def _check_state(self, state: States) -> None:
+        shape = tuple(state.hidden.shape)
+        if len(shape) != 3 or shape[:2] != (len(self._inputs), self.length):
+            raise ValueError(
+                f"module {state.module!r} returned a tensor of shape {shape}, expected hidden states of each token, "
+                f"({len(self._inputs)}, {self.length}, width)"
+            )
+        if state.hidden._version != state.version:
+            raise RuntimeError(f"the hidden states that module {state.module!r} returned were modified in place later")
+
+    def attention_before(self, state: States) -> int:
+        """The layer whose attention ran last before the state was there."""
+        before = [layer for layer, call in enumerate(self.calls) if call.layer < state.attended]
+        if not before:
+            raise ValueError(
+                f"module {state.module!r} returns before the first attention, so nothing says how far its tokens are "
+                "attended to: choose a transformer layer or a later module"
+            )
+        return before[-1]
 
     def tokens(self, special_ids: Collection[int] | None) -> Tokens:
         """Which tokens are padding, which ones play (:func:`~captum_attn.core.tokens.find_players`), where patches lie.
@@ -153,7 +223,7 @@ class ObservedForward:
 
 @contextmanager
 def observed_forward(
-    model: Callable[..., Any], inputs: ModelInputs, gradients: bool = True
+    model: Callable[..., Any], inputs: ModelInputs, gradients: bool = True, modules: Collection[str] = ()
 ) -> Iterator[ObservedForward]:
     """Run the model once, in eval mode, and keep what is needed to explain its output.
 
@@ -163,11 +233,12 @@ def observed_forward(
         model: a module, or a function of the inputs that calls one (in eval mode).
         inputs: one batch.
         gradients: whether gradients will be asked for; False is for attention alone.
+        modules: names of parts of a module, whose hidden states are kept.
 
     Raises:
-        TypeError: an output in which there are no scores.
-        ValueError: attention that cannot be observed, or does not relate the input's tokens to each other; a function
-            whose module is in training mode.
+        TypeError: an output in which there are no scores, or hidden states that are none.
+        ValueError: a name of no module; attention that cannot be observed, or does not relate the input's tokens to
+            each other; a function whose module is in training mode.
         RuntimeError: weights that were made under ``torch.inference_mode()``.
 
     Example:
@@ -180,10 +251,11 @@ def observed_forward(
     if gradients:
         check_differentiable(model)
     with evaluation_mode(model), torch.inference_mode(False), torch.set_grad_enabled(gradients):
-        with same_random_state(inputs.features), AttentionCapture(model, gradients) as capture:
+        capture = AttentionCapture(model, gradients)
+        with same_random_state(inputs.features), StateCapture(model, modules, capture) as kept, capture:
             output = output_tensor(inputs.call(model))
         check_evaluated(capture.root)
-        yield ObservedForward(output, capture, inputs)
+        yield ObservedForward(output, capture, inputs, kept.states)
 
 
 def token_attention(calls: Sequence[AttentionCall], inputs: ModelInputs) -> list[AttentionCall]:

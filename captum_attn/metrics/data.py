@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from captum_attn.core.hashing import add_to_hash
 from captum_attn.core.perturb import at_patches, patch_pixels
 from captum_attn.core.tokens import PatchGrid, length_limit, special_token_ids
 
@@ -144,8 +145,7 @@ class Tensors(Examples):
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256()
-        for name in sorted(self._columns):
-            digest.update(self._columns[name].cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        add_to_hash(digest, self._columns)
         return digest.hexdigest()
 
 

@@ -1,0 +1,209 @@
+"""Hidden states of a concept's tokens, computed once for each state of the model."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import warnings
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+from zipfile import BadZipFile
+
+import torch
+from torch import Tensor, nn
+
+from captum_attn._targets import Target, select_target, target_of_each
+from captum_attn.concepts.layers import Layer
+from captum_attn.core.hashing import add_to_hash
+from captum_attn.core.inputs import ModelInputs
+from captum_attn.core.models import fingerprint
+from captum_attn.core.run import ObservedForward, observed_forward
+
+Scope = Literal["players", "readout", "all"]
+
+
+def tokens_in_scope(run: ObservedForward, scope: Scope, special_ids: Collection[int] | None) -> Tensor:
+    """bool (B, N): the tokens whose states count.
+
+    Args:
+        run: a forward pass; for ``"readout"`` a backward pass must have gone before.
+        scope: ``"players"``, ``"readout"`` or ``"all"`` that is no padding.
+        special_ids: of the tokenizer.
+    """
+    if scope == "readout":
+        return run.readout_rows() > 0
+    tokens = run.tokens(special_ids)
+    return tokens.players if scope == "players" else tokens.real
+
+
+@dataclass(frozen=True)
+class ConceptStates:
+    """The hidden states of one concept's tokens.
+
+    Attributes:
+        hidden: (T, D) of each layer, on the CPU, in the model's dtype.
+        counts: int64 (E,), how many tokens each of the E examples has.
+    """
+
+    hidden: list[Tensor]
+    counts: Tensor
+
+    @property
+    def bytes(self) -> int:
+        return sum(states.numel() * states.element_size() for states in self.hidden)
+
+
+class StateStore:
+    """Computes hidden states of concepts, and keeps them in memory, and in files if it has a folder.
+
+    They are known by a hash of the concept's examples and of all settings, and belong to a hash of all of the model's
+    weights: where these are others, the states are computed again. A file says what it holds and has a checksum.
+
+    Args:
+        model: the model.
+        scope: which tokens count.
+        special_ids: of the tokenizer.
+        folder: where files are kept; None for memory alone.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        scope: Scope,
+        special_ids: Collection[int] | None,
+        folder: Path | None,
+    ) -> None:
+        self._model, self._scope, self._special_ids, self._folder = model, scope, special_ids, folder
+        self._kept: dict[str, ConceptStates] = {}
+        self._weights: str | None = None
+
+    def states(
+        self,
+        name: str,
+        batches: Sequence[ModelInputs],
+        layers: Sequence[Layer],
+        readout_target: Target,
+        done: Callable[[int], Any] = lambda count: None,
+    ) -> ConceptStates:
+        """The states of a concept's tokens, from memory, a file, or the model.
+
+        Args:
+            name: the concept's, for messages.
+            batches: its examples.
+            layers: whose states.
+            readout_target: the output by which the readout token is found, in the scope ``"readout"``.
+            done: called with the number of examples that are done.
+        """
+        key = self._key(batches, layers, readout_target)
+        if key not in self._kept:
+            loaded = self._load(name, key)
+            if loaded is None:
+                loaded = self._compute(batches, layers, readout_target, done)
+                self._save(key, loaded)
+            else:
+                done(len(loaded.counts))
+            self._kept[key] = loaded
+        else:
+            done(len(self._kept[key].counts))
+        return self._kept[key]
+
+    def refresh(self) -> None:
+        """Look at the model's weights anew; forget the states of others."""
+        weights = fingerprint(self._model)
+        if weights != self._weights:
+            self._kept.clear()
+            self._weights = weights
+
+    def _key(self, batches: Sequence[ModelInputs], layers: Sequence[Layer], readout_target: Target) -> str:
+        settings = (self._scope, sorted(self._special_ids or ()), [asdict(layer) for layer in layers])
+        target = str(readout_target) if self._scope == "readout" else None
+        digest = hashlib.sha256(repr((type(self._model).__qualname__, settings, target)).encode())
+        for batch in batches:
+            for part in (batch.name, batch.features, *batch.positional, batch.keywords, batch.notes):
+                add_to_hash(digest, part)
+        return digest.hexdigest()
+
+    def _compute(
+        self,
+        batches: Sequence[ModelInputs],
+        layers: Sequence[Layer],
+        readout_target: Target,
+        done: Callable[[int], Any],
+    ) -> ConceptStates:
+        hidden: list[list[Tensor]] = [[] for _ in layers]
+        counts = []
+        modules = {layer.module for layer in layers}
+        readout = self._scope == "readout"
+        for batch in batches:
+            with observed_forward(self._model, batch, gradients=readout, modules=modules) as run:
+                if readout:
+                    real = run.tokens(self._special_ids).real
+                    selection = select_target(run.output, target_of_each(readout_target, len(batch)), real)
+                    run.influence(selection.scores, variant="attention", layers=[-1], row_weights=run.readout_rows)
+                chosen = tokens_in_scope(run, self._scope, self._special_ids)
+                for kept, layer in zip(hidden, layers, strict=True):
+                    kept.append(layer.of(run).hidden.detach()[chosen].cpu())
+                counts.append(chosen.sum(-1).cpu())
+            done(len(batch))
+        return ConceptStates([torch.cat(parts) for parts in hidden], torch.cat(counts))
+
+    def _path(self, key: str) -> Path | None:
+        return None if self._folder is None else self._folder / f"{key[:32]}.pt"
+
+    def _load(self, name: str, key: str) -> ConceptStates | None:
+        path = self._path(key)
+        if path is None or not path.exists():
+            return None
+        try:
+            content = torch.load(path, weights_only=True)
+            states = ConceptStates(content["hidden"], content["counts"])
+            problem = None
+            if content["key"] != key or content["checksum"] != _checksum(states):
+                problem = "is corrupt"
+            elif content["weights"] != self._weights:
+                problem = "was written with other weights"
+        except _CORRUPTION:
+            problem = "is corrupt"
+        if problem:
+            warnings.warn(f"{path} {problem}: the states of concept {name!r} are computed again", stacklevel=5)
+            return None
+        return states
+
+    def _save(self, key: str, states: ConceptStates) -> None:
+        path = self._path(key)
+        if path is None:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = {
+            "key": key,
+            "weights": self._weights,
+            "checksum": _checksum(states),
+            "hidden": states.hidden,
+            "counts": states.counts,
+        }
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        torch.save(content, temporary)
+        temporary.replace(path)
+
+
+def _checksum(states: ConceptStates) -> str:
+    digest = hashlib.sha256()
+    for tensor in (*states.hidden, states.counts):
+        add_to_hash(digest, tensor)
+    return digest.hexdigest()
+
+
+_CORRUPTION = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ValueError,
+    pickle.PickleError,
+    BadZipFile,
+)

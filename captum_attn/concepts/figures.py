@@ -1,0 +1,107 @@
+"""Figures of T-TCAV: concepts by layers, and concepts on one input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from captum_attn.concepts.significance import SIGNIFICANT
+from captum_attn.visualization import diverging_colours, plain_text, shown_pixels
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def concepts_by_layers(
+    scores: Tensor, effects: Tensor, p_values: Tensor, concepts: Sequence[str], layers: Sequence[str]
+) -> Figure:
+    """A map of T-TCAV scores, with marks where the effect is significant.
+
+    Args:
+        scores: (K, L), between 0 and 1; NaN where undefined.
+        effects: (K, L), whose sign a mark shows.
+        p_values: (K, L), corrected.
+        concepts, layers: names of rows and columns.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(2.4 + 0.85 * len(layers), 1.6 + 0.42 * len(concepts)), layout="constrained")
+    axes = figure.add_subplot()
+    sure = p_values < SIGNIFICANT
+    colours = diverging_colours()(scores.nan_to_num(0.5).numpy())
+    colours[..., 3] = np.where(sure.numpy(), 1.0, 0.35)
+    colours[scores.isnan().numpy()] = (0.9, 0.9, 0.9, 1.0)
+    axes.imshow(colours, aspect="auto")
+    for row, column in np.ndindex(*scores.shape):
+        score = float(scores[row, column])
+        mark = (" ▲" if effects[row, column] > 0 else " ▼") if sure[row, column] else ""
+        dark = sure[row, column] and abs(score - 0.5) > 0.3
+        axes.text(
+            column,
+            row,
+            "none" if np.isnan(score) else f"{score:.2f}{mark}",
+            ha="center",
+            va="center",
+            fontsize=8,
+            color="white" if dark else "#555" if np.isnan(score) or not sure[row, column] else "black",
+        )
+    axes.set_yticks(range(len(concepts)), [plain_text(name) for name in concepts])
+    axes.set_xticks(range(len(layers)), layers)
+    axes.set_xlabel("layer")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    figure.supxlabel(
+        "T-TCAV score; ▲ raises, ▼ lowers the output (Holm, 5 %); pale: not significant; none: no gradient", fontsize=7
+    )
+    return figure
+
+
+def concepts_over_image(pixels: Tensor, patches: Tensor, names: Sequence[str], title: str) -> Figure:
+    """An image (C, h, w), and beside it the sensitivity of its patches (K, rows, columns) to each of K concepts."""
+    from matplotlib.figure import Figure
+
+    picture, limit = shown_pixels(pixels), _limit(patches)
+    columns = min(len(names) + 1, 5)
+    rows = -(-(len(names) + 1) // columns)
+    figure = Figure(figsize=(2.1 * columns + 0.6, 2.3 * rows + 0.4), layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    extent = (0, pixels.shape[2], pixels.shape[1], 0)
+    panels[0].imshow(picture, cmap="gray", extent=extent)
+    panels[0].set_title("input", fontsize=9)
+    grey = picture.mean(-1) if picture.ndim == 3 else picture
+    for axes, name, values in zip(panels[1:], names, patches, strict=False):
+        axes.imshow(grey, cmap="gray", extent=extent, vmin=0, vmax=1)
+        heat = axes.imshow(
+            values.cpu().double().numpy(), cmap=diverging_colours(), vmin=-limit, vmax=limit, extent=extent, alpha=0.75
+        )
+        axes.set_title(plain_text(name), fontsize=9)
+    for axes in panels:
+        axes.set_axis_off()
+    figure.colorbar(heat, ax=panels, shrink=0.8, label="sensitivity of the output")
+    figure.suptitle(plain_text(title), fontsize=10)
+    return figure
+
+
+def concepts_under_text(tokens: Sequence[str], values: Tensor, names: Sequence[str], title: str) -> Figure:
+    """The sensitivity (K, N) of N tokens to each of K concepts, a row for each concept."""
+    from matplotlib.figure import Figure
+
+    limit = _limit(values)
+    figure = Figure(figsize=(2.2 + 0.34 * len(tokens), 1.9 + 0.4 * len(names)), layout="constrained")
+    axes = figure.add_subplot()
+    heat = axes.imshow(values.cpu().double().numpy(), cmap=diverging_colours(), vmin=-limit, vmax=limit, aspect="auto")
+    axes.set_yticks(range(len(names)), [plain_text(name) for name in names])
+    axes.set_xticks(range(len(tokens)), [plain_text(token) for token in tokens], rotation=60, ha="right", fontsize=9)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_title(plain_text(title), fontsize=10, loc="left")
+    figure.colorbar(heat, ax=axes, shrink=0.9, label="sensitivity of the output")
+    return figure
+
+
+def _limit(values: Tensor) -> float:
+    return float(values.abs().max().clamp(min=torch.finfo(torch.float32).tiny))

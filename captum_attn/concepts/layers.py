@@ -1,0 +1,80 @@
+"""Which hidden states are meant by a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from captum_attn.core.inputs import ModelInputs
+from captum_attn.core.run import ObservedForward, observed_forward
+from captum_attn.core.states import States, attention_blocks
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Hidden states: what one call of a module returns.
+
+    Attributes:
+        name: the module's name; ``"name#1"`` for the second call of a module that layers share.
+        module: the module's name.
+        call: which of its calls in a forward pass, 0 for the first.
+        index: the layer whose attention came last before, 0 for the first.
+    """
+
+    name: str
+    module: str
+    call: int
+    index: int
+
+    def of(self, run: ObservedForward) -> States:
+        """This layer's states in a forward pass."""
+        return next(states for states in run.states if (states.module, states.call) == (self.module, self.call))
+
+
+def find_layers(model: nn.Module, example: ModelInputs, wanted: Sequence[int | str] | None) -> list[Layer]:
+    """The layers meant, in the model's order.
+
+    Args:
+        model: the model.
+        example: inputs, of which a forward pass is observed.
+        wanted: indices of transformer layers, negative ones from the end, or names of modules whose output is
+            (B, N, D). None for all transformer layers.
+
+    Raises:
+        IndexError: an index out of range.
+        ValueError: a name of no module, of one that does not run or that runs several times, or that has no attention
+            before it.
+    """
+    numbers = [layer for layer in wanted or () if isinstance(layer, int)]
+    names = [layer for layer in wanted or () if isinstance(layer, str)]
+    found = [] if wanted is not None and not numbers else _blocks(model, example, numbers or None)
+    return sorted({*found, *_named(model, example, names)}, key=lambda layer: (layer.index, layer.name))
+
+
+def _blocks(model: nn.Module, example: ModelInputs, numbers: Sequence[int] | None) -> list[Layer]:
+    with observed_forward(model, example, gradients=False) as run:
+        chosen = run.resolved_layers(numbers)
+        modules = attention_blocks(model, run.calls)
+    layers = []
+    for index in chosen:
+        module, call = modules[index], modules[:index].count(modules[index])
+        layers.append(Layer(f"{module}#{call}" if call else module, module, call, index))
+    return layers
+
+
+def _named(model: nn.Module, example: ModelInputs, names: Sequence[str]) -> list[Layer]:
+    if not names:
+        return []
+    with observed_forward(model, example, gradients=False, modules=names) as run:
+        calls = {name: [states for states in run.states if states.module == name] for name in names}
+        for name, states in calls.items():
+            if len(states) != 1:
+                times = (
+                    f"runs {len(states)} times in a forward pass: give the indices of layers"
+                    if states
+                    else ("does not run, or is no part that is called: choose one whose output is (B, N, width)")
+                )
+                raise ValueError(f"module {name!r} {times}")
+        return [Layer(name, name, 0, run.attention_before(states)) for name, (states,) in calls.items()]

@@ -1,0 +1,182 @@
+"""Examples of a concept, and inputs to explain, in any form: read in batches, for one model."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, count
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from captum_attn.core.inputs import ModelInputs, mapping_inputs, tensor_inputs
+from captum_attn.core.tokens import length_limit
+
+OnError = Literal["raise", "skip"]
+
+
+class UnreadableError(ValueError):
+    """Examples that could not be read; the message names them."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads texts, images, tensors and what data loaders yield.
+
+    Args:
+        model: for which tensors are made.
+        processor: a Hugging Face tokenizer or image processor, or a function from a list of texts or images to a
+            mapping of tensors; None where all inputs are tensors.
+        batch_size: how many examples there are in a batch at most.
+        on_error: ``"raise"``, or ``"skip"`` to leave out examples that cannot be read, with a warning.
+    """
+
+    model: nn.Module
+    processor: Any | None
+    batch_size: int
+    on_error: OnError = "raise"
+
+    def read(self, data: Any, what: str, companions: tuple[Any, ...] = ()) -> list[ModelInputs]:
+        """All examples, in batches on the model's device.
+
+        Args:
+            data: a tensor, or the mapping that a tokenizer or an image processor returns; a sequence of texts, pairs of
+                texts, paths of images, PIL images, arrays or tensors; or an iterable of batches, each of which is one
+                of these.
+            what: what they are, for messages.
+            companions: other arguments of the model, beside a tensor.
+
+        Raises:
+            UnreadableError: an example that cannot be loaded or processed.
+            TypeError: data of another kind, or texts or images without a processor.
+            ValueError: no examples.
+        """
+        problems: list[str] = []
+        device = next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
+        read = [
+            batch[part].to(device)
+            for batch in self._batches(data, what, companions, problems)
+            for part in batch.parts(self.batch_size)
+        ]
+        if problems:
+            found = f"{what}: {len(problems)} could not be read: {'; '.join(problems[:5])}"
+            if self.on_error == "raise":
+                raise UnreadableError(f"{found}. Mend them, or leave such examples out with on_error='skip'")
+            warnings.warn(f"{found}. Left out", stacklevel=4)
+        if not read:
+            raise ValueError(f"{what}: there are no examples; an iterator that was used up gives none")
+        return read
+
+    def _batches(self, data: Any, what: str, companions: tuple[Any, ...], problems: list[str]) -> Iterator[ModelInputs]:
+        if isinstance(data, str | Path):
+            raise TypeError(f"{what}: expected examples, got {data!r}: a single one goes into a list")
+        if isinstance(data, Tensor):
+            yield tensor_inputs(self.model, data, companions)
+        elif isinstance(data, Mapping):
+            yield mapping_inputs(self.model, data)
+        elif isinstance(data, tuple) and _is_features(data):
+            yield tensor_inputs(self.model, data[0], (*data[1:], *companions))
+        elif not isinstance(data, Iterable):
+            raise TypeError(f"{what}: expected examples or an iterable of batches, got {type(data).__name__}")
+        else:
+            yield from self._from_iterable(data, what, companions, problems)
+
+    def _from_iterable(
+        self, data: Iterable[Any], what: str, companions: tuple[Any, ...], problems: list[str]
+    ) -> Iterator[ModelInputs]:
+        items = self._items(data, problems)
+        first = next(items, None)
+        if first is None:
+            return
+        if not _is_single(first):
+            for item in chain([first], items):
+                batch = tuple(item) if _is_features(item) else item
+                yield from self._batches(batch, what, companions, problems)
+            return
+        if self.processor is None and not isinstance(first, Tensor):
+            raise TypeError(
+                f"{what}: {type(first).__name__} needs processor=, the model's tokenizer or image processor"
+            )
+        loaded = ((place, self._loaded(place, item, problems)) for place, item in enumerate(chain([first], items)))
+        examples = [(place, example) for place, example in loaded if example is not None]
+        for start in range(0, len(examples), self.batch_size):
+            yield from self._processed(examples[start : start + self.batch_size], what, problems)
+
+    def _items(self, data: Iterable[Any], problems: list[str]) -> Iterator[Any]:
+        """What an iterable yields, past what fails where it can go on."""
+        items = iter(data)
+        for place in count():
+            try:
+                yield next(items)
+            except StopIteration:
+                return
+            except Exception as error:
+                problems.append(f"number {place} ({_described(error)})")
+                if self.on_error == "raise":
+                    return
+
+    def _loaded(self, place: int, example: Any, problems: list[str]) -> Any | None:
+        """An example, its image opened where it is a path."""
+        if not isinstance(example, Path) and not (isinstance(example, str) and not self._reads_text):
+            return example
+        from PIL import Image
+
+        try:
+            with Image.open(example) as image:
+                return image.convert("RGB")
+        except Exception as error:
+            problems.append(f"number {place} ({_described(error)})")
+            return None
+
+    def _processed(self, examples: Sequence[tuple[int, Any]], what: str, problems: list[str]) -> Iterator[ModelInputs]:
+        """Examples as one batch; one by one where that fails, to find out which of them it is."""
+        try:
+            yield self._inputs([example for _, example in examples], what)
+        except (TypeError, ValueError, RuntimeError, KeyError) as error:
+            if len(examples) == 1:
+                problems.append(f"number {examples[0][0]} ({_described(error)})")
+                return
+            for example in examples:
+                yield from self._processed([example], what, problems)
+
+    def _inputs(self, examples: list[Any], what: str) -> ModelInputs:
+        if self.processor is None:
+            return tensor_inputs(self.model, torch.stack(examples))
+        if self._reads_text:
+            columns = list(map(list, zip(*examples, strict=True))) if isinstance(examples[0], tuple) else [examples]
+            limit = length_limit(self.processor, self.model, None)
+            options = {} if limit is None else {"truncation": True, "max_length": limit}
+            padding = self.processor.pad_token_id is not None
+            encoded = self.processor(*columns, padding=padding, return_tensors="pt", verbose=False, **options)
+        elif hasattr(self.processor, "preprocess"):
+            encoded = self.processor(images=examples, return_tensors="pt")
+        else:
+            encoded = self.processor(examples)
+        if isinstance(encoded, Tensor):
+            return tensor_inputs(self.model, encoded)
+        return mapping_inputs(self.model, encoded)
+
+    @property
+    def _reads_text(self) -> bool:
+        return hasattr(self.processor, "all_special_ids")
+
+
+def _is_single(item: Any) -> bool:
+    """Whether an item of a sequence is an example, not a batch of them."""
+    if isinstance(item, Tensor):
+        return item.dim() == (3 if item.is_floating_point() else 1)
+    pair = isinstance(item, tuple) and all(isinstance(part, str) for part in item)
+    return isinstance(item, str | Path) or pair or hasattr(item, "convert") or hasattr(item, "__array__")
+
+
+def _is_features(data: Any) -> bool:
+    """Whether it is a tuple or list of a batch's tensors, as a ``TensorDataset`` yields them."""
+    tensors = isinstance(data, tuple | list) and len(data) > 0 and all(isinstance(part, Tensor) for part in data)
+    return tensors and data[0].dim() > 1 and not (isinstance(data, list) and _is_single(data[0]))
+
+
+def _described(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0][:120] if str(error) else ''}"

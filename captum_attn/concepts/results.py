@@ -1,0 +1,237 @@
+"""What T-TCAV found: Captum's form of the scores, a table, and a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import torch
+from captum.concept import Concept
+from captum.concept._utils.common import concepts_to_str
+from torch import Tensor
+
+from captum_attn.concepts.layers import Layer
+from captum_attn.concepts.scoring import LayerScores
+from captum_attn.concepts.significance import SIGNIFICANT, holm
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class SetScores:
+    """The scores of one experimental set.
+
+    Attributes:
+        concepts: its K concepts.
+        layers: the L layers.
+        scores: of each layer.
+        p_examples: float64 (L, K), whether the examples of an effect could be chance.
+        examples: how many examples each concept has.
+    """
+
+    concepts: Sequence[Concept]
+    layers: Sequence[Layer]
+    scores: Sequence[LayerScores]
+    p_examples: Tensor
+    examples: Sequence[int]
+
+    @property
+    def key(self) -> str:
+        """The concepts' ids, as Captum joins them."""
+        return str(concepts_to_str(self.concepts))
+
+    @property
+    def p_values(self) -> Tensor:
+        """float64 (L, K): the less sure of both tests; NaN where the effect is undefined."""
+        return torch.maximum(self.p_examples, torch.stack([scores.p_direction for scores in self.scores]))
+
+    def notes(self, layer: int, concept: int) -> str:
+        """What must be known before a score is believed."""
+        scores, notes = self.scores[layer], []
+        if scores.sign_count[concept].isnan().all():
+            notes.append("no gradient on these tokens")
+        elif scores.sign_count[concept].std() == 0 and scores.sign_count.shape[1] > 1:
+            notes.append("constant score, no t-test")
+        excess = scores.accuracy[concept] - 0.5
+        if not excess > 1.645 * scores.accuracy_error[concept]:
+            notes.append("its vectors separate no better than chance")
+        return "; ".join(notes)
+
+
+class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
+    """Scores of concepts in Captum's form, ``scores["0-1"]["vit.layers.2"]["sign_count"]``, and more.
+
+    The first key joins the ids of an experimental set's concepts, the second is a layer's name. Then there are
+    ``"sign_count"`` and ``"magnitude"`` (K,), means over the m vectors of each concept; ``"sign_count_per_cav"`` and
+    ``"magnitude_per_cav"`` (K, m), those of each vector; ``"effect"`` (K,), the mean-shift effect; and ``"cavs"``
+    (K, m, D), the vectors.
+
+    Attributes:
+        sets: everything that is known of each experimental set.
+        targets: int64 (n, k), what was explained of each of the n inputs.
+    """
+
+    def __init__(self, sets: Sequence[SetScores], targets: Tensor) -> None:
+        super().__init__({one.key: {} for one in sets})
+        self.sets, self.targets = list(sets), targets
+        for one in sets:
+            for layer, scores in zip(one.layers, one.scores, strict=True):
+                self[one.key][layer.name] = {
+                    "sign_count": scores.sign_count.mean(1),
+                    "magnitude": scores.magnitude.mean(1),
+                    "sign_count_per_cav": scores.sign_count,
+                    "magnitude_per_cav": scores.magnitude,
+                    "effect": scores.effect,
+                    "cavs": scores.cavs,
+                }
+
+    def __repr__(self) -> str:
+        described = [f"{one.key}: {[c.name for c in one.concepts]} in {len(one.layers)} layers" for one in self.sets]
+        return f"ConceptScores({'; '.join(described)}; {len(self.targets)} inputs)"
+
+    def set(self, key: str | None = None) -> SetScores:
+        """An experimental set by its key; the first one without. ``KeyError`` if there is none."""
+        if key is None:
+            return self.sets[0]
+        try:
+            return next(one for one in self.sets if one.key == key)
+        except StopIteration:
+            raise KeyError(f"there is no set {key!r}: expected one of {', '.join(map(repr, self))}") from None
+
+    def table(self) -> pd.DataFrame:
+        """Everything about each concept in each layer, one row each.
+
+        Returns:
+            Columns ``set``, ``concept``, ``layer`` (its index), ``module``;
+
+            - ``effect``, the mean-shift effect, in units of the explained output, and ``effect_std``, its spread over
+              draws of the other concepts;
+            - ``p``, its p-value, the larger one of ``p_examples`` and ``p_direction``; ``p_holm``, the same after
+              Holm's correction for all rows; ``significant``, whether that is below 0.05;
+            - ``score``, the T-TCAV score: the share of inputs with positive sensitivity, the mean over the vectors;
+              ``score_std``, its spread over them; ``magnitude``, the mean sensitivity;
+            - ``t_test``, the paper's p-value of the scores against 0.5, for comparison. **Do not rely on it**: vectors
+              that share their positives are not independent, so that it finds most concepts significant, on untrained
+              models, too;
+            - ``accuracy`` of the vectors on held-out examples' tokens, and ``accuracy_error``, its standard error;
+              ``cosine``, the mean among the vectors;
+            - ``examples`` of the concept, ``inputs``; ``note``, where something is wrong.
+
+            Rows of layers without gradients have NaN for scores and p-values.
+        """
+        import pandas as pd
+
+        rows: list[dict[str, Any]] = []
+        for one in self.sets:
+            for place, (layer, scores) in enumerate(zip(one.layers, one.scores, strict=True)):
+                for k, concept in enumerate(one.concepts):
+                    rows.append(
+                        {
+                            "set": one.key,
+                            "concept": concept.name,
+                            "layer": layer.index,
+                            "module": layer.name,
+                            "effect": float(scores.effect[k]),
+                            "effect_std": _spread(scores.effect_of_draws[k]),
+                            "p": float(one.p_values[place, k]),
+                            "p_examples": float(one.p_examples[place, k]),
+                            "p_direction": float(scores.p_direction[k]),
+                            "score": float(scores.sign_count[k].mean()),
+                            "score_std": _spread(scores.sign_count[k]),
+                            "magnitude": float(scores.magnitude[k].mean()),
+                            "t_test": float(scores.t_test[k]),
+                            "accuracy": float(scores.accuracy[k]),
+                            "accuracy_error": float(scores.accuracy_error[k]),
+                            "cosine": float(scores.cosine[k]),
+                            "examples": one.examples[k],
+                            "inputs": len(self.targets),
+                            "note": one.notes(place, k),
+                        }
+                    )
+        table = pd.DataFrame(rows)
+        table.insert(7, "p_holm", holm(torch.tensor(table["p"].to_numpy())).numpy())
+        table.insert(8, "significant", table["p_holm"] < SIGNIFICANT)
+        return table
+
+    def plot(self, experimental_set: str | None = None) -> Figure:
+        """T-TCAV scores of concepts by layers, with marks where the effect is significant, as in :meth:`table`.
+
+        Args:
+            experimental_set: its key. Default: the first.
+
+        Returns:
+            A matplotlib figure that belongs to no window.
+
+        Raises:
+            KeyError: no such set.
+        """
+        from captum_attn.concepts.figures import concepts_by_layers
+
+        one = self.set(experimental_set)
+        rows = self.table().query("set == @one.key")
+        shape = (len(one.layers), len(one.concepts))
+        scores, effects, p_values = (
+            torch.tensor(rows[column].to_numpy()).view(shape).mT for column in ("score", "effect", "p_holm")
+        )
+        names = [concept.name for concept in one.concepts]
+        return concepts_by_layers(scores, effects, p_values, names, [str(layer.index) for layer in one.layers])
+
+
+def agreement(scores: Mapping[str, ConceptScores]) -> pd.DataFrame:
+    """How far several estimators, or other settings, agree on the same concepts, draws and inputs.
+
+    Args:
+        scores: what :meth:`TTCAV.interpret` found under each setting, by name, with the same seed.
+
+    Returns:
+        One row for each pair of settings, concept and layer: ``first``, ``second``, ``set``, ``concept``, ``layer``;
+        ``cosine``, the mean between vectors of the same draw; ``difference``, of the scores, second minus first;
+        ``spread``, the larger standard deviation of the scores over the vectors.
+
+    Raises:
+        ValueError: fewer than two settings, or other sets or layers.
+
+    Example:
+        >>> sets = {"good": ["a gem", "superb", "a delight", "funny", "gripping"], "bad": ["dull", "awful"] * 3}
+        >>> found = {}
+        >>> for name in ("discriminant", "logistic"):
+        ...     ttcav = TTCAV(model, processor=tokenizer, estimator=name)
+        ...     found[name] = ttcav.interpret(batch, sets, target=1, show_progress=False)
+        >>> list(agreement(found).columns)
+        ['first', 'second', 'set', 'concept', 'layer', 'cosine', 'difference', 'spread']
+    """
+    import pandas as pd
+
+    kinds = {tuple((key, *layers) for key, layers in one.items()) for one in scores.values()}
+    if len(scores) < 2 or len(kinds) != 1:
+        raise ValueError(
+            f"expected at least two settings with the same sets and layers, got {list(scores)} with {kinds}"
+        )
+    rows = []
+    for first, second in combinations(scores, 2):
+        for one, other in zip(scores[first].sets, scores[second].sets, strict=True):
+            for layer, mine, theirs in zip(one.layers, one.scores, other.scores, strict=True):
+                cosines = (mine.cavs * theirs.cavs).sum(-1).mean(1)
+                for k, concept in enumerate(one.concepts):
+                    rows.append(
+                        {
+                            "first": first,
+                            "second": second,
+                            "set": one.key,
+                            "concept": concept.name,
+                            "layer": layer.index,
+                            "cosine": float(cosines[k]),
+                            "difference": float(theirs.sign_count[k].mean() - mine.sign_count[k].mean()),
+                            "spread": max(_spread(mine.sign_count[k]), _spread(theirs.sign_count[k])),
+                        }
+                    )
+    return pd.DataFrame(rows)
+
+
+def _spread(values: Tensor) -> float:
+    """Their standard deviation; NaN for a single one."""
+    return float(values.std()) if len(values) > 1 else float("nan")

@@ -1,0 +1,112 @@
+"""The scores of the concepts of one experimental set in one layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from captum_attn.concepts.cavs import CAVEstimator, CAVs
+from captum_attn.concepts.significance import direction_p_value, t_test_p_values
+from captum_attn.concepts.token_states import TokenStates, draw_negatives, held_out_examples
+from captum_attn.core.perturb import seeded
+
+HELD_OUT = 0.2
+"""The share of a concept's examples on which the accuracy of its vectors is measured."""
+
+
+@dataclass(frozen=True)
+class LayerScores:
+    """T-TCAV of K concepts in one layer, by m concept activation vectors for each; float32 unless stated.
+
+    Attributes:
+        cavs: (K, m, D), unit vectors.
+        sign_count: (K, m), the share of inputs whose sensitivity to the vector is positive; NaN where the pooled
+            gradients of all inputs are zero.
+        magnitude: (K, m), the mean sensitivity of the inputs to the vector.
+        effect: (K,), the mean-shift effect e = p̄ · (μ⁺ − μ⁻): by how much the explained output would change, to first
+            order, if (attended) states moved from the mean of the other concepts' examples to that of the concept's.
+        effect_of_draws: (K, m), the same against each draw of the others.
+        p_direction: float64 (K,), of the effect: whether the direction of the gradient could be chance.
+        example_effects: (E,), p̄ · h̄_e of the concepts' E examples.
+        t_test: (K,), the paper's p-values of the m sign counts against 0.5.
+        accuracy: (K,), on tokens of held-out examples, the mean of both sides.
+        accuracy_error: (K,), its standard error, by examples.
+        cosine: (K,), the mean cosine among the m vectors; NaN for one.
+    """
+
+    cavs: Tensor
+    sign_count: Tensor
+    magnitude: Tensor
+    effect: Tensor
+    effect_of_draws: Tensor
+    p_direction: Tensor
+    example_effects: Tensor
+    t_test: Tensor
+    accuracy: Tensor
+    accuracy_error: Tensor
+    cosine: Tensor
+
+
+def score_layer(tokens: TokenStates, pooled: Tensor, estimator: CAVEstimator, n_cavs: int, seed: int) -> LayerScores:
+    """Fit concept activation vectors to token states, and score pooled gradients by them.
+
+    Args:
+        tokens: the states of K concepts' tokens.
+        pooled: (n, D), Σ_i a_i g_i of each input.
+        estimator: of the vectors.
+        n_cavs: m, vectors for each concept.
+        seed: of the draws and of what is held out, which are the same in all layers.
+    """
+    generator = seeded(seed, 0)
+    pooled, concepts = pooled.float(), int(tokens.concepts.max()) + 1
+    draws = draw_negatives(tokens.concepts, n_cavs, generator)
+    held_out = held_out_examples(tokens.concepts, HELD_OUT, generator)
+    vectors = estimator(tokens, draws).vectors
+    sensitivity = (pooled @ vectors.mT).view(len(pooled), concepts, n_cavs)
+    sign_count = (sensitivity > 0).float().mean(0)
+    if not pooled.any():
+        sign_count = torch.full_like(sign_count, torch.nan)
+    gradient = pooled.mean(0)
+    example_effects = tokens.example_means @ gradient
+    positive, negative = (weights / weights.sum(1, keepdim=True) for weights in (draws.positive, draws.negative))
+    of_draws = ((positive - negative) @ example_effects).view(concepts, n_cavs)
+    owns = [tokens.concepts == concept for concept in range(concepts)]
+    shifts = torch.stack([tokens.example_means[own].mean(0) - tokens.example_means[~own].mean(0) for own in owns])
+    accuracy, accuracy_error = held_out_accuracy(tokens, estimator(tokens, draws.without(held_out)), held_out, n_cavs)
+    each = vectors.view(concepts, n_cavs, -1)
+    return LayerScores(
+        cavs=each,
+        sign_count=sign_count,
+        magnitude=sensitivity.mean(0),
+        effect=shifts @ gradient,
+        effect_of_draws=of_draws,
+        p_direction=torch.tensor([direction_p_value(gradient, shift) for shift in shifts], dtype=torch.double),
+        example_effects=example_effects,
+        t_test=t_test_p_values(sign_count.mT.cpu()),
+        accuracy=accuracy,
+        accuracy_error=accuracy_error,
+        cosine=(each.sum(1).square().sum(-1) - n_cavs) / (n_cavs * (n_cavs - 1) or torch.nan),
+    )
+
+
+def held_out_accuracy(tokens: TokenStates, cavs: CAVs, held_out: Tensor, n_cavs: int) -> tuple[Tensor, Tensor]:
+    """How well concepts' vectors tell their tokens from the others', on examples that took no part, bool (E,).
+
+    Returns:
+        (K,), the mean accuracy of each concept's vectors, of its own examples and the others' in equal parts; and its
+        standard error, for which the examples, not their tokens, are independent.
+    """
+    in_test = held_out[tokens.example_of]
+    taken = (tokens.hidden[in_test].float() @ cavs.vectors.mT > cavs.thresholds).float()  # (T', K m)
+    taken = taken.unflatten(1, (-1, n_cavs)).mean(-1)
+    shares = taken.new_zeros(len(tokens.counts), taken.shape[1]).index_add_(0, tokens.example_of[in_test], taken)
+    shares = shares / tokens.counts[:, None]
+    accuracy, error = [], []
+    for concept, share in enumerate(shares.unbind(1)):
+        own = tokens.concepts == concept
+        sides = [share[held_out & own], 1 - share[held_out & ~own]]
+        accuracy.append(sum(side.mean() for side in sides) / 2)
+        error.append(sum(side.var() / len(side) for side in sides).sqrt() / 2)
+    return torch.stack(accuracy), torch.stack(error)

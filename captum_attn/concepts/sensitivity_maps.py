@@ -1,0 +1,126 @@
+"""Where in the input a concept moves the prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from captum_attn.core.tokens import PatchGrid
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True, repr=False)
+class SensitivityMaps:
+    """How much each token's state, moved towards a concept, would raise the explained output.
+
+    Attributes:
+        values: (n, L, K, N), s_i = a_i ⟨g_i, v⟩ of n inputs, L layers, K concepts and N tokens; 0 for tokens out of
+            scope. float32, or float64 for a float64 model.
+        concepts: names of the K concepts.
+        layers: names of the L layers.
+        targets: int64 (n, k), what was explained.
+        grid: how images are cut into patches; None for text.
+        pixels: (n, C, h, w) of images; None for text.
+        tokens: of each text, its tokens, padding left out; None without a tokenizer.
+        real: bool (n, N), the tokens that are no padding.
+    """
+
+    values: Tensor
+    concepts: Sequence[str]
+    layers: Sequence[str]
+    targets: Tensor
+    real: Tensor
+    grid: PatchGrid | None = None
+    pixels: Tensor | None = None
+    tokens: Sequence[Sequence[str]] | None = None
+
+    def __repr__(self) -> str:
+        return f"SensitivityMaps(values {tuple(self.values.shape)}, concepts {list(self.concepts)})"
+
+    @property
+    def patches(self) -> Tensor:
+        """The values of an image's patches, (n, L, K, rows, columns).
+
+        Raises:
+            ValueError: the inputs were no images.
+        """
+        if self.grid is None:
+            raise ValueError("there are no patches, the inputs were no images: use .values")
+        rows, columns = self.grid.rows, self.grid.columns
+        return self.values[..., -rows * columns :].reshape(*self.values.shape[:-1], rows, columns)
+
+    def plot(
+        self, example: int = 0, concepts: Sequence[str] | str | None = None, layer: str | int | None = None
+    ) -> Figure:
+        """Concepts on one input: a panel for each over an image, or a row for each under the tokens of a text.
+
+        Args:
+            example: which of the n inputs.
+            concepts: some of them, or one. Default: all.
+            layer: its name, or its place among ``layers``. Default: the last one on whose tokens the output depends.
+
+        Returns:
+            A matplotlib figure that belongs to no window. Red raises the explained output, blue lowers it; all concepts
+            have one scale.
+
+        Raises:
+            ValueError: an unknown concept or layer.
+            IndexError: no such input.
+        """
+        from captum_attn.concepts.figures import concepts_over_image, concepts_under_text
+
+        if not -len(self.values) <= example < len(self.values):
+            raise IndexError(f"example {example} is out of range: there are {len(self.values)} inputs")
+        place = self._layer(layer, example)
+        names = [concepts] if isinstance(concepts, str) else list(self.concepts if concepts is None else concepts)
+        unknown = [name for name in names if name not in self.concepts]
+        if unknown or not names:
+            raise ValueError(f"unknown concepts {unknown}: expected some of {', '.join(map(repr, self.concepts))}")
+        chosen = [list(self.concepts).index(name) for name in names]
+        title = f"{self.layers[place]}, target {', '.join(map(str, self.targets[example].tolist()))}"
+        if self.pixels is not None:
+            return concepts_over_image(self.pixels[example], self.patches[example, place, chosen], names, title)
+        values = self.values[example, place, chosen][:, self.real[example]]
+        tokens = self.tokens[example] if self.tokens else [str(number) for number in range(values.shape[1])]
+        return concepts_under_text(tokens, values, names, title)
+
+    def _layer(self, layer: str | int | None, example: int) -> int:
+        if layer is None:
+            alive = self.values[example].flatten(1).any(1).nonzero().flatten().tolist()
+            return alive[-1] if alive else len(self.layers) - 1
+        if isinstance(layer, int) and -len(self.layers) <= layer < len(self.layers):
+            return layer % len(self.layers)
+        if isinstance(layer, int) or layer not in self.layers:
+            raise ValueError(
+                f"unknown layer {layer!r}: expected one of {', '.join(map(repr, self.layers))}, or its place"
+            )
+        return list(self.layers).index(layer)
+
+
+def token_sensitivity(gradient: Tensor, attention: Tensor, vectors: Tensor, rescaled: bool) -> Tensor:
+    """s_i = a_i ⟨g_i, v⟩ of each token for K vectors.
+
+    Args:
+        gradient: g (B, N, D).
+        attention: a (B, N), weights of the tokens; 0 for those out of scope.
+        vectors: v (K, D).
+        rescaled: scale the derivatives ⟨g_i, v⟩ of each input's tokens to the norm of their attention, as the paper
+            does: then all maps have values of one size.
+
+    Returns:
+        (B, K, N).
+
+    Source: arXiv 2508.08966, T-TCAV.
+    """
+    derivative = (gradient.to(attention) @ vectors.to(attention).mT).mT * (attention != 0)[:, None]
+    if rescaled:
+        norm = derivative.norm(dim=-1, keepdim=True)
+        scale = attention.norm(dim=-1)[:, None, None] / norm.clamp(min=torch.finfo(norm.dtype).tiny)
+        derivative = derivative * scale
+    return derivative * attention[:, None]

@@ -1,0 +1,101 @@
+"""How sure a concept's effect is: two tests of the mean-shift effect, and the paper's t-test beside them.
+
+The mean-shift effect of a concept is e = p̄ · Δ, where p̄ is the mean pooled gradient of the inputs, and Δ leads from the
+other concepts' mean state to the concept's. It is nothing to speak of if Δ is chance, or if p̄ is: one test asks about
+the examples, the other about the direction of the gradient. An effect is as sure as the less sure of them, which keeps
+the size whichever null hypothesis holds (an intersection-union test; Berger 1982).
+
+The first test alone is not enough: without any training, two textures differ in most directions of a network's states,
+p̄ among them, and with enough examples every such difference is significant.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import stats
+from torch import Tensor
+
+SIGNIFICANT = 0.05
+"""The level of the tests, after Holm's correction."""
+
+
+def examples_p_values(example_effects: Tensor, own: Tensor, permutations: int, seed: int) -> Tensor:
+    """Two-sided p-values of the difference of means between a concept's examples and all others.
+
+    The null hypothesis: examples could swap concepts. Then random splits of all examples have as large a difference as
+    often as the p-value says.
+
+    Args:
+        example_effects: (L, E), p̄ · h̄_e, the mean pooled gradient of the inputs times the mean state of example e, in L
+            layers.
+        own: bool (E,), the concept's examples.
+        permutations: random splits; all of them where there are no more.
+        seed: of the splits, which all layers share.
+
+    Returns:
+        float64 (L,), at least 2 / (1 + permutations) where splits are random; NaN where all effects are zero.
+    """
+    groups = [example_effects[:, members].double().cpu().numpy() for members in (own, ~own)]
+    test = stats.permutation_test(
+        groups,
+        lambda own, others, axis: own.mean(axis) - others.mean(axis),
+        vectorized=True,
+        n_resamples=permutations,
+        batch=1000,
+        axis=-1,
+        rng=np.random.default_rng(seed),
+    )
+    p_values = torch.tensor(np.atleast_1d(test.pvalue), dtype=torch.double)
+    return p_values.where(example_effects.any(-1).cpu(), torch.nan)
+
+
+def direction_p_value(gradient: Tensor, shift: Tensor) -> float:
+    """Two-sided p-value of the cosine between a gradient (D,) and a shift (D,); NaN where one of them is zero.
+
+    The null hypothesis: the gradient has nothing to do with the shift, and points anywhere. The cosine c of random
+    directions in D dimensions makes c √((D − 1) / (1 − c²)) Student's t with D − 1 degrees of freedom.
+
+    Example:
+        >>> direction_p_value(torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.0, 1.0, 0.0]))
+        1.0
+    """
+    width, cosine = len(gradient), float(F.cosine_similarity(gradient.double(), shift.double(), dim=0, eps=0.0))
+    if math.isnan(cosine) or abs(cosine) >= 1:
+        return math.nan if math.isnan(cosine) else 0.0
+    return float(2 * stats.t.sf(abs(cosine) * math.sqrt((width - 1) / (1 - cosine**2)), width - 1))
+
+
+def holm(p_values: Tensor) -> Tensor:
+    """Holm's step-down correction of (m,) p-values, for all m tests together; NaN stays NaN and does not count.
+
+    Example:
+        >>> holm(torch.tensor([0.01, 0.04, float("nan"), 0.03]))
+        tensor([0.0300, 0.0600,    nan, 0.0600])
+
+    Source: Holm 1979, *A simple sequentially rejective multiple test procedure*.
+    """
+    corrected = p_values.clone()
+    tested = (~p_values.isnan()).nonzero().flatten()
+    order = tested[p_values[tested].argsort()]
+    factors = p_values.new_tensor(range(len(order), 0, -1))
+    if len(order):
+        corrected[order] = (p_values[order] * factors).cummax(0).values.clamp(max=1)
+    return corrected
+
+
+def t_test_p_values(scores: Tensor) -> Tensor:
+    """The paper's test: one-sample t-tests of scores (n, C) against 0.5, (C,); NaN for a score that is constant.
+
+    It takes the scores of n concept activation vectors for n observations, which share their positives and their
+    inputs: its p-values are far too small, on untrained models, too.
+    """
+    varies = scores.std(0) > 0
+    p_values = scores.new_full((scores.shape[1],), float("nan"))
+    if varies.any():
+        test = stats.ttest_1samp(scores[:, varies].double().numpy(), 0.5, axis=0)
+        p_values[varies] = p_values.new_tensor(test.pvalue)
+    return p_values

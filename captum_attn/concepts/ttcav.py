@@ -1,0 +1,355 @@
+"""T-TCAV: testing with concept activation vectors, for transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from captum._utils.common import _format_additional_forward_args
+from captum.concept import Concept
+from captum.concept._core.concept import ConceptInterpreter
+from captum.log import log_usage
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from captum_attn._targets import Target, select_target, target_of_each
+from captum_attn.concepts.activations import ConceptStates, Scope, StateStore, tokens_in_scope
+from captum_attn.concepts.cavs import ESTIMATORS, CAVEstimator, EstimatorName
+from captum_attn.concepts.layers import Layer, find_layers
+from captum_attn.concepts.reading import OnError, Reader
+from captum_attn.concepts.results import ConceptScores, SetScores
+from captum_attn.concepts.scoring import score_layer
+from captum_attn.concepts.sensitivity_maps import SensitivityMaps, token_sensitivity
+from captum_attn.concepts.significance import examples_p_values
+from captum_attn.concepts.token_states import joined
+from captum_attn.core.inputs import ModelInputs
+from captum_attn.core.models import unwrapped
+from captum_attn.core.run import Tokens, observed_forward
+from captum_attn.core.tokens import special_ids_of
+
+Weighting = Literal["attention", "uniform"]
+ExperimentalSets = Sequence[Sequence[Concept]] | Mapping[str, Any]
+
+FEWEST_EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class _Explained:
+    """A batch of inputs: what was explained, and for each layer how the output draws on the tokens' states.
+
+    Attributes:
+        inputs: the batch.
+        targets: int64 (B, k).
+        tokens: which tokens are which.
+        gradients: g of each layer, (B, N, D).
+        weights: a of each layer, (B, N); 0 for tokens out of scope.
+    """
+
+    inputs: ModelInputs
+    targets: Tensor
+    tokens: Tokens
+    gradients: list[Tensor]
+    weights: list[Tensor]
+
+    def pooled(self) -> list[Tensor]:
+        """p = Σ_i a_i g_i of each layer, (B, D)."""
+        pairs = zip(self.weights, self.gradients, strict=True)
+        return [(weights[:, None] @ gradient.to(weights)).squeeze(1) for weights, gradient in pairs]
+
+
+class TTCAV(ConceptInterpreter):  # type: ignore[misc]
+    """Which concepts move a prediction, in which layers, and how sure is that?
+
+    A concept is given by examples: images of stripes, texts of praise. In the hidden states of a layer, a *concept
+    activation vector* (CAV) leads from the tokens of other concepts' examples to those of this one's. The sensitivity
+    of the explained output to the concept is its derivative along that vector, at each token of an input, weighted by
+    the attention that the readout token pays to it. The T-TCAV score is the share of inputs that are sensitive in the
+    positive, for each of many vectors against other draws of the other concepts. The *mean-shift effect* says how
+    strongly, in units of the output, and comes with p-values (:mod:`captum_attn.concepts.significance`).
+
+    It replaces :class:`captum.concept.TCAV` for transformers: the same concepts and the same form of results, but sees
+    tokens instead of flattened layers, so that inputs may differ in length, and keeps activations by content.
+
+    Args:
+        model: a module, e.g. the Hugging Face model itself. It runs in eval mode and is left as it was.
+        layers: indices of transformer layers, negative ones from the end, or names of modules that return (B, N, D);
+            one or several. Default: all transformer layers.
+        n_cavs: vectors for each concept, each against other draws.
+        processor: the model's tokenizer or image processor, where concepts or inputs are texts, images or paths; or a
+            function from a list of them to tensors. A tokenizer also tells which tokens are special.
+        tokens: whose states count, in concepts and in inputs: ``"players"`` (patches, words), the ``"readout"`` token,
+            or ``"all"`` that is no padding, as in the paper. In the last layer, players have no gradient if the model
+            reads one token only: scores are NaN then.
+        weighting: of the tokens' sensitivities: ``"attention"`` of the readout token to them, the mean of all heads; or
+            ``"uniform"``, as in an ordinary TCAV of tokens.
+        estimator: of the vectors, ``"discriminant"``, ``"logistic"`` (the paper's) or ``"pattern"``, or another
+            :class:`captum_attn.concepts.cavs.CAVEstimator`.
+        permutations: random splits of the examples, for p-values.
+        batch_size: how many examples the model sees at a time.
+        cache_dir: a folder in which concepts' states are kept, too, and found again by another process.
+        on_error: ``"skip"`` leaves out examples that cannot be read, with a warning.
+        seed: of all that is random. The global random state is not touched.
+
+    Raises:
+        TypeError, ValueError: arguments that are none of the above.
+
+    Example:
+        >>> praise = ["a gem", "superb acting", "a delight", "warm and funny", "an outstanding cast", "gripping"]
+        >>> blame = ["a mess", "awful acting", "a bore", "cold and stale", "a clueless cast", "tedious"]
+        >>> ttcav = TTCAV(model, processor=tokenizer)
+        >>> texts = ["a gripping film", "a charming , funny film"]
+        >>> scores = ttcav.interpret(texts, {"praise": praise, "blame": blame}, target=1, show_progress=False)
+        >>> scores["0-1"]["bert.encoder.layer.2"]["sign_count"].shape
+        torch.Size([2])
+        >>> list(scores.table().columns[:4])
+        ['set', 'concept', 'layer', 'module']
+
+    Source: Kim et al. 2018 (TCAV), arXiv 1711.11279; arXiv 2508.08966 (T-TCAV). The mean-shift effect, its tests and
+    the default token scope are this library's.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[int | str] | int | str | None = None,
+        n_cavs: int = 50,
+        *,
+        processor: Any | None = None,
+        tokens: Scope = "players",
+        weighting: Weighting = "attention",
+        estimator: EstimatorName | CAVEstimator = "discriminant",
+        permutations: int = 9999,
+        batch_size: int = 16,
+        cache_dir: str | Path | None = None,
+        on_error: OnError = "raise",
+        seed: int = 0,
+    ) -> None:
+        module = unwrapped(model)
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"model must be a module, got {type(model).__name__}; of a pipeline, give pipeline.model")
+        _check_choice("tokens", tokens, get_args(Scope))
+        _check_choice("weighting", weighting, get_args(Weighting))
+        _check_choice("on_error", on_error, get_args(OnError))
+        if not callable(estimator):
+            _check_choice("estimator", estimator, tuple(ESTIMATORS))
+        for name, number in {"n_cavs": n_cavs, "permutations": permutations, "batch_size": batch_size}.items():
+            if not isinstance(number, int) or number < 1:
+                raise ValueError(f"{name} must be an int of at least 1, got {number!r}")
+        super().__init__(module)
+        self.layers = [layers] if isinstance(layers, int | str) else layers
+        self.n_cavs, self.tokens, self.weighting = n_cavs, tokens, weighting
+        self.estimator, self.permutations, self.seed = estimator, permutations, seed
+        self.processor = processor
+        self._special_ids = special_ids_of(processor) if hasattr(processor, "all_special_ids") else None
+        self._reader = Reader(module, processor, batch_size, on_error)
+        self._store = StateStore(module, tokens, self._special_ids, None if cache_dir is None else Path(cache_dir))
+
+    @log_usage()  # type: ignore[untyped-decorator]
+    def interpret(
+        self,
+        inputs: Any,
+        experimental_sets: ExperimentalSets,
+        target: Target = None,
+        additional_forward_args: Any = None,
+        *,
+        show_progress: bool = True,
+    ) -> ConceptScores:
+        """Score concepts by the inputs of a class.
+
+        Args:
+            inputs: the inputs that are explained, usually of one class: token ids (B, N), embeddings (B, N, D), pixels
+                (B, C, h, w), the mapping that a tokenizer or an image processor returns, a list of texts, images or
+                paths, or a data loader of any of these.
+            experimental_sets: lists of :class:`captum.concept.Concept`, each with a ``data_iter`` of batches in any of
+                these forms; or a mapping from names to examples in any of these forms, which is one set. In a set, each
+                concept is compared with all others: let one of them be ``random`` examples, if there is nothing to
+                compare with.
+            target: which output is explained, in Captum's forms; ``None`` is the predicted class of each input.
+            additional_forward_args: other arguments of the model beside a tensor of inputs, one or a tuple.
+            show_progress: show progress bars.
+
+        Returns:
+            The scores: see :class:`~captum_attn.concepts.ConceptScores`.
+
+        Raises:
+            TypeError, ValueError, IndexError: inputs, concepts, targets or layers that do not fit; a concept with fewer
+                than 5 examples, or with nothing to compare it with. Each says what was expected.
+            UnreadableError: examples that cannot be read, by their numbers.
+        """
+        sets = _concept_sets(experimental_sets)
+        batches = self._reader.read(inputs, "inputs", _format_additional_forward_args(additional_forward_args) or ())
+        concepts = {concept.id: concept for members in sets for concept in members}
+        examples = {id: self._reader.read(c.data_iter, f"concept {c.name!r}") for id, c in concepts.items()}
+        for id, parts in examples.items():
+            _check_enough(concepts[id].name, sum(map(len, parts)))
+        layers = find_layers(self.model, batches[0][:1], self.layers)
+        self._store.refresh()
+        total = sum(len(batch) for parts in (batches, *examples.values()) for batch in parts)
+        with tqdm(total=total, desc="T-TCAV: states", unit="example", disable=not show_progress) as bar:
+            one_target = target if isinstance(target, int | tuple) else None
+            states = {
+                id: self._store.states(concepts[id].name, parts, layers, one_target, bar.update)
+                for id, parts in examples.items()
+            }
+            explained = []
+            for batch in self._explained(batches, layers, target):
+                explained.append((batch.pooled(), batch.targets))
+                bar.update(len(batch.inputs))
+        pooled = [torch.cat(parts) for parts in zip(*(parts for parts, _ in explained), strict=True)]
+        with tqdm(total=len(sets) * len(layers), desc="T-TCAV: CAVs", unit="layer", disable=not show_progress) as bar:
+            found = [self._scores(members, states, layers, pooled, bar.update) for members in sets]
+        return ConceptScores(found, torch.cat([targets for _, targets in explained]))
+
+    def sensitivity_maps(
+        self,
+        inputs: Any,
+        scores: ConceptScores,
+        target: Target = None,
+        additional_forward_args: Any = None,
+        *,
+        experimental_set: str | None = None,
+        rescaled: bool = False,
+    ) -> SensitivityMaps:
+        """Where in inputs the concepts are that move the output: each token's share of the sensitivity.
+
+        Args:
+            inputs, target, additional_forward_args: as in :meth:`interpret`, which need not have seen these inputs.
+            scores: what :meth:`interpret` found. The vector of a concept is the mean of its vectors there.
+            experimental_set: a key of ``scores``. Default: the first.
+            rescaled: scale each input's derivatives to the norm of its attention, as the paper's heat maps do.
+
+        Raises:
+            TypeError, ValueError, IndexError: as :meth:`interpret`.
+            KeyError: no such set in ``scores``.
+
+        Example:
+            >>> ttcav = TTCAV(model, processor=tokenizer)
+            >>> sets = {"praise": ["a gem", "superb", "funny", "warm", "fine"], "blame": ["awful", "stale", "dull"] * 2}
+            >>> scores = ttcav.interpret(batch, sets, target=1, show_progress=False)
+            >>> maps = ttcav.sensitivity_maps(batch, scores, target=1)
+            >>> maps.values.shape  # inputs, layers, concepts, tokens
+            torch.Size([2, 4, 2, 6])
+            >>> maps.plot(0, layer=2).savefig("praise.png")
+        """
+        found = scores.set(experimental_set)
+        batches = self._reader.read(inputs, "inputs", _format_additional_forward_args(additional_forward_args) or ())
+        vectors = [F.normalize(each.cavs.mean(1), dim=-1) for each in found.scores]
+        values, explained = [], list(self._explained(batches, found.layers, target))
+        longest = max(batch.tokens.real.shape[1] for batch in explained)
+        for batch in explained:
+            of_layers = [
+                token_sensitivity(gradient, weights, cavs, rescaled)
+                for gradient, weights, cavs in zip(batch.gradients, batch.weights, vectors, strict=True)
+            ]
+            values.append(_lengthened(torch.stack(of_layers, 1), longest))
+        pictures = batches[0].modality == "pixels"
+        return SensitivityMaps(
+            torch.cat(values),
+            [concept.name for concept in found.concepts],
+            [layer.name for layer in found.layers],
+            torch.cat([batch.targets for batch in explained]),
+            torch.cat([_lengthened(batch.tokens.real, longest) for batch in explained]),
+            explained[0].tokens.grid,
+            torch.cat([batch.features for batch in batches]) if pictures else None,
+            [text for batch in explained for text in self._texts(batch)] or None,
+        )
+
+    def _explained(
+        self, batches: Sequence[ModelInputs], layers: Sequence[Layer], target: Target
+    ) -> Iterator[_Explained]:
+        """One forward and one backward pass for each batch."""
+        each, start = target_of_each(target, sum(map(len, batches))), 0
+        for batch in batches:
+            rows = each and each[start : start + len(batch)]
+            start += len(batch)
+            with observed_forward(self.model, batch, modules={layer.module for layer in layers}) as run:
+                tokens = run.tokens(self._special_ids)
+                selection = select_target(run.output, rows, tokens.real)
+                readout = run.readout_gradients(selection.scores, [layer.of(run) for layer in layers])
+                counted = tokens_in_scope(run, self.tokens, self._special_ids)
+            uniform = self.weighting == "uniform"
+            weights = [counted.to(attention) * (1 if uniform else attention) for attention in readout.attention]
+            yield _Explained(batch, selection.targets, tokens, readout.gradients, weights)
+
+    def _scores(
+        self,
+        concepts: Sequence[Concept],
+        states: Mapping[int, ConceptStates],
+        layers: Sequence[Layer],
+        pooled: Sequence[Tensor],
+        done: Callable[[], Any],
+    ) -> SetScores:
+        """The scores of one experimental set."""
+        estimator = self.estimator if callable(self.estimator) else ESTIMATORS[self.estimator]
+        parts = [states[concept.id] for concept in concepts]
+        found = []
+        for place, gradients in enumerate(pooled):
+            device = gradients.device
+            tokens = joined([(part.hidden[place].to(device), part.counts.to(device)) for part in parts])
+            found.append(score_layer(tokens, gradients, estimator, self.n_cavs, self.seed))
+            done()
+        effects = torch.stack([scores.example_effects for scores in found])
+        p_examples = [
+            examples_p_values(effects, tokens.concepts == k, self.permutations, self.seed) for k in range(len(concepts))
+        ]
+        return SetScores(concepts, layers, found, torch.stack(p_examples, 1), [len(part.counts) for part in parts])
+
+    def _texts(self, batch: _Explained) -> list[list[str]]:
+        """The tokens of texts; none without a tokenizer."""
+        to_tokens = getattr(self.processor, "convert_ids_to_tokens", None)
+        if batch.inputs.modality != "ids" or to_tokens is None:
+            return []
+        pairs = zip(batch.inputs.features, batch.tokens.real, strict=True)
+        return [to_tokens(ids[real].tolist()) for ids, real in pairs]
+
+
+def _concept_sets(given: ExperimentalSets) -> list[list[Concept]]:
+    """Experimental sets in any form, checked."""
+    if isinstance(given, Mapping):
+        given = [[Concept(id, name, examples) for id, (name, examples) in enumerate(given.items())]]
+    sets = [list(members) for members in given]
+    if not sets:
+        raise ValueError("there are no experimental sets: expected at least one")
+    names: dict[int, str] = {}
+    for members in sets:
+        for concept in members:
+            if not isinstance(concept, Concept):
+                raise TypeError(
+                    "experimental_sets must be a list of lists of captum.concept.Concept, or a mapping from names to "
+                    f"examples, got {type(concept).__name__} in a set"
+                )
+            if concept.data_iter is None:
+                raise ValueError(f"concept {concept.name!r} has no examples: its data_iter is None")
+            if names.setdefault(concept.id, concept.name) != concept.name:
+                raise ValueError(
+                    f"the concepts {names[concept.id]!r} and {concept.name!r} have the same id {concept.id}: give each "
+                    "its own"
+                )
+        if len({concept.id for concept in members}) < max(2, len(members)):
+            named = ", ".join(repr(concept.name) for concept in members)
+            raise ValueError(
+                f"an experimental set must have at least two different concepts, got [{named}]: a concept is a "
+                "direction away from others; add random examples if there are none"
+            )
+    return sets
+
+
+def _check_enough(name: str, count: int) -> None:
+    if count < FEWEST_EXAMPLES:
+        raise ValueError(
+            f"concept {name!r} has too few examples, {count}: expected at least {FEWEST_EXAMPLES}, better 30 or more"
+        )
+
+
+def _check_choice(name: str, given: Any, choices: Collection[str]) -> None:
+    if given not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {given!r}")
+
+
+def _lengthened(values: Tensor, length: int) -> Tensor:
+    """Values (..., N) with zeros behind, up to a length."""
+    return F.pad(values, (0, length - values.shape[-1]))
