@@ -7,13 +7,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from captum_attn.concepts import TTCAV
     from captum_attn.mask_tunnel import MaskTunnel
     from captum_attn.shapley import AttentionShapley, ShapleyAttention, ShapleyGradAttention
     from captum_attn.token_attributions import TokenAttributions
 
-__all__ = ["AttentionShapley", "MaskTunnel", "ShapleyAttention", "ShapleyGradAttention", "TokenAttributions"]
+__all__ = ["TTCAV", "AttentionShapley", "MaskTunnel", "ShapleyAttention", "ShapleyGradAttention", "TokenAttributions"]
 
 _HOMES = {
+    "TTCAV": "captum_attn.concepts",
     "AttentionShapley": "captum_attn.shapley",
     "MaskTunnel": "captum_attn.mask_tunnel",
     "ShapleyAttention": "captum_attn.shapley",

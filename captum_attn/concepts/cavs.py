@@ -125,7 +125,8 @@ class LogisticCAVs:
         """W (D, D) with which Wᵀ u are weights and the loss has curvature of about one in every direction of u."""
         hessian = (tokens.mT @ tokens).double() / (4 * len(tokens))
         hessian.diagonal().add_(1 / (self.C * size))
-        return torch.linalg.inv(torch.linalg.cholesky(hessian)).float()
+        inverse: Tensor = torch.linalg.inv(torch.linalg.cholesky(hessian))
+        return inverse.float()
 
 
 def _between(states: TokenStates, directions: Tensor, positive: Tensor, negative: Tensor) -> CAVs:

@@ -196,6 +196,7 @@ def agreement(scores: Mapping[str, ConceptScores]) -> pd.DataFrame:
         ValueError: fewer than two settings, or other sets or layers.
 
     Example:
+        >>> from captum_attn import TTCAV
         >>> sets = {"good": ["a gem", "superb", "a delight", "funny", "gripping"], "bad": ["dull", "awful"] * 3}
         >>> found = {}
         >>> for name in ("discriminant", "logistic"):

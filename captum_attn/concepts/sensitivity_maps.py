@@ -63,7 +63,8 @@ class SensitivityMaps:
         Args:
             example: which of the n inputs.
             concepts: some of them, or one. Default: all.
-            layer: its name, or its place among ``layers``. Default: the last one on whose tokens the output depends.
+            layer: its name, or its place among ``layers``. Default: the last one in which the output
+                depends on more than one token.
 
         Returns:
             A matplotlib figure that belongs to no window. Red raises the explained output, blue lowers it; all concepts
@@ -92,8 +93,8 @@ class SensitivityMaps:
 
     def _layer(self, layer: str | int | None, example: int) -> int:
         if layer is None:
-            alive = self.values[example].flatten(1).any(1).nonzero().flatten().tolist()
-            return alive[-1] if alive else len(self.layers) - 1
+            several = (self.values[example].any(1).sum(-1) > 1).nonzero().flatten().tolist()
+            return int(several[-1]) if several else len(self.layers) - 1
         if isinstance(layer, int) and -len(self.layers) <= layer < len(self.layers):
             return layer % len(self.layers)
         if isinstance(layer, int) or layer not in self.layers:

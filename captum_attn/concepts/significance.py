@@ -93,7 +93,7 @@ def t_test_p_values(scores: Tensor) -> Tensor:
     It takes the scores of n concept activation vectors for n observations, which share their positives and their
     inputs: its p-values are far too small, on untrained models, too.
     """
-    varies = scores.std(0) > 0
+    varies = (scores != scores[0]).any(0) & ~scores.isnan().any(0)
     p_values = scores.new_full((scores.shape[1],), float("nan"))
     if varies.any():
         test = stats.ttest_1samp(scores[:, varies].double().numpy(), 0.5, axis=0)

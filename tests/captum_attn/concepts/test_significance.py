@@ -1,0 +1,121 @@
+"""Tests of the mean-shift effect against enumeration, simulation and hand-worked cases."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from captum_attn.concepts.significance import direction_p_value, examples_p_values, holm, t_test_p_values
+
+
+def enumerated_p_value(effects, own):
+    """The same by all splits: twice the smaller share of splits that are as extreme on one side."""
+    total, size = effects.sum(), int(own.sum())
+    observed = effects[own].mean() - effects[~own].mean()
+    splits = [
+        effects[list(chosen)].mean() - (total - effects[list(chosen)].sum()) / (len(effects) - size)
+        for chosen in combinations(range(len(effects)), size)
+    ]
+    splits = torch.stack(splits)
+    above, below = (splits >= observed - 1e-12).double().mean(), (splits <= observed + 1e-12).double().mean()
+    return min(1.0, 2 * float(torch.minimum(above, below)))
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_p_values_of_few_examples_are_those_of_all_splits(size):
+    generator = torch.Generator().manual_seed(size)
+    effects = torch.randn(4, 9, generator=generator).double()
+    own = torch.arange(9) < size
+    found = examples_p_values(effects, own, permutations=9999, seed=0)
+    assert found.tolist() == pytest.approx([enumerated_p_value(row, own) for row in effects])
+
+
+def test_p_values_of_many_examples_are_close_to_the_t_test():
+    generator = torch.Generator().manual_seed(0)
+    own = torch.arange(80) < 30
+    effects = torch.randn(6, 80, generator=generator).double() + 0.5 * own
+    found = examples_p_values(effects, own, permutations=9999, seed=0)
+    expected = stats.ttest_ind(effects[:, own].numpy(), effects[:, ~own].numpy(), axis=1).pvalue
+    assert found.tolist() == pytest.approx(expected.tolist(), abs=0.01, rel=0.15)
+
+
+def test_a_null_effect_is_significant_as_often_as_the_level_says():
+    generator = torch.Generator().manual_seed(0)
+    own = torch.arange(40) < 10
+    p_values = examples_p_values(torch.randn(400, 40, generator=generator), own, permutations=999, seed=0)
+    assert 0.03 < float((p_values < 0.05).double().mean()) < 0.075
+
+
+def test_p_values_come_from_the_seed():
+    effects, own = torch.randn(2, 40), torch.arange(40) < 12
+    first, again, other = (examples_p_values(effects, own, 199, seed) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_no_effect_at_all_has_no_p_value():
+    assert examples_p_values(torch.zeros(1, 10), torch.arange(10) < 5, 99, 0).isnan().all()
+
+
+@pytest.mark.parametrize("width", [2, 3, 8, 64])
+def test_the_cosine_of_random_directions_is_significant_as_often_as_the_level_says(width):
+    generator = torch.Generator().manual_seed(width)
+    shift = torch.randn(width, generator=generator)
+    p_values = [direction_p_value(torch.randn(width, generator=generator), shift) for _ in range(1000)]
+    assert stats.kstest(p_values, "uniform").pvalue > 0.01
+
+
+@settings(max_examples=50, deadline=None)
+@given(scale=st.floats(1e-6, 1e6), seed=st.integers(0, 1000))
+def test_a_direction_has_no_length_and_no_sign(scale, seed):
+    gradient, shift = torch.randn(2, 12, generator=torch.Generator().manual_seed(seed)).double()
+    expected = direction_p_value(gradient, shift)
+    assert direction_p_value(-scale * gradient, shift) == pytest.approx(expected, rel=1e-6)
+    assert direction_p_value(shift, gradient) == pytest.approx(expected, rel=1e-6)
+
+
+def test_directions_that_are_parallel_or_missing():
+    ones = torch.ones(3)
+    assert direction_p_value(ones, 2 * ones) == pytest.approx(0, abs=1e-6)
+    assert direction_p_value(torch.zeros(3), ones) != direction_p_value(torch.zeros(3), ones)  # NaN
+
+
+def test_holm_by_hand():
+    p_values = torch.tensor([0.01, 0.04, 0.03, 0.005], dtype=torch.double)
+    torch.testing.assert_close(holm(p_values), torch.tensor([0.03, 0.06, 0.06, 0.02], dtype=torch.double))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_rejects_what_the_step_down_procedure_rejects(p_values):
+    corrected = holm(torch.tensor(p_values, dtype=torch.double)).tolist()
+    assert all(0 <= p <= c <= 1 for p, c in zip(p_values, corrected, strict=True))
+    rejected = []
+    for step, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        if p_values[place] * (len(p_values) - step) >= 0.05:
+            break
+        rejected.append(place)
+    assert sorted(rejected) == [place for place, p in enumerate(corrected) if p < 0.05]
+
+
+def test_undefined_tests_do_not_count():
+    nan = float("nan")
+    assert holm(torch.tensor([0.02, nan, nan]))[0] == pytest.approx(0.02)
+    assert holm(torch.tensor([nan])).isnan().all()
+
+
+def test_the_papers_test_is_a_t_test_against_one_half():
+    scores = torch.rand(50, 3, generator=torch.Generator().manual_seed(0))
+    expected = stats.ttest_1samp(scores.double().numpy(), 0.5, axis=0).pvalue
+    assert t_test_p_values(scores).tolist() == pytest.approx(expected.tolist(), rel=1e-4)
+
+
+def test_constant_and_undefined_scores_have_no_t_test():
+    scores = torch.stack([torch.ones(10), torch.full((10,), float("nan")), torch.linspace(0, 1, 10)], 1)
+    assert t_test_p_values(scores).isnan().tolist() == [True, True, False]
+    assert t_test_p_values(scores[:1]).isnan().all()
