@@ -58,7 +58,7 @@ class DiscriminantCAVs:
         shrinkage: the share of a multiple of the identity in the covariance, between 0 and 1.
     """
 
-    shrinkage: float = 0.01
+    shrinkage: float = 0.1
 
     def __call__(self, states: TokenStates, draws: Draws) -> CAVs:
         """Fit one vector for each of the draws."""
@@ -85,8 +85,8 @@ class LogisticCAVs:
     """
 
     C: float = 1.0
-    max_iterations: int = 200
-    tolerance: float = 1e-9
+    max_iterations: int = 100
+    tolerance: float = 1e-6
 
     def __call__(self, states: TokenStates, draws: Draws) -> CAVs:
         """Fit one vector for each of the draws."""

@@ -54,7 +54,7 @@ class SetScores:
         scores, notes = self.scores[layer], []
         if scores.sign_count[concept].isnan().all():
             notes.append("no gradient on these tokens")
-        elif scores.sign_count[concept].std() == 0 and scores.sign_count.shape[1] > 1:
+        elif scores.t_test[concept].isnan():
             notes.append("constant score, no t-test")
         excess = scores.accuracy[concept] - 0.5
         if not excess > 1.645 * scores.accuracy_error[concept]:
@@ -73,11 +73,12 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
     Attributes:
         sets: everything that is known of each experimental set.
         targets: int64 (n, k), what was explained of each of the n inputs.
+        seconds: what the concepts' states, the inputs' gradients, and vectors, scores and tests took.
     """
 
-    def __init__(self, sets: Sequence[SetScores], targets: Tensor) -> None:
+    def __init__(self, sets: Sequence[SetScores], targets: Tensor, seconds: Mapping[str, float]) -> None:
         super().__init__({one.key: {} for one in sets})
-        self.sets, self.targets = list(sets), targets
+        self.sets, self.targets, self.seconds = list(sets), targets, dict(seconds)
         for one in sets:
             for layer, scores in zip(one.layers, one.scores, strict=True):
                 self[one.key][layer.name] = {

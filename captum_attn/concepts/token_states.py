@@ -114,11 +114,11 @@ def draw_negatives(concepts: Tensor, count: int, generator: torch.Generator) -> 
 
 
 def held_out_examples(concepts: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """bool (E,): a random share of each concept's examples, at least one, and at most half."""
+    """bool (E,): a random share of each concept's examples, at least two."""
     held_out = torch.zeros_like(concepts, dtype=torch.bool)
     for concept in range(int(concepts.max()) + 1):
         members = (concepts == concept).nonzero().flatten()
-        chosen = torch.randperm(len(members), generator=generator)[: max(1, round(share * len(members)))]
+        chosen = torch.randperm(len(members), generator=generator)[: max(2, round(share * len(members)))]
         held_out[members[chosen.to(members.device)]] = True
     return held_out
 

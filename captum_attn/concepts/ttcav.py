@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,20 +190,25 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         layers = find_layers(self.model, batches[0][:1], self.layers)
         self._store.refresh()
         total = sum(len(batch) for parts in (batches, *examples.values()) for batch in parts)
+        clock = [time.perf_counter()]
         with tqdm(total=total, desc="T-TCAV: states", unit="example", disable=not show_progress) as bar:
             one_target = target if isinstance(target, int | tuple) else None
             states = {
                 id: self._store.states(concepts[id].name, parts, layers, one_target, bar.update)
                 for id, parts in examples.items()
             }
+            clock.append(time.perf_counter())
             explained = []
             for batch in self._explained(batches, layers, target):
                 explained.append((batch.pooled(), batch.targets))
                 bar.update(len(batch.inputs))
+        clock.append(time.perf_counter())
         pooled = [torch.cat(parts) for parts in zip(*(parts for parts, _ in explained), strict=True)]
         with tqdm(total=len(sets) * len(layers), desc="T-TCAV: CAVs", unit="layer", disable=not show_progress) as bar:
             found = [self._scores(members, states, layers, pooled, bar.update) for members in sets]
-        return ConceptScores(found, torch.cat([targets for _, targets in explained]))
+        clock.append(time.perf_counter())
+        seconds = {stage: clock[k + 1] - clock[k] for k, stage in enumerate(("states", "gradients", "vectors"))}
+        return ConceptScores(found, torch.cat([targets for _, targets in explained]), seconds)
 
     def sensitivity_maps(
         self,

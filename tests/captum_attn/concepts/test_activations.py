@@ -1,0 +1,160 @@
+"""Concepts' states are computed once for each state of the model, and never mixed up."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from families import FAMILIES
+from torch import nn
+
+from captum_attn import TTCAV
+
+
+def images(count, seed):
+    return torch.rand(count, 3, 12, 12, generator=torch.Generator().manual_seed(seed))
+
+
+CONCEPTS = {"first": images(6, 1), "second": images(6, 2)}
+INPUTS = images(3, 9)
+
+
+class Counted:
+    """A model that counts the images it sees."""
+
+    def __init__(self, seed=0):
+        self.model = FAMILIES["vit"].build()
+        torch.manual_seed(seed)
+        nn.init.normal_(self.model.classifier.weight)
+        nn.init.normal_(self.model.vit.layers[0].attention.q_proj.weight, std=0.2)
+        self.seen = 0
+        self.model.register_forward_pre_hook(self.count, with_kwargs=True)
+
+    def count(self, module, args, kwargs):
+        self.seen += len(kwargs["pixel_values"])
+
+    def run(self, ttcav, concepts=CONCEPTS):
+        self.seen = 0
+        return ttcav.interpret(INPUTS, concepts, 0, show_progress=False).table()
+
+
+ONCE = 1 + 3  # the first input tells the layers, then all three are explained
+
+
+def test_states_are_computed_once():
+    counted = Counted()
+    ttcav = TTCAV(counted.model, n_cavs=2)
+    first = counted.run(ttcav)
+    assert counted.seen == 12 + ONCE
+    assert counted.run(ttcav).equals(first)
+    assert counted.seen == ONCE
+
+
+def test_other_examples_under_the_same_name_are_other_states():
+    counted = Counted()
+    ttcav = TTCAV(counted.model, n_cavs=2)
+    first = counted.run(ttcav)
+    other = counted.run(ttcav, {**CONCEPTS, "first": images(6, 3)})
+    assert counted.seen == 6 + ONCE
+    assert not other.equals(first)
+
+
+def test_the_same_examples_under_another_name_are_the_same_states():
+    counted = Counted()
+    ttcav = TTCAV(counted.model, n_cavs=2)
+    counted.run(ttcav)
+    counted.run(ttcav, {"1st": CONCEPTS["first"].clone(), "2nd": CONCEPTS["second"]})
+    assert counted.seen == ONCE
+
+
+def test_one_changed_weight_makes_all_states_new():
+    counted = Counted()
+    ttcav = TTCAV(counted.model, n_cavs=2)
+    first = counted.run(ttcav)
+    with torch.no_grad():
+        counted.model.vit.layers[1].mlp.fc1.weight[7, 3] += 0.5
+    changed = counted.run(ttcav)
+    assert counted.seen == 12 + ONCE
+    assert not changed.equals(first)
+    assert changed.equals(Counted.run(counted, TTCAV(counted.model, n_cavs=2)))
+
+
+def test_other_layers_are_computed_when_asked_for():
+    counted = Counted()
+    ttcav = TTCAV(counted.model, [0], n_cavs=2)
+    counted.run(ttcav)
+    ttcav.layers = [1]
+    assert counted.run(ttcav).equals(counted.run(TTCAV(counted.model, [1], n_cavs=2)))
+
+
+def test_files_serve_another_process(tmp_path):
+    counted, again = Counted(), Counted()
+    first = counted.run(TTCAV(counted.model, n_cavs=2, cache_dir=tmp_path))
+    assert len(list(tmp_path.glob("*.pt"))) == 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert again.run(TTCAV(again.model, n_cavs=2, cache_dir=tmp_path)).equals(first)
+    assert again.seen == ONCE
+
+
+@pytest.mark.parametrize("tokens", ["readout", "all"])
+def test_another_scope_is_another_file(tmp_path, tokens):
+    counted = Counted()
+    counted.run(TTCAV(counted.model, n_cavs=2, cache_dir=tmp_path))
+    found = counted.run(TTCAV(counted.model, n_cavs=2, cache_dir=tmp_path, tokens=tokens))
+    assert found.equals(counted.run(TTCAV(counted.model, n_cavs=2, tokens=tokens)))
+    assert len(list(tmp_path.glob("*.pt"))) == 4
+
+
+def test_files_of_other_weights_are_computed_again_and_said_to_be(tmp_path):
+    counted, other = Counted(0), Counted(1)
+    counted.run(TTCAV(counted.model, n_cavs=2, cache_dir=tmp_path))
+    expected = other.run(TTCAV(other.model, n_cavs=2))
+    with pytest.warns(UserWarning, match="was written with other weights: the states of concept 'first' are computed"):
+        assert other.run(TTCAV(other.model, n_cavs=2, cache_dir=tmp_path)).equals(expected)
+    assert other.seen == 12 + ONCE
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def emptied(path):
+    path.write_bytes(b"")
+
+
+def no_archive(path):
+    path.write_text("not a file of states")
+
+
+def one_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(bytes(content))
+
+
+def another_content(path):
+    torch.save({"hidden": 1}, path)
+
+
+def swapped(path):
+    other = next(p for p in path.parent.glob("*.pt") if p != path)
+    path.write_bytes(other.read_bytes())
+
+
+@pytest.mark.parametrize("damage", [cut, emptied, no_archive, one_bit, another_content, swapped])
+def test_damaged_files_are_computed_again_and_said_to_be(tmp_path, damage):
+    counted = Counted()
+    first = counted.run(TTCAV(counted.model, n_cavs=2, cache_dir=tmp_path))
+    damaged = sorted(tmp_path.glob("*.pt"))[0]
+    damage(damaged)
+    with pytest.warns(
+        UserWarning, match=f"{damaged.name} is corrupt: the states of concept '(first|second)' are computed"
+    ):
+        assert counted.run(TTCAV(counted.model, n_cavs=2, cache_dir=tmp_path)).equals(first)
+    with warnings.catch_warnings():  # it was written anew
+        warnings.simplefilter("error")
+        counted.run(TTCAV(counted.model, n_cavs=2, cache_dir=tmp_path))
+    assert counted.seen == ONCE
+    assert not list(tmp_path.glob("*.tmp"))

@@ -1,0 +1,231 @@
+"""Tables, notes, figures and heat maps of T-TCAV."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from captum.concept import Concept
+from families import FAMILIES
+from scipy import stats
+from small_models import load_text_model
+
+from captum_attn import TTCAV
+from captum_attn.concepts.results import ConceptScores
+from captum_attn.concepts.sensitivity_maps import token_sensitivity
+
+QUIET = {"show_progress": False}
+PRAISE = ["a gem", "superb acting", "a delight", "warm , funny and wise", "gripping", "so charming"]
+BLAME = ["a mess", "awful acting", "a bore", "cold , stale and dull", "tedious", "so boring"]
+TEXTS = ["a gripping , funny film", "charming"]
+
+
+def images(count, seed, shift=0.0):
+    return torch.rand(count, 3, 12, 12, generator=torch.Generator().manual_seed(seed)) + shift
+
+
+@pytest.fixture(scope="module")
+def vit():
+    return FAMILIES["vit"].build()
+
+
+@pytest.fixture(scope="module")
+def of_images(vit):
+    sets = {"bright": images(8, 1, 0.5), "dark $": images(8, 2, -0.5), "plain": images(8, 3)}
+    return TTCAV(vit, n_cavs=5).interpret(images(6, 9), sets, 0, **QUIET)
+
+
+@pytest.fixture(scope="module")
+def text_ttcav():
+    model, tokenizer = load_text_model()
+    return TTCAV(model, n_cavs=5, processor=tokenizer)
+
+
+@pytest.fixture(scope="module")
+def of_texts(text_ttcav):
+    return text_ttcav.interpret(TEXTS, {"praise": PRAISE, "blame": BLAME}, 1, **QUIET)
+
+
+def test_the_table_says_what_the_tensors_say(of_images):
+    table = of_images.table()
+    assert len(table) == 9
+    row = table[(table.concept == "plain") & (table.layer == 1)].iloc[0]
+    tensors = of_images["0-1-2"]["vit.layers.1"]
+    scores = tensors["sign_count_per_cav"][2]
+    assert row.score == pytest.approx(float(scores.mean()))
+    assert row.score_std == pytest.approx(float(scores.std()))
+    assert row.effect == pytest.approx(float(tensors["effect"][2]))
+    cosines = tensors["cavs"][2] @ tensors["cavs"][2].mT
+    assert row.cosine == pytest.approx(float((cosines.sum() - 5) / 20), abs=1e-5)
+    assert row.p == max(row.p_examples, row.p_direction)
+    assert (row.module, row.examples, row.inputs) == ("vit.layers.1", 8, 6)
+    if scores.std() > 0:
+        assert row.t_test == pytest.approx(stats.ttest_1samp(scores.double().numpy(), 0.5).pvalue)
+
+
+def test_corrected_p_values_count_all_defined_tests(of_images):
+    table = of_images.table()
+    defined = table[table.p.notna()]
+    assert len(defined) == 6  # patches of the last layer have no gradient
+    smallest = defined.p.idxmin()
+    assert table.p_holm[smallest] == pytest.approx(min(1, 6 * table.p[smallest]))
+    assert (table.significant == (table.p_holm < 0.05)).all()
+
+
+def test_layers_without_gradients_are_undefined_and_noted(of_images):
+    last = of_images.table().query("layer == 2")
+    assert last[["score", "p", "p_holm", "t_test"]].isna().all().all()
+    assert last.note.str.contains("no gradient on these tokens").all()
+    assert not last.significant.any()
+
+
+def test_vectors_that_separate_nothing_are_noted(vit):
+    sets = {name: images(20, seed) for seed, name in enumerate(["one", "another", "third"])}
+    notes = TTCAV(vit, 0, n_cavs=10).interpret(images(4, 9), sets, 0, **QUIET).table().note
+    assert notes.str.contains("separate no better than chance").all()
+    sets = {"bright": images(20, 1, 1.0), "dark": images(20, 2, -1.0)}
+    notes = TTCAV(vit, 0, n_cavs=10).interpret(images(4, 9), sets, 0, **QUIET).table().note
+    assert not notes.str.contains("no better than chance").any()
+
+
+def test_constant_scores_have_no_t_test(vit):
+    sets = {"bright": images(20, 1, 3.0), "dark": images(20, 2, -3.0)}
+    table = TTCAV(vit, 1, n_cavs=10).interpret(images(1, 9), sets, 0, **QUIET).table()
+    constant = table[table.score_std == 0]
+    assert len(constant)
+    assert constant.t_test.isna().all()
+    assert constant.note.str.contains("constant score, no t-test").all()
+
+
+def test_accuracy_is_on_examples_that_took_no_part(vit):
+    """Vectors of few examples in many dimensions fit their own tokens perfectly, and tell nothing of others."""
+    sets = {"one": images(6, 1), "another": images(6, 2)}
+    table = TTCAV(vit, 0, n_cavs=5, tokens="readout", estimator="logistic").interpret(images(3, 9), sets, 0, **QUIET)
+    assert table.table().accuracy.max() < 0.95
+
+
+def test_one_vector_has_no_spread(vit):
+    sets = {"bright": images(8, 1, 0.5), "dark": images(8, 2, -0.5)}
+    row = TTCAV(vit, 0, n_cavs=1).interpret(images(6, 9), sets, 0, **QUIET).table().iloc[0]
+    assert all(math.isnan(row[column]) for column in ("score_std", "effect_std", "cosine", "t_test"))
+    assert not math.isnan(row.p)
+
+
+def test_captums_form_is_a_mapping_of_mappings(of_images):
+    assert isinstance(of_images, dict)
+    assert list(of_images) == ["0-1-2"]
+    scores = of_images["0-1-2"]["vit.layers.0"]
+    assert scores["sign_count"].shape == scores["magnitude"].shape == (3,)
+    assert repr(of_images) == "ConceptScores(0-1-2: ['bright', 'dark $', 'plain'] in 3 layers; 6 inputs)"
+    assert set(of_images.seconds) == {"states", "gradients", "vectors"}
+    with pytest.raises(KeyError, match="there is no set '7': expected one of '0-1-2'"):
+        of_images.set("7")
+
+
+def test_the_score_map_has_concepts_layers_and_marks(of_texts):
+    table = of_texts.table()
+    figure = of_texts.plot()
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["praise", "blame"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "1", "2", "3"]
+    written = [text.get_text() for text in axes.texts]
+    assert len(written) == 8
+    for text, row in zip(
+        written, table.sort_values(["concept", "layer"], ascending=[False, True]).itertuples(), strict=True
+    ):
+        if math.isnan(row.score):
+            assert text == "none"
+        else:
+            mark = "" if not row.significant else " ▲" if row.effect > 0 else " ▼"
+            assert text == f"{row.score:.2f}{mark}"
+    assert sum("▲" in text or "▼" in text for text in written) == table.significant.sum()
+
+
+def test_maps_add_up_to_the_sensitivities_that_were_counted(vit):
+    concepts = [Concept(k, name, images(8, k, shift)) for k, (name, shift) in enumerate({"a": 0.5, "b": -0.5}.items())]
+    ttcav = TTCAV(vit, n_cavs=1, batch_size=4)
+    inputs = images(6, 9)
+    scores = ttcav.interpret(inputs, [concepts], 0, **QUIET)
+    maps = ttcav.sensitivity_maps(inputs, scores, 0)
+    assert maps.values.shape == (6, 3, 2, 10)
+    assert not maps.values[..., 0].any()  # the class token is no patch
+    torch.testing.assert_close(maps.patches.flatten(-2), maps.values[..., 1:])
+    for place, layer in enumerate(maps.layers[:2]):
+        total = maps.values[:, place].sum(-1)
+        torch.testing.assert_close(total.mean(0), scores["0-1"][layer]["magnitude"], rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close((total > 0).float().mean(0), scores["0-1"][layer]["sign_count"])
+
+
+def test_maps_by_hand():
+    gradient = torch.tensor([[[1.0, 0.0], [0.0, 2.0], [3.0, 0.0]]])
+    attention, vectors = torch.tensor([[0.5, 0.25, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    expected = torch.tensor([[[0.5, 0.0, 0.0], [0.0, 0.5, 0.0]]])
+    torch.testing.assert_close(token_sensitivity(gradient, attention, vectors, rescaled=False), expected)
+    # derivatives (1, 0) and (0, 2) get the norm of (0.5, 0.25)
+    norm = (0.5**2 + 0.25**2) ** 0.5
+    expected = torch.tensor([[[0.5 * norm, 0.0, 0.0], [0.0, 0.25 * norm, 0.0]]])
+    torch.testing.assert_close(token_sensitivity(gradient, attention, vectors, rescaled=True), expected)
+
+
+def test_rescaling_changes_no_sign_and_no_score(text_ttcav, of_texts):
+    plain, rescaled = (text_ttcav.sensitivity_maps(TEXTS, of_texts, 1, rescaled=r) for r in (False, True))
+    assert torch.equal(plain.values.sign(), rescaled.values.sign())
+    ratio = rescaled.values[0, 0, 0] / plain.values[0, 0, 0]
+    ratio = ratio[ratio.isfinite()]
+    assert ratio.max() == pytest.approx(float(ratio.min()), rel=1e-4)
+
+
+def test_maps_of_texts_have_their_tokens(text_ttcav, of_texts):
+    maps = text_ttcav.sensitivity_maps(TEXTS, of_texts, 1)
+    assert maps.tokens[1] == ["[CLS]", "charming", "[SEP]"]
+    assert maps.real.sum(1).tolist() == [7, 3]
+    assert not maps.values[1, ..., 3:].any()
+    assert not maps.values[..., 0].any()
+    figure = maps.plot(0)
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == maps.tokens[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["praise", "blame"]
+    drawn = axes.images[0].get_array()
+    torch.testing.assert_close(torch.tensor(drawn), maps.values[0, 2, :, :7].double())  # layer 3 has no gradient
+    assert "layer.2" in axes.get_title(loc="left")
+
+
+def test_maps_of_images_have_a_panel_for_each_concept(vit, of_images):
+    maps = TTCAV(vit, n_cavs=5).sensitivity_maps(images(2, 9), of_images, 0)
+    figure = maps.plot(1, layer="vit.layers.0")
+    panels = [axes for axes in figure.axes if axes.images]
+    assert [axes.get_title() for axes in panels] == ["input", "bright", r"dark \$", "plain"]
+    drawn = torch.tensor(panels[2].images[-1].get_array())
+    torch.testing.assert_close(drawn, maps.patches[1, 0, 1].double())
+    assert len({axes.images[-1].get_clim() for axes in panels[1:]}) == 1
+    single = maps.plot(0, concepts="plain", layer=0)
+    assert [axes.get_title() for axes in single.axes if axes.images] == ["input", "plain"]
+
+
+def test_figures_can_be_saved(of_images, vit, of_texts, text_ttcav, tmp_path):
+    of_images.plot().savefig(tmp_path / "scores.png")
+    TTCAV(vit).sensitivity_maps(images(1, 9), of_images, 0).plot().savefig(tmp_path / "images.png")
+    text_ttcav.sensitivity_maps(TEXTS, of_texts, 1).plot(1).savefig(tmp_path / "texts.png")
+    assert all(path.stat().st_size > 5000 for path in tmp_path.glob("*.png"))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        ({"example": 2}, IndexError, "example 2 is out of range: there are 2 inputs"),
+        ({"concepts": "love"}, ValueError, r"unknown concepts \['love'\]: expected some of 'praise', 'blame'"),
+        ({"layer": 9}, ValueError, "unknown layer 9: expected one of 'bert.encoder.layer.0'"),
+        ({"layer": "nine"}, ValueError, "unknown layer 'nine'"),
+    ],
+)
+def test_figures_of_what_is_not_there_are_refused(text_ttcav, of_texts, call, error, message):
+    maps = text_ttcav.sensitivity_maps(TEXTS, of_texts, 1)
+    with pytest.raises(error, match=message):
+        maps.plot(**call)
+    with pytest.raises(ValueError, match=r"the inputs were no images: use \.values"):
+        _ = maps.patches
+
+
+def test_scores_without_sets_are_empty():
+    assert ConceptScores([], torch.zeros(0, 1), {}) == {}
