@@ -337,23 +337,6 @@ def test_estimators_can_be_of_your_own():
         agreement({"mine": found["mine"]})
 
 
-def test_praise_raises_and_blame_lowers_what_the_sentiment_model_says():
-    model, tokenizer = load_text_model()
-    words = {
-        "praise": "superb, gripping, charming, moving, funny, warm, fresh, lovely, brilliant, delightful, clever, witty",
-        "blame": "awful, tedious, dull, boring, stale, clumsy, ugly, bland, terrible, lifeless, annoying, stupid",
-        "other": "red, local, daily, german, round, wooden, digital, urban, square, central, metal, rural",
-    }
-    sets = {name: [f"it is {word}" for word in listed.split(", ")] for name, listed in words.items()}
-    inputs = ["a gripping , funny film", "one of the best", "i loved it", "a delight from start to finish", "so good"]
-    for tokens in SCOPES:
-        table = TTCAV(model, processor=tokenizer, n_cavs=10, tokens=tokens).interpret(inputs, sets, 1, **QUIET).table()
-        sure = table[table.significant]
-        assert len(sure.query("concept == 'praise' and effect > 0")) >= 2
-        assert not len(sure.query("concept == 'praise' and effect < 0"))
-        assert not len(sure.query("concept == 'blame' and effect > 0"))
-
-
 def test_lora_models_are_explained_as_they_are_switched():
     model = get_peft_model(FAMILIES["bert"].build(), LoraConfig(target_modules=["query", "value"], r=2))
     for name, weight in model.named_parameters():
