@@ -1,4 +1,4 @@
-"""The two small trained models that the examples and the tests explain."""
+"""The three small trained models that the examples and the tests explain."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from transformers import (
 MODELS = Path(__file__).resolve().parent / "models"
 TEXT_MODEL = MODELS / "bert-sst2"
 IMAGE_MODEL = MODELS / "vit-digits"
+TEXTURE_MODEL = MODELS / "vit-textures"
 
 
 def load_text_model(
@@ -51,6 +52,21 @@ def load_image_model(folder: Path = IMAGE_MODEL) -> ViTForImageClassification:
         model = load_image_model()
         _, _, images, labels = digits()
         model(images).logits.argmax(-1)  # int64, shape (450,)
+    """
+    return ViTForImageClassification.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+
+
+def load_texture_model(folder: Path = TEXTURE_MODEL) -> ViTForImageClassification:
+    """Load the classifier of textured objects (0 zebra, 1 ladybird, 2 snake, 3 other).
+
+    The model is in eval mode with float32 weights. It maps float32 ``pixel_values`` in [0, 1] of shape
+    (batch, 3, 48, 48) to float32 ``logits`` of shape (batch, 4).
+
+    Example::
+
+        model = load_texture_model()
+        images, labels, _ = labelled_images(100, seed=1)  # of textures.py
+        model(images).logits.argmax(-1)  # int64, shape (100,)
     """
     return ViTForImageClassification.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
 

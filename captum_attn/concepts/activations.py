@@ -64,7 +64,6 @@ class StateStore:
 
     Args:
         model: the model.
-        scope: which tokens count.
         special_ids: of the tokenizer.
         folder: where files are kept; None for memory alone.
     """
@@ -72,11 +71,10 @@ class StateStore:
     def __init__(
         self,
         model: nn.Module,
-        scope: Scope,
         special_ids: Collection[int] | None,
         folder: Path | None,
     ) -> None:
-        self._model, self._scope, self._special_ids, self._folder = model, scope, special_ids, folder
+        self._model, self._special_ids, self._folder = model, special_ids, folder
         self._kept: dict[str, ConceptStates] = {}
         self._weights: str | None = None
 
@@ -85,8 +83,9 @@ class StateStore:
         name: str,
         batches: Sequence[ModelInputs],
         layers: Sequence[Layer],
+        scope: Scope,
         readout_target: Target,
-        done: Callable[[int], Any] = lambda count: None,
+        done: Callable[[int], Any],
     ) -> ConceptStates:
         """The states of a concept's tokens, from memory, a file, or the model.
 
@@ -94,14 +93,15 @@ class StateStore:
             name: the concept's, for messages.
             batches: its examples.
             layers: whose states.
+            scope: which tokens count.
             readout_target: the output by which the readout token is found, in the scope ``"readout"``.
             done: called with the number of examples that are done.
         """
-        key = self._key(batches, layers, readout_target)
+        key = self._key(batches, layers, scope, readout_target)
         if key not in self._kept:
             loaded = self._load(name, key)
             if loaded is None:
-                loaded = self._compute(batches, layers, readout_target, done)
+                loaded = self._compute(batches, layers, scope, readout_target, done)
                 self._save(key, loaded)
             else:
                 done(len(loaded.counts))
@@ -117,9 +117,11 @@ class StateStore:
             self._kept.clear()
             self._weights = weights
 
-    def _key(self, batches: Sequence[ModelInputs], layers: Sequence[Layer], readout_target: Target) -> str:
-        settings = (self._scope, sorted(self._special_ids or ()), [asdict(layer) for layer in layers])
-        target = str(readout_target) if self._scope == "readout" else None
+    def _key(
+        self, batches: Sequence[ModelInputs], layers: Sequence[Layer], scope: Scope, readout_target: Target
+    ) -> str:
+        settings = (scope, sorted(self._special_ids or ()), [asdict(layer) for layer in layers])
+        target = str(readout_target) if scope == "readout" else None
         digest = hashlib.sha256(repr((type(self._model).__qualname__, settings, target)).encode())
         for batch in batches:
             for part in (batch.name, batch.features, *batch.positional, batch.keywords, batch.notes):
@@ -130,20 +132,21 @@ class StateStore:
         self,
         batches: Sequence[ModelInputs],
         layers: Sequence[Layer],
+        scope: Scope,
         readout_target: Target,
         done: Callable[[int], Any],
     ) -> ConceptStates:
         hidden: list[list[Tensor]] = [[] for _ in layers]
         counts = []
         modules = {layer.module for layer in layers}
-        readout = self._scope == "readout"
+        readout = scope == "readout"
         for batch in batches:
             with observed_forward(self._model, batch, gradients=readout, modules=modules) as run:
                 if readout:
                     real = run.tokens(self._special_ids).real
                     selection = select_target(run.output, target_of_each(readout_target, len(batch)), real)
                     run.influence(selection.scores, variant="attention", layers=[-1], row_weights=run.readout_rows)
-                chosen = tokens_in_scope(run, self._scope, self._special_ids)
+                chosen = tokens_in_scope(run, scope, self._special_ids)
                 for kept, layer in zip(hidden, layers, strict=True):
                     kept.append(layer.of(run).hidden.detach()[chosen].cpu())
                 counts.append(chosen.sum(-1).cpu())

@@ -58,7 +58,7 @@ class DiscriminantCAVs:
         shrinkage: the share of a multiple of the identity in the covariance, between 0 and 1.
     """
 
-    shrinkage: float = 0.1
+    shrinkage: float = 0.3
 
     def __call__(self, states: TokenStates, draws: Draws) -> CAVs:
         """Fit one vector for each of the draws."""

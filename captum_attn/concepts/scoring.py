@@ -15,6 +15,9 @@ from captum_attn.core.perturb import seeded
 HELD_OUT = 0.2
 """The share of a concept's examples on which the accuracy of its vectors is measured."""
 
+ACCURACY_DRAWS = 10
+"""The most draws for each concept whose vectors are fitted again without them."""
+
 
 @dataclass(frozen=True)
 class LayerScores:
@@ -73,8 +76,10 @@ def score_layer(tokens: TokenStates, pooled: Tensor, estimator: CAVEstimator, n_
     positive, negative = (weights / weights.sum(1, keepdim=True) for weights in (draws.positive, draws.negative))
     of_draws = ((positive - negative) @ example_effects).view(concepts, n_cavs)
     owns = [tokens.concepts == concept for concept in range(concepts)]
+    spread = tokens.example_covariance
     shifts = torch.stack([tokens.example_means[own].mean(0) - tokens.example_means[~own].mean(0) for own in owns])
-    accuracy, accuracy_error = held_out_accuracy(tokens, estimator(tokens, draws.without(held_out)), held_out, n_cavs)
+    some = draws.of_each(n_cavs, ACCURACY_DRAWS).without(held_out)
+    accuracy, accuracy_error = held_out_accuracy(tokens, estimator(tokens, some), held_out, concepts)
     each = vectors.view(concepts, n_cavs, -1)
     return LayerScores(
         cavs=each,
@@ -82,7 +87,7 @@ def score_layer(tokens: TokenStates, pooled: Tensor, estimator: CAVEstimator, n_
         magnitude=sensitivity.mean(0),
         effect=shifts @ gradient,
         effect_of_draws=of_draws,
-        p_direction=torch.tensor([direction_p_value(gradient, shift) for shift in shifts], dtype=torch.double),
+        p_direction=torch.tensor([direction_p_value(gradient, shift, spread) for shift in shifts], dtype=torch.double),
         example_effects=example_effects,
         t_test=t_test_p_values(sign_count.mT.cpu()),
         accuracy=accuracy,
@@ -91,16 +96,16 @@ def score_layer(tokens: TokenStates, pooled: Tensor, estimator: CAVEstimator, n_
     )
 
 
-def held_out_accuracy(tokens: TokenStates, cavs: CAVs, held_out: Tensor, n_cavs: int) -> tuple[Tensor, Tensor]:
-    """How well concepts' vectors tell their tokens from the others', on examples that took no part, bool (E,).
+def held_out_accuracy(tokens: TokenStates, cavs: CAVs, held_out: Tensor, concepts: int) -> tuple[Tensor, Tensor]:
+    """How well K concepts' vectors tell their tokens from the others', on examples that took no part, bool (E,).
 
     Returns:
         (K,), the mean accuracy of each concept's vectors, of its own examples and the others' in equal parts; and its
         standard error, for which the examples, not their tokens, are independent.
     """
     in_test = held_out[tokens.example_of]
-    taken = (tokens.hidden[in_test].float() @ cavs.vectors.mT > cavs.thresholds).float()  # (T', K m)
-    taken = taken.unflatten(1, (-1, n_cavs)).mean(-1)
+    taken = (tokens.hidden[in_test].float() @ cavs.vectors.mT > cavs.thresholds).float()
+    taken = taken.view(len(taken), concepts, -1).mean(-1)
     shares = taken.new_zeros(len(tokens.counts), taken.shape[1]).index_add_(0, tokens.example_of[in_test], taken)
     shares = shares / tokens.counts[:, None]
     accuracy, error = [], []

@@ -53,17 +53,30 @@ def examples_p_values(example_effects: Tensor, own: Tensor, permutations: int, s
     return p_values.where(example_effects.any(-1).cpu(), torch.nan)
 
 
-def direction_p_value(gradient: Tensor, shift: Tensor) -> float:
-    """Two-sided p-value of the cosine between a gradient (D,) and a shift (D,); NaN where one of them is zero.
+def direction_p_value(gradient: Tensor, shift: Tensor, covariance: Tensor) -> float:
+    """Two-sided p-value of the cosine between a gradient and a shift; NaN where one of them is zero.
 
-    The null hypothesis: the gradient has nothing to do with the shift, and points anywhere. The cosine c of random
-    directions in D dimensions makes c √((D − 1) / (1 − c²)) Student's t with D − 1 degrees of freedom.
+    The null hypothesis: the gradient has nothing to do with the shift, and points anywhere, in coordinates in which the
+    examples of a concept spread alike in all directions: Σ = L Lᵀ there makes Lᵀ p̄ of the gradient and L⁻¹ Δ of the
+    shift, and leaves their product as it is. The cosine says how well the gradient separates the concept's examples,
+    compared with the direction that separates them best. Of random directions in D dimensions, cosines c make
+    c √((D − 1) / (1 − c²)) Student's t with D − 1 degrees of freedom.
+
+    Args:
+        gradient: p̄ (D,).
+        shift: Δ (D,).
+        covariance: Σ (D, D), of the examples' means within concepts; positive definite.
 
     Example:
-        >>> direction_p_value(torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.0, 1.0, 0.0]))
+        >>> direction_p_value(torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.0, 1.0, 0.0]), torch.eye(3))
         1.0
     """
-    width, cosine = len(gradient), float(F.cosine_similarity(gradient.double(), shift.double(), dim=0, eps=0.0))
+    factor = torch.linalg.cholesky(covariance.double())
+    gradient, shift = (
+        factor.mT @ gradient.double(),
+        torch.linalg.solve_triangular(factor, shift.double()[:, None], upper=False),
+    )
+    width, cosine = len(gradient), float(F.cosine_similarity(gradient, shift.squeeze(1), dim=0, eps=0.0))
     if math.isnan(cosine) or abs(cosine) >= 1:
         return math.nan if math.isnan(cosine) else 0.0
     return float(2 * stats.t.sf(abs(cosine) * math.sqrt((width - 1) / (1 - cosine**2)), width - 1))

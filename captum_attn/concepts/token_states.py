@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+import torch.nn.functional as F
+from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 
 
@@ -50,6 +52,19 @@ class TokenStates:
         """float32 (E, D), the mean of each example's centred tokens."""
         return self.sums / self.counts[:, None]
 
+    @cached_property
+    def example_covariance(self) -> Tensor:
+        """float64 (D, D), of the examples' means within concepts; as few examples as there are, shrunk to full rank.
+
+        Source: Ledoit and Wolf 2004, *A well-conditioned estimator for large-dimensional covariance matrices*.
+        """
+        own = F.one_hot(self.concepts).to(self.example_means)
+        within = self.example_means - own @ ((own / own.sum(0)).mT @ self.example_means)
+        shrunk, _ = ledoit_wolf(within.double().cpu().numpy(), assume_centered=True)
+        covariance = torch.from_numpy(shrunk).to(self.hidden.device)
+        floor = torch.finfo(torch.float32).eps * covariance.diagonal().mean() + torch.finfo(torch.double).tiny
+        return covariance + floor * torch.eye(len(covariance)).to(covariance)
+
     def means(self, weights: Tensor) -> Tensor:
         """The mean centred token (C, D) under C weightings (C, E) of the examples."""
         return (weights @ self.sums) / (weights @ self.counts.float())[:, None]
@@ -77,6 +92,11 @@ class Draws:
 
     positive: Tensor
     negative: Tensor
+
+    def of_each(self, count: int, wanted: int) -> Draws:
+        """The first ``wanted`` of the ``count`` draws of each concept."""
+        first = torch.arange(len(self.positive), device=self.positive.device) % count < wanted
+        return Draws(self.positive[first], self.negative[first])
 
     def without(self, held_out: Tensor) -> Draws:
         """The same draws without the examples held out, bool (E,)."""

@@ -26,9 +26,10 @@ from captum_attn.concepts.results import ConceptScores, SetScores
 from captum_attn.concepts.scoring import score_layer
 from captum_attn.concepts.sensitivity_maps import SensitivityMaps, token_sensitivity
 from captum_attn.concepts.significance import examples_p_values
-from captum_attn.concepts.token_states import joined
+from captum_attn.concepts.token_states import TokenStates, draw_negatives, joined
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.models import unwrapped
+from captum_attn.core.perturb import seeded
 from captum_attn.core.run import Tokens, observed_forward
 from captum_attn.core.tokens import special_ids_of
 
@@ -67,8 +68,8 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
 
     A concept is given by examples: images of stripes, texts of praise. In the hidden states of a layer, a *concept
     activation vector* (CAV) leads from the tokens of other concepts' examples to those of this one's. The sensitivity
-    of the explained output to the concept is its derivative along that vector, at each token of an input, weighted by
-    the attention that the readout token pays to it. The T-TCAV score is the share of inputs that are sensitive in the
+    of the explained output to the concept is its derivative along that vector, at the tokens of an input, weighted by
+    the attention that the readout token pays to them. The T-TCAV score is the share of inputs that are sensitive in the
     positive, for each of many vectors against other draws of the other concepts. The *mean-shift effect* says how
     strongly, in units of the output, and comes with p-values (:mod:`captum_attn.concepts.significance`).
 
@@ -82,9 +83,10 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         n_cavs: vectors for each concept, each against other draws.
         processor: the model's tokenizer or image processor, where concepts or inputs are texts, images or paths; or a
             function from a list of them to tensors. A tokenizer also tells which tokens are special.
-        tokens: whose states count, in concepts and in inputs: ``"players"`` (patches, words), the ``"readout"`` token,
-            or ``"all"`` that is no padding, as in the paper. In the last layer, players have no gradient if the model
-            reads one token only: scores are NaN then.
+        tokens: whose states count, in concepts and in inputs: the ``"readout"`` token, from which the output is read,
+            so that an example counts as a whole; ``"players"`` (patches, words); or ``"all"`` that is no padding, as in
+            the paper. The default finds most where the truth is known (README). In the last layer, players have no
+            gradient if the model reads one token only: scores are NaN then.
         weighting: of the tokens' sensitivities: ``"attention"`` of the readout token to them, the mean of all heads; or
             ``"uniform"``, as in an ordinary TCAV of tokens.
         estimator: of the vectors, ``"discriminant"``, ``"logistic"`` (the paper's) or ``"pattern"``, or another
@@ -120,7 +122,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         n_cavs: int = 50,
         *,
         processor: Any | None = None,
-        tokens: Scope = "players",
+        tokens: Scope = "readout",
         weighting: Weighting = "attention",
         estimator: EstimatorName | CAVEstimator = "discriminant",
         permutations: int = 9999,
@@ -147,7 +149,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         self.processor = processor
         self._special_ids = special_ids_of(processor) if hasattr(processor, "all_special_ids") else None
         self._reader = Reader(module, processor, batch_size, on_error)
-        self._store = StateStore(module, tokens, self._special_ids, None if cache_dir is None else Path(cache_dir))
+        self._store = StateStore(module, self._special_ids, None if cache_dir is None else Path(cache_dir))
 
     @log_usage()  # type: ignore[untyped-decorator]
     def interpret(
@@ -182,28 +184,16 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
             UnreadableError: examples that cannot be read, by their numbers.
         """
         sets = _concept_sets(experimental_sets)
-        batches = self._reader.read(inputs, "inputs", _format_additional_forward_args(additional_forward_args) or ())
-        concepts = {concept.id: concept for members in sets for concept in members}
-        examples = {id: self._reader.read(c.data_iter, f"concept {c.name!r}") for id, c in concepts.items()}
-        for id, parts in examples.items():
-            _check_enough(concepts[id].name, sum(map(len, parts)))
+        batches = self._read_inputs(inputs, additional_forward_args)
         layers = find_layers(self.model, batches[0][:1], self.layers)
-        self._store.refresh()
-        total = sum(len(batch) for parts in (batches, *examples.values()) for batch in parts)
         clock = [time.perf_counter()]
-        with tqdm(total=total, desc="T-TCAV: states", unit="example", disable=not show_progress) as bar:
-            one_target = target if isinstance(target, int | tuple) else None
-            states = {
-                id: self._store.states(concepts[id].name, parts, layers, one_target, bar.update)
-                for id, parts in examples.items()
-            }
-            clock.append(time.perf_counter())
-            explained = []
-            for batch in self._explained(batches, layers, target):
-                explained.append((batch.pooled(), batch.targets))
-                bar.update(len(batch.inputs))
+        states = self._states(sets, layers, self.tokens, target, show_progress)
         clock.append(time.perf_counter())
+        explained = []
+        for batch in self._explained(batches, layers, self.tokens, target, show_progress):
+            explained.append((batch.pooled(), batch.targets))
         pooled = [torch.cat(parts) for parts in zip(*(parts for parts, _ in explained), strict=True)]
+        clock.append(time.perf_counter())
         with tqdm(total=len(sets) * len(layers), desc="T-TCAV: CAVs", unit="layer", disable=not show_progress) as bar:
             found = [self._scores(members, states, layers, pooled, bar.update) for members in sets]
         clock.append(time.perf_counter())
@@ -213,38 +203,45 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
     def sensitivity_maps(
         self,
         inputs: Any,
-        scores: ConceptScores,
+        concepts: Sequence[Concept] | Mapping[str, Any],
         target: Target = None,
         additional_forward_args: Any = None,
         *,
-        experimental_set: str | None = None,
         rescaled: bool = False,
+        show_progress: bool = True,
     ) -> SensitivityMaps:
-        """Where in inputs the concepts are that move the output: each token's share of the sensitivity.
+        """Where in inputs the output is sensitive to concepts: token by token.
+
+        The vectors lead from token to token: they are fitted to the states of all players (of all tokens under
+        ``tokens="all"``), and a concept's vector is the mean of ``n_cavs``.
 
         Args:
-            inputs, target, additional_forward_args: as in :meth:`interpret`, which need not have seen these inputs.
-            scores: what :meth:`interpret` found. The vector of a concept is the mean of its vectors there.
-            experimental_set: a key of ``scores``. Default: the first.
+            inputs, target, additional_forward_args, show_progress: as in :meth:`interpret`.
+            concepts: one experimental set.
             rescaled: scale each input's derivatives to the norm of its attention, as the paper's heat maps do.
 
         Raises:
             TypeError, ValueError, IndexError: as :meth:`interpret`.
-            KeyError: no such set in ``scores``.
 
         Example:
-            >>> ttcav = TTCAV(model, processor=tokenizer)
             >>> sets = {"praise": ["a gem", "superb", "funny", "warm", "fine"], "blame": ["awful", "stale", "dull"] * 2}
-            >>> scores = ttcav.interpret(batch, sets, target=1, show_progress=False)
-            >>> maps = ttcav.sensitivity_maps(batch, scores, target=1)
+            >>> maps = TTCAV(model, processor=tokenizer).sensitivity_maps(batch, sets, target=1, show_progress=False)
             >>> maps.values.shape  # inputs, layers, concepts, tokens
             torch.Size([2, 4, 2, 6])
             >>> maps.plot(0, layer=2).savefig("praise.png")
         """
-        found = scores.set(experimental_set)
-        batches = self._reader.read(inputs, "inputs", _format_additional_forward_args(additional_forward_args) or ())
-        vectors = [F.normalize(each.cavs.mean(1), dim=-1) for each in found.scores]
-        values, explained = [], list(self._explained(batches, found.layers, target))
+        (members,) = _concept_sets(concepts if isinstance(concepts, Mapping) else [concepts])
+        batches = self._read_inputs(inputs, additional_forward_args)
+        layers = find_layers(self.model, batches[0][:1], self.layers)
+        scope: Scope = "all" if self.tokens == "all" else "players"
+        states = self._states([members], layers, scope, target, show_progress)
+        vectors = []
+        for place in range(len(layers)):
+            tokens = self._joined(members, states, place)
+            draws = draw_negatives(tokens.concepts, self.n_cavs, seeded(self.seed, 0))
+            each = self._estimator(tokens, draws).vectors.view(len(members), self.n_cavs, -1)
+            vectors.append(F.normalize(each.mean(1), dim=-1))
+        values, explained = [], list(self._explained(batches, layers, scope, target, show_progress))
         longest = max(batch.tokens.real.shape[1] for batch in explained)
         for batch in explained:
             of_layers = [
@@ -255,8 +252,8 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         pictures = batches[0].modality == "pixels"
         return SensitivityMaps(
             torch.cat(values),
-            [concept.name for concept in found.concepts],
-            [layer.name for layer in found.layers],
+            [concept.name for concept in members],
+            [layer.name for layer in layers],
             torch.cat([batch.targets for batch in explained]),
             torch.cat([_lengthened(batch.tokens.real, longest) for batch in explained]),
             explained[0].tokens.grid,
@@ -264,22 +261,62 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
             [text for batch in explained for text in self._texts(batch)] or None,
         )
 
+    def _read_inputs(self, inputs: Any, additional_forward_args: Any) -> list[ModelInputs]:
+        return self._reader.read(inputs, "inputs", _format_additional_forward_args(additional_forward_args) or ())
+
+    def _states(
+        self,
+        sets: Sequence[Sequence[Concept]],
+        layers: Sequence[Layer],
+        scope: Scope,
+        target: Target,
+        show_progress: bool,
+    ) -> dict[int, ConceptStates]:
+        """The states of each concept's tokens, by its id."""
+        concepts = {concept.id: concept for members in sets for concept in members}
+        examples = {id: self._reader.read(c.data_iter, f"concept {c.name!r}") for id, c in concepts.items()}
+        for id, parts in examples.items():
+            _check_enough(concepts[id].name, sum(map(len, parts)))
+        self._store.refresh()
+        total = sum(len(batch) for parts in examples.values() for batch in parts)
+        readout_target = target if isinstance(target, tuple) else None  # the class does not change what is read
+        with tqdm(total=total, desc="T-TCAV: concepts", unit="example", disable=not show_progress) as bar:
+            return {
+                id: self._store.states(concepts[id].name, parts, layers, scope, readout_target, bar.update)
+                for id, parts in examples.items()
+            }
+
     def _explained(
-        self, batches: Sequence[ModelInputs], layers: Sequence[Layer], target: Target
+        self,
+        batches: Sequence[ModelInputs],
+        layers: Sequence[Layer],
+        scope: Scope,
+        target: Target,
+        show_progress: bool,
     ) -> Iterator[_Explained]:
         """One forward and one backward pass for each batch."""
         each, start = target_of_each(target, sum(map(len, batches))), 0
-        for batch in batches:
+        for batch in tqdm(batches, desc="T-TCAV: inputs", unit="batch", disable=not show_progress):
             rows = each and each[start : start + len(batch)]
             start += len(batch)
             with observed_forward(self.model, batch, modules={layer.module for layer in layers}) as run:
                 tokens = run.tokens(self._special_ids)
                 selection = select_target(run.output, rows, tokens.real)
                 readout = run.readout_gradients(selection.scores, [layer.of(run) for layer in layers])
-                counted = tokens_in_scope(run, self.tokens, self._special_ids)
+                counted = tokens_in_scope(run, scope, self._special_ids)
             uniform = self.weighting == "uniform"
             weights = [counted.to(attention) * (1 if uniform else attention) for attention in readout.attention]
             yield _Explained(batch, selection.targets, tokens, readout.gradients, weights)
+
+    @property
+    def _estimator(self) -> CAVEstimator:
+        return self.estimator if callable(self.estimator) else ESTIMATORS[self.estimator]
+
+    def _joined(self, concepts: Sequence[Concept], states: Mapping[int, ConceptStates], place: int) -> TokenStates:
+        """The states of all concepts in one layer, on the model's device."""
+        device = next((parameter.device for parameter in self.model.parameters()), None)
+        parts = [states[concept.id] for concept in concepts]
+        return joined([(part.hidden[place].to(device), part.counts.to(device)) for part in parts])
 
     def _scores(
         self,
@@ -290,19 +327,22 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         done: Callable[[], Any],
     ) -> SetScores:
         """The scores of one experimental set."""
-        estimator = self.estimator if callable(self.estimator) else ESTIMATORS[self.estimator]
-        parts = [states[concept.id] for concept in concepts]
         found = []
         for place, gradients in enumerate(pooled):
-            device = gradients.device
-            tokens = joined([(part.hidden[place].to(device), part.counts.to(device)) for part in parts])
-            found.append(score_layer(tokens, gradients, estimator, self.n_cavs, self.seed))
+            tokens = self._joined(concepts, states, place)
+            found.append(score_layer(tokens, gradients, self._estimator, self.n_cavs, self.seed))
             done()
         effects = torch.stack([scores.example_effects for scores in found])
         p_examples = [
             examples_p_values(effects, tokens.concepts == k, self.permutations, self.seed) for k in range(len(concepts))
         ]
-        return SetScores(concepts, layers, found, torch.stack(p_examples, 1), [len(part.counts) for part in parts])
+        return SetScores(
+            concepts,
+            layers,
+            found,
+            torch.stack(p_examples, 1),
+            [len(states[concept.id].counts) for concept in concepts],
+        )
 
     def _texts(self, batch: _Explained) -> list[list[str]]:
         """The tokens of texts; none without a tokenizer."""

@@ -49,7 +49,7 @@ class AttentionCapture(AttentionIntercept):
         >>> strongest = {}
         >>> def observer(tile):
         ...     strongest[tile.layer] = tile.relevance.max()
-        >>> capture.backward(logits[:, 1].sum(), observer, layers={0, 1})
+        >>> _ = capture.backward(logits[:, 1].sum(), observer, layers={0, 1})
         >>> sorted(strongest)
         [0, 1]
     """

@@ -98,7 +98,7 @@ def test_files_serve_another_process(tmp_path):
     assert again.seen == ONCE
 
 
-@pytest.mark.parametrize("tokens", ["readout", "all"])
+@pytest.mark.parametrize("tokens", ["players", "all"])
 def test_another_scope_is_another_file(tmp_path, tokens):
     counted = Counted()
     counted.run(TTCAV(counted.model, n_cavs=2, cache_dir=tmp_path))

@@ -25,6 +25,10 @@ def images(count, seed, shift=0.0):
     return torch.rand(count, 3, 12, 12, generator=torch.Generator().manual_seed(seed)) + shift
 
 
+SETS = {"bright": images(8, 1, 0.5), "dark $": images(8, 2, -0.5), "plain": images(8, 3)}
+WORDS = {"praise": PRAISE, "blame": BLAME}
+
+
 @pytest.fixture(scope="module")
 def vit():
     return FAMILIES["vit"].build()
@@ -32,19 +36,18 @@ def vit():
 
 @pytest.fixture(scope="module")
 def of_images(vit):
-    sets = {"bright": images(8, 1, 0.5), "dark $": images(8, 2, -0.5), "plain": images(8, 3)}
-    return TTCAV(vit, n_cavs=5).interpret(images(6, 9), sets, 0, **QUIET)
+    return TTCAV(vit, n_cavs=5, tokens="players").interpret(images(6, 9), SETS, 0, **QUIET)
 
 
 @pytest.fixture(scope="module")
 def text_ttcav():
     model, tokenizer = load_text_model()
-    return TTCAV(model, n_cavs=5, processor=tokenizer)
+    return TTCAV(model, n_cavs=5, processor=tokenizer, tokens="players")
 
 
 @pytest.fixture(scope="module")
 def of_texts(text_ttcav):
-    return text_ttcav.interpret(TEXTS, {"praise": PRAISE, "blame": BLAME}, 1, **QUIET)
+    return text_ttcav.interpret(TEXTS, WORDS, 1, **QUIET)
 
 
 def test_the_table_says_what_the_tensors_say(of_images):
@@ -82,16 +85,16 @@ def test_layers_without_gradients_are_undefined_and_noted(of_images):
 
 def test_vectors_that_separate_nothing_are_noted(vit):
     sets = {name: images(20, seed) for seed, name in enumerate(["one", "another", "third"])}
-    notes = TTCAV(vit, 0, n_cavs=10).interpret(images(4, 9), sets, 0, **QUIET).table().note
+    notes = TTCAV(vit, 0, n_cavs=10, tokens="players").interpret(images(4, 9), sets, 0, **QUIET).table().note
     assert notes.str.contains("separate no better than chance").all()
     sets = {"bright": images(20, 1, 1.0), "dark": images(20, 2, -1.0)}
-    notes = TTCAV(vit, 0, n_cavs=10).interpret(images(4, 9), sets, 0, **QUIET).table().note
+    notes = TTCAV(vit, 0, n_cavs=10, tokens="players").interpret(images(4, 9), sets, 0, **QUIET).table().note
     assert not notes.str.contains("no better than chance").any()
 
 
 def test_constant_scores_have_no_t_test(vit):
     sets = {"bright": images(20, 1, 3.0), "dark": images(20, 2, -3.0)}
-    table = TTCAV(vit, 1, n_cavs=10).interpret(images(1, 9), sets, 0, **QUIET).table()
+    table = TTCAV(vit, 1, n_cavs=10, tokens="players").interpret(images(1, 9), sets, 0, **QUIET).table()
     constant = table[table.score_std == 0]
     assert len(constant)
     assert constant.t_test.isna().all()
@@ -144,10 +147,10 @@ def test_the_score_map_has_concepts_layers_and_marks(of_texts):
 
 def test_maps_add_up_to_the_sensitivities_that_were_counted(vit):
     concepts = [Concept(k, name, images(8, k, shift)) for k, (name, shift) in enumerate({"a": 0.5, "b": -0.5}.items())]
-    ttcav = TTCAV(vit, n_cavs=1, batch_size=4)
+    ttcav = TTCAV(vit, n_cavs=1, batch_size=4, tokens="players")
     inputs = images(6, 9)
     scores = ttcav.interpret(inputs, [concepts], 0, **QUIET)
-    maps = ttcav.sensitivity_maps(inputs, scores, 0)
+    maps = ttcav.sensitivity_maps(inputs, concepts, 0, **QUIET)
     assert maps.values.shape == (6, 3, 2, 10)
     assert not maps.values[..., 0].any()  # the class token is no patch
     torch.testing.assert_close(maps.patches.flatten(-2), maps.values[..., 1:])
@@ -155,6 +158,16 @@ def test_maps_add_up_to_the_sensitivities_that_were_counted(vit):
         total = maps.values[:, place].sum(-1)
         torch.testing.assert_close(total.mean(0), scores["0-1"][layer]["magnitude"], rtol=1e-4, atol=1e-7)
         torch.testing.assert_close((total > 0).float().mean(0), scores["0-1"][layer]["sign_count"])
+
+
+def test_maps_are_of_tokens_whatever_the_scores_are_of(vit):
+    of_readout, of_players = (
+        TTCAV(vit, n_cavs=3, tokens=tokens).sensitivity_maps(images(2, 9), SETS, 0, **QUIET)
+        for tokens in ("readout", "players")
+    )
+    assert torch.equal(of_readout.values, of_players.values)
+    everything = TTCAV(vit, n_cavs=3, tokens="all").sensitivity_maps(images(2, 9), SETS, 0, **QUIET)
+    assert everything.values[..., 0].any()
 
 
 def test_maps_by_hand():
@@ -168,16 +181,16 @@ def test_maps_by_hand():
     torch.testing.assert_close(token_sensitivity(gradient, attention, vectors, rescaled=True), expected)
 
 
-def test_rescaling_changes_no_sign_and_no_score(text_ttcav, of_texts):
-    plain, rescaled = (text_ttcav.sensitivity_maps(TEXTS, of_texts, 1, rescaled=r) for r in (False, True))
+def test_rescaling_changes_no_sign_and_no_score(text_ttcav):
+    plain, rescaled = (text_ttcav.sensitivity_maps(TEXTS, WORDS, 1, rescaled=r, **QUIET) for r in (False, True))
     assert torch.equal(plain.values.sign(), rescaled.values.sign())
     ratio = rescaled.values[0, 0, 0] / plain.values[0, 0, 0]
     ratio = ratio[ratio.isfinite()]
     assert ratio.max() == pytest.approx(float(ratio.min()), rel=1e-4)
 
 
-def test_maps_of_texts_have_their_tokens(text_ttcav, of_texts):
-    maps = text_ttcav.sensitivity_maps(TEXTS, of_texts, 1)
+def test_maps_of_texts_have_their_tokens(text_ttcav):
+    maps = text_ttcav.sensitivity_maps(TEXTS, WORDS, 1, **QUIET)
     assert maps.tokens[1] == ["[CLS]", "charming", "[SEP]"]
     assert maps.real.sum(1).tolist() == [7, 3]
     assert not maps.values[1, ..., 3:].any()
@@ -191,8 +204,8 @@ def test_maps_of_texts_have_their_tokens(text_ttcav, of_texts):
     assert "layer.2" in axes.get_title(loc="left")
 
 
-def test_maps_of_images_have_a_panel_for_each_concept(vit, of_images):
-    maps = TTCAV(vit, n_cavs=5).sensitivity_maps(images(2, 9), of_images, 0)
+def test_maps_of_images_have_a_panel_for_each_concept(vit):
+    maps = TTCAV(vit, n_cavs=5).sensitivity_maps(images(2, 9), SETS, 0, **QUIET)
     figure = maps.plot(1, layer="vit.layers.0")
     panels = [axes for axes in figure.axes if axes.images]
     assert [axes.get_title() for axes in panels] == ["input", "bright", r"dark \$", "plain"]
@@ -205,8 +218,8 @@ def test_maps_of_images_have_a_panel_for_each_concept(vit, of_images):
 
 def test_figures_can_be_saved(of_images, vit, of_texts, text_ttcav, tmp_path):
     of_images.plot().savefig(tmp_path / "scores.png")
-    TTCAV(vit).sensitivity_maps(images(1, 9), of_images, 0).plot().savefig(tmp_path / "images.png")
-    text_ttcav.sensitivity_maps(TEXTS, of_texts, 1).plot(1).savefig(tmp_path / "texts.png")
+    TTCAV(vit).sensitivity_maps(images(1, 9), SETS, 0, **QUIET).plot().savefig(tmp_path / "images.png")
+    text_ttcav.sensitivity_maps(TEXTS, WORDS, 1, **QUIET).plot(1).savefig(tmp_path / "texts.png")
     assert all(path.stat().st_size > 5000 for path in tmp_path.glob("*.png"))
 
 
@@ -219,8 +232,8 @@ def test_figures_can_be_saved(of_images, vit, of_texts, text_ttcav, tmp_path):
         ({"layer": "nine"}, ValueError, "unknown layer 'nine'"),
     ],
 )
-def test_figures_of_what_is_not_there_are_refused(text_ttcav, of_texts, call, error, message):
-    maps = text_ttcav.sensitivity_maps(TEXTS, of_texts, 1)
+def test_figures_of_what_is_not_there_are_refused(text_ttcav, call, error, message):
+    maps = text_ttcav.sensitivity_maps(TEXTS, WORDS, 1, **QUIET)
     with pytest.raises(error, match=message):
         maps.plot(**call)
     with pytest.raises(ValueError, match=r"the inputs were no images: use \.values"):

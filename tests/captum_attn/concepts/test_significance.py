@@ -66,7 +66,9 @@ def test_no_effect_at_all_has_no_p_value():
 def test_the_cosine_of_random_directions_is_significant_as_often_as_the_level_says(width):
     generator = torch.Generator().manual_seed(width)
     shift = torch.randn(width, generator=generator)
-    p_values = [direction_p_value(torch.randn(width, generator=generator), shift) for _ in range(1000)]
+    p_values = [
+        direction_p_value(torch.randn(width, generator=generator), shift, torch.eye(width)) for _ in range(1000)
+    ]
     assert stats.kstest(p_values, "uniform").pvalue > 0.01
 
 
@@ -74,15 +76,17 @@ def test_the_cosine_of_random_directions_is_significant_as_often_as_the_level_sa
 @given(scale=st.floats(1e-6, 1e6), seed=st.integers(0, 1000))
 def test_a_direction_has_no_length_and_no_sign(scale, seed):
     gradient, shift = torch.randn(2, 12, generator=torch.Generator().manual_seed(seed)).double()
-    expected = direction_p_value(gradient, shift)
-    assert direction_p_value(-scale * gradient, shift) == pytest.approx(expected, rel=1e-6)
-    assert direction_p_value(shift, gradient) == pytest.approx(expected, rel=1e-6)
+    expected = direction_p_value(gradient, shift, torch.eye(12))
+    assert direction_p_value(-scale * gradient, shift, torch.eye(12)) == pytest.approx(expected, rel=1e-6)
+    assert direction_p_value(shift, gradient, torch.eye(12)) == pytest.approx(expected, rel=1e-6)
 
 
 def test_directions_that_are_parallel_or_missing():
     ones = torch.ones(3)
-    assert direction_p_value(ones, 2 * ones) == pytest.approx(0, abs=1e-6)
-    assert direction_p_value(torch.zeros(3), ones) != direction_p_value(torch.zeros(3), ones)  # NaN
+    assert direction_p_value(ones, 2 * ones, torch.eye(3)) == pytest.approx(0, abs=1e-6)
+    assert direction_p_value(torch.zeros(3), ones, torch.eye(3)) != direction_p_value(
+        torch.zeros(3), ones, torch.eye(3)
+    )  # NaN
 
 
 def test_holm_by_hand():

@@ -164,7 +164,7 @@ def test_the_mean_shift_effect_is_the_change_of_the_output_to_first_order():
     """Under uniform weights the effect is the derivative of the output as all words' states move together."""
     model = FAMILIES["bert"].build(torch.float64)
     inputs, concepts = padded(texts(5, 9)), text_concepts()
-    ttcav = TTCAV(model, layers=0, n_cavs=2, weighting="uniform")
+    ttcav = TTCAV(model, layers=0, n_cavs=2, weighting="uniform", tokens="players")
     scores = ttcav.interpret(inputs, concepts, 1, **QUIET)
     means = []
     for examples in concepts.values():
