@@ -62,6 +62,8 @@ def concepts_by_layers(
 
 def concepts_over_image(pixels: Tensor, patches: Tensor, names: Sequence[str], title: str) -> Figure:
     """An image (C, h, w), and beside it the sensitivity of its patches (K, rows, columns) to each of K concepts."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
     picture, limit = shown_pixels(pixels), _limit(patches)
@@ -73,15 +75,15 @@ def concepts_over_image(pixels: Tensor, patches: Tensor, names: Sequence[str], t
     panels[0].imshow(picture, cmap="gray", extent=extent)
     panels[0].set_title("input", fontsize=9)
     grey = picture.mean(-1) if picture.ndim == 3 else picture
-    for axes, name, values in zip(panels[1:], names, patches, strict=False):
+    colours, scale = diverging_colours(), Normalize(-limit, limit)
+    for axes, name, values in zip(panels[1:], names, patches.cpu().double(), strict=False):
         axes.imshow(grey, cmap="gray", extent=extent, vmin=0, vmax=1)
-        heat = axes.imshow(
-            values.cpu().double().numpy(), cmap=diverging_colours(), vmin=-limit, vmax=limit, extent=extent, alpha=0.75
-        )
+        strength = (values.abs() / limit).sqrt().numpy()  # what matters little shows the image
+        axes.imshow(values.numpy(), cmap=colours, norm=scale, extent=extent, alpha=0.9 * strength)
         axes.set_title(plain_text(name), fontsize=9)
     for axes in panels:
         axes.set_axis_off()
-    figure.colorbar(heat, ax=panels, shrink=0.8, label="sensitivity of the output")
+    figure.colorbar(ScalarMappable(scale, colours), ax=panels, shrink=0.8, label="sensitivity of the output")
     figure.suptitle(plain_text(title), fontsize=10)
     return figure
 

@@ -111,7 +111,7 @@ def held_out_accuracy(tokens: TokenStates, cavs: CAVs, held_out: Tensor, concept
     accuracy, error = [], []
     for concept, share in enumerate(shares.unbind(1)):
         own = tokens.concepts == concept
-        sides = [share[held_out & own], 1 - share[held_out & ~own]]
-        accuracy.append(sum(side.mean() for side in sides) / 2)
-        error.append(sum(side.var() / len(side) for side in sides).sqrt() / 2)
+        right, others_right = share[held_out & own], 1 - share[held_out & ~own]
+        accuracy.append((right.mean() + others_right.mean()) / 2)
+        error.append((right.var() / len(right) + others_right.var() / len(others_right)).sqrt() / 2)
     return torch.stack(accuracy), torch.stack(error)

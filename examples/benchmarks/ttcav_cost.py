@@ -1,6 +1,7 @@
 """Seconds of T-TCAV by stage, beside scikit-learn's logistic regression, fitted one by one on the same tokens.
 
-A vision transformer of ViT-base size with random weights looks at generated textures. The stages are
+A vision transformer of ViT-base size with random weights looks at generated textures; all of their 196 patches count
+(``tokens="players"``: with the default, the readout token alone, vectors cost next to nothing). The stages are
 
 - ``states``: a forward pass of all concepts' images (kept for the next call);
 - ``gradients``: a forward and a backward pass of the images that are explained;
@@ -22,6 +23,7 @@ from __future__ import annotations
 import argparse
 import platform
 import resource
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -30,7 +32,6 @@ from statistics import median
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from textures import TEXTURES, texture_images
 from torch import Tensor
 from torch.nn.functional import interpolate
 from transformers import ViTConfig, ViTForImageClassification
@@ -38,6 +39,9 @@ from transformers import ViTConfig, ViTForImageClassification
 from captum_attn import TTCAV
 from captum_attn.concepts.cavs import ESTIMATORS
 from captum_attn.concepts.token_states import TokenStates, draw_negatives
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from textures import TEXTURES, texture_images
 
 SLOW = "logistic"  # timed on one layer
 MIDDLE = 5  # the layer whose tokens scikit-learn gets
@@ -50,7 +54,7 @@ def main() -> None:
     concepts = {name: enlarged(texture_images(name, options.images, seed=0)) for name in TEXTURES[: options.concepts]}
     inputs = enlarged(texture_images(TEXTURES[0], options.inputs, seed=1))
     before = resident_peak()
-    ttcav = TTCAV(model, n_cavs=options.cavs, batch_size=options.batch_size)
+    ttcav = TTCAV(model, n_cavs=options.cavs, batch_size=options.batch_size, tokens="players")
     rows: list[tuple[str, float]] = []
     for name in options.estimators:
         ttcav.estimator, ttcav.layers = name, [MIDDLE] if name == SLOW else None

@@ -1,0 +1,102 @@
+"""The T-TCAV example finds what is known to be true."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from scripts import run
+from small_models import load_text_model, load_texture_model
+from textures import CLASSES, class_images, labelled_images
+from ttcav_textures import (
+    BLAME,
+    GRID,
+    NEUTRAL,
+    PRAISE,
+    REVIEWS,
+    TRUE,
+    draw_tested,
+    framed,
+    shares,
+    texture_concepts,
+    verdict,
+)
+
+from captum_attn import TTCAV
+from captum_attn.core.perturb import patch_pixels
+
+QUIET = {"show_progress": False}
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_the_true_concept_is_found_with_its_sign_and_the_random_one_is_not(seed):
+    table = draw_tested(TTCAV(load_texture_model(), n_cavs=10), seed)
+    for name, concept in TRUE.items():
+        of_class = table[table.target == name]
+        true = of_class[of_class.concept == concept]
+        assert (true.significant & (true.effect > 0)).sum() >= 2
+        assert not (true.significant & (true.effect < 0)).any()
+        assert not of_class[of_class.concept == "random"].significant.any()
+
+
+@pytest.mark.parametrize(("name", "concept"), TRUE.items())
+def test_heat_maps_lie_on_the_object(name, concept):
+    label = CLASSES.index(name)
+    images, labels, masks = labelled_images(120, seed=3)
+    images, masks = images[labels == label], masks[labels == label]
+    area = patch_pixels(masks[:, None].float(), GRID).mean((3, 4, 5))
+    concepts = texture_concepts(3, count=30)
+    maps = TTCAV(load_texture_model(), n_cavs=10).sensitivity_maps(images, concepts, label, **QUIET)
+    for layer in range(3):
+        inside, by_area, top = shares(maps.patches[:, layer, list(concepts).index(concept)], area)
+        assert by_area >= 2
+        assert inside == pytest.approx(by_area * float(area.mean()), rel=1e-5)
+        assert top > 0.8
+
+
+def test_praise_raises_and_blame_lowers_what_the_sentiment_model_says():
+    model, tokenizer = load_text_model()
+    concepts = {"praise": framed(PRAISE), "blame": framed(BLAME), "neutral": framed(NEUTRAL)}
+    found = verdict(TTCAV(model, processor=tokenizer, n_cavs=10).interpret(list(REVIEWS), concepts, 1, **QUIET))
+    assert "+ praise" in found
+    assert "- blame" in found
+    assert "- praise" not in found
+    assert "+ blame" not in found
+
+
+def test_shares_by_hand():
+    area = torch.tensor([[[1.0, 0.5], [0.0, 0.0]]])
+    maps = torch.tensor([[[3.0, 2.0], [4.0, -9.0]]])
+    assert shares(maps, area) == pytest.approx((4 / 9, (4 / 9) / 0.375, 0.0))
+
+
+def test_the_script_shows_everything(tmp_path):
+    printed = run("ttcav_textures.py", "--seeds", "1", folder=tmp_path)
+    assert "zebra: + narrow stripes" in printed
+    assert "ladybird: " in printed
+    assert "default: readout, both tests" in printed
+    found = {path.name for path in (tmp_path / "found").iterdir()}
+    pictures = {
+        "scores_zebra.png",
+        "scores_sentiment.png",
+        "two_objects_zebra.png",
+        "size_and_power.png",
+        "map_sentiment.png",
+    }
+    assert {"index.html", *pictures} <= found
+    page = (tmp_path / "found" / "index.html").read_text(encoding="utf-8")
+    assert all(f"src='{picture}'" in page for picture in pictures)
+
+
+def test_the_cost_benchmark(tmp_path):
+    options = ["--concepts", "2", "--images", "5", "--inputs", "2", "--cavs", "2", "--fits", "1"]
+    printed = run("benchmarks/ttcav_cost.py", *options, "--estimators", "discriminant,pattern", folder=tmp_path)
+    assert "vectors and scores, discriminant" in printed
+    assert "scikit-learn, 48 fits" in printed
+    assert (tmp_path / "found" / "ttcav_cost.md").exists()
+
+
+def test_images_of_a_class_are_of_their_class():
+    model = load_texture_model()
+    with torch.no_grad():
+        right = model(class_images("ladybird", 60, seed=8)).logits.argmax(-1) == CLASSES.index("ladybird")
+    assert right.double().mean() > 0.8
