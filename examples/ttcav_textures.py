@@ -229,6 +229,11 @@ def where(page: Page, model: ViTForImageClassification) -> None:
             k = list(maps.concepts).index(concept)
             for layer in range(3):  # patches of the last layer have no gradient
                 rows.append((name, f"T-TCAV, {weighting} weights", layer, *shares(maps.patches[:, layer, k], area)))
+            if weighting == "attention":
+                one = ttcav.sensitivity_maps(
+                    class_images(name, 1, seed=12), texture_concepts(1), label, show_progress=False
+                )
+                page.figure(f"map_{name}", one.plot(0, [*TRUE.values(), "zigzag", "plain"]))
         attention = ShapleyAttention(model, game="cls").attribute_tokens(images, label, per="layer").patches
         rows += [(name, "attention alone", layer, *shares(attention[:, layer], area)) for layer in range(3)]
     columns = ["class", "map", "layer", "share on the object", "times its area", "highest patch on the object"]
