@@ -197,6 +197,7 @@ def which_concepts(page: Page, model: ViTForImageClassification) -> None:
         scores = TTCAV(model).interpret(class_images(name, INPUTS, seed=2), concepts, CLASSES.index(name))
         page.say(f"{name}: {verdict(scores)}")
         page.figure(f"scores_{name}", scores.plot())
+        page.figure(f"stability_{name}", scores.plot_stability())
         page.table(scores.table()[SHOWN])
 
 

@@ -60,6 +60,51 @@ def concepts_by_layers(
     return figure
 
 
+def scores_of_draws(
+    scores: Sequence[Tensor],
+    cosines: Sequence[Tensor],
+    accuracies: Sequence[Tensor],
+    separates: Tensor,
+    concepts: Sequence[str],
+    layers: Sequence[str],
+) -> Figure:
+    """A panel for each layer, a row for each concept, and a dot for each vector's score.
+
+    Args:
+        scores: of each layer (K, m).
+        cosines, accuracies: of each layer (K,), written beside the rows.
+        separates: bool (L, K); dots are hollow where it is False.
+        concepts, layers: names.
+    """
+    from matplotlib.figure import Figure
+
+    columns = min(4, len(layers))
+    rows = -(-len(layers) // columns)
+    size = (1.6 + 2.6 * columns, 0.6 + rows * (0.7 + 0.45 * len(concepts)))
+    figure = Figure(figsize=size, layout="constrained")
+    panels = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
+    for axes in panels[len(layers) :]:
+        axes.set_axis_off()
+    for place, axes in enumerate(panels[: len(layers)]):
+        for row, values in enumerate(scores[place].cpu()):
+            spread = torch.linspace(-0.25, 0.25, len(values)) if len(values) > 1 else torch.zeros(1)
+            solid = bool(separates[place, row])
+            axes.scatter(
+                values, row + spread, s=14, color=_DOT if solid else "none", edgecolors=_DOT, linewidths=0.8, alpha=0.7
+            )
+            facts = f"cos {float(cosines[place][row]):.2f}, acc {float(accuracies[place][row]):.2f}"
+            axes.text(1.04, row, facts, va="center", fontsize=7, color="#555")
+        axes.axvline(0.5, color="0.8", linewidth=1, zorder=0)
+        axes.set_xlim(-0.05, 1.55)
+        axes.set_xticks([0, 0.5, 1])
+        axes.set_title(f"layer {layers[place]}", fontsize=9)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_yticks(range(len(concepts)), [plain_text(name) for name in concepts])
+    panels[0].invert_yaxis()
+    figure.supxlabel("T-TCAV score of each vector; hollow: vectors separate no better than chance", fontsize=8)
+    return figure
+
+
 def concepts_over_image(pixels: Tensor, patches: Tensor, names: Sequence[str], title: str) -> Figure:
     """An image (C, h, w), and beside it the sensitivity of its patches (K, rows, columns) to each of K concepts."""
     from matplotlib.cm import ScalarMappable
@@ -103,6 +148,9 @@ def concepts_under_text(tokens: Sequence[str], values: Tensor, names: Sequence[s
     axes.set_title(plain_text(title), fontsize=10, loc="left")
     figure.colorbar(heat, ax=axes, shrink=0.9, label="sensitivity of the output")
     return figure
+
+
+_DOT = "#1f77d6"
 
 
 def _limit(values: Tensor) -> float:

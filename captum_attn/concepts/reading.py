@@ -56,11 +56,12 @@ class Reader:
         """
         problems: list[str] = []
         device = next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
-        read = [
-            batch[part].to(device)
-            for batch in self._batches(data, what, companions, problems)
-            for part in batch.parts(self.batch_size)
-        ]
+        with torch.random.fork_rng([]):  # a DataLoader draws a seed, shuffled or not
+            read = [
+                batch[part].to(device)
+                for batch in self._batches(data, what, companions, problems)
+                for part in batch.parts(self.batch_size)
+            ]
         if problems:
             found = f"{what}: {len(problems)} could not be read: {'; '.join(problems[:5])}"
             if self.on_error == "raise":

@@ -56,10 +56,22 @@ class SetScores:
             notes.append("no gradient on these tokens")
         elif scores.t_test[concept].isnan():
             notes.append("constant score, no t-test")
-        excess = scores.accuracy[concept] - 0.5
-        if not excess > 1.645 * scores.accuracy_error[concept]:
+        if not self.separates(layer, concept):
             notes.append("its vectors separate no better than chance")
         return "; ".join(notes)
+
+    def separates(self, layer: int, concept: int) -> bool:
+        """Whether the accuracy on held-out examples is above one half, at the 5 % level."""
+        scores = self.scores[layer]
+        return bool(scores.accuracy[concept] - 0.5 > 1.645 * scores.accuracy_error[concept])
+
+    def inseparable(self) -> dict[str, list[int]]:
+        """The concepts whose vectors separate no better than chance, and the indices of the layers where that is so."""
+        found = {
+            concept.name: [layer.index for place, layer in enumerate(self.layers) if not self.separates(place, k)]
+            for k, concept in enumerate(self.concepts)
+        }
+        return {name: layers for name, layers in found.items() if layers}
 
 
 class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
@@ -94,8 +106,8 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
         described = [f"{one.key}: {[c.name for c in one.concepts]} in {len(one.layers)} layers" for one in self.sets]
         return f"ConceptScores({'; '.join(described)}; {len(self.targets)} inputs)"
 
-    def set(self, key: str | None = None) -> SetScores:
-        """An experimental set by its key; the first one without. ``KeyError`` if there is none."""
+    def of_set(self, key: str | None = None) -> SetScores:
+        """All scores of an experimental set, by its key; of the first one without. ``KeyError`` if there is none."""
         if key is None:
             return self.sets[0]
         try:
@@ -172,7 +184,7 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
         """
         from captum_attn.concepts.figures import concepts_by_layers
 
-        one = self.set(experimental_set)
+        one = self.of_set(experimental_set)
         rows = self.table().query("set == @one.key")
         shape = (len(one.layers), len(one.concepts))
         scores, effects, p_values = (
@@ -180,6 +192,27 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
         )
         names = [concept.name for concept in one.concepts]
         return concepts_by_layers(scores, effects, p_values, names, [str(layer.index) for layer in one.layers])
+
+    def plot_stability(self, experimental_set: str | None = None) -> Figure:
+        """How far T-TCAV scores depend on the draw of negatives: a dot for each vector of each concept, layer by layer.
+
+        Beside each concept stands the mean cosine among its vectors, and the accuracy that they reach on held-out
+        examples; where that is no better than chance, dots are hollow.
+
+        Args, Returns, Raises: as :meth:`plot`.
+        """
+        from captum_attn.concepts.figures import scores_of_draws
+
+        one = self.of_set(experimental_set)
+        blind = [[one.separates(place, k) for k in range(len(one.concepts))] for place in range(len(one.layers))]
+        return scores_of_draws(
+            [scores.sign_count for scores in one.scores],
+            [scores.cosine for scores in one.scores],
+            [scores.accuracy for scores in one.scores],
+            torch.tensor(blind),
+            [concept.name for concept in one.concepts],
+            [str(layer.index) for layer in one.layers],
+        )
 
 
 def agreement(scores: Mapping[str, ConceptScores]) -> pd.DataFrame:

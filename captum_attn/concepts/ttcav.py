@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,6 +179,9 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         Returns:
             The scores: see :class:`~captum_attn.concepts.ConceptScores`.
 
+        Warns:
+            of concepts whose vectors separate held-out examples no better than chance.
+
         Raises:
             TypeError, ValueError, IndexError: inputs, concepts, targets or layers that do not fit; a concept with fewer
                 than 5 examples, or with nothing to compare it with. Each says what was expected.
@@ -196,6 +200,14 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         clock.append(time.perf_counter())
         with tqdm(total=len(sets) * len(layers), desc="T-TCAV: CAVs", unit="layer", disable=not show_progress) as bar:
             found = [self._scores(members, states, layers, pooled, bar.update) for members in sets]
+        for scores in found:
+            for name, where in scores.inseparable().items():
+                warnings.warn(
+                    f"concept {name!r} (set {scores.key}): in the layers {where}, its vectors separate held-out "
+                    "examples no better than chance, as those of a concept without a meaning should; its scores mean "
+                    "little there",
+                    stacklevel=3,
+                )
         clock.append(time.perf_counter())
         seconds = {stage: clock[k + 1] - clock[k] for k, stage in enumerate(("states", "gradients", "vectors"))}
         return ConceptScores(found, torch.cat([targets for _, targets in explained]), seconds)

@@ -16,6 +16,7 @@ from captum_attn.concepts.results import ConceptScores
 from captum_attn.concepts.sensitivity_maps import token_sensitivity
 
 QUIET = {"show_progress": False}
+pytestmark = pytest.mark.filterwarnings("ignore:concept .* its vectors separate held-out")
 PRAISE = ["a gem", "superb acting", "a delight", "warm , funny and wise", "gripping", "so charming"]
 BLAME = ["a mess", "awful acting", "a bore", "cold , stale and dull", "tedious", "so boring"]
 TEXTS = ["a gripping , funny film", "charming"]
@@ -85,7 +86,10 @@ def test_layers_without_gradients_are_undefined_and_noted(of_images):
 
 def test_vectors_that_separate_nothing_are_noted(vit):
     sets = {name: images(20, seed) for seed, name in enumerate(["one", "another", "third"])}
-    notes = TTCAV(vit, 0, n_cavs=10, tokens="players").interpret(images(4, 9), sets, 0, **QUIET).table().note
+    with pytest.warns(
+        UserWarning, match=r"concept 'third' \(set 0-1-2\): in the layers \[0\], its vectors separate held-out"
+    ):
+        notes = TTCAV(vit, 0, n_cavs=10, tokens="players").interpret(images(4, 9), sets, 0, **QUIET).table().note
     assert notes.str.contains("separate no better than chance").all()
     sets = {"bright": images(20, 1, 1.0), "dark": images(20, 2, -1.0)}
     notes = TTCAV(vit, 0, n_cavs=10, tokens="players").interpret(images(4, 9), sets, 0, **QUIET).table().note
@@ -123,7 +127,7 @@ def test_captums_form_is_a_mapping_of_mappings(of_images):
     assert repr(of_images) == "ConceptScores(0-1-2: ['bright', 'dark $', 'plain'] in 3 layers; 6 inputs)"
     assert set(of_images.seconds) == {"states", "gradients", "vectors"}
     with pytest.raises(KeyError, match="there is no set '7': expected one of '0-1-2'"):
-        of_images.set("7")
+        of_images.of_set("7")
 
 
 def test_the_score_map_has_concepts_layers_and_marks(of_texts):
@@ -143,6 +147,17 @@ def test_the_score_map_has_concepts_layers_and_marks(of_texts):
             mark = "" if not row.significant else " ▲" if row.effect > 0 else " ▼"
             assert text == f"{row.score:.2f}{mark}"
     assert sum("▲" in text or "▼" in text for text in written) == table.significant.sum()
+
+
+def test_the_stability_figure_has_a_dot_for_each_vector(of_images):
+    figure = of_images.plot_stability()
+    panels = [axes for axes in figure.axes if axes.collections]
+    assert [axes.get_title() for axes in panels] == ["layer 0", "layer 1", "layer 2"]
+    drawn = panels[1].collections[2].get_offsets()[:, 0]
+    expected = of_images["0-1-2"]["vit.layers.1"]["sign_count_per_cav"][2]
+    assert sorted(drawn.tolist()) == pytest.approx(sorted(expected.tolist()))
+    cosine = of_images.table().query("concept == 'plain' and layer == 1").cosine.iloc[0]
+    assert panels[1].texts[2].get_text().startswith(f"cos {cosine:.2f}, acc ")
 
 
 def test_maps_add_up_to_the_sensitivities_that_were_counted(vit):

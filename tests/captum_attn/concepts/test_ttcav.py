@@ -23,6 +23,7 @@ from captum_attn.concepts.token_states import draw_negatives
 from captum_attn.core.perturb import seeded
 
 QUIET = {"show_progress": False}
+pytestmark = pytest.mark.filterwarnings("ignore:concept .* its vectors separate held-out")
 
 
 def images(count, seed, shift=0.0):
@@ -322,6 +323,15 @@ def test_everything_comes_from_the_seed():
     other = TTCAV(model, n_cavs=3, seed=1).interpret(inputs, concepts, 0, **QUIET).table()
     assert first.equals(again)
     assert not first.equals(other)
+
+
+def test_loaders_do_not_touch_the_random_state():
+    parts = image_concepts().values()
+    sets = [[Concept(k, str(k), DataLoader(part, 4, shuffle=True)) for k, part in enumerate(parts)]]
+    ttcav = TTCAV(vit(), 0, n_cavs=1)
+    before = torch.get_rng_state()
+    ttcav.interpret(DataLoader(images(4, 9)), sets, 0, **QUIET)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_estimators_can_be_of_your_own():
