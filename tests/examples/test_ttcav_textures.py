@@ -22,6 +22,7 @@ from ttcav_textures import (
 )
 
 from captum_attn import TTCAV
+from captum_attn.concepts import agreement
 from captum_attn.core.perturb import patch_pixels
 
 QUIET = {"show_progress": False}
@@ -100,3 +101,15 @@ def test_images_of_a_class_are_of_their_class():
     with torch.no_grad():
         right = model(class_images("ladybird", 60, seed=8)).logits.argmax(-1) == CLASSES.index("ladybird")
     assert right.double().mean() > 0.8
+
+
+@pytest.mark.filterwarnings("ignore:concept 'random'")
+def test_the_fast_estimator_gives_the_papers_scores_within_their_spread():
+    ttcav, found = TTCAV(load_texture_model(), n_cavs=20), {}
+    for ttcav.estimator in ("logistic", "discriminant"):
+        zebras = class_images("zebra", 60, seed=2)
+        found[str(ttcav.estimator)] = ttcav.interpret(zebras, texture_concepts(1), 0, **QUIET)
+    table = agreement(found)
+    within = table.difference.abs() <= 2 * table.spread
+    assert within[table.concept == "narrow stripes"].all()
+    assert within.mean() > 0.8
