@@ -47,6 +47,8 @@ def find_layers(model: nn.Module, example: ModelInputs, wanted: Sequence[int | s
         ValueError: a name of no module, of one that does not run or that runs several times, or that has no attention
             before it.
     """
+    if wanted is not None and not wanted:
+        raise ValueError("layers is empty: expected indices or names of modules, or None for all transformer layers")
     numbers = [layer for layer in wanted or () if isinstance(layer, int)]
     names = [layer for layer in wanted or () if isinstance(layer, str)]
     found = [] if wanted is not None and not numbers else _blocks(model, example, numbers or None)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_attn.core.inputs import ModelInputs, mapping_inputs, tensor_inputs
+from captum_attn.core.models import config_of
 from captum_attn.core.tokens import length_limit
 
 OnError = Literal["raise", "skip"]
@@ -52,7 +53,7 @@ class Reader:
         Raises:
             UnreadableError: an example that cannot be loaded or processed.
             TypeError: data of another kind, or texts or images without a processor.
-            ValueError: no examples.
+            ValueError: no examples, or companions of something else than a tensor.
         """
         problems: list[str] = []
         device = next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
@@ -64,6 +65,8 @@ class Reader:
             ]
         if problems:
             found = f"{what}: {len(problems)} could not be read: {'; '.join(problems[:5])}"
+            if not read:
+                raise UnreadableError(f"{found}. None could: is processor= the model's tokenizer or image processor?")
             if self.on_error == "raise":
                 raise UnreadableError(f"{found}. Mend them, or leave such examples out with on_error='skip'")
             warnings.warn(f"{found}. Left out", stacklevel=4)
@@ -74,12 +77,21 @@ class Reader:
     def _batches(self, data: Any, what: str, companions: tuple[Any, ...], problems: list[str]) -> Iterator[ModelInputs]:
         if isinstance(data, str | Path):
             raise TypeError(f"{what}: expected examples, got {data!r}: a single one goes into a list")
+        if isinstance(data, tuple) and _is_features(data):
+            data, companions = data[0], (*data[1:], *companions)
+        if any(isinstance(part, Tensor) and part.dim() < 2 for part in companions):
+            raise ValueError(
+                f"{what}: a batch holds a tensor with one number for each example beside its inputs, such as labels: "
+                "yield inputs only, or inputs and the model's other arguments"
+            )
+        if companions and not isinstance(data, Tensor):
+            raise ValueError(
+                f"{what}: additional_forward_args go with a tensor of inputs, not with {type(data).__name__}"
+            )
         if isinstance(data, Tensor):
             yield tensor_inputs(self.model, data, companions)
         elif isinstance(data, Mapping):
             yield mapping_inputs(self.model, data)
-        elif isinstance(data, tuple) and _is_features(data):
-            yield tensor_inputs(self.model, data[0], (*data[1:], *companions))
         elif not isinstance(data, Iterable):
             raise TypeError(f"{what}: expected examples or an iterable of batches, got {type(data).__name__}")
         else:
@@ -89,8 +101,8 @@ class Reader:
         self, data: Iterable[Any], what: str, companions: tuple[Any, ...], problems: list[str]
     ) -> Iterator[ModelInputs]:
         items = self._items(data, problems)
-        first = next(items, None)
-        if first is None:
+        first = next(items, _END)
+        if first is _END:
             return
         if not _is_single(first):
             for item in chain([first], items):
@@ -108,26 +120,34 @@ class Reader:
 
     def _items(self, data: Iterable[Any], problems: list[str]) -> Iterator[Any]:
         """What an iterable yields, past what fails where it can go on."""
-        items = iter(data)
+        items, failures = iter(data), 0
         for place in count():
             try:
-                yield next(items)
+                item = next(items)
+                if item is None:
+                    problems.append(f"number {place} (None)")
+                else:
+                    yield item
+                failures = 0
             except StopIteration:
                 return
             except Exception as error:
                 problems.append(f"number {place} ({_described(error)})")
-                if self.on_error == "raise":
+                failures += 1
+                if self.on_error == "raise" or failures == _PATIENCE:
                     return
 
     def _loaded(self, place: int, example: Any, problems: list[str]) -> Any | None:
-        """An example, its image opened where it is a path."""
+        """An example; an image in the model's colours, opened where it is a path."""
+        if hasattr(example, "convert"):
+            return example.convert(self._colours)
         if not isinstance(example, Path) and not (isinstance(example, str) and not self._reads_text):
             return example
         from PIL import Image
 
         try:
             with Image.open(example) as image:
-                return image.convert("RGB")
+                return image.convert(self._colours)
         except Exception as error:
             problems.append(f"number {place} ({_described(error)})")
             return None
@@ -150,6 +170,7 @@ class Reader:
             columns = list(map(list, zip(*examples, strict=True))) if isinstance(examples[0], tuple) else [examples]
             limit = length_limit(self.processor, self.model, None)
             options = {} if limit is None else {"truncation": True, "max_length": limit}
+            self._warn_of_long(columns, limit, what)
             padding = self.processor.pad_token_id is not None
             encoded = self.processor(*columns, padding=padding, return_tensors="pt", verbose=False, **options)
         elif hasattr(self.processor, "preprocess"):
@@ -159,6 +180,21 @@ class Reader:
         if isinstance(encoded, Tensor):
             return tensor_inputs(self.model, encoded)
         return mapping_inputs(self.model, encoded)
+
+    def _warn_of_long(self, columns: list[list[str]], limit: int | None, what: str) -> None:
+        if limit is None or max(sum(map(len, texts)) for texts in zip(*columns, strict=True)) <= limit:
+            return  # a token has at least one character
+        tokenizer: Any = self.processor
+        cut = sum(len(ids) > limit for ids in tokenizer(*columns, verbose=False)["input_ids"])
+        if cut:
+            warnings.warn(
+                f"{what}: {cut} texts are longer than the {limit} tokens that the model reads, and were cut",
+                stacklevel=2,
+            )
+
+    @property
+    def _colours(self) -> str:
+        return "L" if getattr(config_of(self.model), "num_channels", 3) == 1 else "RGB"
 
     @property
     def _reads_text(self) -> bool:
@@ -177,6 +213,10 @@ def _is_features(data: Any) -> bool:
     """Whether it is a tuple or list of a batch's tensors, as a ``TensorDataset`` yields them."""
     tensors = isinstance(data, tuple | list) and len(data) > 0 and all(isinstance(part, Tensor) for part in data)
     return tensors and data[0].dim() > 1 and not (isinstance(data, list) and _is_single(data[0]))
+
+
+_END = object()
+_PATIENCE = 20  # failures in a row, after which an iterator will not go on
 
 
 def _described(error: BaseException) -> str:

@@ -54,10 +54,12 @@ class SetScores:
         scores, notes = self.scores[layer], []
         if scores.sign_count[concept].isnan().all():
             notes.append("no gradient on these tokens")
-        elif scores.t_test[concept].isnan():
-            notes.append("constant score, no t-test")
+        elif float((scores.sign_count[concept].mean() - 0.5) * scores.effect[concept]) < 0:
+            notes.append("score and effect disagree")
         if not self.separates(layer, concept):
             notes.append("its vectors separate no better than chance")
+        if scores.t_test[concept].isnan() and not scores.sign_count[concept].isnan().any():
+            notes.append("constant score, no t-test")
         return "; ".join(notes)
 
     def separates(self, layer: int, concept: int) -> bool:
@@ -241,10 +243,11 @@ def agreement(scores: Mapping[str, ConceptScores]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    kinds = {tuple((key, *layers) for key, layers in one.items()) for one in scores.values()}
-    if len(scores) < 2 or len(kinds) != 1:
+    kinds = [_compared(found) for found in scores.values()]
+    if len(kinds) < 2 or any(kind != kinds[0] for kind in kinds):
         raise ValueError(
-            f"expected at least two settings with the same sets and layers, got {list(scores)} with {kinds}"
+            "expected a mapping with at least two settings of the same sets, layers and n_cavs, got "
+            f"{dict(zip(scores, kinds, strict=True))}"
         )
     rows = []
     for first, second in combinations(scores, 2):
@@ -265,6 +268,14 @@ def agreement(scores: Mapping[str, ConceptScores]) -> pd.DataFrame:
                         }
                     )
     return pd.DataFrame(rows)
+
+
+def _compared(found: ConceptScores) -> list[Any]:
+    """What must be the same in two settings: keys, concepts, layers and the number of vectors."""
+    return [
+        (one.key, [concept.name for concept in one.concepts], list(found[one.key]), one.scores[0].sign_count.shape[1])
+        for one in found.sets
+    ]
 
 
 def _spread(values: Tensor) -> float:

@@ -29,7 +29,8 @@ class LayerScores:
             gradients of all inputs are zero.
         magnitude: (K, m), the mean sensitivity of the inputs to the vector.
         effect: (K,), the mean-shift effect e = p̄ · (μ⁺ − μ⁻): by how much the explained output would change, to first
-            order, if (attended) states moved from the mean of the other concepts' examples to that of the concept's.
+            order, if the tokens' states moved from the mean of the other concepts' examples to that of the concept's;
+            where tokens are weighted by attention, each by its share of it.
         effect_of_draws: (K, m), the same against each draw of the others.
         p_direction: float64 (K,), of the effect: whether the direction of the gradient could be chance.
         example_effects: (E,), p̄ · h̄_e of the concepts' E examples.

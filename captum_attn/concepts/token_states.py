@@ -60,6 +60,8 @@ class TokenStates:
         """
         own = F.one_hot(self.concepts).to(self.example_means)
         within = self.example_means - own @ ((own / own.sum(0)).mT @ self.example_means)
+        if not within.any():
+            return torch.eye(within.shape[1], dtype=torch.double, device=self.hidden.device)
         shrunk, _ = ledoit_wolf(within.double().cpu().numpy(), assume_centered=True)
         covariance = torch.from_numpy(shrunk).to(self.hidden.device)
         floor = torch.finfo(torch.float32).eps * covariance.diagonal().mean() + torch.finfo(torch.double).tiny
@@ -71,14 +73,12 @@ class TokenStates:
 
     def scatter_within(self, examples: Tensor) -> tuple[Tensor, Tensor]:
         """Scatter (D, D) of the tokens of some examples, bool (E,), about their concept's mean; degrees of freedom."""
-        chosen = self.centred[examples[self.example_of]]
-        scatter = chosen.mT @ chosen
-        present = self.concepts[examples].unique()
-        for concept in present:
-            members = examples & (self.concepts == concept)
-            total, count = self.sums[members].sum(0), self.counts[members].sum()
-            scatter -= torch.outer(total, total) / count
-        return scatter, (self.counts[examples].sum() - len(present)).clamp(min=1)
+        own = F.one_hot(self.concepts).to(self.sums) * examples[:, None]  # (E, K)
+        counts = self.counts.to(own) @ own
+        means = (own.mT @ self.sums) / counts.clamp(min=1)[:, None]
+        chosen = examples[self.example_of]
+        deviations = self.centred[chosen] - means[self.concepts[self.example_of[chosen]]]
+        return deviations.mT @ deviations, (counts.sum() - (counts > 0).sum()).clamp(min=1)
 
 
 @dataclass(frozen=True)

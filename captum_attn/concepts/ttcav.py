@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ from captum_attn.concepts.reading import OnError, Reader
 from captum_attn.concepts.results import ConceptScores, SetScores
 from captum_attn.concepts.scoring import score_layer
 from captum_attn.concepts.sensitivity_maps import SensitivityMaps, token_sensitivity
-from captum_attn.concepts.significance import examples_p_values
+from captum_attn.concepts.significance import SIGNIFICANT, examples_p_values
 from captum_attn.concepts.token_states import TokenStates, draw_negatives, joined
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.models import unwrapped
@@ -35,7 +36,7 @@ from captum_attn.core.run import Tokens, observed_forward
 from captum_attn.core.tokens import special_ids_of
 
 Weighting = Literal["attention", "uniform"]
-ExperimentalSets = Sequence[Sequence[Concept]] | Mapping[str, Any]
+ExperimentalSets = Sequence[Sequence[Concept]] | Sequence[Concept] | Mapping[str, Any]
 
 FEWEST_EXAMPLES = 5
 
@@ -88,8 +89,9 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
             so that an example counts as a whole; ``"players"`` (patches, words); or ``"all"`` that is no padding, as in
             the paper. The default finds most where the truth is known (README). In the last layer, players have no
             gradient if the model reads one token only: scores are NaN then.
-        weighting: of the tokens' sensitivities: ``"attention"`` of the readout token to them, the mean of all heads; or
-            ``"uniform"``, as in an ordinary TCAV of tokens.
+        weighting: of the tokens' sensitivities: ``"attention"`` of the readout token to them in the same layer, the
+            mean of all heads; or ``"uniform"``, as in an ordinary TCAV of tokens. The readout token alone is not
+            weighted: that would change no score.
         estimator: of the vectors, ``"discriminant"``, ``"logistic"`` (the paper's) or ``"pattern"``, or another
             :class:`captum_attn.concepts.cavs.CAVEstimator`.
         permutations: random splits of the examples, for p-values.
@@ -143,8 +145,18 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         for name, number in {"n_cavs": n_cavs, "permutations": permutations, "batch_size": batch_size}.items():
             if not isinstance(number, int) or number < 1:
                 raise ValueError(f"{name} must be an int of at least 1, got {number!r}")
+        if not isinstance(seed, int):
+            raise TypeError(f"seed must be an int, got {seed!r}")
+        each = [layers] if isinstance(layers, int | str) else layers
+        if each is not None and not (isinstance(each, Sequence) and all(isinstance(one, int | str) for one in each)):
+            raise TypeError(
+                "layers must be indices or names of modules (dict(model.named_modules()) has them), or None for all, "
+                f"got {type(layers).__name__}; a tokenizer goes to processor="
+            )
+        if cache_dir is not None and Path(cache_dir).exists() and not Path(cache_dir).is_dir():
+            raise NotADirectoryError(f"cache_dir must be a folder, got the file {cache_dir}")
         super().__init__(module)
-        self.layers = [layers] if isinstance(layers, int | str) else layers
+        self.layers = each
         self.n_cavs, self.tokens, self.weighting = n_cavs, tokens, weighting
         self.estimator, self.permutations, self.seed = estimator, permutations, seed
         self.processor = processor
@@ -169,9 +181,9 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
                 (B, C, h, w), the mapping that a tokenizer or an image processor returns, a list of texts, images or
                 paths, or a data loader of any of these.
             experimental_sets: lists of :class:`captum.concept.Concept`, each with a ``data_iter`` of batches in any of
-                these forms; or a mapping from names to examples in any of these forms, which is one set. In a set, each
-                concept is compared with all others: let one of them be ``random`` examples, if there is nothing to
-                compare with.
+                these forms; or one such list, or a mapping from names to examples in any of these forms, which is one
+                set. In a set, each concept is compared with all others: let one of them be ``random`` examples, if
+                there is nothing to compare with.
             target: which output is explained, in Captum's forms; ``None`` is the predicted class of each input.
             additional_forward_args: other arguments of the model beside a tensor of inputs, one or a tuple.
             show_progress: show progress bars.
@@ -180,7 +192,8 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
             The scores: see :class:`~captum_attn.concepts.ConceptScores`.
 
         Warns:
-            of concepts whose vectors separate held-out examples no better than chance.
+            of concepts whose vectors separate held-out examples no better than chance, of too few permutations or
+            examples for the number of tests, of texts that are cut.
 
         Raises:
             TypeError, ValueError, IndexError: inputs, concepts, targets or layers that do not fit; a concept with fewer
@@ -200,6 +213,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         clock.append(time.perf_counter())
         with tqdm(total=len(sets) * len(layers), desc="T-TCAV: CAVs", unit="layer", disable=not show_progress) as bar:
             found = [self._scores(members, states, layers, pooled, bar.update) for members in sets]
+        _warn_of_weak_tests(found, self.permutations)
         for scores in found:
             for name, where in scores.inseparable().items():
                 warnings.warn(
@@ -215,7 +229,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
     def sensitivity_maps(
         self,
         inputs: Any,
-        concepts: Sequence[Concept] | Mapping[str, Any],
+        concepts: ExperimentalSets,
         target: Target = None,
         additional_forward_args: Any = None,
         *,
@@ -229,7 +243,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
 
         Args:
             inputs, target, additional_forward_args, show_progress: as in :meth:`interpret`.
-            concepts: one experimental set.
+            concepts: one experimental set, in any form that :meth:`interpret` takes.
             rescaled: scale each input's derivatives to the norm of its attention, as the paper's heat maps do.
 
         Raises:
@@ -242,7 +256,10 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
             torch.Size([2, 4, 2, 6])
             >>> maps.plot(0, layer=2).savefig("praise.png")
         """
-        (members,) = _concept_sets(concepts if isinstance(concepts, Mapping) else [concepts])
+        sets = _concept_sets(concepts)
+        if len(sets) > 1:
+            raise ValueError(f"maps are of one experimental set, got {len(sets)}")
+        (members,) = sets
         batches = self._read_inputs(inputs, additional_forward_args)
         layers = find_layers(self.model, batches[0][:1], self.layers)
         scope: Scope = "all" if self.tokens == "all" else "players"
@@ -292,11 +309,16 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         self._store.refresh()
         total = sum(len(batch) for parts in examples.values() for batch in parts)
         readout_target = target if isinstance(target, tuple) else None  # the class does not change what is read
+        states = {}
         with tqdm(total=total, desc="T-TCAV: concepts", unit="example", disable=not show_progress) as bar:
-            return {
-                id: self._store.states(concepts[id].name, parts, layers, scope, readout_target, bar.update)
-                for id, parts in examples.items()
-            }
+            for id, parts in examples.items():
+                name = concepts[id].name
+                try:
+                    states[id] = self._store.states(name, parts, layers, scope, readout_target, bar.update)
+                except Exception as error:
+                    error.add_note(f"while the model read the examples of concept {name!r}")
+                    raise
+        return states
 
     def _explained(
         self,
@@ -316,7 +338,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
                 selection = select_target(run.output, rows, tokens.real)
                 readout = run.readout_gradients(selection.scores, [layer.of(run) for layer in layers])
                 counted = tokens_in_scope(run, scope, self._special_ids)
-            uniform = self.weighting == "uniform"
+            uniform = self.weighting == "uniform" or scope == "readout"
             weights = [counted.to(attention) * (1 if uniform else attention) for attention in readout.attention]
             yield _Explained(batch, selection.targets, tokens, readout.gradients, weights)
 
@@ -369,17 +391,23 @@ def _concept_sets(given: ExperimentalSets) -> list[list[Concept]]:
     """Experimental sets in any form, checked."""
     if isinstance(given, Mapping):
         given = [[Concept(id, name, examples) for id, (name, examples) in enumerate(given.items())]]
-    sets = [list(members) for members in given]
-    if not sets:
-        raise ValueError("there are no experimental sets: expected at least one")
+    members_or_sets = list(given)
+    flat = all(isinstance(member, Concept) for member in members_or_sets)
+    sets = [
+        list(one) if isinstance(one, Sequence) else [one] for one in ([members_or_sets] if flat else members_or_sets)
+    ]
+    strangers = [type(member).__name__ for members in sets for member in members if not isinstance(member, Concept)]
+    if strangers:
+        raise TypeError(
+            "concepts must be a list of lists of captum.concept.Concept, one such list, or a mapping from names to "
+            f"examples, got {strangers[0]} in it"
+        )
+    keys = [frozenset(concept.id for concept in members) for members in sets]
+    if len(set(keys)) < len(keys):
+        raise ValueError("two experimental sets have the same concepts: each counts as a test, so give one of them")
     names: dict[int, str] = {}
     for members in sets:
         for concept in members:
-            if not isinstance(concept, Concept):
-                raise TypeError(
-                    "experimental_sets must be a list of lists of captum.concept.Concept, or a mapping from names to "
-                    f"examples, got {type(concept).__name__} in a set"
-                )
             if concept.data_iter is None:
                 raise ValueError(f"concept {concept.name!r} has no examples: its data_iter is None")
             if names.setdefault(concept.id, concept.name) != concept.name:
@@ -387,7 +415,7 @@ def _concept_sets(given: ExperimentalSets) -> list[list[Concept]]:
                     f"the concepts {names[concept.id]!r} and {concept.name!r} have the same id {concept.id}: give each "
                     "its own"
                 )
-        if len({concept.id for concept in members}) < max(2, len(members)):
+        if min(len({concept.id for concept in members}), len({c.name for c in members})) < max(2, len(members)):
             named = ", ".join(repr(concept.name) for concept in members)
             raise ValueError(
                 f"an experimental set must have at least two different concepts, got [{named}]: a concept is a "
@@ -400,6 +428,19 @@ def _check_enough(name: str, count: int) -> None:
     if count < FEWEST_EXAMPLES:
         raise ValueError(
             f"concept {name!r} has too few examples, {count}: expected at least {FEWEST_EXAMPLES}, better 30 or more"
+        )
+
+
+def _warn_of_weak_tests(found: Sequence[SetScores], permutations: int) -> None:
+    """Warn if no p-value can survive the correction."""
+    tests = sum(len(one.layers) * len(one.concepts) for one in found)
+    splits = [math.comb(sum(one.examples), count) for one in found for count in one.examples]
+    least = 2 / min(permutations + 1, *splits)
+    if least * tests >= SIGNIFICANT:
+        warnings.warn(
+            f"no p-value can be below {least:.2g}, so that after a correction for {tests} tests nothing is "
+            f"significant: take more than permutations={permutations}, more examples, fewer concepts, or fewer layers",
+            stacklevel=4,
         )
 
 

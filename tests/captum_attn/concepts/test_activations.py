@@ -136,6 +136,10 @@ def one_bit(path):
     path.write_bytes(bytes(content))
 
 
+def junk(path):
+    path.write_bytes(b"PK\x03\x04junk")
+
+
 def another_content(path):
     torch.save({"hidden": 1}, path)
 
@@ -145,7 +149,7 @@ def swapped(path):
     path.write_bytes(other.read_bytes())
 
 
-@pytest.mark.parametrize("damage", [cut, emptied, no_archive, one_bit, another_content, swapped])
+@pytest.mark.parametrize("damage", [cut, emptied, no_archive, junk, one_bit, another_content, swapped])
 def test_damaged_files_are_computed_again_and_said_to_be(tmp_path, damage):
     counted = Counted()
     first = counted.run(TTCAV(counted.model, n_cavs=2, cache_dir=tmp_path))

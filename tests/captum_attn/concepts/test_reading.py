@@ -102,9 +102,33 @@ def test_loaders_that_fail_are_named_and_go_on_when_asked(vit):
 def test_texts_are_cut_to_what_the_model_reads_and_padded_batch_by_batch():
     model, tokenizer = load_text_model()
     texts = ["good", "so very very good", "word " * 500]
-    batches = Reader(model, tokenizer, 2).read(texts, "inputs")
+    with pytest.warns(UserWarning, match="inputs: 1 texts are longer than the 128 tokens that the model reads"):
+        batches = Reader(model, tokenizer, 2).read(texts, "inputs")
     assert [tuple(batch.features.shape) for batch in batches] == [(2, 6), (1, 128)]
     assert batches[0].keywords["attention_mask"].sum(1).tolist() == [3, 6]
+
+
+def test_missing_values_are_named():
+    model, tokenizer = load_text_model()
+    with pytest.raises(UnreadableError, match=r"2 could not be read: number 0 \(None\); number 2 \(None\)"):
+        Reader(model, tokenizer, 2).read([None, "a film", None], "inputs")
+
+
+def test_iterators_that_never_go_on_are_given_up(vit):
+    class Endless:
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            raise OSError("disk on fire")
+
+    with pytest.raises(UnreadableError, match=r"20 could not be read: .*None could: is processor= the model's"):
+        Reader(vit, None, 2, "skip").read(Endless(), "inputs")
+
+
+def test_pictures_get_the_models_colours(vit, pictures):
+    grey = [picture.convert("L") for picture in pictures]
+    assert pixels(Reader(vit, to_pixels, 5).read(grey, "inputs")).shape == (5, 3, 12, 12)
 
 
 def test_pairs_of_texts():

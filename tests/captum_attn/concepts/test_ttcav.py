@@ -82,7 +82,7 @@ def one_by_one(batch):
     )
 
 
-def plain_ttcav(family, model, inputs, concepts, layers, target, scope, readout, cavs):
+def plain_ttcav(family, model, inputs, concepts, layers, target, scope, weighted, cavs):
     """Sign counts and magnitudes (K, m) of each layer, one input, one token, one vector at a time."""
     eager = family.build(implementation="eager")
     eager.load_state_dict(model.state_dict())
@@ -91,7 +91,7 @@ def plain_ttcav(family, model, inputs, concepts, layers, target, scope, readout,
         for layer, name in enumerate(layers):
             hidden, output = returned_by(eager, name, single)
             (gradient,) = torch.autograd.grad(output.logits[0, target], hidden)
-            weights = output.attentions[layer][0].mean(0)[readout(inputs, row)]
+            weights = output.attentions[layer][0].mean(0)[0] if weighted else torch.ones(gradient.shape[1])
             counted = scope(inputs, row)
             sensitivities = torch.stack([weights[i] * gradient[0, i] @ cavs[name].flatten(0, 1).mT for i in counted])
             scores[name][0].append(sensitivities.mean(0) > 0)
@@ -126,7 +126,7 @@ def test_scores_are_those_of_a_plain_implementation(name, scope):
     scores = ttcav.interpret(inputs, concepts, target=2, **QUIET)["0-1-2"]
     layers = list(scores)
     cavs = {layer: scores[layer]["cavs"] for layer in layers}
-    expected = plain_ttcav(family, model, inputs, concepts, layers, 2, SCOPES[scope], lambda *_: 0, cavs)
+    expected = plain_ttcav(family, model, inputs, concepts, layers, 2, SCOPES[scope], scope != "readout", cavs)
     for place, layer in enumerate(layers):
         signs, magnitudes = expected[layer]
         if place == 2 and scope == "players":  # the last layer's words have no gradient
@@ -249,8 +249,8 @@ def test_every_form_of_examples_is_read_alike():
 
 def test_texts_are_read_with_a_tokenizer():
     model, tokenizer = load_text_model()
-    praise = ["a gem", "superb acting", "a delight", "warm , funny and wise", "gripping"]
-    blame = ["a mess", "awful acting", "a bore", "cold , stale and dull", "tedious"]
+    praise = ["so funny", "a gem", "superb acting", "a delight", "warm , funny and wise", "gripping"]
+    blame = ["so slow", "a mess", "awful acting", "a bore", "cold , stale and dull", "tedious"]
     inputs = ["a gripping , funny film", "charming"]
     ttcav = TTCAV(model, processor=tokenizer, n_cavs=5)
     by_text = ttcav.interpret(inputs, {"praise": praise, "blame": blame}, 1, **QUIET)
@@ -312,6 +312,44 @@ def test_several_sets_have_captums_keys():
     assert len(scores.table()) == 4
     alone = TTCAV(model, 0, n_cavs=2).interpret(images(4, 9), [concepts[:2]], 0, **QUIET)
     assert torch.equal(alone["0-1"]["vit.layers.0"]["cavs"], scores["0-1"]["vit.layers.0"]["cavs"])
+
+
+def test_one_set_needs_no_list_around_it():
+    model, parts = vit(), image_concepts()
+    concepts = [Concept(id, name, part) for id, (name, part) in enumerate(parts.items())]
+    ttcav = TTCAV(model, n_cavs=2)
+    expected = ttcav.interpret(images(4, 9), [concepts], 0, **QUIET).table()
+    assert ttcav.interpret(images(4, 9), concepts, 0, **QUIET).table().equals(expected)
+    maps = [ttcav.sensitivity_maps(images(2, 9), given, 0, **QUIET).values for given in (concepts, [concepts], parts)]
+    assert torch.equal(maps[0], maps[1])
+    assert torch.equal(maps[0], maps[2])
+    with pytest.raises(ValueError, match="maps are of one experimental set, got 2"):
+        ttcav.sensitivity_maps(images(2, 9), [concepts, concepts[:2]], 0, **QUIET)
+
+
+def test_tests_that_nothing_can_pass_are_warned_of():
+    with pytest.warns(
+        UserWarning, match=r"no p-value can be below 0.02, so that after a correction for 9 tests nothing"
+    ):
+        TTCAV(vit(), n_cavs=1, permutations=99).interpret(images(4, 9), image_concepts(), 0, **QUIET)
+    model, few = FAMILIES["bert"].build(), {"a": padded(texts(5, 1)), "b": padded(texts(5, 2))}
+    layers = [f"bert.encoder.layer.{layer}{part}" for layer in range(3) for part in ("", ".output")]
+    with pytest.warns(UserWarning, match=r"no p-value can be below 0.0079, .* 12 tests .* more examples"):
+        TTCAV(model, layers, n_cavs=1).interpret(padded(texts(3, 9)), few, 0, **QUIET)
+
+
+def test_concepts_without_any_variation_are_no_trouble():
+    model, sets = vit(), {"one": images(1, 1).repeat(6, 1, 1, 1), "another": images(1, 2).repeat(6, 1, 1, 1)}
+    for estimator in ("discriminant", "logistic", "pattern"):
+        table = TTCAV(model, 0, n_cavs=2, estimator=estimator).interpret(images(4, 9), sets, 0, **QUIET).table()
+        assert table.effect.abs().min() > 0
+
+
+def test_errors_of_the_model_name_the_concept():
+    sets = {"fine": images(6, 1), "wide": torch.rand(6, 3, 12, 20)}
+    with pytest.raises(ValueError, match="Input image size") as caught:
+        TTCAV(vit()).interpret(images(4, 9), sets, 0, **QUIET)
+    assert "while the model read the examples of concept 'wide'" in caught.value.__notes__
 
 
 def test_everything_comes_from_the_seed():
@@ -419,7 +457,40 @@ BAD = {
     "before attention": ({"layers": "vit.embeddings"}, {}, ValueError, "returns before the first attention"),
     "no states": ({"layers": "classifier"}, {}, ValueError, r"returned a tensor of shape \(1, 3\), expected hidden"),
     "unused": ({"layers": "vit.layers"}, {}, ValueError, "does not run, or is no part that is called"),
-    "no sets": ({}, {"experimental_sets": []}, ValueError, "no experimental sets"),
+    "no sets": ({}, {"experimental_sets": []}, ValueError, r"at least two different concepts, got \[\]"),
+    "the same set twice": (
+        {},
+        {"experimental_sets": [[Concept(k, str(k), images(6, k)) for k in order] for order in ((0, 1), (1, 0))]},
+        ValueError,
+        "two experimental sets have the same concepts",
+    ),
+    "the same names": (
+        {},
+        {"experimental_sets": [Concept(k, "a", images(6, k)) for k in range(2)]},
+        ValueError,
+        r"at least two different concepts, got \['a', 'a'\]",
+    ),
+    "no layers": ({"layers": []}, {}, ValueError, "layers is empty"),
+    "a tokenizer for layers": ({"layers": load_text_model}, {}, TypeError, "layers must be .*, got function"),
+    "seed": ({"seed": None}, {}, TypeError, "seed must be an int, got None"),
+    "labels": (
+        {},
+        {"inputs": DataLoader(TensorDataset(images(4, 9), torch.arange(4)), 2)},
+        ValueError,
+        "inputs: a batch holds a tensor with one number for each example .*, such as labels",
+    ),
+    "a cache that is a file": (
+        {"cache_dir": __file__},
+        {},
+        NotADirectoryError,
+        "cache_dir must be a folder, got the file",
+    ),
+    "other arguments beside a list": (
+        {},
+        {"inputs": {"pixel_values": images(4, 9)}, "additional_forward_args": torch.ones(4, 3)},
+        ValueError,
+        "additional_forward_args go with a tensor of inputs",
+    ),
     "one-sided": (
         {},
         {"experimental_sets": {"a": images(6, 1)}},
@@ -438,7 +509,12 @@ BAD = {
         ValueError,
         "concept 'a': there are no examples",
     ),
-    "no concepts": ({}, {"experimental_sets": [["a", "b"]]}, TypeError, "list of lists of captum.concept.Concept"),
+    "no concepts": (
+        {},
+        {"experimental_sets": [["a", "b"]]},
+        TypeError,
+        "list of lists of captum.concept.Concept, .* got str",
+    ),
     "same ids": (
         {},
         {"experimental_sets": [[Concept(0, "a", images(6, 1)), Concept(0, "b", images(6, 2))]]},
