@@ -65,10 +65,7 @@ class DiscriminantCAVs:
         positive, negative = states.means(draws.positive), states.means(draws.negative)
         scatter, freedom = states.scatter_within((draws.positive + draws.negative).any(0))
         covariance = (scatter / freedom).double()
-        noise = (
-            1e-6 * states.centred.square().mean().double() + torch.finfo(torch.double).tiny
-        )  # of rounding, in scatter
-        scale = torch.maximum(covariance.diagonal().mean(), noise)
+        scale = covariance.diagonal().mean().clamp(min=torch.finfo(torch.double).tiny)
         covariance = (1 - self.shrinkage) * covariance / scale
         covariance.diagonal().add_(max(self.shrinkage, 1e-6))
         directions = torch.cholesky_solve((positive - negative).double().mT, torch.linalg.cholesky(covariance)).mT

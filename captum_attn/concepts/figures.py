@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from textwrap import fill
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def concepts_by_layers(
-    scores: Tensor, effects: Tensor, p_values: Tensor, concepts: Sequence[str], layers: Sequence[str]
+    scores: Tensor, effects: Tensor, p_values: Tensor, concepts: Sequence[str], layers: Sequence[str], title: str
 ) -> Figure:
     """A map of T-TCAV scores, with marks where the effect is significant.
 
@@ -26,10 +27,12 @@ def concepts_by_layers(
         effects: (K, L), whose sign a mark shows.
         p_values: (K, L), corrected.
         concepts, layers: names of rows and columns.
+        title: above the axes.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(2.4 + 0.85 * len(layers), 1.6 + 0.42 * len(concepts)), layout="constrained")
+    width = max(5.6, 2.4 + 0.85 * len(layers))
+    figure = Figure(figsize=(width, 1.9 + 0.42 * len(concepts)), layout="constrained")
     axes = figure.add_subplot()
     sure = p_values < SIGNIFICANT
     colours = diverging_colours()(scores.nan_to_num(0.5).numpy())
@@ -50,12 +53,16 @@ def concepts_by_layers(
             color="white" if dark else "#555" if np.isnan(score) or not sure[row, column] else "black",
         )
     axes.set_yticks(range(len(concepts)), [plain_text(name) for name in concepts])
-    axes.set_xticks(range(len(layers)), layers)
+    slanted: dict[str, Any] = {"rotation": 20, "ha": "right", "fontsize": 8} if max(map(len, layers)) > 3 else {}
+    axes.set_xticks(range(len(layers)), layers, **slanted)
     axes.set_xlabel("layer")
+    axes.set_title(plain_text(title), fontsize=10, loc="left")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     figure.supxlabel(
-        "T-TCAV score; ▲ raises, ▼ lowers the output (Holm, 5 %); pale: not significant; none: no gradient", fontsize=7
+        "number, colour: T-TCAV score (none: no gradient)\n"
+        "▲ the mean-shift effect raises, ▼ lowers the output (Holm, 5 %); pale: it is not significant",
+        fontsize=7,
     )
     return figure
 
@@ -67,6 +74,7 @@ def scores_of_draws(
     separates: Tensor,
     concepts: Sequence[str],
     layers: Sequence[str],
+    title: str,
 ) -> Figure:
     """A panel for each layer, a row for each concept, and a dot for each vector's score.
 
@@ -75,6 +83,7 @@ def scores_of_draws(
         cosines, accuracies: of each layer (K,), written beside the rows.
         separates: bool (L, K); dots are hollow where it is False.
         concepts, layers: names.
+        title: above the panels.
     """
     from matplotlib.figure import Figure
 
@@ -101,6 +110,7 @@ def scores_of_draws(
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_yticks(range(len(concepts)), [plain_text(name) for name in concepts])
     panels[0].invert_yaxis()
+    figure.suptitle(plain_text(title), fontsize=10)
     figure.supxlabel("T-TCAV score of each vector; hollow: vectors separate no better than chance", fontsize=8)
     return figure
 
@@ -125,31 +135,44 @@ def concepts_over_image(pixels: Tensor, patches: Tensor, names: Sequence[str], t
         axes.imshow(grey, cmap="gray", extent=extent, vmin=0, vmax=1)
         strength = (values.abs() / limit).sqrt().numpy()  # what matters little shows the image
         axes.imshow(values.numpy(), cmap=colours, norm=scale, extent=extent, alpha=0.9 * strength)
-        axes.set_title(plain_text(name), fontsize=9)
+        axes.set_title(fill(plain_text(name), 20), fontsize=9)
     for axes in panels:
         axes.set_axis_off()
-    figure.colorbar(ScalarMappable(scale, colours), ax=panels, shrink=0.8, label="sensitivity of the output")
+    figure.colorbar(ScalarMappable(scale, colours), ax=panels, shrink=0.8, label=_SENSITIVITY)
     figure.suptitle(plain_text(title), fontsize=10)
     return figure
 
 
 def concepts_under_text(tokens: Sequence[str], values: Tensor, names: Sequence[str], title: str) -> Figure:
-    """The sensitivity (K, N) of N tokens to each of K concepts, a row for each concept."""
+    """The sensitivity (K, N) of N tokens to each of K concepts: a row for each, as many times as the text has lines."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
-    limit = _limit(values)
-    figure = Figure(figsize=(2.2 + 0.34 * len(tokens), 1.9 + 0.4 * len(names)), layout="constrained")
-    axes = figure.add_subplot()
-    heat = axes.imshow(values.cpu().double().numpy(), cmap=diverging_colours(), vmin=-limit, vmax=limit, aspect="auto")
-    axes.set_yticks(range(len(names)), [plain_text(name) for name in names])
-    axes.set_xticks(range(len(tokens)), [plain_text(token) for token in tokens], rotation=60, ha="right", fontsize=9)
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    axes.set_title(plain_text(title), fontsize=10, loc="left")
-    figure.colorbar(heat, ax=axes, shrink=0.9, label="sensitivity of the output")
+    colours, limit = diverging_colours(), _limit(values)
+    scale = Normalize(-limit, limit)
+    starts = range(0, len(tokens), _TOKENS_IN_A_LINE)
+    longest = min(len(tokens), _TOKENS_IN_A_LINE)
+    size = (3.4 + 0.34 * longest, 0.6 + len(starts) * (1.2 + 0.36 * len(names)))
+    figure = Figure(figsize=size, layout="constrained")
+    lines = figure.subplots(len(starts), 1, squeeze=False)[:, 0]
+    for axes, start in zip(lines, starts, strict=True):
+        line = slice(start, start + _TOKENS_IN_A_LINE)
+        shown = tokens[line]
+        axes.imshow(values[:, line].cpu().double().numpy(), cmap=colours, norm=scale, aspect="auto")
+        axes.set_xlim(-0.5, longest - 0.5)
+        axes.set_yticks(range(len(names)), [fill(plain_text(name), 24) for name in names])
+        axes.set_xticks(range(len(shown)), [plain_text(token) for token in shown], rotation=60, ha="right", fontsize=9)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+    lines[0].set_title(plain_text(title), fontsize=10, loc="left")
+    bar = figure.colorbar(ScalarMappable(scale, colours), ax=list(lines), shrink=0.9, aspect=12)
+    bar.set_label(_SENSITIVITY, fontsize=8)
     return figure
 
 
+_TOKENS_IN_A_LINE = 30
+_SENSITIVITY = "change of the output\nper step along the vector"
 _DOT = "#1f77d6"
 
 

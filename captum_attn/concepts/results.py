@@ -45,6 +45,12 @@ class SetScores:
         return str(concepts_to_str(self.concepts))
 
     @property
+    def layer_labels(self) -> list[str]:
+        """The layers' indices, or their names where two have the same."""
+        indices = [str(layer.index) for layer in self.layers]
+        return indices if len(set(indices)) == len(indices) else [layer.name for layer in self.layers]
+
+    @property
     def p_values(self) -> Tensor:
         """float64 (L, K): the less sure of both tests; NaN where the effect is undefined."""
         return torch.maximum(self.p_examples, torch.stack([scores.p_direction for scores in self.scores]))
@@ -87,12 +93,16 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
     Attributes:
         sets: everything that is known of each experimental set.
         targets: int64 (n, k), what was explained of each of the n inputs.
+        target_names: the same in words, where the model's configuration has them.
         seconds: what the concepts' states, the inputs' gradients, and vectors, scores and tests took.
     """
 
-    def __init__(self, sets: Sequence[SetScores], targets: Tensor, seconds: Mapping[str, float]) -> None:
+    def __init__(
+        self, sets: Sequence[SetScores], targets: Tensor, target_names: Sequence[str], seconds: Mapping[str, float]
+    ) -> None:
         super().__init__({one.key: {} for one in sets})
-        self.sets, self.targets, self.seconds = list(sets), targets, dict(seconds)
+        self.sets, self.targets, self.target_names = list(sets), targets, list(target_names)
+        self.seconds = dict(seconds)
         for one in sets:
             for layer, scores in zip(one.layers, one.scores, strict=True):
                 self[one.key][layer.name] = {
@@ -193,7 +203,7 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
             torch.tensor(rows[column].to_numpy()).view(shape).mT for column in ("score", "effect", "p_holm")
         )
         names = [concept.name for concept in one.concepts]
-        return concepts_by_layers(scores, effects, p_values, names, [str(layer.index) for layer in one.layers])
+        return concepts_by_layers(scores, effects, p_values, names, one.layer_labels, self._title)
 
     def plot_stability(self, experimental_set: str | None = None) -> Figure:
         """How far T-TCAV scores depend on the draw of negatives: a dot for each vector of each concept, layer by layer.
@@ -213,8 +223,15 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
             [scores.accuracy for scores in one.scores],
             torch.tensor(blind),
             [concept.name for concept in one.concepts],
-            [str(layer.index) for layer in one.layers],
+            one.layer_labels,
+            self._title,
         )
+
+    @property
+    def _title(self) -> str:
+        explained = set(self.target_names)
+        what = explained.pop() if len(explained) == 1 else f"{len(explained)} targets"
+        return f"{what}, {len(self.targets)} inputs"
 
 
 def agreement(scores: Mapping[str, ConceptScores]) -> pd.DataFrame:

@@ -25,6 +25,7 @@ class SensitivityMaps:
         concepts: names of the K concepts.
         layers: names of the L layers.
         targets: int64 (n, k), what was explained.
+        target_names: the same in words, where the model's configuration has them.
         grid: how images are cut into patches; None for text.
         pixels: (n, C, h, w) of images; None for text.
         tokens: of each text, its tokens, padding left out; None without a tokenizer.
@@ -35,6 +36,7 @@ class SensitivityMaps:
     concepts: Sequence[str]
     layers: Sequence[str]
     targets: Tensor
+    target_names: Sequence[str]
     real: Tensor
     grid: PatchGrid | None = None
     pixels: Tensor | None = None
@@ -64,7 +66,7 @@ class SensitivityMaps:
             example: which of the n inputs.
             concepts: some of them, or one. Default: all.
             layer: its name, or its place among ``layers``. Default: the last one in which the output
-                depends on more than one token.
+                depends on more than one token, or on one.
 
         Returns:
             A matplotlib figure that belongs to no window. Red raises the explained output, blue lowers it; all concepts
@@ -84,7 +86,9 @@ class SensitivityMaps:
         if unknown or not names:
             raise ValueError(f"unknown concepts {unknown}: expected some of {', '.join(map(repr, self.concepts))}")
         chosen = [list(self.concepts).index(name) for name in names]
-        title = f"{self.layers[place]}, target {', '.join(map(str, self.targets[example].tolist()))}"
+        title = f"{self.target_names[example]}, {self.layers[place]}"
+        if not self.values[example, place].any():
+            title += ": no gradient on these tokens"
         if self.pixels is not None:
             return concepts_over_image(self.pixels[example], self.patches[example, place, chosen], names, title)
         values = self.values[example, place, chosen][:, self.real[example]]
@@ -93,8 +97,9 @@ class SensitivityMaps:
 
     def _layer(self, layer: str | int | None, example: int) -> int:
         if layer is None:
-            several = (self.values[example].any(1).sum(-1) > 1).nonzero().flatten().tolist()
-            return int(several[-1]) if several else len(self.layers) - 1
+            sensitive = (self.values[example] != 0).any(1).sum(-1)  # tokens, in each layer
+            deepest = (sensitive >= sensitive.max().clamp(max=2)).nonzero().flatten()
+            return int(deepest[-1])
         if isinstance(layer, int) and -len(self.layers) <= layer < len(self.layers):
             return layer % len(self.layers)
         if isinstance(layer, int) or layer not in self.layers:

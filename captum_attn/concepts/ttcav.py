@@ -30,7 +30,7 @@ from captum_attn.concepts.sensitivity_maps import SensitivityMaps, token_sensiti
 from captum_attn.concepts.significance import SIGNIFICANT, examples_p_values
 from captum_attn.concepts.token_states import TokenStates, draw_negatives, joined
 from captum_attn.core.inputs import ModelInputs
-from captum_attn.core.models import unwrapped
+from captum_attn.core.models import config_of, unwrapped
 from captum_attn.core.perturb import seeded
 from captum_attn.core.run import Tokens, observed_forward
 from captum_attn.core.tokens import special_ids_of
@@ -224,7 +224,8 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
                 )
         clock.append(time.perf_counter())
         seconds = {stage: clock[k + 1] - clock[k] for k, stage in enumerate(("states", "gradients", "vectors"))}
-        return ConceptScores(found, torch.cat([targets for _, targets in explained]), seconds)
+        targets = torch.cat([targets for _, targets in explained])
+        return ConceptScores(found, targets, self._names(targets), seconds)
 
     def sensitivity_maps(
         self,
@@ -279,11 +280,13 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
             ]
             values.append(_lengthened(torch.stack(of_layers, 1), longest))
         pictures = batches[0].modality == "pixels"
+        targets = torch.cat([batch.targets for batch in explained])
         return SensitivityMaps(
             torch.cat(values),
             [concept.name for concept in members],
             [layer.name for layer in layers],
-            torch.cat([batch.targets for batch in explained]),
+            targets,
+            self._names(targets),
             torch.cat([_lengthened(batch.tokens.real, longest) for batch in explained]),
             explained[0].tokens.grid,
             torch.cat([batch.features for batch in batches]) if pictures else None,
@@ -377,6 +380,12 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
             torch.stack(p_examples, 1),
             [len(states[concept.id].counts) for concept in concepts],
         )
+
+    def _names(self, targets: Tensor) -> list[str]:
+        """The targets (n, k) in words."""
+        labels = getattr(config_of(self.model), "id2label", None) or {}
+        rows = targets.tolist()
+        return [labels.get(row[0], f"target {row[0]}") if len(row) == 1 else f"target {tuple(row)}" for row in rows]
 
     def _texts(self, batch: _Explained) -> list[list[str]]:
         """The tokens of texts; none without a tokenizer."""

@@ -231,6 +231,23 @@ def test_maps_of_images_have_a_panel_for_each_concept(vit):
     assert [axes.get_title() for axes in single.axes if axes.images] == ["input", "plain"]
 
 
+def test_layers_and_targets_are_named_in_figures(of_texts, text_ttcav, vit):
+    assert of_texts.plot().axes[0].get_title(loc="left") == "positive, 2 inputs"
+    maps = text_ttcav.sensitivity_maps(["good " * 70, "good"], WORDS, 1, **QUIET)
+    figure = maps.plot(0)
+    assert figure.axes[0].get_title(loc="left") == "positive, bert.encoder.layer.2"
+    lines = [[label.get_text() for label in axes.get_xticklabels()] for axes in figure.axes[:-1]]
+    assert [len(line) for line in lines] == [30, 30, 12]
+    assert [token for line in lines for token in line] == maps.tokens[0]
+    assert "layer.2" in maps.plot(1).axes[0].get_title(
+        loc="left"
+    )  # one word: nothing else to see, but not a blank layer
+    assert "no gradient on these tokens" in maps.plot(1, layer=3).axes[0].get_title(loc="left")
+    names = ["vit.layers.1", "vit.layers.1.mlp"]
+    scores = TTCAV(vit, names, n_cavs=2).interpret(images(2, 9), SETS, 0, **QUIET)
+    assert [label.get_text() for label in scores.plot().axes[0].get_xticklabels()] == names
+
+
 def test_figures_can_be_saved(of_images, vit, of_texts, text_ttcav, tmp_path):
     of_images.plot().savefig(tmp_path / "scores.png")
     TTCAV(vit).sensitivity_maps(images(1, 9), SETS, 0, **QUIET).plot().savefig(tmp_path / "images.png")
@@ -256,4 +273,4 @@ def test_figures_of_what_is_not_there_are_refused(text_ttcav, call, error, messa
 
 
 def test_scores_without_sets_are_empty():
-    assert ConceptScores([], torch.zeros(0, 1), {}) == {}
+    assert ConceptScores([], torch.zeros(0, 1), [], {}) == {}
