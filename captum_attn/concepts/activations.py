@@ -95,7 +95,7 @@ class StateStore:
             readout_target: the output by which the readout token is found, in the scope ``"readout"``.
             done: called with the number of examples that are done.
         """
-        key = self._key(batches, layers, scope, readout_target)
+        key = self.key(batches, layers, scope, readout_target)
         if key not in self._kept:
             loaded = self._load(name, key)
             if loaded is None:
@@ -115,9 +115,8 @@ class StateStore:
             self._kept.clear()
             self._weights = weights
 
-    def _key(
-        self, batches: Sequence[ModelInputs], layers: Sequence[Layer], scope: Scope, readout_target: Target
-    ) -> str:
+    def key(self, batches: Sequence[ModelInputs], layers: Sequence[Layer], scope: Scope, readout_target: Target) -> str:
+        """A hash of everything that states depend on but the weights."""
         settings = (scope, sorted(self._special_ids or ()), [asdict(layer) for layer in layers])
         target = str(readout_target) if scope == "readout" else None
         digest = hashlib.sha256(repr((type(self._model).__qualname__, settings, target)).encode())

@@ -10,6 +10,9 @@ from families import FAMILIES
 from torch import nn
 
 from captum_attn import TTCAV
+from captum_attn.concepts.activations import StateStore
+from captum_attn.concepts.layers import find_layers
+from captum_attn.core import mapping_inputs
 
 pytestmark = pytest.mark.filterwarnings("ignore:concept .* its vectors separate held-out")
 
@@ -88,6 +91,28 @@ def test_other_layers_are_computed_when_asked_for():
     counted.run(ttcav)
     ttcav.layers = [1]
     assert counted.run(ttcav).equals(counted.run(TTCAV(counted.model, [1], n_cavs=2)))
+
+
+def test_the_key_holds_everything_that_states_depend_on():
+    model = FAMILIES["bert"].build()
+    ids = torch.randint(5, 20, (6, 5), generator=torch.Generator().manual_seed(0))
+    whole = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    cut = {"input_ids": ids, "attention_mask": torch.ones_like(ids).index_fill(1, torch.tensor([4]), 0)}
+    inputs = [mapping_inputs(model, whole), mapping_inputs(model, cut)]
+    layers = find_layers(model, inputs[0][:1], [0])
+    store = StateStore(model, None, None)
+    keys = {
+        "whole": store.key([inputs[0]], layers, "players", None),
+        "cut": store.key([inputs[1]], layers, "players", None),
+        "other layers": store.key([inputs[0]], find_layers(model, inputs[0][:1], [1]), "players", None),
+        "other scope": store.key([inputs[0]], layers, "all", None),
+        "a token's readout": store.key([inputs[0]], layers, "readout", (1, 0)),
+        "another token's readout": store.key([inputs[0]], layers, "readout", (2, 0)),
+        "other special ids": StateStore(model, {7}, None).key([inputs[0]], layers, "players", None),
+        "twice": store.key([inputs[0], inputs[0]], layers, "players", None),
+    }
+    assert len(set(keys.values())) == len(keys)
+    assert store.key([inputs[0]], layers, "players", (1, 0)) == keys["whole"]
 
 
 def test_files_serve_another_process(tmp_path):

@@ -6,10 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.covariance import ledoit_wolf
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
 
-from captum_attn.concepts.cavs import ESTIMATORS, DiscriminantCAVs, LogisticCAVs, pattern_cavs
+from captum_attn.concepts.cavs import ESTIMATORS, CAVs, DiscriminantCAVs, LogisticCAVs, pattern_cavs
+from captum_attn.concepts.scoring import held_out_accuracy
 from captum_attn.concepts.token_states import Draws, TokenStates, draw_negatives, held_out_examples, joined
 
 
@@ -201,6 +203,31 @@ def test_a_share_of_each_concept_is_held_out():
     concepts = torch.tensor([0] * 10 + [1] * 20 + [2] * 3)
     held_out = held_out_examples(concepts, 0.2, generator())
     assert [int(held_out[concepts == concept].sum()) for concept in range(3)] == [2, 4, 2]
+
+
+def test_the_spread_of_examples_is_within_concepts_and_shrunk_as_scikit_learn_does():
+    states = token_states(separation=5.0, examples=4, width=8)
+    means = torch.stack([part.mean(0) for part in states.hidden.double().split(states.counts.tolist())])
+    within = torch.cat([means[states.concepts == k] - means[states.concepts == k].mean(0) for k in range(3)])
+    expected, shrinkage = ledoit_wolf(within.numpy(), assume_centered=True)
+    assert shrinkage > 0
+    torch.testing.assert_close(states.example_covariance, torch.tensor(expected), rtol=1e-3, atol=1e-4)
+    constant = TokenStates(
+        torch.cat([states.hidden, torch.ones(len(states.hidden), 2)], 1), states.counts, states.concepts
+    )
+    torch.linalg.cholesky(constant.example_covariance)
+
+
+def test_accuracy_on_held_out_examples_by_hand():
+    hidden = torch.tensor([[2.0], [-1.0], [3.0], [1.0], [-1.0], [2.0], [-2.0], [-3.0]])
+    states = TokenStates(hidden, torch.tensor([2, 1, 1, 1, 2, 1]), torch.tensor([0, 0, 0, 1, 1, 1]))
+    held_out = torch.tensor([True, True, False, True, True, False])
+    cavs = CAVs(torch.tensor([[1.0], [-1.0]]), torch.zeros(2))
+    accuracy, error = held_out_accuracy(states, cavs, held_out, concepts=2)
+    # of the first concept's examples, a half and all tokens are positive, of the second's, none and a half
+    assert accuracy.tolist() == pytest.approx([0.75, 0.75])
+    variance = 0.125  # of (0.5, 1) and of (1, 0.5)
+    assert error.tolist() == pytest.approx([(2 * variance / 2) ** 0.5 / 2] * 2)
 
 
 def test_states_of_concepts_are_joined_example_by_example():

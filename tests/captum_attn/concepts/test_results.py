@@ -12,8 +12,12 @@ from scipy import stats
 from small_models import load_text_model
 
 from captum_attn import TTCAV
+from captum_attn.concepts.cavs import CAVs
 from captum_attn.concepts.results import ConceptScores
 from captum_attn.concepts.sensitivity_maps import token_sensitivity
+from captum_attn.concepts.token_states import draw_negatives
+from captum_attn.core import mapping_inputs, observed_forward
+from captum_attn.core.perturb import seeded
 
 QUIET = {"show_progress": False}
 pytestmark = pytest.mark.filterwarnings("ignore:concept .* its vectors separate held-out")
@@ -173,6 +177,41 @@ def test_maps_add_up_to_the_sensitivities_that_were_counted(vit):
         total = maps.values[:, place].sum(-1)
         torch.testing.assert_close(total.mean(0), scores["0-1"][layer]["magnitude"], rtol=1e-4, atol=1e-7)
         torch.testing.assert_close((total > 0).float().mean(0), scores["0-1"][layer]["sign_count"])
+
+
+def test_the_spread_of_effects_is_over_the_draws(vit):
+    scores = TTCAV(vit, 0, n_cavs=4).interpret(images(6, 9), SETS, 0, **QUIET)
+    layer = scores.of_set().scores[0]
+    effects = layer.example_effects
+    draws = draw_negatives(torch.arange(3).repeat_interleave(8), 4, seeded(0, 0))
+    expected = [
+        effects[draws.positive[cav] > 0].mean() - (effects * draws.negative[cav]).sum() / draws.negative[cav].sum()
+        for cav in range(12)
+    ]
+    torch.testing.assert_close(layer.effect_of_draws.flatten(), torch.stack(expected), rtol=1e-4, atol=1e-6)
+    row = scores.table().iloc[1]
+    assert row.effect_std == pytest.approx(float(torch.stack(expected)[4:8].std()), rel=1e-3)
+
+
+def test_a_maps_vector_is_the_unit_mean_of_its_vectors(vit):
+    of_one = {}
+
+    class Fixed:
+        def __call__(self, states, draws):
+            vectors = torch.nn.functional.normalize(
+                torch.arange(1.0, 1 + 32 * len(draws.positive)).view(-1, 32).sin(), dim=1
+            )
+            of_one["mean"] = torch.nn.functional.normalize(vectors.view(3, -1, 32).mean(1), dim=1)
+            return CAVs(vectors, torch.zeros(len(vectors)))
+
+    maps = TTCAV(vit, 0, n_cavs=3, estimator=Fixed(), weighting="uniform").sensitivity_maps(
+        images(2, 9), SETS, 0, **QUIET
+    )
+    inputs = mapping_inputs(vit, {"pixel_values": images(2, 9)})
+    with observed_forward(vit, inputs, modules={"vit.layers.0"}) as run:
+        (gradient,) = run.readout_gradients(run.output[:, 0], run.states).gradients
+    expected = (gradient @ of_one["mean"].mT).mT
+    torch.testing.assert_close(maps.values[:, 0, :, 1:], expected[..., 1:], rtol=1e-4, atol=1e-7)
 
 
 def test_maps_are_of_tokens_whatever_the_scores_are_of(vit):

@@ -81,6 +81,29 @@ def test_a_direction_has_no_length_and_no_sign(scale, seed):
     assert direction_p_value(shift, gradient, torch.eye(12)) == pytest.approx(expected, rel=1e-6)
 
 
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 1000))
+def test_the_direction_test_is_the_same_in_all_coordinates(seed):
+    generator = torch.Generator().manual_seed(seed)
+    gradient, shift = torch.randn(2, 5, generator=generator).double()
+    spread, change = (torch.randn(5, 5, generator=generator).double() for _ in range(2))
+    covariance = spread @ spread.mT + 0.1 * torch.eye(5)
+    change = change + 3 * torch.eye(5)
+    expected = direction_p_value(gradient, shift, covariance)
+    moved = direction_p_value(torch.linalg.solve(change.mT, gradient), change @ shift, change @ covariance @ change.mT)
+    assert moved == pytest.approx(expected, rel=1e-5)
+
+
+def test_directions_in_which_examples_spread_little_count_more():
+    shift, gradient = torch.tensor([1.0, 1.0, 0.0]), torch.tensor([1.0, 0.0, 0.0])
+    covariance = torch.diag(
+        torch.tensor([0.01, 1.0, 1.0])
+    )  # the shift is 10 deviations along the gradient, and 1 beside it
+    cosine = 10 / 101**0.5
+    expected = 2 * stats.t.sf(cosine * (2 / (1 - cosine**2)) ** 0.5, 2)
+    assert direction_p_value(gradient, shift, covariance) == pytest.approx(expected, rel=1e-6)
+
+
 def test_directions_that_are_parallel_or_missing():
     ones = torch.ones(3)
     assert direction_p_value(ones, 2 * ones, torch.eye(3)) == pytest.approx(0, abs=1e-6)

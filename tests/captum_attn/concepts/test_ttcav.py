@@ -275,6 +275,18 @@ def test_targets_are_captums(bert):
         )
 
 
+def test_each_input_has_its_own_target_in_every_batch(bert):
+    inputs, concepts, targets = padded(texts(5, 9)), text_concepts(), [0, 1, 2, 1, 0]
+    whole, parts = (
+        TTCAV(bert, 0, n_cavs=2, batch_size=size).interpret(inputs, concepts, targets, **QUIET) for size in (9, 2)
+    )
+    assert parts.targets.flatten().tolist() == targets
+    name = "bert.encoder.layer.0"
+    torch.testing.assert_close(parts["0-1-2"][name]["effect"], whole["0-1-2"][name]["effect"], rtol=1e-3, atol=1e-6)
+    maps = TTCAV(bert, 0, n_cavs=2, batch_size=2).sensitivity_maps(inputs, concepts, targets, **QUIET)
+    assert maps.targets.flatten().tolist() == targets
+
+
 def test_next_tokens_of_a_language_model_can_be_explained():
     model = GPT2LMHeadModel(FAMILIES["gpt2"].config()).eval()
     for scope in SCOPES:

@@ -8,6 +8,7 @@ import threading
 
 import pytest
 import torch
+import transformers as hf
 from families import FAMILIES, batch, text_batch
 from models import PlainClassifier, left_untouched
 from torch import Tensor, nn
@@ -65,6 +66,13 @@ def test_a_layer_is_the_outermost_entry_of_a_list_with_one_attention():
     assert blocks(t5, mapping_inputs(t5, inputs)) == [f"transformer.encoder.block.{layer}" for layer in range(3)]
     plain = PlainClassifier().eval()
     assert blocks(plain, tensor_inputs(plain, torch.randn(2, 5, 16))) == ["encoder.layers.0", "encoder.layers.1"]
+
+
+def test_the_tenth_layer_is_not_the_first():
+    model = hf.BertForSequenceClassification(
+        hf.BertConfig(vocab_size=60, hidden_size=8, num_hidden_layers=12, num_attention_heads=2, intermediate_size=8)
+    ).eval()
+    assert blocks(model, mapping_inputs(model, text_batch())) == [f"bert.encoder.layer.{layer}" for layer in range(12)]
 
 
 def test_attention_outside_of_any_list_has_no_block():
