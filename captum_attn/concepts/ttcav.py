@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from captum_attn._targets import Target, select_target, target_of_each
 from captum_attn.concepts.activations import ConceptStates, Scope, StateStore, tokens_in_scope
 from captum_attn.concepts.cavs import ESTIMATORS, CAVEstimator, EstimatorName
+from captum_attn.concepts.experimental_sets import ExperimentalSets, check_enough, concept_sets
 from captum_attn.concepts.layers import Layer, find_layers
 from captum_attn.concepts.reading import OnError, Reader
 from captum_attn.concepts.results import ConceptScores, SetScores
@@ -36,9 +37,6 @@ from captum_attn.core.run import Tokens, observed_forward
 from captum_attn.core.tokens import special_ids_of
 
 Weighting = Literal["attention", "uniform"]
-ExperimentalSets = Sequence[Sequence[Concept]] | Sequence[Concept] | Mapping[str, Any]
-
-FEWEST_EXAMPLES = 5
 
 
 @dataclass(frozen=True)
@@ -200,7 +198,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
                 than 5 examples, or with nothing to compare it with. Each says what was expected.
             UnreadableError: examples that cannot be read, by their numbers.
         """
-        sets = _concept_sets(experimental_sets)
+        sets = concept_sets(experimental_sets)
         batches = self._read_inputs(inputs, additional_forward_args)
         layers = find_layers(self.model, batches[0][:1], self.layers)
         clock = [time.perf_counter()]
@@ -257,7 +255,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
             torch.Size([2, 4, 2, 6])
             >>> maps.plot(0, layer=2).savefig("praise.png")
         """
-        sets = _concept_sets(concepts)
+        sets = concept_sets(concepts)
         if len(sets) > 1:
             raise ValueError(f"maps are of one experimental set, got {len(sets)}")
         (members,) = sets
@@ -308,7 +306,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         concepts = {concept.id: concept for members in sets for concept in members}
         examples = {id: self._reader.read(c.data_iter, f"concept {c.name!r}") for id, c in concepts.items()}
         for id, parts in examples.items():
-            _check_enough(concepts[id].name, sum(map(len, parts)))
+            check_enough(concepts[id].name, sum(map(len, parts)))
         self._store.refresh()
         total = sum(len(batch) for parts in examples.values() for batch in parts)
         readout_target = target if isinstance(target, tuple) else None  # the class does not change what is read
@@ -394,50 +392,6 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
             return []
         pairs = zip(batch.inputs.features, batch.tokens.real, strict=True)
         return [to_tokens(ids[real].tolist()) for ids, real in pairs]
-
-
-def _concept_sets(given: ExperimentalSets) -> list[list[Concept]]:
-    """Experimental sets in any form, checked."""
-    if isinstance(given, Mapping):
-        given = [[Concept(id, name, examples) for id, (name, examples) in enumerate(given.items())]]
-    members_or_sets = list(given)
-    flat = all(isinstance(member, Concept) for member in members_or_sets)
-    sets = [
-        list(one) if isinstance(one, Sequence) else [one] for one in ([members_or_sets] if flat else members_or_sets)
-    ]
-    strangers = [type(member).__name__ for members in sets for member in members if not isinstance(member, Concept)]
-    if strangers:
-        raise TypeError(
-            "concepts must be a list of lists of captum.concept.Concept, one such list, or a mapping from names to "
-            f"examples, got {strangers[0]} in it"
-        )
-    keys = [frozenset(concept.id for concept in members) for members in sets]
-    if len(set(keys)) < len(keys):
-        raise ValueError("two experimental sets have the same concepts: each counts as a test, so give one of them")
-    names: dict[int, str] = {}
-    for members in sets:
-        for concept in members:
-            if concept.data_iter is None:
-                raise ValueError(f"concept {concept.name!r} has no examples: its data_iter is None")
-            if names.setdefault(concept.id, concept.name) != concept.name:
-                raise ValueError(
-                    f"the concepts {names[concept.id]!r} and {concept.name!r} have the same id {concept.id}: give each "
-                    "its own"
-                )
-        if min(len({concept.id for concept in members}), len({c.name for c in members})) < max(2, len(members)):
-            named = ", ".join(repr(concept.name) for concept in members)
-            raise ValueError(
-                f"an experimental set must have at least two different concepts, got [{named}]: a concept is a "
-                "direction away from others; add random examples if there are none"
-            )
-    return sets
-
-
-def _check_enough(name: str, count: int) -> None:
-    if count < FEWEST_EXAMPLES:
-        raise ValueError(
-            f"concept {name!r} has too few examples, {count}: expected at least {FEWEST_EXAMPLES}, better 30 or more"
-        )
 
 
 def _warn_of_weak_tests(found: Sequence[SetScores], permutations: int) -> None:

@@ -1,0 +1,56 @@
+"""Which concepts are compared with each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from captum.concept import Concept
+
+ExperimentalSets = Sequence[Sequence[Concept]] | Sequence[Concept] | Mapping[str, Any]
+
+FEWEST_EXAMPLES = 5
+
+
+def concept_sets(given: ExperimentalSets) -> list[list[Concept]]:
+    """Experimental sets in any form, checked."""
+    if isinstance(given, Mapping):
+        given = [[Concept(id, name, examples) for id, (name, examples) in enumerate(given.items())]]
+    members: list[Any] = list(given)
+    if all(isinstance(member, Concept) for member in members):
+        members = [members]
+    sets = [list(one) if isinstance(one, Sequence) else [one] for one in members]
+    strangers = [type(member).__name__ for one in sets for member in one if not isinstance(member, Concept)]
+    if strangers:
+        raise TypeError(
+            "concepts must be a list of lists of captum.concept.Concept, one such list, or a mapping from names to "
+            f"examples, got {strangers[0]} in it"
+        )
+    keys = [frozenset(concept.id for concept in one) for one in sets]
+    if len(set(keys)) < len(keys):
+        raise ValueError("two experimental sets have the same concepts: each counts as a test, so give one of them")
+    names: dict[int, str] = {}
+    for one in sets:
+        for concept in one:
+            if concept.data_iter is None:
+                raise ValueError(f"concept {concept.name!r} has no examples: its data_iter is None")
+            if names.setdefault(concept.id, concept.name) != concept.name:
+                raise ValueError(
+                    f"the concepts {names[concept.id]!r} and {concept.name!r} have the same id {concept.id}: give each "
+                    "its own"
+                )
+        if min(len({concept.id for concept in one}), len({concept.name for concept in one})) < max(2, len(one)):
+            named = ", ".join(repr(concept.name) for concept in one)
+            raise ValueError(
+                f"an experimental set must have at least two different concepts, got [{named}]: a concept is a "
+                "direction away from others; add random examples if there are none"
+            )
+    return sets
+
+
+def check_enough(name: str, count: int) -> None:
+    """Raise ``ValueError`` for a concept of too few examples."""
+    if count < FEWEST_EXAMPLES:
+        raise ValueError(
+            f"concept {name!r} has too few examples, {count}: expected at least {FEWEST_EXAMPLES}, better 30 or more"
+        )
