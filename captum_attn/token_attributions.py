@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from captum_attn.core.tokens import PatchGrid
+from captum_attn.core.tokens import PatchGrid, patch_values
 
 
 @dataclass(frozen=True, repr=False)
@@ -45,10 +45,7 @@ class TokenAttributions:
         Raises:
             ValueError: the inputs were no images.
         """
-        if self.grid is None:
-            raise ValueError("there are no patches, the inputs were no images: use .values")
-        rows, columns = self.grid.rows, self.grid.columns
-        return self.values[..., -rows * columns :].reshape(*self.values.shape[:-1], rows, columns)
+        return patch_values(self.values, self.grid)
 
     def spread_over(self, features: Tensor) -> Tensor:
         """The values in the shape of the inputs, each spread evenly over what its token covers.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from captum_attn.core.tokens import PatchGrid
+from captum_attn.core.tokens import PatchGrid, patch_values
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,10 +52,7 @@ class SensitivityMaps:
         Raises:
             ValueError: the inputs were no images.
         """
-        if self.grid is None:
-            raise ValueError("there are no patches, the inputs were no images: use .values")
-        rows, columns = self.grid.rows, self.grid.columns
-        return self.values[..., -rows * columns :].reshape(*self.values.shape[:-1], rows, columns)
+        return patch_values(self.values, self.grid)
 
     def plot(
         self, example: int = 0, concepts: Sequence[str] | str | None = None, layer: str | int | None = None

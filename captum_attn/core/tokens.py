@@ -170,6 +170,18 @@ class PatchGrid(NamedTuple):
     width: int
 
 
+def patch_values(values: Tensor, grid: PatchGrid | None) -> Tensor:
+    """Values (..., N) of an image's tokens as those of its patches, (..., rows, columns): the last tokens.
+
+    Raises:
+        ValueError: no grid, as of texts.
+    """
+    if grid is None:
+        raise ValueError("there are no patches, the inputs were no images: use .values")
+    patches: Tensor = values[..., -grid.rows * grid.columns :]
+    return patches.reshape(*values.shape[:-1], grid.rows, grid.columns)
+
+
 def patch_grid(model: nn.Module | None, pixels: Tensor, length: int) -> PatchGrid:
     """How the model cuts ``pixels`` (B, C, h, w) into patches, which must be among its ``length`` tokens.
 
