@@ -346,7 +346,7 @@ def draw_tested(ttcav: TTCAV, seed: int, count: int = EXAMPLES) -> pd.DataFrame:
 def found_in(table: pd.DataFrame, p: str) -> bool:
     """Whether the true concept is significant with positive sign in at least half of the layers, in one draw."""
     rows = table[table.true]
-    if p == "t_test":  # the paper's: a mean score above one half, corrected alike
+    if p == "t_test":  # the paper's: a mean score above one half; Bonferroni
         significant, positive = rows[p] * table[p].notna().sum() < 0.05, rows.score > 0.5
     else:
         significant, positive = rows.significant, rows.effect > 0

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any, Literal
 
 import torch
@@ -48,10 +48,6 @@ class ConceptStates:
 
     hidden: list[Tensor]
     counts: Tensor
-
-    @property
-    def bytes(self) -> int:
-        return sum(states.numel() * states.element_size() for states in self.hidden)
 
 
 class StateStore:
@@ -117,7 +113,11 @@ class StateStore:
 
     def key(self, batches: Sequence[ModelInputs], layers: Sequence[Layer], scope: Scope, readout_target: Target) -> str:
         """A hash of everything that states depend on but the weights."""
-        settings = (scope, sorted(self._special_ids or ()), [asdict(layer) for layer in layers])
+        settings = (
+            scope,
+            None if self._special_ids is None else sorted(self._special_ids),
+            [asdict(layer) for layer in layers],
+        )
         target = str(readout_target) if scope == "readout" else None
         digest = hashlib.sha256(repr((type(self._model).__qualname__, settings, target)).encode())
         for batch in batches:
@@ -144,6 +144,10 @@ class StateStore:
                     selection = select_target(run.output, target_of_each(readout_target, len(batch)), real)
                     run.influence(selection.scores, variant="attention", layers=[-1], row_weights=run.readout_rows)
                 chosen = tokens_in_scope(run, scope, self._special_ids)
+                if not chosen.any(-1).all():
+                    raise ValueError(
+                        "the output of some examples does not depend on any token, so nothing is read there"
+                    )
                 for kept, layer in zip(hidden, layers, strict=True):
                     kept.append(layer.of(run).hidden.detach()[chosen].cpu())
                 counts.append(chosen.sum(-1).cpu())
@@ -184,9 +188,9 @@ class StateStore:
             "hidden": states.hidden,
             "counts": states.counts,
         }
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        torch.save(content, temporary)
-        temporary.replace(path)
+        with NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+            torch.save(content, file)
+        Path(file.name).replace(path)
 
 
 def _checksum(states: ConceptStates) -> str:

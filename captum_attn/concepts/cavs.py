@@ -60,6 +60,10 @@ class DiscriminantCAVs:
 
     shrinkage: float = 0.3
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.shrinkage <= 1:
+            raise ValueError(f"shrinkage must lie between 0 and 1, got {self.shrinkage}")
+
     def __call__(self, states: TokenStates, draws: Draws) -> CAVs:
         """Fit one vector for each of the draws."""
         positive, negative = states.means(draws.positive), states.means(draws.negative)

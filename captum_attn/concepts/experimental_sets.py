@@ -29,15 +29,16 @@ def concept_sets(given: ExperimentalSets) -> list[list[Concept]]:
     keys = [frozenset(concept.id for concept in one) for one in sets]
     if len(set(keys)) < len(keys):
         raise ValueError("two experimental sets have the same concepts: each counts as a test, so give one of them")
-    names: dict[int, str] = {}
+    known: dict[int, Concept] = {}
     for one in sets:
         for concept in one:
             if concept.data_iter is None:
                 raise ValueError(f"concept {concept.name!r} has no examples: its data_iter is None")
-            if names.setdefault(concept.id, concept.name) != concept.name:
+            other = known.setdefault(concept.id, concept)
+            if (other.name, id(other.data_iter)) != (concept.name, id(concept.data_iter)):
                 raise ValueError(
-                    f"the concepts {names[concept.id]!r} and {concept.name!r} have the same id {concept.id}: give each "
-                    "its own"
+                    f"the concepts {other.name!r} and {concept.name!r} have the same id {concept.id}, but other names "
+                    "or examples: give each its own"
                 )
         if min(len({concept.id for concept in one}), len({concept.name for concept in one})) < max(2, len(one)):
             named = ", ".join(repr(concept.name) for concept in one)

@@ -30,7 +30,10 @@ class Layer:
 
     def of(self, run: ObservedForward) -> States:
         """This layer's states in a forward pass."""
-        return next(states for states in run.states if (states.module, states.call) == (self.module, self.call))
+        for states in run.states:
+            if (states.module, states.call) == (self.module, self.call):
+                return states
+        raise ValueError(f"module {self.name!r} does not run: name other modules in layers=")
 
 
 def find_layers(model: nn.Module, example: ModelInputs, wanted: Sequence[int | str] | None) -> list[Layer]:

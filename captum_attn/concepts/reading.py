@@ -104,7 +104,7 @@ class Reader:
         first = next(items, _END)
         if first is _END:
             return
-        if not _is_single(first):
+        if not self._is_example(first):
             for item in chain([first], items):
                 batch = tuple(item) if _is_features(item) else item
                 yield from self._batches(batch, what, companions, problems)
@@ -180,6 +180,11 @@ class Reader:
         if isinstance(encoded, Tensor):
             return tensor_inputs(self.model, encoded)
         return mapping_inputs(self.model, encoded)
+
+    def _is_example(self, item: Any) -> bool:
+        """Whether an item is an example; in a model without a convolution, (B, N, D) are embeddings, no image."""
+        is_states = isinstance(item, Tensor) and item.is_floating_point() and item.dim() == 3
+        return _is_single(item) and not (is_states and not any(isinstance(m, nn.Conv2d) for m in self.model.modules()))
 
     def _warn_of_long(self, columns: list[list[str]], limit: int | None, what: str) -> None:
         if limit is None or max(sum(map(len, texts)) for texts in zip(*columns, strict=True)) <= limit:

@@ -2,8 +2,8 @@
 
 The mean-shift effect of a concept is e = p̄ · Δ, where p̄ is the mean pooled gradient of the inputs, and Δ leads from the
 other concepts' mean state to the concept's. It is nothing to speak of if Δ is chance, or if p̄ is: one test asks about
-the examples, the other about the direction of the gradient. An effect is as sure as the less sure of them, which keeps
-the size whichever null hypothesis holds (an intersection-union test; Berger 1982).
+the examples, the other about the direction of the gradient. An effect is as sure as the less sure of them
+(an intersection-union test; Berger 1982).
 
 The first test alone is not enough: without any training, two textures differ in most directions of a network's states,
 p̄ among them, and with enough examples every such difference is significant.
@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from scipy import stats
@@ -24,10 +25,10 @@ SIGNIFICANT = 0.05
 
 
 def examples_p_values(example_effects: Tensor, own: Tensor, permutations: int, seed: int) -> Tensor:
-    """Two-sided p-values of the difference of means between a concept's examples and all others.
+    """Two-sided p-values of Welch's t, the difference of means between a concept's examples and all others.
 
-    The null hypothesis: examples could swap concepts. Then random splits of all examples have as large a difference as
-    often as the p-value says.
+    The null hypothesis: examples could swap concepts. Then random splits of all examples have as large a t as often as
+    the p-value says. Divided by its standard error, the difference is tested where the spreads differ, too, nearly so.
 
     Args:
         example_effects: (L, E), p̄ · h̄_e, the mean pooled gradient of the inputs times the mean state of example e, in L
@@ -42,7 +43,7 @@ def examples_p_values(example_effects: Tensor, own: Tensor, permutations: int, s
     groups = [example_effects[:, members].double().cpu().numpy() for members in (own, ~own)]
     test = stats.permutation_test(
         groups,
-        lambda own, others, axis: own.mean(axis) - others.mean(axis),
+        _welch_t,
         vectorized=True,
         n_resamples=permutations,
         batch=1000,
@@ -53,6 +54,12 @@ def examples_p_values(example_effects: Tensor, own: Tensor, permutations: int, s
     return p_values.where(example_effects.any(-1).cpu(), torch.nan)
 
 
+def _welch_t(own: npt.NDArray[np.double], others: npt.NDArray[np.double], axis: int) -> npt.NDArray[np.double]:
+    error = own.var(axis, ddof=1) / own.shape[axis] + others.var(axis, ddof=1) / others.shape[axis]
+    t: npt.NDArray[np.double] = (own.mean(axis) - others.mean(axis)) / np.sqrt(error + np.finfo(np.double).tiny)
+    return t
+
+
 def direction_p_value(gradient: Tensor, shift: Tensor, covariance: Tensor) -> float:
     """Two-sided p-value of the cosine between a gradient and a shift; NaN where one of them is zero.
 
@@ -61,6 +68,9 @@ def direction_p_value(gradient: Tensor, shift: Tensor, covariance: Tensor) -> fl
     shift, and leaves their product as it is. The cosine says how well the gradient separates the concept's examples,
     compared with the direction that separates them best. Of random directions in D dimensions, cosines c make
     c √((D − 1) / (1 − c²)) Student's t with D − 1 degrees of freedom.
+
+    It does not ask whether the output was trained to depend on the concept: a random head on a trained body reads
+    concepts, too, and is often significant.
 
     Args:
         gradient: p̄ (D,).
@@ -76,6 +86,8 @@ def direction_p_value(gradient: Tensor, shift: Tensor, covariance: Tensor) -> fl
         factor.mT @ gradient.double(),
         torch.linalg.solve_triangular(factor, shift.double()[:, None], upper=False),
     )
+    if len(gradient) == 1:
+        return 1.0  # there is one direction only
     width, cosine = len(gradient), float(F.cosine_similarity(gradient, shift.squeeze(1), dim=0, eps=0.0))
     if math.isnan(cosine) or abs(cosine) >= 1:
         return math.nan if math.isnan(cosine) else 0.0

@@ -99,8 +99,9 @@ class Draws:
         return Draws(self.positive[first], self.negative[first])
 
     def without(self, held_out: Tensor) -> Draws:
-        """The same draws without the examples held out, bool (E,)."""
-        return Draws(self.positive * ~held_out, self.negative * ~held_out)
+        """The same draws without the examples held out, bool (E,); all other ones where none of the drawn is left."""
+        left, others = self.negative * ~held_out, (self.positive == 0) * ~held_out
+        return Draws(self.positive * ~held_out, torch.where(left.any(1, keepdim=True), left, others.float()))
 
 
 def draw_negatives(concepts: Tensor, count: int, generator: torch.Generator) -> Draws:

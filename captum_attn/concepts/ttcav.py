@@ -88,7 +88,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
             the paper. The default finds most where the truth is known (README). In the last layer, players have no
             gradient if the model reads one token only: scores are NaN then.
         weighting: of the tokens' sensitivities: ``"attention"`` of the readout token to them in the same layer, the
-            mean of all heads; or ``"uniform"``, as in an ordinary TCAV of tokens. The readout token alone is not
+            mean of all heads; or ``"uniform"``, as in an ordinary TCAV of tokens. A single readout token is not
             weighted: that would change no score.
         estimator: of the vectors, ``"discriminant"``, ``"logistic"`` (the paper's) or ``"pattern"``, or another
             :class:`captum_attn.concepts.cavs.CAVEstimator`.
@@ -143,8 +143,8 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         for name, number in {"n_cavs": n_cavs, "permutations": permutations, "batch_size": batch_size}.items():
             if not isinstance(number, int) or number < 1:
                 raise ValueError(f"{name} must be an int of at least 1, got {number!r}")
-        if not isinstance(seed, int):
-            raise TypeError(f"seed must be an int, got {seed!r}")
+        if not isinstance(seed, int) or seed < 0:
+            raise ValueError(f"seed must be an int of at least 0, got {seed!r}")
         each = [layers] if isinstance(layers, int | str) else layers
         if each is not None and not (isinstance(each, Sequence) and all(isinstance(one, int | str) for one in each)):
             raise TypeError(
@@ -163,6 +163,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         self._store = StateStore(module, self._special_ids, None if cache_dir is None else Path(cache_dir))
 
     @log_usage()  # type: ignore[untyped-decorator]
+    @torch.inference_mode(False)
     def interpret(
         self,
         inputs: Any,
@@ -202,7 +203,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         batches = self._read_inputs(inputs, additional_forward_args)
         layers = find_layers(self.model, batches[0][:1], self.layers)
         clock = [time.perf_counter()]
-        states = self._states(sets, layers, self.tokens, target, show_progress)
+        states = self._states(sets, layers, self.tokens, _readout_target(target, batches), show_progress)
         clock.append(time.perf_counter())
         explained = []
         for batch in self._explained(batches, layers, self.tokens, target, show_progress):
@@ -225,6 +226,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         targets = torch.cat([targets for _, targets in explained])
         return ConceptScores(found, targets, self._names(targets), seconds)
 
+    @torch.inference_mode(False)
     def sensitivity_maps(
         self,
         inputs: Any,
@@ -262,7 +264,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         batches = self._read_inputs(inputs, additional_forward_args)
         layers = find_layers(self.model, batches[0][:1], self.layers)
         scope: Scope = "all" if self.tokens == "all" else "players"
-        states = self._states([members], layers, scope, target, show_progress)
+        states = self._states([members], layers, scope, None, show_progress)
         vectors = []
         for place in range(len(layers)):
             tokens = self._joined(members, states, place)
@@ -299,7 +301,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         sets: Sequence[Sequence[Concept]],
         layers: Sequence[Layer],
         scope: Scope,
-        target: Target,
+        readout_target: Target,
         show_progress: bool,
     ) -> dict[int, ConceptStates]:
         """The states of each concept's tokens, by its id."""
@@ -309,7 +311,6 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
             check_enough(concepts[id].name, sum(map(len, parts)))
         self._store.refresh()
         total = sum(len(batch) for parts in examples.values() for batch in parts)
-        readout_target = target if isinstance(target, tuple) else None  # the class does not change what is read
         states = {}
         with tqdm(total=total, desc="T-TCAV: concepts", unit="example", disable=not show_progress) as bar:
             for id, parts in examples.items():
@@ -339,7 +340,8 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
                 selection = select_target(run.output, rows, tokens.real)
                 readout = run.readout_gradients(selection.scores, [layer.of(run) for layer in layers])
                 counted = tokens_in_scope(run, scope, self._special_ids)
-            uniform = self.weighting == "uniform" or scope == "readout"
+            alone = scope == "readout" and int(counted.sum(-1).max()) == 1
+            uniform = self.weighting == "uniform" or alone
             weights = [counted.to(attention) * (1 if uniform else attention) for attention in readout.attention]
             yield _Explained(batch, selection.targets, tokens, readout.gradients, weights)
 
@@ -392,6 +394,12 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
             return []
         pairs = zip(batch.inputs.features, batch.tokens.real, strict=True)
         return [to_tokens(ids[real].tolist()) for ids, real in pairs]
+
+
+def _readout_target(target: Target, batches: Sequence[ModelInputs]) -> Target:
+    """The target (token, class) by which concepts' readout token is found; None for classes, which do not change it."""
+    rows = set(target_of_each(target, sum(map(len, batches))) or ())
+    return rows.pop() if len(rows) == 1 and len(next(iter(rows))) > 1 else None
 
 
 def _warn_of_weak_tests(found: Sequence[SetScores], permutations: int) -> None:

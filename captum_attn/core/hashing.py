@@ -10,13 +10,20 @@ from torch import Tensor
 
 
 def add_to_hash(digest: Any, value: Any) -> None:
-    """Add a tensor's dtype, shape and bytes to a hash of ``hashlib``; of a mapping each part; else the ``repr``."""
+    """Add a tensor's dtype, shape and bytes to a hash of ``hashlib``; of containers each part; else the ``repr``."""
     if isinstance(value, Tensor):
         digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     elif isinstance(value, Mapping):
+        digest.update(f"mapping {len(value)}".encode())
         for name in sorted(value):
-            digest.update(str(name).encode())
+            digest.update(f"{len(str(name))} {name}".encode())
             add_to_hash(digest, value[name])
+    elif isinstance(value, list | tuple):
+        digest.update(f"sequence {len(value)}".encode())
+        for part in value:
+            add_to_hash(digest, part)
+    elif hasattr(value, "__array__"):
+        add_to_hash(digest, torch.as_tensor(value))
     else:
         digest.update(repr(value).encode())

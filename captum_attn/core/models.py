@@ -95,14 +95,18 @@ def takes_keyword(model: Callable[..., Any], name: str) -> bool:
 
 
 def fingerprint(model: Callable[..., Any]) -> str | None:
-    """What tells a module from others: a hash of its weights and of which adapters are on; None for a function."""
+    """What tells a module from others: a hash of weights, buffers, configuration and adapters; None for a function."""
     if not isinstance(model, nn.Module):
         return None
     digest = sha256()
     add_to_hash(digest, {name: part for name, part in model.state_dict().items() if isinstance(part, Tensor)})
+    add_to_hash(digest, dict(model.named_buffers()))
+    add_to_hash(digest, getattr(config_of(model), "to_json_string", str)())
     for name, module in model.named_modules():
-        adapters = [getattr(module, flag, None) for flag in ("active_adapters", "disable_adapters")]  # PEFT's
-        if adapters != [None, None]:
+        adapters = [
+            getattr(module, part, None) for part in ("active_adapters", "disable_adapters", "scaling")
+        ]  # PEFT's
+        if adapters[:2] != [None, None]:
             add_to_hash(digest, (name, adapters))
     return digest.hexdigest()
 

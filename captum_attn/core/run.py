@@ -170,6 +170,12 @@ class ObservedForward:
                 f"module {state.module!r} returns before the first attention, so nothing says how far its tokens are "
                 "attended to: choose a transformer layer or a later module"
             )
+        last = [call for call in self._capture.calls if call.layer < state.attended][-1]
+        if last.stack != self.calls[0].stack:
+            raise ValueError(
+                f"module {state.module!r} returns states of the {last.stack}, whose tokens are not the "
+                f"{self.calls[0].stack}'s that are explained: choose a module of the {self.calls[0].stack}"
+            )
         return before[-1]
 
     def tokens(self, special_ids: Collection[int] | None) -> Tokens:

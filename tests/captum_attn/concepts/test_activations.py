@@ -85,6 +85,16 @@ def test_one_changed_weight_makes_all_states_new():
     assert changed.equals(Counted.run(counted, TTCAV(counted.model, n_cavs=2)))
 
 
+def test_the_same_weights_in_another_configuration_are_other_states(tmp_path):
+    counted, other = Counted(), Counted()
+    counted.run(TTCAV(counted.model, n_cavs=2, cache_dir=tmp_path))
+    for layer in other.model.vit.layers:
+        layer.attention.scaling = 1.0
+    other.model.config.layer_norm_eps = 0.5
+    with pytest.warns(UserWarning, match="was written with other weights"):
+        other.run(TTCAV(other.model, n_cavs=2, cache_dir=tmp_path))
+
+
 def test_other_layers_are_computed_when_asked_for():
     counted = Counted()
     ttcav = TTCAV(counted.model, [0], n_cavs=2)

@@ -37,7 +37,10 @@ def image_concepts(count=6):
 def texts(count, seed, low=5, high=VOCABULARY):
     """Token ids of ragged texts, one mapping each with its attention mask."""
     generator = torch.Generator().manual_seed(seed)
-    rows = [torch.randint(low, high, (int(n),), generator=generator) for n in torch.randint(3, 8, (count,))]
+    rows = [
+        torch.randint(low, high, (int(n),), generator=generator)
+        for n in torch.randint(3, 8, (count,), generator=generator)
+    ]
     return [torch.tensor([2, *row.tolist(), SEP]) for row in rows]
 
 
@@ -293,6 +296,10 @@ def test_next_tokens_of_a_language_model_can_be_explained():
         scores = TTCAV(model, n_cavs=2, tokens=scope).interpret(padded(texts(4, 9)), text_concepts(), (-1, 7), **QUIET)
         assert scores.targets.shape == (4, 2)
         assert scores["0-1-2"]["transformer.h.0"]["effect"].any()
+        listed = TTCAV(model, n_cavs=2, tokens=scope).interpret(
+            padded(texts(4, 9)), text_concepts(), [(-1, 7)] * 4, **QUIET
+        )
+        assert listed.table().equals(scores.table())
 
 
 def test_layers_are_chosen_by_index_and_by_name(bert):
@@ -427,13 +434,42 @@ def test_plain_torch_models_and_other_arguments():
         )
 
 
-def test_it_works_under_no_grad_and_inference_mode():
+@pytest.mark.parametrize("estimator", ["discriminant", "logistic", "pattern"])
+def test_it_works_under_no_grad_and_inference_mode(estimator):
     model, inputs, concepts = vit(), images(4, 9), image_concepts()
-    expected = TTCAV(model, n_cavs=2).interpret(inputs, concepts, 0, **QUIET).table()
-    with torch.no_grad():
-        assert TTCAV(model, n_cavs=2).interpret(inputs, concepts, 0, **QUIET).table().equals(expected)
-    with torch.inference_mode():
-        assert TTCAV(model, n_cavs=2).interpret(inputs, concepts, 0, **QUIET).table().equals(expected)
+    expected = TTCAV(model, n_cavs=2, estimator=estimator).interpret(inputs, concepts, 0, **QUIET).table()
+    for mode in (torch.no_grad(), torch.inference_mode()):
+        with mode:
+            ttcav = TTCAV(model, n_cavs=2, estimator=estimator)
+            assert ttcav.interpret(inputs.clone(), concepts, 0, **QUIET).table().equals(expected)
+
+
+def test_modules_of_the_decoder_are_refused():
+    bart = FAMILIES["bart"].build()
+    with pytest.raises(
+        ValueError, match=r"'model.decoder.layers.1' returns states of the (cross|decoder), whose tokens"
+    ):
+        TTCAV(bart, "model.decoder.layers.1", n_cavs=1).interpret(padded(texts(3, 9)), text_concepts(), 0, **QUIET)
+
+
+def test_several_readout_tokens_are_weighted_by_attention():
+    model, sets = FAMILIES["dinov2"].build(), image_concepts()
+    found = [
+        TTCAV(model, 1, n_cavs=1, weighting=weighting).interpret(images(4, 9), sets, 0, **QUIET)["0-1-2"]
+        for weighting in ("attention", "uniform")
+    ]
+    attended, plain = (next(iter(scores.values()))["effect"] for scores in found)
+    assert not torch.allclose(attended, plain)
+
+
+def test_loaders_of_embeddings_are_read_as_batches():
+    model = PlainClassifier().eval()
+    up, down = torch.randn(6, 5, 16) + 1, torch.randn(6, 5, 16) - 1
+    ttcav = TTCAV(model, n_cavs=1)
+    expected = ttcav.interpret(up, {"up": up, "down": down}, 0, **QUIET)["0-1"]["encoder.layers.0"]["effect"]
+    sets = {"up": DataLoader(up, 3), "down": DataLoader(TensorDataset(down), 2)}
+    found = ttcav.interpret(DataLoader(up, 4), sets, 0, **QUIET)["0-1"]["encoder.layers.0"]["effect"]
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
 
 
 def test_results_can_be_pickled():
@@ -484,7 +520,7 @@ BAD = {
     ),
     "no layers": ({"layers": []}, {}, ValueError, "layers is empty"),
     "a tokenizer for layers": ({"layers": load_text_model}, {}, TypeError, "layers must be .*, got function"),
-    "seed": ({"seed": None}, {}, TypeError, "seed must be an int, got None"),
+    "seed": ({"seed": -1}, {}, ValueError, "seed must be an int of at least 0, got -1"),
     "labels": (
         {},
         {"inputs": DataLoader(TensorDataset(images(4, 9), torch.arange(4)), 2)},
