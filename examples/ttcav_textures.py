@@ -223,7 +223,7 @@ def where(page: Page, model: ViTForImageClassification) -> None:
         label = CLASSES.index(name)
         images, labels, masks = labelled_images(400, seed=5)
         images, masks = images[labels == label], masks[labels == label]
-        area = patch_pixels(masks[:, None].float(), GRID).mean((3, 4, 5))
+        area = covered(masks)
         for weighting in ("attention", "uniform"):
             ttcav = TTCAV(model, weighting=weighting)
             maps = ttcav.sensitivity_maps(images, texture_concepts(1), label, show_progress=False)
@@ -239,6 +239,11 @@ def where(page: Page, model: ViTForImageClassification) -> None:
         rows += [(name, "attention alone", layer, *shares(attention[:, layer], area)) for layer in range(3)]
     columns = ["class", "map", "layer", "share on the object", "times its area", "highest patch on the object"]
     page.table(pd.DataFrame(rows, columns=columns))
+
+
+def covered(masks: Tensor) -> Tensor:
+    """Which share of each patch lies in the masks, bool (n, h, w): (n, rows, columns)."""
+    return patch_pixels(masks[:, None].float(), GRID).mean((3, 4, 5))
 
 
 def shares(maps: Tensor, area: Tensor) -> tuple[float, float, float]:
@@ -258,9 +263,7 @@ def robustness(page: Page, model: ViTForImageClassification) -> None:
     rng = generator(9, "two objects")
     drawn = [draw_two(("narrow stripes", "fish"), ("dotted", "disc"), rng) for _ in range(INPUTS)]
     images, striped, dotted = (torch.stack(part) for part in zip(*drawn, strict=True))
-    areas = {
-        n: patch_pixels(m[:, None].float(), GRID).mean((3, 4, 5)) for n, m in {"fish": striped, "disc": dotted}.items()
-    }
+    areas = {n: covered(m) for n, m in {"fish": striped, "disc": dotted}.items()}
     rows = []
     for name, concept in TRUE.items():
         maps = TTCAV(model).sensitivity_maps(images, texture_concepts(1), CLASSES.index(name), show_progress=False)

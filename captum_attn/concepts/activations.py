@@ -18,22 +18,21 @@ from captum_attn.concepts.layers import Layer
 from captum_attn.core.hashing import add_to_hash
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.models import fingerprint
-from captum_attn.core.run import ObservedForward, observed_forward
+from captum_attn.core.run import ObservedForward, Tokens, observed_forward
 
 Scope = Literal["players", "readout", "all"]
 
 
-def tokens_in_scope(run: ObservedForward, scope: Scope, special_ids: Collection[int] | None) -> Tensor:
+def tokens_in_scope(run: ObservedForward, scope: Scope, tokens: Tokens) -> Tensor:
     """bool (B, N): the tokens whose states count.
 
     Args:
         run: a forward pass; for ``"readout"`` a backward pass must have gone before.
         scope: ``"players"``, ``"readout"`` or ``"all"`` that is no padding.
-        special_ids: of the tokenizer.
+        tokens: which tokens of the pass are which.
     """
     if scope == "readout":
         return run.readout_rows() > 0
-    tokens = run.tokens(special_ids)
     return tokens.players if scope == "players" else tokens.real
 
 
@@ -92,17 +91,14 @@ class StateStore:
             done: called with the number of examples that are done.
         """
         key = self.key(batches, layers, scope, readout_target)
-        if key not in self._kept:
-            loaded = self._load(name, key)
-            if loaded is None:
-                loaded = self._compute(batches, layers, scope, readout_target, done)
-                self._save(key, loaded)
-            else:
-                done(len(loaded.counts))
-            self._kept[key] = loaded
+        states = self._kept.get(key) or self._load(name, key)
+        if states is None:
+            states = self._compute(batches, layers, scope, readout_target, done)
+            self._save(key, states)
         else:
-            done(len(self._kept[key].counts))
-        return self._kept[key]
+            done(len(states.counts))
+        self._kept[key] = states
+        return states
 
     def refresh(self) -> None:
         """Look at the model's weights anew; forget the states of others."""
@@ -139,11 +135,11 @@ class StateStore:
         readout = scope == "readout"
         for batch in batches:
             with observed_forward(self._model, batch, gradients=readout, modules=modules) as run:
+                tokens = run.tokens(self._special_ids)
                 if readout:
-                    real = run.tokens(self._special_ids).real
-                    selection = select_target(run.output, target_of_each(readout_target, len(batch)), real)
+                    selection = select_target(run.output, target_of_each(readout_target, len(batch)), tokens.real)
                     run.influence(selection.scores, variant="attention", layers=[-1], row_weights=run.readout_rows)
-                chosen = tokens_in_scope(run, scope, self._special_ids)
+                chosen = tokens_in_scope(run, scope, tokens)
                 if not chosen.any(-1).all():
                     raise ValueError(
                         "the output of some examples does not depend on any token, so nothing is read there"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_attn.core.inputs import ModelInputs, mapping_inputs, tensor_inputs
-from captum_attn.core.models import config_of
+from captum_attn.core.models import config_of, device_of
 from captum_attn.core.tokens import length_limit
 
 OnError = Literal["raise", "skip"]
@@ -56,7 +56,7 @@ class Reader:
             ValueError: no examples, or companions of something else than a tensor.
         """
         problems: list[str] = []
-        device = next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
+        device = device_of(self.model)
         with torch.random.fork_rng([]):  # a DataLoader draws a seed, shuffled or not
             read = [
                 batch[part].to(device)

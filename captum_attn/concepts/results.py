@@ -152,6 +152,7 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
 
         rows: list[dict[str, Any]] = []
         for one in self.sets:
+            p_values = one.p_values
             for place, (layer, scores) in enumerate(zip(one.layers, one.scores, strict=True)):
                 for k, concept in enumerate(one.concepts):
                     rows.append(
@@ -162,7 +163,7 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
                             "module": layer.name,
                             "effect": float(scores.effect[k]),
                             "effect_std": _spread(scores.effect_of_draws[k]),
-                            "p": float(one.p_values[place, k]),
+                            "p": float(p_values[place, k]),
                             "p_examples": float(one.p_examples[place, k]),
                             "p_direction": float(scores.p_direction[k]),
                             "score": float(scores.sign_count[k].mean()),

@@ -31,7 +31,7 @@ from captum_attn.concepts.sensitivity_maps import SensitivityMaps, token_sensiti
 from captum_attn.concepts.significance import SIGNIFICANT, examples_p_values
 from captum_attn.concepts.token_states import TokenStates, draw_negatives, joined
 from captum_attn.core.inputs import ModelInputs
-from captum_attn.core.models import config_of, unwrapped
+from captum_attn.core.models import config_of, device_of, unwrapped
 from captum_attn.core.perturb import seeded
 from captum_attn.core.run import Tokens, observed_forward
 from captum_attn.core.tokens import special_ids_of
@@ -205,9 +205,8 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         clock = [time.perf_counter()]
         states = self._states(sets, layers, self.tokens, _readout_target(target, batches), show_progress)
         clock.append(time.perf_counter())
-        explained = []
-        for batch in self._explained(batches, layers, self.tokens, target, show_progress):
-            explained.append((batch.pooled(), batch.targets))
+        each = self._explained(batches, layers, self.tokens, target, show_progress)
+        explained = [(batch.pooled(), batch.targets) for batch in each]
         pooled = [torch.cat(parts) for parts in zip(*(parts for parts, _ in explained), strict=True)]
         clock.append(time.perf_counter())
         with tqdm(total=len(sets) * len(layers), desc="T-TCAV: CAVs", unit="layer", disable=not show_progress) as bar:
@@ -339,7 +338,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
                 tokens = run.tokens(self._special_ids)
                 selection = select_target(run.output, rows, tokens.real)
                 readout = run.readout_gradients(selection.scores, [layer.of(run) for layer in layers])
-                counted = tokens_in_scope(run, scope, self._special_ids)
+                counted = tokens_in_scope(run, scope, tokens)
             alone = scope == "readout" and int(counted.sum(-1).max()) == 1
             uniform = self.weighting == "uniform" or alone
             weights = [counted.to(attention) * (1 if uniform else attention) for attention in readout.attention]
@@ -351,7 +350,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
 
     def _joined(self, concepts: Sequence[Concept], states: Mapping[int, ConceptStates], place: int) -> TokenStates:
         """The states of all concepts in one layer, on the model's device."""
-        device = next((parameter.device for parameter in self.model.parameters()), None)
+        device = device_of(self.model)
         parts = [states[concept.id] for concept in concepts]
         return joined([(part.hidden[place].to(device), part.counts.to(device)) for part in parts])
 

@@ -79,6 +79,12 @@ def check_differentiable(model: Callable[..., Any]) -> None:
                 )
 
 
+def device_of(model: Callable[..., Any]) -> torch.device:
+    """Where the model's first weight is; the CPU for a function or a module without weights."""
+    parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
 def parameter_names(model: Callable[..., Any]) -> frozenset[str]:
     """The names of the arguments that the model's forward method takes."""
     model = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT forwards *args, **kwargs

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from captum_attn.core.hashing import add_to_hash
+from captum_attn.core.models import device_of
 from captum_attn.core.perturb import at_patches, patch_pixels
 from captum_attn.core.tokens import PatchGrid, length_limit, special_token_ids
 
@@ -80,7 +81,7 @@ class Texts(Examples):
         empty = [row for row, ids in enumerate(self._encoded["input_ids"]) if special.issuperset(ids)]
         if empty:
             raise ValueError(f"the texts {empty} have no tokens but special ones: leave them out")
-        self._device = _device_of(model)
+        self._device = device_of(model)
         self.lengths = [len(ids) for ids in self._encoded["input_ids"]]
 
     def batch(self, rows: Sequence[int]) -> dict[str, Any]:
@@ -126,7 +127,7 @@ class Tensors(Examples):
                     f"{key!r} must be a tensor with a row for each example (return_tensors='pt'), got {given}"
                 )
         self._columns, count = dict(columns), len(columns[name])
-        self._main, self._device = name, _device_of(model)
+        self._main, self._device = name, device_of(model)
         self.lengths = [columns[name].shape[1] if name == "input_ids" else 0] * count
 
     def batch(self, rows: Sequence[int]) -> dict[str, Any]:
@@ -208,8 +209,3 @@ def _are_pairs(texts: Sequence[Any]) -> bool:
     return all(
         isinstance(text, tuple) and len(text) == 2 and all(isinstance(part, str) for part in text) for text in texts
     )
-
-
-def _device_of(model: Callable[..., Any]) -> torch.device:
-    parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
-    return torch.device("cpu") if parameter is None else parameter.device

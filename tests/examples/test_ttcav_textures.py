@@ -9,11 +9,11 @@ from small_models import load_text_model, load_texture_model
 from textures import CLASSES, class_images, labelled_images
 from ttcav_textures import (
     BLAME,
-    GRID,
     NEUTRAL,
     PRAISE,
     REVIEWS,
     TRUE,
+    covered,
     draw_tested,
     framed,
     shares,
@@ -23,7 +23,6 @@ from ttcav_textures import (
 
 from captum_attn import TTCAV
 from captum_attn.concepts import agreement
-from captum_attn.core.perturb import patch_pixels
 
 QUIET = {"show_progress": False}
 
@@ -44,7 +43,7 @@ def test_heat_maps_lie_on_the_object(name, concept):
     label = CLASSES.index(name)
     images, labels, masks = labelled_images(120, seed=3)
     images, masks = images[labels == label], masks[labels == label]
-    area = patch_pixels(masks[:, None].float(), GRID).mean((3, 4, 5))
+    area = covered(masks)
     concepts = texture_concepts(3, count=30)
     maps = TTCAV(load_texture_model(), n_cavs=10).sensitivity_maps(images, concepts, label, **QUIET)
     for layer in range(3):
