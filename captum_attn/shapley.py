@@ -26,7 +26,7 @@ from captum_attn.core.games import (
 )
 from captum_attn.core.inputs import ModelInputs, mapping_inputs, tensor_inputs
 from captum_attn.core.models import check_model, config_of, unwrapped
-from captum_attn.core.observers import Per, RowWeights, Variant
+from captum_attn.core.observers import InfluenceObserver, Per, RowWeights, Variant
 from captum_attn.core.run import ObservedForward, observed_forward
 from captum_attn.core.tokens import PatchGrid, Readout, readout_weights, special_ids_of
 from captum_attn.token_attributions import TokenAttributions, concatenated
@@ -314,17 +314,7 @@ class AttentionShapley(Attribution):  # type: ignore[misc]
         show_progress: bool,
     ) -> list[TokenAttributions]:
         def solve(explained: _Explained) -> TokenAttributions:
-            sampler = self.estimator
-            values, errors = self._sampled(explained, sampler) if sampler else (self._exact(explained, per), None)
-            return TokenAttributions(
-                values,
-                explained.players,
-                explained.selection.targets,
-                explained.selection.scores.detach(),
-                explained.run.output.detach(),
-                explained.grid,
-                errors,
-            )
+            return self._attributions(explained, self._influence(explained, per, self._row_weights(explained)))
 
         parts_of_each = self._in_parts(solve, batch, targets, internal_batch_size, show_progress)
         return [concatenated(parts) for parts in parts_of_each]
@@ -404,29 +394,50 @@ class AttentionShapley(Attribution):  # type: ignore[misc]
             yield _Explained(run, selection, count == len(targets), real, players, readout, grid)
 
     def _influence(
-        self, explained: _Explained, row_weights: RowWeights | None = None, per: Per | None = None
+        self, explained: _Explained, per: Per | None = None, row_weights: RowWeights | None = None
     ) -> Tensor:
-        return explained.run.influence(
-            None if self._variant == "attention" else explained.selection.scores,
-            variant=self._variant,
-            layers=self.layers,
-            heads=self.heads,
-            row_weights=row_weights,
-            per=per,
-            retain_graph=not explained.last,
+        observer = self._observer(explained, per, row_weights)
+        selected = None if self._variant == "attention" else explained.selection.scores
+        explained.run.show([observer], selected, retain_graph=not explained.last)
+        return observer.influence
+
+    def _observer(
+        self, explained: _Explained, per: Per | None = None, row_weights: RowWeights | None = None
+    ) -> InfluenceObserver:
+        return explained.run.observer(
+            variant=self._variant, layers=self.layers, heads=self.heads, row_weights=row_weights, per=per
         )
 
-    def _exact(self, explained: _Explained, per: Per | None) -> Tensor:
-        """Shapley values (B, ..., N) in closed form; additive games need rows of M only."""
+    def _row_weights(self, explained: _Explained) -> RowWeights | None:
+        """Of the rows of M that the values need; None for all of it. Exact values of additive games need few."""
+        if self.estimator is not None or self._exact_game() not in ADDITIVE_GAMES:
+            return None
+        return explained.readout if self.game == "cls" else explained.real
+
+    def _attributions(self, explained: _Explained, influence: Tensor) -> TokenAttributions:
+        """The game's solution on influence (B, ..., N, N), or (B, ..., N) under its row weights."""
+        sampler = self.estimator
+        values, errors = (
+            self._sampled(explained, influence, sampler) if sampler else (self._exact(explained, influence), None)
+        )
+        return TokenAttributions(
+            values,
+            explained.players,
+            explained.selection.targets,
+            explained.selection.scores.detach(),
+            explained.run.output.detach(),
+            explained.grid,
+            errors,
+        )
+
+    def _exact(self, explained: _Explained, influence: Tensor) -> Tensor:
+        """Shapley values (B, ..., N) in closed form."""
         game, players = self._exact_game(), explained.players
         if game in ADDITIVE_GAMES:
-            rows = explained.readout if game == "cls" else explained.real
-            values = self._influence(explained, row_weights=rows, per=per)
-            return values.masked_fill(~players.view(len(players), *[1] * (values.dim() - 2), -1), 0.0)
-        matrices = self._influence(explained, per=per)
-        kept = matrices.shape[1:-2]
+            return influence.masked_fill(~players.view(len(players), *[1] * (influence.dim() - 2), -1), 0.0)
+        kept = influence.shape[1:-2]
         each = players.repeat_interleave(kept.numel(), 0)
-        return shapley_values(matrices.flatten(0, -3), each, game).view(len(players), *kept, -1)
+        return shapley_values(influence.flatten(0, -3), each, game).view(len(players), *kept, -1)
 
     def _exact_game(self) -> Game:
         if callable(self.game):
@@ -436,9 +447,8 @@ class AttentionShapley(Attribution):  # type: ignore[misc]
             )
         return self.game
 
-    def _sampled(self, explained: _Explained, estimator: Estimator) -> tuple[Tensor, Tensor]:
+    def _sampled(self, explained: _Explained, matrices: Tensor, estimator: Estimator) -> tuple[Tensor, Tensor]:
         """Sampled Shapley values and their standard errors, (B, N) each."""
-        matrices = self._influence(explained)
         values, errors = matrices.new_zeros(2, *explained.players.shape)
         for example, members in enumerate(explained.players):
             worth, (index,) = self._worth(explained, matrices, example), members.nonzero(as_tuple=True)

@@ -25,6 +25,9 @@ RowWeights = Tensor | Callable[[], Tensor]
 class InfluenceObserver:
     """Collect influence tile by tile: the whole matrix, or its rows under fixed weights.
 
+    Attributes:
+        layers: the layers that count, by which tiles are chosen.
+
     Args:
         shape: (B, H, N) of every layer's attention.
         layers: the layers that count, in ascending order.
@@ -54,17 +57,18 @@ class InfluenceObserver:
         if per is not None and per not in PER:
             raise ValueError(f"per must be None, {' or '.join(map(repr, PER))}, got {per!r}")
         batch, _, length = shape
-        self._layers, self._heads, self._variant, self._per = list(layers), list(heads), variant, per
+        self.layers = list(layers)
+        self._heads, self._variant, self._per = list(heads), variant, per
         self._given_weights = row_weights
         self._length = length
-        kept_layers = 1 if per is None else len(self._layers)
+        kept_layers = 1 if per is None else len(self.layers)
         kept_heads = len(self._heads) if per == "head" else 1
         matrix = (length, length) if row_weights is None else (length,)
         self._total = like.new_zeros(batch, kept_layers, kept_heads, *matrix)
 
     def __call__(self, tile: Tile) -> None:
         """Add one tile."""
-        if tile.layer not in self._layers:
+        if tile.layer not in self.layers:
             return
         examples, in_heads, in_queries = tile.block
         heads, rows = _within(self._heads, in_heads), _within(self._rows, in_queries)
@@ -73,7 +77,7 @@ class InfluenceObserver:
         influence = self._influence(tile, _index(heads, in_heads.start), _index(rows, in_queries.start))
         if self._weights is not None:
             influence = (self._weights[examples, None, None, _index(rows)] @ influence).squeeze(-2)
-        layer = 0 if self._per is None else self._layers.index(tile.layer)
+        layer = 0 if self._per is None else self.layers.index(tile.layer)
         if self._per == "head":
             target = self._total[examples, layer, self._heads.index(heads[0]) : self._heads.index(heads[-1]) + 1]
         else:
@@ -109,7 +113,7 @@ class InfluenceObserver:
         if self._per == "head":
             return self._total
         mean = self._total / len(self._heads)
-        return mean.squeeze(2) if self._per == "layer" else mean.squeeze((1, 2)) / len(self._layers)
+        return mean.squeeze(2) if self._per == "layer" else mean.squeeze((1, 2)) / len(self.layers)
 
 
 def _within(indices: Sequence[int], cut: slice) -> Sequence[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +24,7 @@ from captum_attn.core.models import (
 )
 from captum_attn.core.observers import InfluenceObserver, Per, RowWeights, Variant
 from captum_attn.core.states import StateCapture, States
+from captum_attn.core.tiles import Tile
 from captum_attn.core.tokens import PatchGrid, find_players, patch_grid, real_tokens
 
 
@@ -109,24 +111,74 @@ class ObservedForward:
             RuntimeError: ``selected`` does not depend on the attention.
             ValueError: an unknown variant or ``per``.
         """
-        kept_layers = self.resolved_layers(layers)
-        kept_heads = resolve_indices("heads", heads, self.heads)
-        indices = [self.calls[layer].layer for layer in kept_layers]
-        observer = InfluenceObserver(
-            self._shape, indices, kept_heads, variant, row_weights, per, like=self.calls[0].like
-        )
-        if selected is None:
-            self._capture.attention(observer, indices)
-        else:
-            self._capture.backward(selected.sum(), observer, indices, retain_graph)
+        observer = self.observer(variant=variant, layers=layers, heads=heads, row_weights=row_weights, per=per)
+        self.show([observer], selected, retain_graph=retain_graph)
         return observer.influence
 
-    def readout_gradients(self, selected: Tensor, states: Sequence[States]) -> ReadoutGradients:
+    def observer(
+        self,
+        *,
+        variant: Variant,
+        layers: Sequence[int] | None = None,
+        heads: Sequence[int] | None = None,
+        row_weights: RowWeights | None = None,
+        per: Per | None = None,
+    ) -> InfluenceObserver:
+        """What :meth:`influence` collects, to be shown the attention together with others.
+
+        Args, Raises: as :meth:`influence`.
+        """
+        kept_heads = resolve_indices("heads", heads, self.heads)
+        indices = [self.calls[layer].layer for layer in self.resolved_layers(layers)]
+        return InfluenceObserver(self._shape, indices, kept_heads, variant, row_weights, per, like=self.calls[0].like)
+
+    def show(
+        self,
+        observers: Sequence[InfluenceObserver],
+        selected: Tensor | None,
+        states: Sequence[States] = (),
+        retain_graph: bool = False,
+    ) -> list[Tensor]:
+        """Show the attention to several observers in one backward pass; without scores, in none.
+
+        Args:
+            observers: of :meth:`observer`. Their lowest layer must not lie above any of the states.
+            selected, retain_graph: as in :meth:`influence`.
+            states: some of ``self.states``.
+
+        Returns:
+            The gradients of the states, (B, N, D) each; zero where the scores do not depend on them.
+
+        Raises:
+            RuntimeError: ``selected`` does not depend on the attention.
+        """
+
+        def show(tile: Tile) -> None:
+            for observer in observers:
+                observer(tile)
+
+        layers = {layer for observer in observers for layer in observer.layers}
+        if selected is None:
+            self._capture.attention(show, layers)
+            return []
+        hidden = [state.hidden for state in states]
+        gradients = self._capture.backward(selected.sum(), show, layers, retain_graph, hidden)
+        return [torch.zeros_like(h) if g is None else g for h, g in zip(hidden, gradients, strict=True)]
+
+    def readout_gradients(
+        self,
+        selected: Tensor,
+        states: Sequence[States],
+        beside: Sequence[InfluenceObserver] = (),
+        retain_graph: bool = False,
+    ) -> ReadoutGradients:
         """What the explained scores draw on: gradients of hidden states, and the readout's attention to each token.
 
         Args:
             selected: the scores (B,) to explain, taken from ``output``.
             states: some of ``self.states``.
+            beside: other observers, to which the same backward pass is shown.
+            retain_graph: as in :meth:`influence`.
 
         Raises:
             RuntimeError: ``selected`` does not depend on the attention.
@@ -134,23 +186,9 @@ class ObservedForward:
         """
         layers = [self.attention_before(state) for state in states]
         shown = sorted(set(layers))
-        observer = InfluenceObserver(
-            self._shape,
-            [self.calls[layer].layer for layer in shown],
-            range(self.heads),
-            "attention",
-            self.readout_rows,
-            "layer",
-            like=self.calls[0].like,
-        )
-        hidden = [state.hidden for state in states]
-        gradients = self._capture.backward(
-            selected.sum(), observer, [self.calls[layer].layer for layer in shown], states=hidden
-        )
-        return ReadoutGradients(
-            [torch.zeros_like(h) if g is None else g for h, g in zip(hidden, gradients, strict=True)],
-            [observer.influence[:, shown.index(layer)] for layer in layers],
-        )
+        observer = self.observer(variant="attention", layers=shown, row_weights=self.readout_rows, per="layer")
+        gradients = self.show([observer, *beside], selected, states, retain_graph)
+        return ReadoutGradients(gradients, [observer.influence[:, shown.index(layer)] for layer in layers])
 
     def _check_state(self, state: States) -> None:
         shape = tuple(state.hidden.shape)
@@ -178,14 +216,18 @@ class ObservedForward:
             )
         return before[-1]
 
+    @cached_property
+    def real(self) -> Tensor:
+        """bool (B, N): the tokens that are no padding."""
+        return real_tokens(self._inputs, self.length, config_of(self.model))
+
     def tokens(self, special_ids: Collection[int] | None) -> Tokens:
         """Which tokens are padding, which ones play (:func:`~captum_attn.core.tokens.find_players`), where patches lie.
 
         Raises:
             ValueError: an example without players.
         """
-        inputs, config = self._inputs, config_of(self.model)
-        real = real_tokens(inputs, self.length, config)
+        inputs, config, real = self._inputs, config_of(self.model), self.real
         grid = patch_grid(self.model, inputs.features, self.length) if inputs.modality == "pixels" else None
         patches = grid.rows * grid.columns if grid else 0
         players = find_players(

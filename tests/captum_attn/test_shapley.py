@@ -609,10 +609,10 @@ def test_a_part_is_freed_before_the_next_one_runs():
     alive, runs = [], []
 
     class Watched(ShapleyGradAttention):
-        def _exact(self, explained, per):
+        def _exact(self, explained, influence):
             alive.append(sum(run() is not None for run in runs))
             runs.append(weakref.ref(explained.run))
-            return super()._exact(explained, per)
+            return super()._exact(explained, influence)
 
     gc.disable()  # the memory must not wait for the garbage collector
     try:
