@@ -33,7 +33,7 @@ from captum_attn.concepts.token_states import TokenStates, draw_negatives, joine
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.models import config_of, device_of, unwrapped
 from captum_attn.core.perturb import seeded
-from captum_attn.core.run import Tokens, observed_forward
+from captum_attn.core.run import ObservedForward, ReadoutGradients, Tokens, observed_forward
 from captum_attn.core.tokens import special_ids_of
 
 Weighting = Literal["attention", "uniform"]
@@ -59,8 +59,20 @@ class _Explained:
 
     def pooled(self) -> list[Tensor]:
         """p = Σ_i a_i g_i of each layer, (B, D)."""
-        pairs = zip(self.weights, self.gradients, strict=True)
-        return [(weights[:, None] @ gradient.to(weights)).squeeze(1) for weights, gradient in pairs]
+        return _pooled(self.weights, self.gradients)
+
+
+@dataclass(frozen=True)
+class ReadConcepts:
+    """Concepts whose examples are read.
+
+    Attributes:
+        sets: the experimental sets.
+        examples: of each concept, by its id, in batches.
+    """
+
+    sets: list[list[Concept]]
+    examples: dict[int, list[ModelInputs]]
 
 
 class TTCAV(ConceptInterpreter):  # type: ignore[misc]
@@ -199,30 +211,80 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
                 than 5 examples, or with nothing to compare it with. Each says what was expected.
             UnreadableError: examples that cannot be read, by their numbers.
         """
-        sets = concept_sets(experimental_sets)
+        concepts = self.read_concepts(experimental_sets)
         batches = self._read_inputs(inputs, additional_forward_args)
         layers = find_layers(self.model, batches[0][:1], self.layers)
-        clock = [time.perf_counter()]
-        states = self._states(sets, layers, self.tokens, _readout_target(target, batches), show_progress)
-        clock.append(time.perf_counter())
+        start = time.perf_counter()
         each = self._explained(batches, layers, self.tokens, target, show_progress)
         explained = [(batch.pooled(), batch.targets) for batch in each]
         pooled = [torch.cat(parts) for parts in zip(*(parts for parts, _ in explained), strict=True)]
-        clock.append(time.perf_counter())
-        with tqdm(total=len(sets) * len(layers), desc="T-TCAV: CAVs", unit="layer", disable=not show_progress) as bar:
-            found = [self._scores(members, states, layers, pooled, bar.update) for members in sets]
-        _warn_of_weak_tests(found, self.permutations)
-        for scores in found:
-            for name, where in scores.inseparable().items():
-                warnings.warn(
-                    f"concept {name!r} (set {scores.key}): in the layers {where}, its vectors separate held-out "
-                    "examples no better than chance, as those of a concept without a meaning should; its scores mean "
-                    "little there",
-                    stacklevel=3,
-                )
-        clock.append(time.perf_counter())
-        seconds = {stage: clock[k + 1] - clock[k] for k, stage in enumerate(("states", "gradients", "vectors"))}
         targets = torch.cat([targets for _, targets in explained])
+        seconds = time.perf_counter() - start
+        readout_target = _readout_target(target, batches)
+        found = self.score(
+            concepts, layers, pooled, targets, readout_target=readout_target, show_progress=show_progress
+        )
+        found.seconds["gradients"] = seconds
+        warn_of_weak_tests(found.sets, self.permutations, stacklevel=5)
+        _warn_of_inseparable(found.sets)
+        return found
+
+    def read_concepts(self, experimental_sets: ExperimentalSets) -> ReadConcepts:
+        """Read the examples of concepts, to :meth:`score` them more than once.
+
+        Args:
+            experimental_sets: as in :meth:`interpret`.
+
+        Raises:
+            TypeError, ValueError, UnreadableError: as :meth:`interpret`, of concepts.
+        """
+        sets = concept_sets(experimental_sets)
+        concepts = {concept.id: concept for members in sets for concept in members}
+        examples = {id: self._reader.read(c.data_iter, f"concept {c.name!r}") for id, c in concepts.items()}
+        for id, parts in examples.items():
+            check_enough(concepts[id].name, sum(map(len, parts)))
+        return ReadConcepts(sets, examples)
+
+    def pooled_gradients(self, run: ObservedForward, readout: ReadoutGradients) -> list[Tensor]:
+        """p = Σ_i a_i g_i of each layer, (B, D): all that scores need of the inputs.
+
+        Args:
+            run: an observed forward pass of inputs.
+            readout: of its backward pass, :meth:`~captum_attn.core.ObservedForward.readout_gradients` of the layers.
+        """
+        return _pooled(self._weights(run, self.tokens, run.tokens(self._special_ids), readout), readout.gradients)
+
+    def score(
+        self,
+        concepts: ReadConcepts,
+        layers: Sequence[Layer],
+        pooled: Sequence[Tensor],
+        targets: Tensor,
+        *,
+        readout_target: Target = None,
+        show_progress: bool = False,
+    ) -> ConceptScores:
+        """Score concepts by inputs whose pooled gradients are known.
+
+        Args:
+            concepts: of :meth:`read_concepts`.
+            layers: of :func:`captum_attn.concepts.layers.find_layers`.
+            pooled: (n, D) of each layer, of :meth:`pooled_gradients`.
+            targets: int64 (n, k), what was explained.
+            readout_target: the output (token, class) by which concepts' readout token is found, if it depends on that.
+            show_progress: show progress bars.
+
+        Raises:
+            ValueError: examples on no token of which the output depends.
+        """
+        clock = [time.perf_counter()]
+        states = self._states(concepts, layers, self.tokens, readout_target, show_progress)
+        clock.append(time.perf_counter())
+        total = len(concepts.sets) * len(layers)
+        with tqdm(total=total, desc="T-TCAV: CAVs", unit="layer", disable=not show_progress) as bar:
+            found = [self._scores(members, states, layers, pooled, bar.update) for members in concepts.sets]
+        clock.append(time.perf_counter())
+        seconds = {"states": clock[1] - clock[0], "vectors": clock[2] - clock[1]}
         return ConceptScores(found, targets, self._names(targets), seconds)
 
     @torch.inference_mode(False)
@@ -256,14 +318,14 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
             torch.Size([2, 4, 2, 6])
             >>> maps.plot(0, layer=2).savefig("praise.png")
         """
-        sets = concept_sets(concepts)
-        if len(sets) > 1:
-            raise ValueError(f"maps are of one experimental set, got {len(sets)}")
-        (members,) = sets
+        read = self.read_concepts(concepts)
+        if len(read.sets) > 1:
+            raise ValueError(f"maps are of one experimental set, got {len(read.sets)}")
+        (members,) = read.sets
         batches = self._read_inputs(inputs, additional_forward_args)
         layers = find_layers(self.model, batches[0][:1], self.layers)
         scope: Scope = "all" if self.tokens == "all" else "players"
-        states = self._states([members], layers, scope, None, show_progress)
+        states = self._states(read, layers, scope, None, show_progress)
         vectors = []
         for place in range(len(layers)):
             tokens = self._joined(members, states, place)
@@ -297,23 +359,20 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
 
     def _states(
         self,
-        sets: Sequence[Sequence[Concept]],
+        concepts: ReadConcepts,
         layers: Sequence[Layer],
         scope: Scope,
         readout_target: Target,
         show_progress: bool,
     ) -> dict[int, ConceptStates]:
         """The states of each concept's tokens, by its id."""
-        concepts = {concept.id: concept for members in sets for concept in members}
-        examples = {id: self._reader.read(c.data_iter, f"concept {c.name!r}") for id, c in concepts.items()}
-        for id, parts in examples.items():
-            check_enough(concepts[id].name, sum(map(len, parts)))
+        names = {concept.id: concept.name for members in concepts.sets for concept in members}
         self._store.refresh()
-        total = sum(len(batch) for parts in examples.values() for batch in parts)
+        total = sum(len(batch) for parts in concepts.examples.values() for batch in parts)
         states = {}
         with tqdm(total=total, desc="T-TCAV: concepts", unit="example", disable=not show_progress) as bar:
-            for id, parts in examples.items():
-                name = concepts[id].name
+            for id, parts in concepts.examples.items():
+                name = names[id]
                 try:
                     states[id] = self._store.states(name, parts, layers, scope, readout_target, bar.update)
                 except Exception as error:
@@ -338,11 +397,15 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
                 tokens = run.tokens(self._special_ids)
                 selection = select_target(run.output, rows, tokens.real)
                 readout = run.readout_gradients(selection.scores, [layer.of(run) for layer in layers])
-                counted = tokens_in_scope(run, scope, tokens)
-            alone = scope == "readout" and int(counted.sum(-1).max()) == 1
-            uniform = self.weighting == "uniform" or alone
-            weights = [counted.to(attention) * (1 if uniform else attention) for attention in readout.attention]
+                weights = self._weights(run, scope, tokens, readout)
             yield _Explained(batch, selection.targets, tokens, readout.gradients, weights)
+
+    def _weights(self, run: ObservedForward, scope: Scope, tokens: Tokens, readout: ReadoutGradients) -> list[Tensor]:
+        """a of each layer, (B, N); 0 for tokens out of scope."""
+        counted = tokens_in_scope(run, scope, tokens)
+        alone = scope == "readout" and int(counted.sum(-1).max()) == 1
+        uniform = self.weighting == "uniform" or alone
+        return [counted.to(attention) * (1 if uniform else attention) for attention in readout.attention]
 
     @property
     def _estimator(self) -> CAVEstimator:
@@ -401,7 +464,7 @@ def _readout_target(target: Target, batches: Sequence[ModelInputs]) -> Target:
     return rows.pop() if len(rows) == 1 and len(next(iter(rows))) > 1 else None
 
 
-def _warn_of_weak_tests(found: Sequence[SetScores], permutations: int) -> None:
+def warn_of_weak_tests(found: Sequence[SetScores], permutations: int, stacklevel: int) -> None:
     """Warn if no p-value can survive the correction."""
     tests = sum(len(one.layers) * len(one.concepts) for one in found)
     splits = [math.comb(sum(one.examples), count) for one in found for count in one.examples]
@@ -410,8 +473,25 @@ def _warn_of_weak_tests(found: Sequence[SetScores], permutations: int) -> None:
         warnings.warn(
             f"no p-value can be below {least:.2g}, so that after a correction for {tests} tests nothing is "
             f"significant: take more than permutations={permutations}, more examples, fewer concepts, or fewer layers",
-            stacklevel=4,
+            stacklevel=stacklevel,
         )
+
+
+def _warn_of_inseparable(found: Sequence[SetScores]) -> None:
+    for scores in found:
+        for name, where in scores.inseparable().items():
+            warnings.warn(
+                f"concept {name!r} (set {scores.key}): in the layers {where}, its vectors separate held-out "
+                "examples no better than chance, as those of a concept without a meaning should; its scores mean "
+                "little there",
+                stacklevel=5,
+            )
+
+
+def _pooled(weights: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
+    """Σ_i a_i g_i of each layer, (B, D)."""
+    pairs = zip(weights, gradients, strict=True)
+    return [(weight[:, None] @ gradient.to(weight)).squeeze(1) for weight, gradient in pairs]
 
 
 def _check_choice(name: str, given: Any, choices: Collection[str]) -> None:

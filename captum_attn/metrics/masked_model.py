@@ -14,7 +14,7 @@ from captum_attn.core.inputs import ModelInputs, mapping_inputs, tensor_inputs
 from captum_attn.core.knockout import knocked_out_output, knockout_calls
 from captum_attn.core.models import check_model, config_of, unwrapped
 from captum_attn.core.perturb import Replacement, check_replacement, default_replacement, replace_tokens
-from captum_attn.core.run import observed_forward, plain_output
+from captum_attn.core.run import ObservedForward, observed_forward, plain_output
 from captum_attn.core.tokens import PatchGrid, special_ids_of
 
 Intervention = Literal["replacement", "knockout"]
@@ -45,6 +45,11 @@ class WholeInputs:
     def targets(self) -> Tensor:
         """The predicted classes, int64 (B,)."""
         return self.probabilities.argmax(-1)
+
+    @property
+    def confidence(self) -> Tensor:
+        """Their probabilities, (B,)."""
+        return self.probabilities.amax(-1)
 
 
 class MaskedModel:
@@ -104,15 +109,17 @@ class MaskedModel:
         if inputs.modality == "embeddings":
             raise ValueError("embeddings cannot be masked: give token ids or pixels")
         with observed_forward(self.model, inputs, gradients=False) as run:
-            _, players, grid = run.tokens(self._special_ids)
-            return WholeInputs(
-                inputs,
-                _probabilities(run.output),
-                players,
-                grid,
-                knockout_calls(run, self.layers),
-                config_of(run.model),
-            )
+            return self.whole(run, inputs)
+
+    def whole(self, run: ObservedForward, inputs: ModelInputs) -> WholeInputs:
+        """What an observed forward pass of a batch says of it as it is.
+
+        Raises:
+            ValueError: as :meth:`read`.
+        """
+        _, players, grid = run.tokens(self._special_ids)
+        calls = knockout_calls(run, self.layers)
+        return WholeInputs(inputs, _probabilities(run.output), players, grid, calls, config_of(run.model))
 
     def probabilities(self, whole: WholeInputs, examples: Tensor, taken: Tensor, intervention: Intervention) -> Tensor:
         """What the model says of inputs from which tokens are taken.
