@@ -54,11 +54,16 @@ def explain_in_one_pass(
         method._observer(one, row_weights=method._row_weights(one))
         for method, one in zip(methods, explained, strict=True)
     ]
-    selected = select_target(run.output, each, run.real).scores
-    readout = None
+    kinds = [method._variant == "attention" for method in methods]
+    of_attention, of_gradients = (
+        [observer for observer, kind in zip(observers, kinds, strict=True) if kind == wanted]
+        for wanted in (True, False)
+    )
+    run.show(of_attention, None)
+    readout, selected = None, select_target(run.output, each, run.real).scores
     if states:
-        readout = run.readout_gradients(selected, states, observers, retain_graph)
-    else:
-        run.show(observers, selected, retain_graph=retain_graph)
+        readout = run.readout_gradients(selected, states, of_gradients, retain_graph)
+    elif of_gradients:
+        run.show(of_gradients, selected, retain_graph=retain_graph)
     solved = zip(methods, explained, observers, strict=True)
     return [method._attributions(one, observer.influence) for method, one, observer in solved], readout

@@ -17,7 +17,7 @@ from captum_attn._targets import Target, select_target, target_of_each
 from captum_attn.concepts.layers import Layer
 from captum_attn.core.hashing import add_to_hash
 from captum_attn.core.inputs import ModelInputs
-from captum_attn.core.models import fingerprint
+from captum_attn.core.models import device_of, fingerprint
 from captum_attn.core.run import ObservedForward, Tokens, observed_forward
 
 Scope = Literal["players", "readout", "all"]
@@ -133,7 +133,8 @@ class StateStore:
         counts = []
         modules = {layer.module for layer in layers}
         readout = scope == "readout"
-        for batch in batches:
+        for examples in batches:
+            batch = examples.to(device_of(self._model))
             with observed_forward(self._model, batch, gradients=readout, modules=modules) as run:
                 tokens = run.tokens(self._special_ids)
                 if readout:

@@ -36,6 +36,12 @@ class Layer:
         raise ValueError(f"module {self.name!r} does not run: name other modules in layers=")
 
 
+def layer_labels(layers: Sequence[Layer]) -> list[str]:
+    """The layers' indices, or their names where two have the same."""
+    indices = [str(layer.index) for layer in layers]
+    return indices if len(set(indices)) == len(indices) else [layer.name for layer in layers]
+
+
 def find_layers(model: nn.Module, example: ModelInputs, wanted: Sequence[int | str] | None) -> list[Layer]:
     """The layers meant, in the model's order.
 

@@ -12,7 +12,7 @@ from captum.concept import Concept
 from captum.concept._utils.common import concepts_to_str
 from torch import Tensor
 
-from captum_attn.concepts.layers import Layer
+from captum_attn.concepts.layers import Layer, layer_labels
 from captum_attn.concepts.scoring import LayerScores
 from captum_attn.concepts.significance import SIGNIFICANT, holm
 
@@ -47,8 +47,7 @@ class SetScores:
     @property
     def layer_labels(self) -> list[str]:
         """The layers' indices, or their names where two have the same."""
-        indices = [str(layer.index) for layer in self.layers]
-        return indices if len(set(indices)) == len(indices) else [layer.name for layer in self.layers]
+        return layer_labels(self.layers)
 
     @property
     def p_values(self) -> Tensor:

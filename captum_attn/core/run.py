@@ -142,7 +142,8 @@ class ObservedForward:
         """Show the attention to several observers in one backward pass; without scores, in none.
 
         Args:
-            observers: of :meth:`observer`. Their lowest layer must not lie above any of the states.
+            observers: of :meth:`observer`. Their lowest layer must not lie above any of the states. A backward pass
+                shows them no rows that it does not reach; those of attention alone want all, so show them without it.
             selected, retain_graph: as in :meth:`influence`.
             states: some of ``self.states``.
 

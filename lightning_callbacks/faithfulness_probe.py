@@ -1,0 +1,122 @@
+"""How faithful attributions of a model are, from numbers of single examples that processes can share out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_f1_score
+
+from captum_attn import AttentionShapley, TokenAttributions
+from captum_attn.core.inputs import FEATURE_NAMES, ModelInputs
+from captum_attn.core.run import observed_forward
+from captum_attn.metrics import Comprehensiveness, MaskedModel, Sufficiency
+from captum_attn.metrics.findings import F1_PERCENTAGE
+from captum_attn.metrics.functional import PERCENTAGES
+from captum_attn.metrics.masked_model import Intervention, WholeInputs
+from captum_attn.metrics.methods import RANDOM, random_scores, token_scores
+from captum_attn.metrics.perturbed_inputs import PerturbedInputs, top_and_rest
+
+SHARES = PERCENTAGES["eraser"]
+AVERAGES: tuple[Literal["macro", "weighted"], ...] = ("macro", "weighted")
+DROPS = {"comprehensiveness": Comprehensiveness, "sufficiency": Sufficiency}
+
+
+class FaithfulnessProbe:
+    """Attributions of one model, and random scores beside them.
+
+    Args:
+        masked: the model.
+        methods: attributions by name.
+        intervention: how tokens are taken away.
+        seed: of the random scores.
+
+    Attributes:
+        rankings: names of the methods and of random scores, which come last.
+        width: how many numbers there are of each example: the probability of its predicted class; and for each ranking
+            that without the top k % and with the top k % alone, at each percentage, and the class predicted from the
+            top 20 %.
+    """
+
+    def __init__(self, masked: MaskedModel, methods: Mapping[str, Any], intervention: Intervention, seed: int) -> None:
+        self.masked, self._methods, self._intervention, self._seed = masked, dict(methods), intervention, seed
+        self.rankings = [*methods, RANDOM]
+        self.width = 1 + len(self.rankings) * (2 * len(SHARES) + 1)
+
+    def metric_names(self, labelled: bool) -> list[str]:
+        """What :meth:`metrics` finds of each ranking."""
+        drops = [*DROPS, *(f"{name}_error" for name in DROPS)]
+        return [*drops, *(f"f1_{average}" for average in AVERAGES)] if labelled else drops
+
+    def check(self, example: ModelInputs) -> None:
+        """Raise what is wrong with model or tokenizer: no attention, no classes, nothing that replaces a token."""
+        with observed_forward(self.masked.model, example, gradients=False) as run:
+            whole = self.masked.whole(run, example)
+        if self._intervention == "replacement":
+            self.masked.replacement(whole)
+
+    @property
+    def ours(self) -> list[AttentionShapley]:
+        """The methods that can share one backward pass."""
+        return [method for method in self._methods.values() if isinstance(method, AttentionShapley)]
+
+    def scores(self, whole: WholeInputs, of_ours: Sequence[TokenAttributions]) -> list[Tensor]:
+        """Scores (B, N) by each method; of ours, they are known."""
+        known, batch = iter(of_ours), _mapping(whole.inputs)
+        return [
+            next(known).values if isinstance(method, AttentionShapley) else token_scores(name, method, batch, whole)
+            for name, method in self._methods.items()
+        ]
+
+    def numbers(self, whole: WholeInputs, rows: Sequence[int], scores: Sequence[Tensor]) -> Tensor:
+        """What is kept of each example, float64 (B, width).
+
+        Args:
+            whole: the inputs.
+            rows: their numbers in the probe set, on which random scores depend.
+            scores: (B, N) of each method.
+        """
+        perturbed = PerturbedInputs(self.masked, whole)
+        columns = [whole.confidence.cpu().double()[:, None]]
+        for ranking in [*scores, random_scores(rows, whole.players, self._seed)]:
+            taken = torch.stack(top_and_rest(ranking, whole.players, SHARES))
+            probabilities, predictions = perturbed.answers(self._intervention, taken)
+            from_top = predictions[1, SHARES.index(F1_PERCENTAGE)]
+            columns += [probabilities.flatten(0, 1).mT.double(), from_top.double()[:, None]]
+        return torch.cat(columns, 1)
+
+    def metrics(self, numbers: Tensor, labels: Tensor | None) -> dict[str, dict[str, float]]:
+        """Metrics of each ranking; ``comprehensiveness_error`` and ``sufficiency_error`` are standard errors.
+
+        Args:
+            numbers: (m, width) of m examples.
+            labels: int64 (m,); None for no F1.
+        """
+        whole, *parts = numbers.cpu().split([1, *[2 * len(SHARES), 1] * len(self.rankings)], dim=1)
+        found = {}
+        for name, perturbed, predicted in zip(self.rankings, parts[::2], parts[1::2], strict=True):
+            found[name] = _drops(whole.squeeze(1), perturbed)
+            if labels is not None:
+                found[name] |= _f1(predicted.squeeze(1).long(), labels)
+        return found
+
+
+def _drops(whole: Tensor, perturbed: Tensor) -> dict[str, float]:
+    found = {}
+    for (name, kind), columns in zip(DROPS.items(), perturbed.split(len(SHARES), dim=1), strict=True):
+        metric = kind(sync_on_compute=False)
+        metric.update(whole, columns)
+        found[name], found[f"{name}_error"] = float(metric.compute()), float(metric.standard_error)
+    return found
+
+
+def _f1(predicted: Tensor, labels: Tensor) -> dict[str, float]:
+    classes = max(int(torch.cat((predicted, labels)).max()) + 1, 2)
+    return {f"f1_{name}": float(multiclass_f1_score(predicted, labels, classes, average=name)) for name in AVERAGES}
+
+
+def _mapping(inputs: ModelInputs) -> dict[str, Any]:
+    """The batch as a tokenizer or an image processor would return it."""
+    return {inputs.name or FEATURE_NAMES[inputs.modality]: inputs.features, **inputs.keywords, **inputs.notes}

@@ -1,0 +1,142 @@
+"""Figures of a history: scores over time, and what became of single explanations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from captum_attn.concepts.significance import SIGNIFICANT
+from captum_attn.metrics.methods import RANDOM
+from captum_attn.visualization import diverging_colours, plain_text, shown_pixels
+from lightning_callbacks.probing import ExplainedExample
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_WORDS = 24
+_COLUMNS = 4
+
+
+def trajectories(frame: pd.DataFrame) -> Figure:
+    """Scores over epochs: a panel for each metric of faithfulness, and one for each layer of concepts.
+
+    Bands are two standard errors; solid dots are concepts whose effect is significant (Holm, 5 %, in its validation).
+
+    Args:
+        frame: of :meth:`lightning_callbacks.ExplanationMonitor.frame`.
+
+    Raises:
+        ValueError: there are no scores in it.
+    """
+    from matplotlib.figure import Figure
+
+    metrics = [m for m in ("comprehensiveness", "sufficiency", "f1_macro") if f"faithfulness/{m}" in frame]
+    layers = list(dict.fromkeys(name.split("/")[2] for name in frame if name.startswith("tcav/")))
+    if frame.empty or not metrics + layers:
+        raise ValueError("nothing was measured yet: expected at least one validation with scores")
+    panels: list[Any] = [*metrics, *layers]
+    columns = min(_COLUMNS, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(0.6 + 3.2 * columns, 0.5 + 2.6 * rows), layout="constrained")
+    each = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes, panel in zip(each, panels, strict=False):
+        (_draw_metric if panel in metrics else _draw_layer)(axes, frame, panel)
+        axes.set_xlabel("epoch" if _by_epoch(frame) else "step")
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in each[len(panels) :]:
+        axes.set_axis_off()
+    for axes in {each[0], each[len(metrics)] if layers else each[0]}:
+        axes.legend(fontsize=7, frameon=False)
+    return figure
+
+
+def tokens_over_time(tokens: Sequence[str], explained: Sequence[ExplainedExample], labels: Sequence[str]) -> Figure:
+    """One text, a row for each validation: its tokens, coloured by their attributions.
+
+    Args:
+        tokens: all tokens of the text.
+        explained: at each validation.
+        labels: of the rows.
+    """
+    from matplotlib.figure import Figure
+
+    shown = explained[0].players[:_WORDS]
+    values = np.array([one.values[:_WORDS] for one in explained])
+    limits = np.abs(values).max(1, keepdims=True)
+    figure = Figure(figsize=(2.4 + 0.42 * len(shown), 1.2 + 0.34 * len(explained)), layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow(values / np.where(limits > 0, limits, 1), cmap=diverging_colours(), vmin=-1, vmax=1, aspect="auto")
+    axes.set_yticks(range(len(labels)), [plain_text(label) for label in labels], fontsize=8)
+    axes.set_xticks(range(len(shown)), [plain_text(tokens[place]) for place in shown], rotation=60, ha="right")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_title(_COLOURS, fontsize=8, loc="left")
+    return figure
+
+
+def patches_over_time(image: Tensor, explained: Sequence[ExplainedExample], labels: Sequence[str]) -> Figure:
+    """One image (C, h, w), and beside it the attributions of its patches at each validation."""
+    from matplotlib.figure import Figure
+
+    picture = shown_pixels(image)
+    grey = picture.mean(-1) if picture.ndim == 3 else picture
+    figure = Figure(figsize=(1.9 * (1 + len(explained)), 2.4), layout="constrained")
+    first, *others = list(figure.subplots(1, 1 + len(explained), squeeze=False).flat)
+    extent = (0, image.shape[2], image.shape[1], 0)
+    first.imshow(picture, cmap="gray", extent=extent)
+    for axes, one, label in zip(others, explained, labels, strict=True):
+        patches = torch.tensor(one.values).view(one.grid or (1, -1)).numpy()
+        limit = np.abs(patches).max() or 1.0
+        axes.imshow(grey, cmap="gray", extent=extent)
+        strength = 0.85 * np.sqrt(np.abs(patches) / limit)
+        axes.imshow(patches, cmap=diverging_colours(), vmin=-limit, vmax=limit, extent=extent, alpha=strength)
+        axes.set_title(plain_text(label), fontsize=8)
+    for axes in (first, *others):
+        axes.set_axis_off()
+    figure.suptitle(_COLOURS, fontsize=8)
+    return figure
+
+
+_COLOURS = "red raises the predicted class, blue lowers it; each validation in its own scale"
+
+
+def _by_epoch(frame: pd.DataFrame) -> bool:
+    return bool(frame["epoch"].is_unique)
+
+
+def _times(frame: pd.DataFrame) -> Any:
+    return frame["epoch"] if _by_epoch(frame) else frame["step"]
+
+
+def _draw_metric(axes: Axes, frame: pd.DataFrame, metric: str) -> None:
+    ends = [name for name in frame if name.startswith("faithfulness/") and name.endswith(f"/{metric}")]
+    for name in ends:
+        method = name.split("/")[1] if name.count("/") == 2 else "method"
+        colour: dict[str, Any] = {"color": "0.6"} if method == RANDOM else {}
+        values = frame[name]
+        (line,) = axes.plot(_times(frame), values, marker="o", markersize=3, label=plain_text(method), **colour)
+        error = name.replace("faithfulness/", "faithfulness_error/", 1)
+        if error in frame:
+            low, high = values - 2 * frame[error], values + 2 * frame[error]
+            axes.fill_between(_times(frame), low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+    better = {"comprehensiveness": "higher is better", "sufficiency": "lower is better"}.get(metric, "higher is better")
+    axes.set_title(f"{metric.replace('_', ' ')} ({better})", fontsize=9)
+
+
+def _draw_layer(axes: Axes, frame: pd.DataFrame, layer: str) -> None:
+    times = _times(frame)
+    for name in [name for name in frame if name.startswith("tcav/") and name.endswith(f"/{layer}")]:
+        _, concept, _ = name.split("/")
+        values, sure = frame[name], frame[f"tcav_p/{concept}/{layer}"] < SIGNIFICANT
+        (line,) = axes.plot(times, values, linewidth=1.2, label=plain_text(concept))
+        axes.scatter(times[sure], values[sure], s=16, color=line.get_color())
+        axes.scatter(times[~sure], values[~sure], s=16, facecolors="white", edgecolors=line.get_color())
+    axes.axhline(0.5, color="0.8", linewidth=1, zorder=0)
+    axes.set_ylim(-0.05, 1.05)
+    axes.set_title(f"T-TCAV score, {layer.replace('_', ' ')}", fontsize=9)

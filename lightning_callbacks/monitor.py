@@ -1,0 +1,498 @@
+"""Follow concepts and faithfulness while a model is fine-tuned."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+from torch.utils.data import IterableDataset
+
+from captum_attn import ShapleyGradAttention
+from captum_attn.concepts import ConceptScores
+from captum_attn.concepts.experimental_sets import ExperimentalSets
+from captum_attn.concepts.layers import layer_labels
+from captum_attn.concepts.ttcav import warn_of_weak_tests
+from captum_attn.core.models import config_of
+from captum_attn.core.perturb import Replacement
+from captum_attn.metrics import MaskedModel
+from captum_attn.metrics.masked_model import INTERVENTIONS, Intervention
+from lightning_callbacks.agreement import FailedTogetherError, together
+from lightning_callbacks.concept_probe import ConceptProbe
+from lightning_callbacks.faithfulness_probe import FaithfulnessProbe
+from lightning_callbacks.figure_logging import log_figures
+from lightning_callbacks.figures import patches_over_time, tokens_over_time, trajectories
+from lightning_callbacks.gathering import RowsOfExamples
+from lightning_callbacks.history import History, Validation
+from lightning_callbacks.methods import Methods, built, named_methods
+from lightning_callbacks.model_in_module import ModelChoice, find_model
+from lightning_callbacks.names import CONCEPT_COLUMNS, check_names, concept_name, faithfulness_names
+from lightning_callbacks.neutrality import without_trace
+from lightning_callbacks.probe import BatchInputs, ProbeSet, fitted, read_probe
+from lightning_callbacks.probing import CONCEPTS, FAITHFULNESS, ExplainedExample, Probing
+from lightning_callbacks.progress import shown_progress
+from lightning_callbacks.strategies import check_strategy
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+MAX_SAMPLES = 64
+"""So many examples of the validation loader are explained, unless another number is given."""
+
+COSTS = ("explanations/seconds", "explanations/samples")
+GROUPS = ("faithfulness/", "faithfulness_error/", "tcav/", "tcav_effect/", "tcav_p/", "explanations/")
+
+_FEW = 2  # examples under fast_dev_run
+
+
+class ExplanationMonitor(Callback):
+    """Log T-TCAV scores of concepts and the faithfulness of attributions at each validation.
+
+    The same probe set is explained every time. Training goes on as if nothing had happened: same gradients, modes and
+    random numbers. Scalars can be monitored by ``ModelCheckpoint`` and ``EarlyStopping``:
+
+    - ``faithfulness/comprehensiveness``, ``sufficiency`` and, with labels, ``f1_macro`` and ``f1_weighted`` (of
+      predictions from the top 20 % of tokens) of the first method, on ERASER's scale;
+      ``faithfulness/{name}/comprehensiveness`` and so on of the others and of ``random`` scores;
+      ``faithfulness_error/...``, standard errors of the first two;
+    - ``tcav/{concept}/layer_{i}``, T-TCAV scores; ``tcav_effect/...``, mean-shift effects in units of the output;
+      ``tcav_p/...``, their p-values after Holm's correction for the concepts and layers of one validation;
+    - ``explanations/seconds`` and ``explanations/samples``.
+
+    Figures go to every logger that takes some (TensorBoard; ``log_image`` of W&B), else into PNG files. What fails is
+    a warning, and scores are NaN then: ``ModelCheckpoint`` takes them for the worst, ``EarlyStopping`` stops unless its
+    ``check_finite`` is False.
+
+    Args:
+        concepts: one experimental set, in any form that :meth:`captum_attn.TTCAV.interpret` takes: a mapping from names
+            to examples, or a list of captum's ``Concept``. Let one of them be a control. None: no concepts.
+        faithfulness: a class of attributions; a function of a model (and its ``tokenizer``, if it takes one) that
+            returns an attribution; or several of these, in a sequence or a mapping from names. None: no faithfulness.
+        target: the class whose probe examples are scored by concepts, a number or a name; needs labels. None: all
+            examples, each by its predicted class.
+        probe: the examples to explain: texts, images, paths, a tensor, a tokenizer's mapping (with ``labels``), a data
+            loader or a data set. Default: the first ones of the (first) validation loader, in its data set's order.
+        labels: of ``probe``, if it holds none; numbers of classes.
+        model: the transformer in the LightningModule: a dotted name, or a function of the LightningModule. Default:
+            its attribute ``model``, else its only part with a Hugging Face configuration.
+        processor: the model's tokenizer or image processor; of text, it is needed for faithfulness.
+        layers: those that concepts are scored in, as in :class:`captum_attn.TTCAV`.
+        every_n_validations: 1 for each; the first one is always among them.
+        max_samples: the most examples. Default: 64 of the validation loader, all of ``probe``.
+        max_seconds: when so many have passed, no further batch is begun, on each process by itself.
+        batch_size: how many inputs the model sees at a time.
+        batch_inputs: a function from a batch of the loader to the model's inputs (a tensor or a mapping) and labels;
+            needed where a batch is no mapping, no tensor, and no tuple that starts with one of them.
+        intervention: how faithfulness takes tokens away: ``"replacement"`` or ``"knockout"``.
+        replacement: what replaces a token; as in :class:`captum_attn.metrics.MaskedModel`.
+        concept_options: other arguments of :class:`captum_attn.TTCAV`, such as ``{"n_cavs": 20}``.
+        autocast: run the model in the trainer's precision, such as ``bf16-mixed``; by default in that of its weights.
+        figures: whether to draw figures.
+        examples: of how many examples, to look at.
+        log_prefix: goes before all names. Each monitor of a trainer needs its own.
+        on_error: ``"warn"`` goes on with the training, ``"raise"`` stops it.
+        seed: of random scores and of concepts' draws.
+
+    Attributes:
+        scores: the :class:`~captum_attn.concepts.ConceptScores` of the last validation; None before.
+
+    Raises:
+        MisconfigurationException: arguments that are none of the above; when training starts, a model without
+            attention, a target without labels, a ``monitor=`` of another callback that would never be logged, FSDP or
+            DeepSpeed.
+
+    Example:
+        >>> from lightning.pytorch.callbacks import ModelCheckpoint
+        >>> monitor = ExplanationMonitor(
+        ...     {"praise": ["a gem", "superb"] * 3, "blame": ["a mess", "awful"] * 3}, target="positive",
+        ...     processor=tokenizer,
+        ... )
+        >>> checkpoint = ModelCheckpoint(monitor="faithfulness/comprehensiveness", mode="max")
+        >>> callbacks = [monitor, checkpoint]  # Trainer(callbacks=callbacks)
+
+    Source: arXiv 2508.08966 for T-TCAV; DeYoung et al. 2020 (ERASER) for faithfulness.
+    """
+
+    def __init__(
+        self,
+        concepts: ExperimentalSets | None = None,
+        faithfulness: Methods | None = ShapleyGradAttention,
+        *,
+        target: int | str | None = None,
+        probe: Any | None = None,
+        labels: Sequence[int] | Tensor | None = None,
+        model: ModelChoice = None,
+        processor: Any | None = None,
+        layers: Sequence[int | str] | int | str | None = None,
+        every_n_validations: int = 1,
+        max_samples: int | None = None,
+        max_seconds: float | None = None,
+        batch_size: int = 32,
+        batch_inputs: BatchInputs | None = None,
+        intervention: Intervention = "replacement",
+        replacement: Replacement | None = None,
+        concept_options: Mapping[str, Any] | None = None,
+        autocast: bool = False,
+        figures: bool = True,
+        examples: int = 3,
+        log_prefix: str = "",
+        on_error: str = "warn",
+        seed: int = 0,
+    ) -> None:
+        if concepts is None and faithfulness is None:
+            raise MisconfigurationException("nothing to monitor: give concepts, faithfulness or both")
+        if concepts is None and target is not None:
+            raise MisconfigurationException(
+                f"target={target!r} is the class that concepts are scored by: give concepts"
+            )
+        if intervention not in INTERVENTIONS or on_error not in ("warn", "raise"):
+            raise MisconfigurationException(
+                f"expected intervention={' or '.join(map(repr, INTERVENTIONS))} and on_error='warn' or 'raise', got "
+                f"{intervention!r} and {on_error!r}"
+            )
+        for name, number in {
+            "every_n_validations": every_n_validations,
+            "batch_size": batch_size,
+            "max_samples": max_samples,
+            "max_seconds": max_seconds,
+        }.items():
+            if number is not None and not number > 0:
+                raise MisconfigurationException(f"{name} must be above 0, got {number!r}")
+        self.concepts, self.target, self.layers = concepts, target, layers
+        self.methods = {} if faithfulness is None else named_methods(faithfulness)
+        self.probe, self.labels, self.batch_inputs = probe, labels, batch_inputs
+        self.model, self.processor = model, processor
+        self.every_n_validations, self.max_samples, self.max_seconds = every_n_validations, max_samples, max_seconds
+        self.batch_size, self.intervention, self.replacement = batch_size, intervention, replacement
+        self.concept_options = dict(concept_options or {})
+        self.autocast, self.figures, self.examples = autocast, figures, examples
+        self.log_prefix, self.on_error, self.seed = log_prefix, on_error, seed
+        check_names("methods", self.methods)
+        self.scores: ConceptScores | None = None
+        self._history = History()
+        self._validations = 0
+        self._probing: Probing | None = None
+        self._scoring_seconds = 0.0
+        self._began = time.monotonic()
+        self._fresh = False
+
+    # --- Lightning's hooks ---
+
+    @property
+    def state_key(self) -> str:
+        return self._generate_state_key(log_prefix=self.log_prefix)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        check_strategy(trainer, type(self).__name__)
+        self._probing, self.scores = None, None
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        averaging = [place for place, other in enumerate(callbacks) if isinstance(other, WeightAveraging)]
+        if averaging and min(averaging) < callbacks.index(self):
+            rank_zero_warn(
+                f"{type(self).__name__} comes after {type(callbacks[min(averaging)]).__name__}, so it sees raw "
+                "weights, not averaged ones: list it first"
+            )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._began = time.monotonic()
+        if self._probing is None and _loader_of(trainer) is not None:
+            self._prepare(trainer, pl_module)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._fresh = False
+        if trainer.sanity_checking:
+            return
+        number = self._validations
+        self._validations += 1
+        if number % self.every_n_validations:
+            return
+        if self._probing is None:
+            self._prepare(trainer, pl_module)
+        start = time.monotonic()
+        with without_trace(pl_module, self.seed):
+            try:
+                metrics, samples, examples = self._measured(trainer)
+                self._fresh = True
+            except FailedTogetherError as error:
+                if self.on_error == "raise":
+                    raise
+                self._warn(f"validation {number} was not explained, its scores are NaN: {error}")
+                metrics, samples, examples = dict.fromkeys(self._names(), math.nan), 0, []
+        seconds = time.monotonic() - start
+        costs = dict(zip(COSTS, (seconds, float(samples)), strict=True))
+        metrics = trainer.strategy.broadcast({**metrics, **costs})
+        self._history.add(
+            Validation(number, trainer.current_epoch, trainer.global_step, samples, seconds, metrics, examples)
+        )
+        undefined = [name for name, value in metrics.items() if math.isnan(value)]
+        if undefined and self._fresh:
+            self._warn(f"not defined in validation {number}, logged as NaN: {', '.join(undefined)}")
+        named = {f"{self.log_prefix}{name}": value for name, value in metrics.items()}
+        pl_module.log_dict(named, sync_dist=False, on_step=False, on_epoch=True)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self.figures or trainer.sanity_checking or not self._fresh:
+            return
+        folder = Path(trainer.log_dir or trainer.default_root_dir) / "explanations"
+        self._fresh = False
+        if trainer.is_global_zero:
+            try:
+                with without_trace(pl_module, self.seed):
+                    log_figures(trainer, self._figures(), folder)
+            except Exception as error:
+                if self.on_error == "raise":
+                    raise
+                self._warn(f"no figures of this validation: {type(error).__name__}: {error}")
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero and len(self._history):
+            print(self.summary(time.monotonic() - self._began))
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._probing = None  # it holds the model
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"validations": self._validations, "history": self._history.state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._validations = state_dict["validations"]
+        self._history = History.of_state(state_dict["history"])
+
+    # --- what was measured ---
+
+    def frame(self) -> pd.DataFrame:
+        """The history: a row for each explained validation.
+
+        Returns:
+            Columns ``validation``, ``epoch``, ``step``, ``samples``, ``seconds``, and one for each metric, without
+            ``log_prefix``.
+        """
+        return self._history.frame()
+
+    def plot(self) -> Figure:
+        """Scores over epochs: a panel for each metric of faithfulness, and one for each layer of concepts.
+
+        Returns:
+            A matplotlib figure that belongs to no window.
+
+        Raises:
+            ValueError: nothing was measured yet.
+        """
+        return trajectories(self.frame())
+
+    def summary(self, seconds: float | None = None) -> str:
+        """The table that is printed at the end of ``fit``.
+
+        Args:
+            seconds: that the training took, of which the cost is a share.
+        """
+        spent = sum(one.seconds for one in self._history.validations)
+        share = f", {spent / seconds:.1%} of the training" if seconds else ""
+        title = f"{type(self).__name__}: {len(self._history)} validations explained in {spent:.1f} s{share}"
+        return f"{title}\n{self._history.summary().to_string(float_format='{:.3f}'.format)}"
+
+    # --- measuring ---
+
+    def _prepare(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read the probe set and the concepts; all that can be wrong with them is found here."""
+
+        def prepare() -> Probing:
+            with without_trace(pl_module, self.seed):
+                return self._read(trainer, pl_module)
+
+        try:
+            self._probing = together(trainer, prepare)
+        except FailedTogetherError as error:
+            cause = error.__cause__
+            if isinstance(cause, TypeError | ValueError | IndexError | MisconfigurationException):
+                raise MisconfigurationException(f"{type(self).__name__}: {cause}") from cause
+            raise
+        self._check_monitored(trainer)
+
+    def _read(self, trainer: Trainer, pl_module: LightningModule) -> Probing:
+        model = find_model(pl_module, self.model)
+        probe = self._probe(trainer, model)
+        concepts = faithfulness = None
+        if self.concepts is not None:
+            options = {"processor": self.processor, "layers": self.layers, "batch_size": self.batch_size}
+            options |= {"seed": self.seed, **self.concept_options}
+            concepts = ConceptProbe(model, self.concepts, self.target, probe, options)
+            check_names("concepts", concepts.concepts)
+        if self.methods:
+            methods = {name: built(factory, model, self.processor) for name, factory in self.methods.items()}
+            tokenizer = self.processor if hasattr(self.processor, "all_special_ids") else None
+            masked = MaskedModel(model, tokenizer, replacement=self.replacement, batch_size=self.batch_size)
+            faithfulness = FaithfulnessProbe(masked, methods, self.intervention, self.seed)
+            faithfulness.check(fitted(probe.batches[0].inputs[:1], model))
+        return Probing(model, probe, concepts, faithfulness)
+
+    def _probe(self, trainer: Trainer, model: nn.Module) -> ProbeSet:
+        data, most = self.probe, self.max_samples
+        if data is None:
+            data, most = _loader_of(trainer), self.max_samples or MAX_SAMPLES
+            if data is None:
+                raise MisconfigurationException("there is no validation loader: give one, or examples in probe=")
+            if self.labels is not None:
+                raise MisconfigurationException("labels= go with probe=; those of the validation loader are in it")
+            if trainer.world_size > 1 and isinstance(getattr(data, "dataset", data), IterableDataset):
+                raise MisconfigurationException(
+                    "the validation data are an IterableDataset, of which each process may read other examples: give "
+                    "the examples to explain in probe="
+                )
+        most = min(most or _FEW, _FEW) if trainer.fast_dev_run else most  # type: ignore[attr-defined]
+        labels = None if self.labels is None else self.labels[:most]
+        return read_probe(model, data, labels, self.processor, most, self.batch_size, self.batch_inputs)
+
+    def _measured(self, trainer: Trainer) -> tuple[dict[str, float], int, list[ExplainedExample]]:
+        """The metrics, of how many examples they are, and some of these to look at."""
+        probing, several = self._known_probing, trainer.world_size > 1
+        table = RowsOfExamples(len(probing.probe), probing.widths, sync_on_compute=several)
+        table = table.to(trainer.strategy.root_device) if several else table
+        deadline = math.inf
+        if self.max_seconds is not None:
+            deadline = time.monotonic() + self.max_seconds - self._scoring_seconds
+        batches = probing.probe.shard(trainer.global_rank, trainer.world_size)
+        with shown_progress(trainer, sum(len(batch.rows) for batch in batches)) as done:
+            context = trainer.precision_plugin.forward_context if self.autocast else nullcontext
+
+            def measure() -> list[ExplainedExample]:
+                with context():
+                    return probing.measure(batches, table, self.examples, deadline, done)
+
+            examples = together(trainer, measure)
+        known = _computed(table)
+        metrics = together(trainer, lambda: self._metrics(known))
+        return metrics, max(len(rows) for rows, _ in known.values()), examples
+
+    def _metrics(self, known: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, float]:
+        """Metrics by the numbers of all examples that were explained."""
+        probing = self._known_probing
+        metrics: dict[str, float] = {}
+        if probing.faithfulness is not None:
+            rows, numbers = known[FAITHFULNESS]
+            labels = probing.probe.labels
+            found = probing.faithfulness.metrics(numbers, None if labels is None else labels[rows.cpu()])
+            metrics |= {name: found[ranking][metric] for (ranking, metric), name in self._faithfulness_names.items()}
+        if probing.concepts is not None:
+            _, numbers = known[CONCEPTS]
+            metrics |= self._concept_scores(probing.concepts, numbers)
+        return metrics
+
+    def _concept_scores(self, concepts: ConceptProbe, numbers: Tensor) -> dict[str, float]:
+        if not len(numbers):  # the time was up before an example that counts
+            self.scores = None
+            return dict.fromkeys(self._concept_names.values(), math.nan)
+        start = time.monotonic()
+        self.scores = concepts.score(numbers)
+        self._scoring_seconds = time.monotonic() - start
+        if not len(self._history):
+            warn_of_weak_tests(self.scores.sets, concepts.ttcav.permutations, stacklevel=2)
+        rows = self.scores.table().set_index(["concept", "module"])
+        return {
+            name: float(rows.loc[(concept, module), CONCEPT_COLUMNS[group]])
+            for (group, concept, module), name in self._concept_names.items()
+        }
+
+    @property
+    def _faithfulness_names(self) -> dict[tuple[str, str], str]:
+        """Names by ranking and metric."""
+        faithfulness, probe = self._known_probing.faithfulness, self._known_probing.probe
+        if faithfulness is None:
+            return {}
+        return faithfulness_names(faithfulness.rankings, faithfulness.metric_names(probe.labels is not None))
+
+    @property
+    def _concept_names(self) -> dict[tuple[str, str, str], str]:
+        """Names by group, concept and module."""
+        concepts = self._known_probing.concepts
+        if concepts is None:
+            return {}
+        labels = layer_labels(concepts.layers)
+        return {
+            (group, concept, layer.name): concept_name(group, concept, label)
+            for group in CONCEPT_COLUMNS
+            for concept in concepts.concepts
+            for layer, label in zip(concepts.layers, labels, strict=True)
+        }
+
+    def _names(self) -> list[str]:
+        """Of all metrics but costs."""
+        return [*self._faithfulness_names.values(), *self._concept_names.values()]
+
+    def _check_monitored(self, trainer: Trainer) -> None:
+        """Raise if another callback waits for a metric of ours that does not exist."""
+        ours = [f"{self.log_prefix}{name}" for name in (*self._names(), *COSTS)]
+        groups = tuple({f"{name.split('/')[0]}/" for name in (*ours, *(f"{self.log_prefix}{g}" for g in GROUPS))})
+        for other in trainer.callbacks:  # type: ignore[attr-defined]
+            wanted = getattr(other, "monitor", None)
+            if isinstance(wanted, str) and wanted.startswith(groups) and wanted not in ours:
+                similar = get_close_matches(wanted, ours, n=3, cutoff=0.4)
+                raise MisconfigurationException(
+                    f"{type(other).__name__}(monitor={wanted!r}): {type(self).__name__} logs no such metric; did you "
+                    f"mean {' or '.join(map(repr, similar)) or repr(ours[0])}? It logs {', '.join(ours)}"
+                )
+
+    def _figures(self) -> dict[str, Figure]:
+        """The figures of the last validation."""
+        found = {}
+        if self.scores is not None:
+            found["tcav/map"] = self.scores.plot()
+        if any(name.startswith(("faithfulness/", "tcav/")) for name in self._names()):
+            found["explanations/trajectories"] = self.plot()
+        for example in self._history.validations[-1].examples:
+            found[f"explanations/example_{example.row}"] = self._example_over_time(example.row)
+        return {f"{self.log_prefix}{name}": figure for name, figure in found.items()}
+
+    def _example_over_time(self, row: int) -> Figure:
+        """The attributions of one example at several validations."""
+        inputs = self._known_probing.probe.inputs(row)
+        names = getattr(config_of(self._known_probing.model), "id2label", None) or {}
+        then = [(one, example) for one in self._history.validations for example in one.examples if example.row == row]
+        described = [
+            f"step {one.step}: {names.get(example.target, example.target)} {example.probability:.2f}"
+            for one, example in then
+        ]
+        explained = [example for _, example in then]
+        if inputs.modality == "pixels":
+            return patches_over_time(inputs.features[0], explained, described)
+        ids = inputs.features[0].tolist()
+        to_tokens = getattr(self.processor, "convert_ids_to_tokens", None)
+        return tokens_over_time(to_tokens(ids) if to_tokens else list(map(str, ids)), explained, described)
+
+    def _warn(self, message: str) -> None:
+        warnings.warn(f"{type(self).__name__}: {message}", stacklevel=3)
+
+    @property
+    def _known_probing(self) -> Probing:
+        if self._probing is None:
+            raise RuntimeError("nothing was prepared: this runs inside a Trainer only")
+        return self._probing
+
+
+def _loader_of(trainer: Trainer) -> Any | None:
+    """The first validation loader."""
+    loaders = trainer.val_dataloaders
+    if isinstance(loaders, Mapping):
+        loaders = list(loaders.values())
+    if isinstance(loaders, list | tuple):
+        return loaders[0] if loaders else None
+    return loaders
+
+
+def _computed(table: RowsOfExamples) -> dict[str, tuple[Tensor, Tensor]]:
+    """The table of all processes; some may have had no example."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The ``compute`` method of metric", UserWarning)
+        computed: dict[str, tuple[Tensor, Tensor]] = table.compute()
+    return computed

@@ -1,0 +1,228 @@
+"""The examples on which explanations are followed: the same ones at every validation and on every process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
+
+from captum_attn.concepts.reading import Reader
+from captum_attn.core.inputs import FEATURE_NAMES, TOKEN_NOTES, ModelInputs, mapping_inputs, tensor_inputs
+from captum_attn.core.models import device_of, parameter_names
+
+BatchInputs = Callable[[Any], tuple[Any, Tensor | None]]
+"""A function from a batch of the user's to a tensor or mapping of the model's inputs, and labels int64 (B,) or None."""
+
+
+@dataclass(frozen=True)
+class ProbeBatch:
+    """Some of the examples.
+
+    Attributes:
+        inputs: on the CPU.
+        labels: int64 (B,), or None.
+        rows: int64 (B,), their numbers in the probe set.
+    """
+
+    inputs: ModelInputs
+    labels: Tensor | None
+    rows: Tensor
+
+    def __getitem__(self, places: Tensor) -> ProbeBatch:
+        labels = None if self.labels is None else self.labels[places]
+        return ProbeBatch(self.inputs[places], labels, self.rows[places])
+
+
+@dataclass(frozen=True)
+class ProbeSet:
+    """All examples, in batches."""
+
+    batches: list[ProbeBatch]
+
+    def __len__(self) -> int:
+        return sum(len(batch.rows) for batch in self.batches)
+
+    @property
+    def labels(self) -> Tensor | None:
+        """int64 (n,), or None."""
+        each = [batch.labels for batch in self.batches]
+        known = [labels for labels in each if labels is not None]
+        return torch.cat(known) if len(known) == len(each) else None
+
+    def inputs(self, row: int) -> ModelInputs:
+        """One of the examples."""
+        batch = next(batch for batch in self.batches if row in batch.rows)
+        return batch.inputs[batch.rows == row]
+
+    def shard(self, rank: int, processes: int) -> list[ProbeBatch]:
+        """The examples that fall to one of several processes, dealt in turn."""
+        parts = [batch[(batch.rows % processes == rank).nonzero().flatten()] for batch in self.batches]
+        return [part for part in parts if len(part.rows)]
+
+
+def read_probe(
+    model: nn.Module,
+    data: Any,
+    labels: Sequence[int] | Tensor | None,
+    processor: Any | None,
+    max_samples: int | None,
+    batch_size: int,
+    batch_inputs: BatchInputs | None,
+) -> ProbeSet:
+    """The probe set, of the user's own data or of a validation loader.
+
+    Args:
+        model: that reads them.
+        data: texts, images, paths, a tensor, the mapping that a tokenizer or an image processor returns; or a data
+            loader or data set, whose first examples are taken in their own order, whatever its sampler does.
+        labels: of the examples, int64 (n,), unless the data hold them.
+        processor: the model's tokenizer or image processor, for texts, images and paths.
+        max_samples: the most examples; None for all.
+        batch_size: the most in a batch.
+        batch_inputs: takes a loader's batch apart.
+
+    Raises:
+        MisconfigurationException: data in which there are no inputs, or not one label for each.
+    """
+    data = DataLoader(data, batch_size) if isinstance(data, Dataset) else data
+    if isinstance(data, DataLoader):
+        found = list(_of_loader(model, data, max_samples, batch_inputs))
+    elif batch_inputs is None and not _has_labels(data):
+        reader = Reader(model, processor, batch_size)
+        found = [(inputs, None) for inputs in reader.read(_first(data, max_samples), "the probe set")]
+    else:
+        found = [labelled_inputs(model, data, batch_inputs)]
+    return _in_order(found, labels, max_samples, batch_size)
+
+
+def labelled_inputs(
+    model: nn.Module, batch: Any, batch_inputs: BatchInputs | None = None
+) -> tuple[ModelInputs, Tensor | None]:
+    """Inputs and labels of a loader's batch.
+
+    Args:
+        model: that takes the inputs.
+        batch: a mapping, with labels under ``labels`` or ``label`` if there are any; a tensor; or a tuple or list that
+            starts with one of them and may go on with other inputs of the model and end with labels, integers (B,).
+        batch_inputs: a function that takes other batches apart.
+
+    Raises:
+        MisconfigurationException: any other batch.
+    """
+    features, rest = batch, list[Any]()
+    if batch_inputs is not None:
+        features, *rest = batch_inputs(batch)
+    elif isinstance(batch, tuple | list) and batch:
+        features, *rest = batch
+    labels = None
+    if isinstance(features, Mapping):
+        labels = next((features[name] for name in _LABELS if name in features), None)
+        features = _for_the_model(model, features)
+    if labels is None and rest and _are_labels(rest[-1]):
+        labels = rest.pop()
+    rest = [part for part in rest if part is not None]
+    try:
+        if isinstance(features, Mapping) and not rest:
+            return mapping_inputs(model, features), labels
+        if isinstance(features, Tensor):
+            return tensor_inputs(model, features, rest), labels
+    except (TypeError, ValueError) as error:
+        raise MisconfigurationException(f"a batch holds no inputs of the model: {error}. {_ADVICE}") from error
+    raise MisconfigurationException(
+        f"expected a batch that is a mapping, a tensor or a tuple (inputs, labels), got {_described(batch)}. {_ADVICE}"
+    )
+
+
+def fitted(inputs: ModelInputs, model: nn.Module) -> ModelInputs:
+    """Inputs on the model's device; pixels and embeddings in its precision."""
+    moved = inputs.to(device_of(model))
+    precision = next((weight.dtype for weight in model.parameters() if weight.is_floating_point()), torch.float32)
+    features = moved.features.to(precision) if moved.features.is_floating_point() else moved.features
+    return replace(moved, features=features)
+
+
+def _of_loader(
+    model: nn.Module, loader: DataLoader[Any], max_samples: int | None, batch_inputs: BatchInputs | None
+) -> Iterable[tuple[ModelInputs, Tensor | None]]:
+    data: Any = loader.dataset
+    if not isinstance(data, IterableDataset):  # in the data's own order, which no sampler of a process changes
+        count = len(data) if max_samples is None else min(max_samples, len(data))
+        size = None if loader.batch_sampler is None else getattr(loader.batch_sampler, "batch_size", 1)
+        loader = DataLoader(Subset(data, range(count)), size, collate_fn=loader.collate_fn)
+    read = 0
+    for batch in loader:
+        inputs, labels = labelled_inputs(model, batch, batch_inputs)
+        yield inputs, labels
+        read += len(inputs)
+        if max_samples is not None and read >= max_samples:
+            return
+
+
+def _in_order(
+    found: Iterable[tuple[ModelInputs, Tensor | None]],
+    labels: Sequence[int] | Tensor | None,
+    max_samples: int | None,
+    batch_size: int,
+) -> ProbeSet:
+    batches: list[ProbeBatch] = []
+    start = 0
+    for inputs, own in found:
+        for part in inputs.parts(batch_size):
+            piece = inputs[part].to(torch.device("cpu"))
+            rows = torch.arange(start, start + len(piece))
+            batches.append(ProbeBatch(_constant(piece), None if own is None else own[part].cpu().long(), rows))
+            start += len(piece)
+    if labels is not None:
+        given = torch.as_tensor(labels)
+        if given.shape != (start,) or given.is_floating_point():
+            raise MisconfigurationException(
+                f"expected one label for each of the {start} examples of the probe set, integers, got "
+                f"{tuple(given.shape)} of {given.dtype}"
+            )
+        batches = [replace(batch, labels=given[batch.rows].cpu().long()) for batch in batches]
+    if max_samples is not None:
+        kept = [batch[batch.rows < max_samples] for batch in batches]
+        batches = [batch for batch in kept if len(batch.rows)]
+    if not batches:
+        raise MisconfigurationException("the probe set is empty: there are no validation data, or probe= has none")
+    return ProbeSet(batches)
+
+
+def _constant(inputs: ModelInputs) -> ModelInputs:
+    """Inputs that a loop under inference mode may have made, as ordinary tensors."""
+    return inputs[torch.arange(len(inputs))]
+
+
+def _first(data: Any, count: int | None) -> Any:
+    """The first examples of a sequence; anything else as it is, to be cut when it is read."""
+    return data[:count] if isinstance(data, Sequence) and not isinstance(data, str) else data
+
+
+def _has_labels(data: Any) -> bool:
+    tuples = isinstance(data, tuple) and len(data) > 1 and isinstance(data[0], Tensor | Mapping)
+    return tuples or (isinstance(data, Mapping) and any(name in data for name in _LABELS))
+
+
+def _are_labels(part: Any) -> bool:
+    return isinstance(part, Tensor) and part.dim() == 1 and not part.is_floating_point()
+
+
+def _for_the_model(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """What the model takes of a batch, which may hold numbers, texts and labels besides."""
+    known = {*parameter_names(model), *FEATURE_NAMES.values(), *TOKEN_NOTES} - {*_LABELS}
+    return {name: value for name, value in batch.items() if name in known}
+
+
+def _described(batch: Any) -> str:
+    if isinstance(batch, tuple | list):
+        return f"{type(batch).__name__} of {[type(part).__name__ for part in batch]}"
+    return type(batch).__name__
+
+
+_LABELS = ("labels", "label")
+_ADVICE = "Give batch_inputs=, a function from a batch to the model's inputs (a tensor or a mapping) and labels"
