@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,7 +25,7 @@ class RowsOfExamples(Metric):
     Example:
         >>> table = RowsOfExamples(3, {"score": 2})
         >>> table.update("score", torch.tensor([2, 0]), torch.tensor([[0.5, 1.0], [2.0, 3.0]]))
-        >>> rows, values = table.compute()["score"]
+        >>> rows, values = table.gathered()["score"]
         >>> rows, values
         (tensor([0, 2]), tensor([[2.0000, 3.0000],
                 [0.5000, 1.0000]], dtype=torch.float64))
@@ -35,7 +36,7 @@ class RowsOfExamples(Metric):
 
     def __init__(self, count: int, widths: Mapping[str, int], **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.tables = list(widths)
+        self.widths = dict(widths)
         for name, width in widths.items():
             self.add_state(name, torch.zeros(count, width, dtype=torch.double), dist_reduce_fx="sum")
             self.add_state(f"{name}_known", torch.zeros(count, dtype=torch.double), dist_reduce_fx="sum")
@@ -53,7 +54,17 @@ class RowsOfExamples(Metric):
         state[rows] = values.detach().to(state)
         getattr(self, f"{table}_known")[rows] = 1
 
+    def gathered(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """What :meth:`compute` returns, in the same shapes where one row is known, or none here."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The ``compute`` method of metric", UserWarning)
+            computed: dict[str, tuple[Tensor, Tensor]] = self.compute()
+        return {
+            name: (rows.view(-1), values.view(rows.numel(), self.widths[name]))
+            for name, (rows, values) in computed.items()
+        }
+
     def compute(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Of each table, which rows are known, int64 (m,), ascending, and these, float64 (m, width)."""
-        known = {name: getattr(self, f"{name}_known").nonzero().flatten() for name in self.tables}
+        known = {name: getattr(self, f"{name}_known").nonzero().flatten() for name in self.widths}
         return {name: (rows, getattr(self, name)[rows]) for name, rows in known.items()}

@@ -371,7 +371,7 @@ class ExplanationMonitor(Callback):
                     return probing.measure(batches, table, self.examples, deadline, done)
 
             examples = together(trainer, measure)
-        known = _computed(table)
+        known = table.gathered()
         metrics = together(trainer, lambda: self._metrics(known))
         return metrics, max(len(rows) for rows, _ in known.values()), examples
 
@@ -488,11 +488,3 @@ def _loader_of(trainer: Trainer) -> Any | None:
     if isinstance(loaders, list | tuple):
         return loaders[0] if loaders else None
     return loaders
-
-
-def _computed(table: RowsOfExamples) -> dict[str, tuple[Tensor, Tensor]]:
-    """The table of all processes; some may have had no example."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The ``compute`` method of metric", UserWarning)
-        computed: dict[str, tuple[Tensor, Tensor]] = table.compute()
-    return computed

@@ -45,7 +45,9 @@ def test_several_methods_and_states_share_one_backward_pass(family, target, monk
     for name, mine, theirs in zip(METHODS, found, expected, strict=True):
         assert torch.allclose(mine.values, theirs.values, atol=1e-6), name
         assert torch.equal(mine.targets, theirs.targets)
-    for mine, theirs in zip([*readout.gradients, *readout.attention], [*alone.gradients, *alone.attention], strict=True):
+    for mine, theirs in zip(
+        [*readout.gradients, *readout.attention], [*alone.gradients, *alone.attention], strict=True
+    ):
         assert torch.allclose(mine, theirs, atol=1e-6)
 
 

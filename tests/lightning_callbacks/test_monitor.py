@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from typing import ClassVar
 
 import pytest
 import torch
@@ -195,6 +196,12 @@ def test_when_the_time_is_up_no_further_batch_is_begun():
     assert monitor.frame()["samples"].tolist() == [4]
 
 
+def test_a_single_example_has_scores():
+    monitor, _ = validated(max_samples=1, target=None, on_error="raise")
+    assert monitor.frame()["tcav/first/layer_0"].notna().all()
+    assert monitor.frame()["faithfulness_error/comprehensiveness"].isna().all()
+
+
 def test_fast_dev_run_explains_two_samples():
     monitor = ExplanationMonitor(**monitored(target=None))
     fit([monitor], fast_dev_run=True)
@@ -232,7 +239,7 @@ def test_batches_of_ones_own():
         Odd().eval(), loader, batch_inputs=lambda batch: (batch["document"]["ids"], batch["gold"]), target=None
     )
     assert "faithfulness/f1_macro" in monitor.frame()
-    with pytest.raises(MisconfigurationException, match="holds no inputs of the model.*batch_inputs="):
+    with pytest.raises(MisconfigurationException, match=r"holds no inputs of the model.*batch_inputs="):
         validated(Odd().eval(), loader)
 
 
@@ -294,7 +301,7 @@ def test_figures_go_to_tensorboard(tmp_path):
 
 def test_figures_go_to_a_logger_like_that_of_weights_and_biases(tmp_path):
     class Gallery(CSVLogger):
-        pictures = []
+        pictures: ClassVar = []
 
         def log_image(self, key, images, step=None, **kwargs):
             self.pictures += [(key, image.size, step) for image in images]
@@ -396,7 +403,10 @@ def of(**arguments):
 CONSTRUCTED = {
     "nothing": (of(faithfulness=None), "nothing to monitor"),
     "a target without concepts": (of(target=1), "give concepts"),
-    "an instance": (of(faithfulness=ShapleyAttention(FineTuned().model)), "expected a class such as ShapleyGradAttention"),
+    "an instance": (
+        of(faithfulness=ShapleyAttention(FineTuned().model)),
+        "expected a class such as ShapleyGradAttention",
+    ),
     "two of one name": (of(faithfulness=[ShapleyAttention, ShapleyAttention]), "different names"),
     "no methods": (of(faithfulness={}), "different names"),
     "names that collide": (of(faithfulness={"a/b": ShapleyAttention, "a b": ShapleyAttention}), "logged as '_'"),
@@ -434,7 +444,12 @@ class Silent(FineTuned):
 
 PREPARED = {
     "no labels": (Silent, unlabelled(), {}, "target=1 needs labels of the probe set"),
-    "no example of the class": (Silent, DataLoader(Texts(1), 1), {"target": 2}, "none of the 1 examples"),
+    "no example of the class": (
+        Silent,
+        DataLoader(Texts(1), 1),
+        {"target": (int(Texts(1).labels) + 1) % 3},
+        "none of the 1 examples",
+    ),
     "an unknown class": (Silent, None, {"target": "zebra"}, "unknown target 'zebra'.*LABEL_0"),
     "concepts that collide": (
         Silent,

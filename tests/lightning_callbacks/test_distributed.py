@@ -1,0 +1,84 @@
+"""On two processes: the same numbers, the same weights, and nobody waits for one who failed."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from fine_tuning import FineTuned, Texts, fit, monitored, trainer_of
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+from torch.utils.data import DataLoader, IterableDataset
+from two_processes import run_on_two
+
+from lightning_callbacks import ExplanationMonitor
+
+
+def test_two_processes_find_what_one_finds(tmp_path):
+    outcomes = run_on_two("numbers", tmp_path)
+    assert [status for status, _, _ in outcomes] == [0, 0], outcomes[0][2] + outcomes[1][2]
+    (_, first, _), (_, second, _) = outcomes
+    target = int(Texts(11, seed=1).labels[0])
+    for samples in (11, 1):  # six and five examples; one and none
+        monitor = ExplanationMonitor(**monitored(max_samples=samples, target=target))
+        trainer = trainer_of([monitor])
+        trainer.validate(FineTuned().eval(), DataLoader(Texts(11, seed=1), 4), verbose=False)
+        assert math.isfinite(first[str(samples)]["tcav/first/layer_1"])
+        assert first[str(samples)].keys() == {*trainer.callback_metrics}
+        for name, value in trainer.callback_metrics.items():
+            mine, theirs = first[str(samples)][name], second[str(samples)][name]
+            assert mine == theirs or (math.isnan(mine) and math.isnan(theirs)), name
+            if name not in ("explanations/seconds", "loss"):
+                assert mine == pytest.approx(float(value), abs=1e-6, nan_ok=True), name
+
+
+def test_two_processes_train_as_without_it_also_when_one_fails(tmp_path):
+    outcomes = run_on_two("neutrality", tmp_path)
+    assert [status for status, _, _ in outcomes] == [0, 0], outcomes[0][2] + outcomes[1][2]
+    for _, found, _ in outcomes:
+        assert found["plain"] == found["accumulated"] == found["unused"] == [True, True]
+        assert found["scores"] == "[nan, nan]"
+    (_, first, _), (_, second, _) = outcomes
+    assert "it failed on another process" in first["warned"][0]
+    assert "RuntimeError: no luck" in second["warned"][0]
+
+
+def test_when_one_may_stop_the_training_both_stop(tmp_path):
+    outcomes = run_on_two("raising", tmp_path)
+    assert all(status != 0 for status, _, _ in outcomes)
+    assert not any(found for _, found, _ in outcomes)
+    assert "it failed on another process" in outcomes[0][2]
+    assert "no luck" in outcomes[1][2]
+
+
+def test_processes_that_lightning_spawns():
+    monitor = ExplanationMonitor(**monitored())
+    alone = fit([])
+    module = FineTuned()
+    trainer = trainer_of([monitor], devices=2, strategy="ddp_spawn")
+    trainer.fit(module, DataLoader(Texts(24), 4), DataLoader(Texts(11, seed=1), 4))
+    assert math.isfinite(trainer.callback_metrics["faithfulness/comprehensiveness"])
+    assert math.isfinite(trainer.callback_metrics["tcav/first/layer_0"])
+    assert alone
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        yield from Texts(8)
+
+
+def test_a_stream_is_read_from_its_start():
+    monitor = ExplanationMonitor(**monitored(max_samples=6, target=None))
+    trainer_of([monitor]).validate(FineTuned().eval(), DataLoader(Stream(), 4), verbose=False)
+    assert monitor.frame()["samples"].tolist() == [6]
+
+
+@pytest.mark.parametrize("strategy", [FSDPStrategy, ModelParallelStrategy])
+def test_weights_in_pieces_are_refused(strategy):
+    class Trainer:
+        pass
+
+    trainer = Trainer()
+    trainer.strategy = object.__new__(strategy)
+    with pytest.raises(MisconfigurationException, match=f"does not work under {strategy.__name__}.*strategy='ddp'"):
+        ExplanationMonitor().setup(trainer, FineTuned(), "fit")

@@ -1,0 +1,113 @@
+"""Runs on two processes, each of which writes what it saw: ``python two_processes.py SCENARIO FOLDER`` is one of them.
+
+Lightning would start the second one itself, once; started by hand, both can train several times.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+DEADLINE = 150  # seconds, after which a run counts as hanging
+
+
+def run_on_two(scenario: str, folder: Path) -> list[tuple[int, dict[str, Any], str]]:
+    """The exit status, the findings and the output of each process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = []
+    for rank in (0, 1):
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests" / "support", ROOT / "examples"))),
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+            "LOCAL_RANK": str(rank),
+            "NODE_RANK": "0",
+            "WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
+        command = [sys.executable, __file__, scenario, str(folder)]
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        processes.append(subprocess.Popen(command, env=environment, **streams))
+    try:
+        outputs = [process.communicate(timeout=DEADLINE)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    found = [folder / f"{rank}.json" for rank in (0, 1)]
+    read = [json.loads(path.read_text()) if path.exists() else {} for path in found]
+    return [(process.returncode, seen, text) for process, seen, text in zip(processes, read, outputs, strict=True)]
+
+
+def numbers() -> dict[str, Any]:
+    """The metrics of eleven and of one example."""
+    from fine_tuning import FineTuned, Texts, monitored, trainer_of
+    from torch.utils.data import DataLoader
+
+    from lightning_callbacks import ExplanationMonitor
+
+    found = {}
+    for samples in (11, 1):
+        target = int(Texts(11, seed=1).labels[0])
+        monitor = ExplanationMonitor(**monitored(max_samples=samples, target=target))
+        trainer = trainer_of([monitor], devices=2, strategy="ddp")
+        trainer.validate(FineTuned().eval(), DataLoader(Texts(11, seed=1), 4), verbose=False)
+        found[str(samples)] = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return found
+
+
+def neutrality() -> dict[str, Any]:
+    """Whether weights are the same with a monitor and without; with one that fails on the second process, too."""
+    import torch
+    from fine_tuning import FailingOnSecond, fit, monitored
+    from models import same
+
+    from lightning_callbacks import ExplanationMonitor
+
+    kinds = {
+        "plain": {},
+        "accumulated": {"accumulate_grad_batches": 2, "val_check_interval": 1},
+        "unused": {"strategy": "ddp_find_unused_parameters_true"},
+    }
+    found: dict[str, Any] = {}
+    for kind, options in kinds.items():
+        weights = []
+        for faithfulness in (None, ..., FailingOnSecond):
+            arguments = {} if faithfulness is ... else {"faithfulness": faithfulness}
+            monitor = ExplanationMonitor(**monitored(**arguments))
+            run = {"devices": 2, "strategy": "ddp", **options}
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                weights.append(fit([] if faithfulness is None else [monitor], **run).state_dict())
+            if faithfulness is FailingOnSecond and kind == "plain":
+                found["warned"] = [str(one.message) for one in caught if "was not explained" in str(one.message)]
+                found["scores"] = str(monitor.frame()["faithfulness/comprehensiveness"].tolist())
+        found[kind] = [same(weights[0], other) for other in weights[1:]]
+    torch.distributed.barrier()
+    return found
+
+
+def raising() -> dict[str, Any]:
+    """A monitor that fails on the second process and may stop the training."""
+    from fine_tuning import FailingOnSecond, fit, monitored
+
+    from lightning_callbacks import ExplanationMonitor
+
+    fit([ExplanationMonitor(**monitored(faithfulness=FailingOnSecond, on_error="raise"))], devices=2, strategy="ddp")
+    return {"survived": True}
+
+
+if __name__ == "__main__":
+    scenario, folder = sys.argv[1:]
+    findings = {"numbers": numbers, "neutrality": neutrality, "raising": raising}[scenario]()
+    Path(folder, f"{os.environ['LOCAL_RANK']}.json").write_text(json.dumps(findings))
