@@ -19,40 +19,54 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+BETTER = {"comprehensiveness": "higher", "sufficiency": "lower", "f1_macro": "higher"}
+"""The metrics that are drawn, and which values of each are better."""
+
 _WORDS = 24
 _COLUMNS = 4
+_BANDS = "bands: two standard errors"
+_DOTS = "solid dots: the concept's effect is significant (Holm, 5 %)"
 
 
-def trajectories(frame: pd.DataFrame) -> Figure:
-    """Scores over epochs: a panel for each metric of faithfulness, and one for each layer of concepts.
-
-    Bands are two standard errors; solid dots are concepts whose effect is significant (Holm, 5 %, in its validation).
+def trajectories(frame: pd.DataFrame, method: str = "method") -> Figure:
+    """Scores over epochs: a panel for each metric of faithfulness; below, of each layer, T-TCAV scores and effects.
 
     Args:
         frame: of :meth:`lightning_callbacks.ExplanationMonitor.frame`.
+        method: the name of the main method.
 
     Raises:
         ValueError: there are no scores in it.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
-    metrics = [m for m in ("comprehensiveness", "sufficiency", "f1_macro") if f"faithfulness/{m}" in frame]
+    metrics = [name for name in BETTER if f"faithfulness/{name}" in frame]
     layers = list(dict.fromkeys(name.split("/")[2] for name in frame if name.startswith("tcav/")))
     if frame.empty or not metrics + layers:
         raise ValueError("nothing was measured yet: expected at least one validation with scores")
-    panels: list[Any] = [*metrics, *layers]
-    columns = min(_COLUMNS, len(panels))
-    rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(0.6 + 3.2 * columns, 0.5 + 2.6 * rows), layout="constrained")
-    each = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axes, panel in zip(each, panels, strict=False):
-        (_draw_metric if panel in metrics else _draw_layer)(axes, frame, panel)
-        axes.set_xlabel("epoch" if _by_epoch(frame) else "step")
-        axes.spines[["top", "right"]].set_visible(False)
-    for axes in each[len(panels) :]:
-        axes.set_axis_off()
-    for axes in {each[0], each[len(metrics)] if layers else each[0]}:
-        axes.legend(fontsize=7, frameon=False)
+    columns = min(_COLUMNS, max(len(metrics), len(layers)))
+    groups = {"faithfulness": metrics, "tcav": layers, "tcav_effect": layers}
+    lines = [
+        (group, panels[start : start + columns])
+        for group, panels in groups.items()
+        for start in range(0, len(panels), columns)
+    ]
+    figure = Figure(figsize=(0.6 + 3.2 * columns, 0.5 + 2.6 * len(lines)), layout="constrained")
+    times = frame["epoch"] if frame["epoch"].is_unique else frame["step"]
+    for (group, line), row in zip(lines, figure.subplots(len(lines), columns, squeeze=False), strict=True):
+        for axes, panel in zip(row, line, strict=False):
+            if group == "faithfulness":
+                _draw_metric(axes, frame, times, panel, method)
+            else:
+                _draw_layer(axes, frame, times, group, panel)
+            axes.set_xlabel(times.name)
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+            axes.spines[["top", "right"]].set_visible(False)
+        for axes in row[len(line) :]:
+            axes.set_axis_off()
+        row[0].legend(fontsize=7, frameon=False)
+    figure.supxlabel("; ".join([_BANDS] * bool(metrics) + [_DOTS] * bool(layers)), fontsize=8)
     return figure
 
 
@@ -106,37 +120,30 @@ def patches_over_time(image: Tensor, explained: Sequence[ExplainedExample], labe
 _COLOURS = "red raises the predicted class, blue lowers it; each validation in its own scale"
 
 
-def _by_epoch(frame: pd.DataFrame) -> bool:
-    return bool(frame["epoch"].is_unique)
-
-
-def _times(frame: pd.DataFrame) -> Any:
-    return frame["epoch"] if _by_epoch(frame) else frame["step"]
-
-
-def _draw_metric(axes: Axes, frame: pd.DataFrame, metric: str) -> None:
-    ends = [name for name in frame if name.startswith("faithfulness/") and name.endswith(f"/{metric}")]
-    for name in ends:
-        method = name.split("/")[1] if name.count("/") == 2 else "method"
+def _draw_metric(axes: Axes, frame: pd.DataFrame, times: pd.Series, metric: str, main: str) -> None:
+    for name in [name for name in frame if name.startswith("faithfulness/") and name.endswith(f"/{metric}")]:
+        method = name.split("/")[1] if name.count("/") == 2 else main
         colour: dict[str, Any] = {"color": "0.6"} if method == RANDOM else {}
         values = frame[name]
-        (line,) = axes.plot(_times(frame), values, marker="o", markersize=3, label=plain_text(method), **colour)
-        error = name.replace("faithfulness/", "faithfulness_error/", 1)
-        if error in frame:
-            low, high = values - 2 * frame[error], values + 2 * frame[error]
-            axes.fill_between(_times(frame), low, high, color=line.get_color(), alpha=0.15, linewidth=0)
-    better = {"comprehensiveness": "higher is better", "sufficiency": "lower is better"}.get(metric, "higher is better")
-    axes.set_title(f"{metric.replace('_', ' ')} ({better})", fontsize=9)
+        (line,) = axes.plot(times, values, marker="o", markersize=3, label=plain_text(method), **colour)
+        error = frame.get(name.replace("faithfulness/", "faithfulness_error/", 1))
+        if error is not None:
+            axes.fill_between(
+                times, values - 2 * error, values + 2 * error, color=line.get_color(), alpha=0.15, linewidth=0
+            )
+    axes.set_title(f"{metric.replace('_', ' ')} ({BETTER[metric]} is better)", fontsize=9)
 
 
-def _draw_layer(axes: Axes, frame: pd.DataFrame, layer: str) -> None:
-    times = _times(frame)
-    for name in [name for name in frame if name.startswith("tcav/") and name.endswith(f"/{layer}")]:
-        _, concept, _ = name.split("/")
+def _draw_layer(axes: Axes, frame: pd.DataFrame, times: pd.Series, group: str, layer: str) -> None:
+    for name in [name for name in frame if name.startswith(f"{group}/") and name.endswith(f"/{layer}")]:
+        concept = name.split("/")[1]
         values, sure = frame[name], frame[f"tcav_p/{concept}/{layer}"] < SIGNIFICANT
         (line,) = axes.plot(times, values, linewidth=1.2, label=plain_text(concept))
-        axes.scatter(times[sure], values[sure], s=16, color=line.get_color())
-        axes.scatter(times[~sure], values[~sure], s=16, facecolors="white", edgecolors=line.get_color())
-    axes.axhline(0.5, color="0.8", linewidth=1, zorder=0)
-    axes.set_ylim(-0.05, 1.05)
-    axes.set_title(f"T-TCAV score, {layer.replace('_', ' ')}", fontsize=9)
+        colour = line.get_color()
+        axes.scatter(times[sure], values[sure], s=18, color=colour, zorder=3)
+        axes.scatter(times[~sure], values[~sure], s=18, facecolors="white", edgecolors=colour, zorder=3)
+    scores = group == "tcav"
+    axes.axhline(0.5 if scores else 0, color="0.8", linewidth=1, zorder=0)
+    if scores:
+        axes.set_ylim(-0.05, 1.05)
+    axes.set_title(f"{'T-TCAV score' if scores else 'effect on the output'}, {layer.replace('_', ' ')}", fontsize=9)

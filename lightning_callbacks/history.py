@@ -26,6 +26,7 @@ class Validation:
         seconds: what that took.
         metrics: what was logged, without prefix.
         examples: attributions to look at.
+        figure_seconds: what figures took.
     """
 
     validation: int
@@ -35,6 +36,7 @@ class Validation:
     seconds: float
     metrics: dict[str, float]
     examples: list[ExplainedExample] = field(default_factory=list)
+    figure_seconds: float = 0.0
 
 
 class History:
@@ -53,11 +55,11 @@ class History:
             forgotten.examples = []
 
     def frame(self) -> pd.DataFrame:
-        """A row for each validation: ``validation, epoch, step, samples, seconds`` and a column for each metric."""
+        """A row for each validation, as :meth:`lightning_callbacks.ExplanationMonitor.frame` says."""
         import pandas as pd
 
         rows = [{**asdict(one), **one.metrics} for one in self.validations]
-        named = ["validation", "epoch", "step", "samples", "seconds"]
+        named = ["validation", "epoch", "step", "samples", "seconds", "figure_seconds"]
         return pd.DataFrame(rows, columns=[*named, *dict.fromkeys(name for one in rows for name in one["metrics"])])
 
     def summary(self) -> pd.DataFrame:

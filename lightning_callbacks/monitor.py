@@ -246,6 +246,7 @@ class ExplanationMonitor(Callback):
             return
         folder = Path(trainer.log_dir or trainer.default_root_dir) / "explanations"
         self._fresh = False
+        start = time.monotonic()
         if trainer.is_global_zero:
             try:
                 with without_trace(pl_module, self.seed):
@@ -254,6 +255,7 @@ class ExplanationMonitor(Callback):
                 if self.on_error == "raise":
                     raise
                 self._warn(f"no figures of this validation: {type(error).__name__}: {error}")
+            self._history.validations[-1].figure_seconds = time.monotonic() - start
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero and len(self._history):
@@ -275,8 +277,8 @@ class ExplanationMonitor(Callback):
         """The history: a row for each explained validation.
 
         Returns:
-            Columns ``validation``, ``epoch``, ``step``, ``samples``, ``seconds``, and one for each metric, without
-            ``log_prefix``.
+            Columns ``validation``, ``epoch``, ``step``, ``samples``, ``seconds``, ``figure_seconds``, and one for each
+            metric, without ``log_prefix``.
         """
         return self._history.frame()
 
@@ -289,7 +291,7 @@ class ExplanationMonitor(Callback):
         Raises:
             ValueError: nothing was measured yet.
         """
-        return trajectories(self.frame())
+        return trajectories(self.frame(), next(iter(self.methods), ""))
 
     def summary(self, seconds: float | None = None) -> str:
         """The table that is printed at the end of ``fit``.
@@ -297,7 +299,7 @@ class ExplanationMonitor(Callback):
         Args:
             seconds: that the training took, of which the cost is a share.
         """
-        spent = sum(one.seconds for one in self._history.validations)
+        spent = sum(one.seconds + one.figure_seconds for one in self._history.validations)
         share = f", {spent / seconds:.1%} of the training" if seconds else ""
         title = f"{type(self).__name__}: {len(self._history)} validations explained in {spent:.1f} s{share}"
         return f"{title}\n{self._history.summary().to_string(float_format='{:.3f}'.format)}"

@@ -1,0 +1,219 @@
+"""Any attribution of tokens as a LightningModule, for ``trainer.predict``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+import pyarrow as pa
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from captum_attn import ShapleyGradAttention, TokenAttributions
+from captum_attn.core.inputs import FEATURE_NAMES, TOKEN_NOTES, ModelInputs, mapping_inputs
+from captum_attn.core.models import config_of, fingerprint, takes_keyword, unwrapped
+from captum_attn.core.tokens import find_players, real_tokens, special_ids_of
+from lightning_callbacks.attribution_table import attribution_table
+from lightning_callbacks.batches import LabelledInputs, labelled_inputs
+from lightning_callbacks.settings import plain
+from lightning_callbacks.strategies import check_strategy
+
+Target = int | tuple[int, int] | Literal["label"] | None
+BatchInputs = Callable[[Any], Mapping[str, Any]]
+
+
+class AttributionModule(LightningModule):
+    """A model whose ``predict_step`` explains a batch: ``trainer.predict`` then explains a data set.
+
+    Batches are what a tokenizer or an image processor returns, a tensor, or (features, labels). Labels, under the name
+    ``labels`` or ``label``, are kept and do not go to the model. Texts without a word get zeros where ``processor`` is
+    a tokenizer. The model is left as it was; only its device, and under ``precision="64-true"`` and the like its
+    dtype, are Lightning's.
+
+    Args:
+        model: a Hugging Face model or any ``nn.Module`` that ``method`` explains.
+        method: a class or function that is called as ``method(model, tokenizer=processor)``, such as
+            :class:`captum_attn.ShapleyGradAttention`, with other arguments by ``functools.partial``; or such an
+            attribution of the same model, already built. It must have ``attribute_tokens``.
+        processor: the tokenizer, which names tokens and knows the special ones. Image processors are taken and not
+            used: batches hold processed pixels.
+        target: what is explained: a class, a tuple (token, class), ``"label"`` for each input's own label, or None
+            for the predicted class.
+        batch_inputs: makes of a batch of another form the mapping that is explained.
+
+    Raises:
+        MisconfigurationException: arguments that are none of the above.
+
+    Example:
+        >>> from functools import partial
+        >>> from lightning.pytorch import Trainer
+        >>> from torch.utils.data import DataLoader
+        >>> from lightning_callbacks import AttributionModule
+        >>> tokenize = partial(tokenizer, padding=True, truncation=True, return_tensors="pt")
+        >>> loader = DataLoader(["a gripping film", "not good at all"], batch_size=2, collate_fn=tokenize)
+        >>> trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
+        >>> (table,) = trainer.predict(AttributionModule(model, processor=tokenizer), loader)
+        >>> table.select(["tokens", "target_name"]).to_pylist()[0]
+        {'tokens': ['[CLS]', 'a', 'gripping', 'film', '[SEP]'], 'target_name': 'positive'}
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        method: Any = ShapleyGradAttention,
+        *,
+        processor: Any | None = None,
+        target: Target = None,
+        batch_inputs: BatchInputs | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(model, nn.Module):
+            raise MisconfigurationException(
+                f"model must be an nn.Module, got {type(model).__name__}; of a pipeline, give pipeline.model"
+            )
+        if batch_inputs is not None and not callable(batch_inputs):
+            raise MisconfigurationException(
+                f"batch_inputs must be a function from a batch to a mapping of inputs, got {batch_inputs!r}"
+            )
+        self.model = model
+        self.tokenizer = processor if hasattr(processor, "all_special_ids") else None
+        self.target, self.batch_inputs = _checked_target(target), batch_inputs
+        self.attribution = _attribution(method, model, self.tokenizer)
+        self.wanted: list[bool] | None = None
+        """Which inputs of the next batch are explained, as :class:`AttributionWriter` says; None for all."""
+        self._special_ids = None if self.attribution is method else special_ids_of(self.tokenizer)
+
+    def setup(self, stage: str) -> None:
+        """Refuse strategies that spread a model's weights over devices."""
+        check_strategy(self.trainer, type(self).__name__)
+
+    def predict_step(self, batch: Any, batch_idx: int = 0, dataloader_idx: int = 0) -> pa.Table:
+        """Explain a batch, gradients and all, wherever Lightning has switched them off.
+
+        Args:
+            batch: B inputs; see the class.
+            batch_idx, dataloader_idx: of no effect.
+
+        Returns:
+            A table of B rows, or as many as are :attr:`wanted`, without a graph and on the CPU, with the columns of
+            :func:`~lightning_callbacks.attribution_table.attribution_table`.
+
+        Raises:
+            TypeError, ValueError: a batch of another form, or other inputs than the method explains.
+        """
+        wanted, self.wanted = self.wanted, None
+        if wanted is not None and not any(wanted):
+            return pa.table({})
+        with torch.inference_mode(False), torch.enable_grad():
+            given = labelled_inputs(batch if self.batch_inputs is None else self.batch_inputs(batch))
+            if wanted is not None and len(given) != len(wanted):
+                raise ValueError(
+                    f"the batch holds {len(given)} inputs, but {len(wanted)} samples of the data set were drawn for "
+                    "it, so which is which cannot be told: expected one input for each, from a collate_fn that "
+                    "neither leaves out nor splits samples"
+                )
+            return self._explained(given if wanted is None or all(wanted) else given.rows(wanted))
+
+    def settings(self) -> dict[str, Any]:
+        """What the explanations depend on, beside the inputs, as JSON has it.
+
+        Returns:
+            The model's class and fingerprint, the method and its settings, the target, the names of the classes.
+        """
+        own = {name.lstrip("_"): value for name, value in vars(self.attribution).items() if name != "forward_func"}
+        return {
+            "model": {"class": plain(type(unwrapped(self.model))), "fingerprint": fingerprint(self.model)},
+            "method": {"class": plain(type(self.attribution)), **plain(own)},
+            "target": plain(self.target),
+            "class_names": self._class_names(),
+        }
+
+    def _explained(self, given: LabelledInputs) -> pa.Table:
+        self._check_names(given.inputs)
+        batch, config = mapping_inputs(self.model, given.inputs), config_of(self.model)
+        result, real = self._attributed(given, batch)
+        return attribution_table(
+            result,
+            real=real,
+            ids=batch.features if batch.modality == "ids" else None,
+            tokenizer=self.tokenizer,
+            class_names=self._class_names(),
+            labels=given.labels,
+            multi_label=getattr(config, "problem_type", None) == "multi_label_classification",
+        )
+
+    def _attributed(self, given: LabelledInputs, batch: ModelInputs) -> tuple[TokenAttributions, Tensor]:
+        """The attributions of B inputs, and which of their tokens are no padding, bool (B, N)."""
+        target = self._target_of(given)
+        if batch.modality == "pixels":
+            result: TokenAttributions = self.attribution.attribute_tokens(given.inputs, target=target)
+            return result, torch.ones_like(result.players)
+        real = real_tokens(batch, batch.features.shape[1], config_of(self.model))
+        players = self._players(batch, real)
+        if players is None or players.any(-1).all():
+            return self.attribution.attribute_tokens(given.inputs, target=target), real
+        idle = ~players.any(-1, keepdim=True)  # all of an idle text plays, so that the others can be explained
+        inputs = {**given.inputs, "players": torch.where(idle, real, players)}
+        result = self.attribution.attribute_tokens(inputs, target=target)
+        return replace(result, values=result.values.masked_fill(idle, 0), players=result.players & ~idle), real
+
+    def _players(self, batch: ModelInputs, real: Tensor) -> Tensor | None:
+        """The tokens that play, bool (B, N), where that is known beforehand."""
+        if self._special_ids is None or batch.modality != "ids":
+            return None
+        return find_players(batch, real, special_ids=self._special_ids, config=None, causal=False, patches=0)
+
+    def _target_of(self, given: LabelledInputs) -> Any:
+        if self.target != "label":
+            return self.target
+        if given.labels is None:
+            raise ValueError("target='label', but the batch has no labels: expected them under 'labels' or 'label'")
+        return given.labels
+
+    def _check_names(self, inputs: Mapping[str, Any]) -> None:
+        known = (*TOKEN_NOTES, *FEATURE_NAMES.values())
+        others = sorted(name for name in inputs if name not in known and not takes_keyword(self.model, name))
+        if others:
+            raise ValueError(
+                f"the batch holds {others}, which {type(self.model).__name__} does not take: leave them out with "
+                "batch_inputs=, a function from a batch to the mapping that is explained"
+            )
+
+    def _class_names(self) -> list[str] | None:
+        names = getattr(config_of(self.model), "id2label", None)
+        return [str(names[index]) for index in sorted(names)] if names else None
+
+
+def _checked_target(target: Any) -> Target:
+    pair = isinstance(target, tuple) and len(target) == 2 and all(isinstance(index, int) for index in target)
+    if target is None or target == "label" or pair or (isinstance(target, int) and not isinstance(target, bool)):
+        return target  # type: ignore[no-any-return]
+    raise MisconfigurationException(
+        f"target is {target!r}, expected a class, a tuple (token, class), 'label' for each input's own label, or None "
+        "for the predicted class; the number of a class with a name is model.config.label2id[name]"
+    )
+
+
+def _attribution(method: Any, model: nn.Module, tokenizer: Any | None) -> Any:
+    """The method for this model, built if it is not yet."""
+    if not isinstance(method, type) and hasattr(method, "attribute_tokens"):
+        if unwrapped(getattr(method, "forward_func", model)) is not unwrapped(model):
+            raise MisconfigurationException(
+                f"method is a {type(method).__name__} of another model: expected one of the model given, or the class"
+            )
+        return method
+    if not callable(method):
+        raise MisconfigurationException(
+            f"method is {method!r}, expected a class or function that is called as method(model, tokenizer=processor), "
+            "or an attribution with attribute_tokens"
+        )
+    built = method(model, tokenizer=tokenizer)
+    if not hasattr(built, "attribute_tokens"):
+        raise MisconfigurationException(
+            f"method makes a {type(built).__name__}, which has no attribute_tokens: expected an attribution of tokens "
+            "such as captum_attn.ShapleyGradAttention"
+        )
+    return built

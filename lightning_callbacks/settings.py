@@ -1,0 +1,58 @@
+"""Settings in plain words: what tells one attribution from another, for JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from hashlib import sha256
+from typing import Any
+
+from torch import nn
+
+from captum_attn.core.hashing import add_to_hash
+from captum_attn.core.models import fingerprint
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON has it: functions and classes by name, models and tensors by hash, sets in order.
+
+    Of an object of another kind only the class remains.
+
+    Example:
+        >>> plain({"layers": (1, 2), "estimator": plain, "ids": {3, 1}})
+        {'layers': [1, 2], 'estimator': 'lightning_callbacks.settings.plain', 'ids': [1, 3]}
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(name): plain(part) for name, part in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted(map(plain, value), key=repr)
+    if isinstance(value, list | tuple):
+        return list(map(plain, value))
+    if isinstance(value, partial):
+        return {"function": plain(value.func), "arguments": plain(value.args), **plain(value.keywords)}
+    if isinstance(value, nn.Module):
+        return fingerprint(value)
+    if hasattr(value, "__array__"):
+        digest = sha256()
+        add_to_hash(digest, value)
+        return digest.hexdigest()
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def differences(there: Any, here: Any, name: str = "") -> list[str]:
+    """Where two plain values differ, in words.
+
+    Example:
+        >>> differences({"game": "cls", "target": None}, {"game": "mutual", "target": None})
+        ["game: 'cls' there, 'mutual' here"]
+    """
+    if isinstance(there, dict) and isinstance(here, dict):
+        return [
+            line
+            for key in sorted({*there, *here})
+            for line in differences(there.get(key), here.get(key), f"{name}.{key}" if name else key)
+        ]
+    return [] if there == here else [f"{name}: {there!r} there, {here!r} here"]

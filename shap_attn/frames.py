@@ -1,0 +1,196 @@
+"""Tables of token scores, as ``lightning_callbacks.read_attributions`` returns them, in SHAP's form."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Callable, Sequence
+from functools import cache
+from itertools import accumulate, pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import shap
+from torch import Tensor
+
+Array = npt.NDArray[Any]
+_COLUMNS = ("index", "tokens", "scores", "players", "target", "target_name", "rows", "columns")
+_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+class _Segmented(NamedTuple):
+    """T segments of a text, and the segment of each of its tokens."""
+
+    segments: list[str]
+    places: list[int]
+
+
+def explanation_from_frame(frame: pd.DataFrame, images: Any | None = None) -> shap.Explanation:
+    """The explanations of a data set for SHAP's plots and :func:`shap_attn.pool`.
+
+    Texts are put together from their tokens: what a tokenizer drops, such as capitals or the spaces around a full stop,
+    cannot come back. Special tokens are left out, but for those between two texts.
+
+    Args:
+        frame: N rows with the columns of ``lightning_callbacks.read_attributions``, all of texts or all of images.
+        images: the data set's pictures: ``images[index]`` is that of the sample ``index``, an array (h, w, C) or a
+            tensor (C, h, w), 0 to 255 in integers or 0 to 1 in floating point. Without them there is no ``data``.
+
+    Returns:
+        As :class:`shap_attn.AttentionExplainer` does with ``outputs="predicted"``: of texts, values (N, T, 1) of T
+        segments each, or (N, T) if all have the same target; of images, values (N, rows, columns, 1, 1) of the
+        patches, beside pictures (N, h, w, 3). Where targets differ, ``output_names`` are (N, 1). As there, values sum
+        to v(all players), and ``base_values`` are v(∅) = 0.
+
+    Raises:
+        TypeError: no DataFrame, or pictures of another kind.
+        ValueError: no rows, missing columns, texts without tokens, texts and images together, images of several sizes.
+
+    Example:
+        >>> import pandas as pd
+        >>> row = {"index": 0, "tokens": ["[CLS]", "un", "##funny", "film", "[SEP]"], "scores": [0, 3, 2, 1, 0]}
+        >>> row |= {"players": [False, True, True, True, False], "target": 1, "target_name": "positive"}
+        >>> explanation = explanation_from_frame(pd.DataFrame([row | {"rows": None, "columns": None}]))
+        >>> "|".join(explanation[0].data), explanation[0].values.tolist(), explanation.output_names
+        ('un|funny |film', [3.0, 2.0, 1.0], 'positive')
+        >>> from shap_attn import pool
+        >>> pool(explanation).feature_names
+        ['film', 'unfunny']
+    """
+    of_images = _checked(frame)
+    names = [_output_name(*row) for row in zip(frame["target"], frame["target_name"], strict=True)]
+    same = len(set(names)) == 1
+    fields = _image_fields(frame, images) if of_images else _text_fields(frame, single=same)
+    shape = (len(frame),) if same and not of_images else (len(frame), 1)
+    output_names: Any = np.array(names)[:, None] if not same else [names[0]] if of_images else names[0]
+    return shap.Explanation(
+        **fields, base_values=np.zeros(shape), output_names=None if names[0] is None and same else output_names
+    )
+
+
+def _checked(frame: Any) -> bool:
+    """Whether the rows are images."""
+    if not isinstance(frame, pd.DataFrame):
+        raise TypeError(f"expected a pandas DataFrame, as read_attributions returns, got {type(frame).__name__}")
+    missing = [name for name in _COLUMNS if name not in frame.columns]
+    if missing or not len(frame):
+        raise ValueError(f"the frame has {len(frame)} rows and no columns {missing}: expected rows with {_COLUMNS}")
+    of_images = frame["rows"].notna()
+    if of_images.any() != of_images.all():
+        raise ValueError("the frame holds texts and images: take one data loader's rows, frame[frame.dataloader == 0]")
+    if not of_images.any() and frame["tokens"].isna().any():
+        raise ValueError("the texts have no tokens: give AttributionModule the tokenizer, processor=tokenizer")
+    return bool(of_images.all())
+
+
+def _output_name(target: Any, name: Any) -> str | None:
+    if isinstance(name, str):
+        return name
+    missing = np.ndim(target) == 0 and pd.isna(target)
+    return None if missing else f"Output {int(np.ravel(target)[-1])}"
+
+
+def _text_fields(frame: pd.DataFrame, *, single: bool) -> dict[str, Any]:
+    bytes_of = _spelling(frame["tokens"])
+    values, texts = np.empty(len(frame), dtype=object), []
+    for row, parts in enumerate(zip(frame["tokens"], frame["scores"], frame["players"], strict=True)):
+        segments, sums = _text(*parts, bytes_of)
+        values[row] = sums if single else sums[:, None]
+        texts.append(np.array(segments))
+    names = [[segment.strip() for segment in text] for text in texts]
+    return {"values": values, "data": tuple(texts), "feature_names": names}
+
+
+def _text(
+    tokens: Sequence[str], scores: Sequence[float], players: Sequence[bool], bytes_of: Callable[[str], bytes]
+) -> tuple[list[str], Array]:
+    """Segments of the tokens from the first to the last that plays, and the values (T,) of these."""
+    playing = np.flatnonzero(np.asarray(players))
+    if not len(playing):
+        return [""], np.zeros(1)
+    own = slice(playing[0], playing[-1] + 1)
+    segments, places = _segmented([bytes_of(token) for token in tokens[own]])
+    sums = np.zeros(len(segments))
+    np.add.at(sums, places, np.asarray(scores[own], dtype=float))
+    return segments, sums
+
+
+def _segmented(pieces: Sequence[bytes]) -> _Segmented:
+    """Segments that make up the text: pieces of one character share one, and spaces end one."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    texts: list[str] = []
+    places, pending = [], False
+    for count, piece in enumerate(pieces, 1):
+        text = decoder.decode(piece, final=count == len(pieces))
+        if pending:
+            texts[-1] += text
+        else:
+            texts.append(text)
+        places.append(len(texts) - 1)
+        pending = bool(decoder.getstate()[0]) or not "".join(texts).strip()
+    ends = list(accumulate(map(len, texts)))
+    leading = [len(text) - len(text.lstrip()) if text.strip() else 0 for text in texts[1:]]
+    starts = [0, *(end + spaces for end, spaces in zip(ends, leading, strict=False)), ends[-1]]
+    whole = "".join(texts)
+    segments = [whole[start:stop] for start, stop in pairwise(starts)]
+    return _Segmented([segments[0].lstrip() or segments[0], *segments[1:]], places)
+
+
+def _spelling(tokens: Sequence[Sequence[str]]) -> Callable[[str], bytes]:
+    """What each token stands for, by the marks that the kinds of tokenizers leave."""
+    every = {token for text in tokens for token in text}
+    if any("Ġ" in token for token in every):
+        return _of_byte_level
+    if any("▁" in token or _BYTE.fullmatch(token) for token in every):
+        return _of_sentence_piece
+    if any(token.endswith("</w>") for token in every):
+        return lambda token: token.replace("</w>", " ").encode()
+    return _of_word_piece
+
+
+def _of_word_piece(token: str) -> bytes:
+    return (token[2:] if token.startswith("##") and len(token) > 2 else f" {token}").encode()
+
+
+def _of_sentence_piece(token: str) -> bytes:
+    byte = _BYTE.fullmatch(token)
+    return bytes([int(byte[1], 16)]) if byte else token.replace("▁", " ").encode()
+
+
+def _of_byte_level(token: str) -> bytes:
+    table = _byte_of_character()
+    return b"".join(bytes([table[mark]]) if mark in table else mark.encode() for mark in token)
+
+
+@cache
+def _byte_of_character() -> dict[str, int]:
+    """GPT-2's alphabet: printable bytes stand for themselves, the others for characters from 256 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + place): byte for place, byte in enumerate(others)}
+
+
+def _image_fields(frame: pd.DataFrame, images: Any | None) -> dict[str, Any]:
+    sizes = set(zip(frame["rows"].astype(int), frame["columns"].astype(int), strict=True))
+    if len(sizes) > 1:
+        raise ValueError(f"images of several sizes, {sorted(sizes)} patches: take rows of one size")
+    (rows, columns) = sizes.pop()
+    values = np.stack([np.asarray(scores, dtype=float)[-rows * columns :] for scores in frame["scores"]])
+    pictures = None if images is None else np.stack([_picture(images[int(index)]) for index in frame["index"]])
+    return {"values": values.reshape(len(frame), rows, columns, 1, 1), "data": pictures}
+
+
+def _picture(image: Any) -> Array:
+    """(h, w, 3) in [0, 1]; other channels than red, green and blue are averaged."""
+    array = np.moveaxis(image.detach().cpu().numpy(), 0, -1) if isinstance(image, Tensor) else np.asarray(image)
+    array = array[..., None] if array.ndim == 2 else array
+    if array.ndim != 3 or array.dtype.kind not in "uif":
+        raise TypeError(
+            f"an image is a {type(image).__name__} of shape {array.shape}, expected numbers: an array (h, w, C) or a "
+            "tensor (C, h, w)"
+        )
+    shown = array if array.dtype.kind == "f" else array / 255
+    three = shown if shown.shape[-1] == 3 else shown.mean(-1, keepdims=True).repeat(3, -1)
+    return three.clip(0, 1).astype(np.float64)
