@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -13,16 +12,16 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from captum_attn import ShapleyGradAttention, TokenAttributions
-from captum_attn.core.inputs import FEATURE_NAMES, TOKEN_NOTES, ModelInputs, mapping_inputs
-from captum_attn.core.models import config_of, fingerprint, takes_keyword, unwrapped
+from captum_attn.core.inputs import ModelInputs, mapping_inputs
+from captum_attn.core.models import config_of, fingerprint, unwrapped
 from captum_attn.core.tokens import find_players, real_tokens, special_ids_of
 from lightning_callbacks.attribution_table import attribution_table
-from lightning_callbacks.batches import LabelledInputs, labelled_inputs
+from lightning_callbacks.batches import BatchInputs, LabelledInputs, labelled_inputs
+from lightning_callbacks.methods import built
 from lightning_callbacks.settings import plain
 from lightning_callbacks.strategies import check_strategy
 
 Target = int | tuple[int, int] | Literal["label"] | None
-BatchInputs = Callable[[Any], Mapping[str, Any]]
 
 
 class AttributionModule(LightningModule):
@@ -35,14 +34,14 @@ class AttributionModule(LightningModule):
 
     Args:
         model: a Hugging Face model or any ``nn.Module`` that ``method`` explains.
-        method: a class or function that is called as ``method(model, tokenizer=processor)``, such as
-            :class:`captum_attn.ShapleyGradAttention`, with other arguments by ``functools.partial``; or such an
-            attribution of the same model, already built. It must have ``attribute_tokens``.
+        method: a class of attributions such as :class:`captum_attn.ShapleyGradAttention`, with other arguments by
+            ``functools.partial``; a function of the model (and its ``tokenizer``, if it takes one) that returns one; or
+            an attribution of the same model, already built. It must have ``attribute_tokens``.
         processor: the tokenizer, which names tokens and knows the special ones. Image processors are taken and not
             used: batches hold processed pixels.
         target: what is explained: a class, a tuple (token, class), ``"label"`` for each input's own label, or None
             for the predicted class.
-        batch_inputs: makes of a batch of another form the mapping that is explained.
+        batch_inputs: makes of a batch of another form one that is understood.
 
     Raises:
         MisconfigurationException: arguments that are none of the above.
@@ -108,7 +107,7 @@ class AttributionModule(LightningModule):
         if wanted is not None and not any(wanted):
             return pa.table({})
         with torch.inference_mode(False), torch.enable_grad():
-            given = labelled_inputs(batch if self.batch_inputs is None else self.batch_inputs(batch))
+            given = labelled_inputs(batch, self.model, self.batch_inputs)
             if wanted is not None and len(given) != len(wanted):
                 raise ValueError(
                     f"the batch holds {len(given)} inputs, but {len(wanted)} samples of the data set were drawn for "
@@ -132,7 +131,6 @@ class AttributionModule(LightningModule):
         }
 
     def _explained(self, given: LabelledInputs) -> pa.Table:
-        self._check_names(given.inputs)
         batch, config = mapping_inputs(self.model, given.inputs), config_of(self.model)
         result, real = self._attributed(given, batch)
         return attribution_table(
@@ -173,15 +171,6 @@ class AttributionModule(LightningModule):
             raise ValueError("target='label', but the batch has no labels: expected them under 'labels' or 'label'")
         return given.labels
 
-    def _check_names(self, inputs: Mapping[str, Any]) -> None:
-        known = (*TOKEN_NOTES, *FEATURE_NAMES.values())
-        others = sorted(name for name in inputs if name not in known and not takes_keyword(self.model, name))
-        if others:
-            raise ValueError(
-                f"the batch holds {others}, which {type(self.model).__name__} does not take: leave them out with "
-                "batch_inputs=, a function from a batch to the mapping that is explained"
-            )
-
     def _class_names(self) -> list[str] | None:
         names = getattr(config_of(self.model), "id2label", None)
         return [str(names[index]) for index in sorted(names)] if names else None
@@ -207,13 +196,13 @@ def _attribution(method: Any, model: nn.Module, tokenizer: Any | None) -> Any:
         return method
     if not callable(method):
         raise MisconfigurationException(
-            f"method is {method!r}, expected a class or function that is called as method(model, tokenizer=processor), "
-            "or an attribution with attribute_tokens"
+            f"method is {method!r}, expected a class or function of the model (and its tokenizer, if it takes one), or "
+            "an attribution with attribute_tokens"
         )
-    built = method(model, tokenizer=tokenizer)
-    if not hasattr(built, "attribute_tokens"):
+    made = built(method, model, tokenizer)
+    if not hasattr(made, "attribute_tokens"):
         raise MisconfigurationException(
-            f"method makes a {type(built).__name__}, which has no attribute_tokens: expected an attribution of tokens "
+            f"method makes a {type(made).__name__}, which has no attribute_tokens: expected an attribution of tokens "
             "such as captum_attn.ShapleyGradAttention"
         )
-    return built
+    return made

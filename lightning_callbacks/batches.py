@@ -1,13 +1,17 @@
-"""Batches as data loaders give them: the inputs that are explained, and their labels."""
+"""Batches as data loaders give them: the model's inputs, and labels."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from captum_attn.core.inputs import FEATURE_NAMES, constant, modality
+from captum_attn.core.inputs import COMPANION_NAMES, FEATURE_NAMES, TOKEN_NOTES, constant, modality
+from captum_attn.core.models import parameter_names
+
+BatchInputs = Callable[[Any], Any]
+"""A function from a batch of the user's own form to one of the forms of :func:`labelled_inputs`."""
 
 LABEL_NAMES = ("labels", "label")
 
@@ -34,34 +38,45 @@ class LabelledInputs(NamedTuple):
         return LabelledInputs({name: cut(value) for name, value in self.inputs.items()}, cut(self.labels))
 
 
-def labelled_inputs(batch: Any) -> LabelledInputs:
+def labelled_inputs(batch: Any, model: nn.Module, batch_inputs: BatchInputs | None = None) -> LabelledInputs:
     """Take a batch apart; tensors of inference mode become constants that autograd can save.
 
     Args:
-        batch: a mapping of inputs, with ``labels`` or ``label`` among them or not; ids (B, N), embeddings (B, N, D) or
-            pixels (B, C, h, w); or a sequence of such features and labels, as ``TensorDataset`` makes it.
+        batch: a mapping of inputs, with ``labels`` or ``label`` among them or not, in which what the model does not
+            take is left out; ids (B, N), embeddings (B, N, D) or pixels (B, C, h, w); or a sequence that starts with
+            one of them, goes on with a mask and the like, and may end with labels, as ``TensorDataset`` makes it.
+        model: that takes the inputs.
+        batch_inputs: brings other batches into one of these forms.
 
     Raises:
         TypeError: anything else.
 
     Example:
-        >>> inputs, labels = labelled_inputs([torch.zeros(2, 3, 8, 8), torch.tensor([4, 2])])
+        >>> inputs, labels = labelled_inputs([batch["input_ids"], batch["attention_mask"], torch.tensor([1, 0])], model)
         >>> list(inputs), labels.tolist()
-        (['pixel_values'], [4, 2])
+        (['input_ids', 'attention_mask'], [1, 0])
     """
-    labels = None
-    if isinstance(batch, list | tuple) and len(batch) in (1, 2) and isinstance(batch[0], Tensor | Mapping):
-        batch, labels = (*batch, None)[:2]
-    if isinstance(batch, Tensor):
-        batch = {FEATURE_NAMES[modality(batch)]: batch}
-    if not isinstance(batch, Mapping):
+    given = batch if batch_inputs is None else batch_inputs(batch)
+    features, *others = given if isinstance(given, list | tuple) and given else [given]
+    others = [part for part in others if part is not None]
+    labels = others.pop() if others and (isinstance(features, Mapping) or _are_labels(others[-1])) else None
+    names = [name for name in COMPANION_NAMES if name in parameter_names(model)]
+    fits = isinstance(features, Mapping) or all(isinstance(part, Tensor) for part in (features, *others))
+    if not fits or len(others) > (0 if isinstance(features, Mapping) else len(names)):
         raise TypeError(
             f"the batch is {_described(batch)}, expected the mapping that a tokenizer or an image processor returns, "
-            "a tensor, or (features, labels). Give batch_inputs=, a function that makes such a mapping of a batch"
+            "a tensor, or (features, labels). Give batch_inputs=, a function that makes one of these of a batch"
         )
-    found = [batch[name] for name in LABEL_NAMES if name in batch]
-    inputs = {name: constant(value) for name, value in batch.items() if name not in LABEL_NAMES}
+    if not isinstance(features, Mapping):
+        features = {FEATURE_NAMES[modality(features)]: features, **dict(zip(names, others, strict=False))}
+    found = [features[name] for name in LABEL_NAMES if name in features]
+    known = {*parameter_names(model), *FEATURE_NAMES.values(), *TOKEN_NOTES} - {*LABEL_NAMES}
+    inputs = {name: constant(value) for name, value in features.items() if name in known}
     return LabelledInputs(inputs, constant(found[0] if found and labels is None else labels))
+
+
+def _are_labels(part: Any) -> bool:
+    return not isinstance(part, Tensor) or (part.dim() == 1 and not part.is_floating_point())
 
 
 def _described(batch: Any) -> str:

@@ -40,8 +40,9 @@ def named_methods(given: Methods) -> dict[str, MethodFactory]:
 
 
 def built(factory: MethodFactory, model: nn.Module, processor: Any | None) -> Any:
-    """The attribution of a model; with the tokenizer, where the factory takes one."""
-    takes_tokenizer = "tokenizer" in inspect.signature(factory).parameters
+    """The attribution of a model; with the tokenizer, where the factory takes one by name or among any."""
+    parameters = inspect.signature(factory).parameters.values()
+    takes_tokenizer = any(part.name == "tokenizer" or part.kind is part.VAR_KEYWORD for part in parameters)
     tokenizer = processor if hasattr(processor, "all_special_ids") else None
     return factory(model, tokenizer=tokenizer) if takes_tokenizer else factory(model)
 

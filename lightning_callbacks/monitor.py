@@ -28,6 +28,7 @@ from captum_attn.core.perturb import Replacement
 from captum_attn.metrics import MaskedModel
 from captum_attn.metrics.masked_model import INTERVENTIONS, Intervention
 from lightning_callbacks.agreement import FailedTogetherError, together
+from lightning_callbacks.batches import BatchInputs
 from lightning_callbacks.concept_probe import ConceptProbe
 from lightning_callbacks.faithfulness_probe import FaithfulnessProbe
 from lightning_callbacks.figure_logging import log_figures
@@ -38,10 +39,10 @@ from lightning_callbacks.methods import Methods, built, named_methods
 from lightning_callbacks.model_in_module import ModelChoice, find_model
 from lightning_callbacks.names import CONCEPT_COLUMNS, check_names, concept_name, faithfulness_names
 from lightning_callbacks.neutrality import without_trace
-from lightning_callbacks.probe import BatchInputs, ProbeSet, fitted, read_probe
+from lightning_callbacks.probe import ProbeSet, fitted, read_probe
 from lightning_callbacks.probing import CONCEPTS, FAITHFULNESS, ExplainedExample, Probing
 from lightning_callbacks.progress import shown_progress
-from lightning_callbacks.strategies import check_strategy
+from lightning_callbacks.strategies import check_strategy, explains_together
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,6 +75,10 @@ class ExplanationMonitor(Callback):
     a warning, and scores are NaN then: ``ModelCheckpoint`` takes them for the worst, ``EarlyStopping`` stops unless its
     ``check_finite`` is False.
 
+    On several processes (DDP), each explains its share of the probe set, and all get the numbers of the whole. FSDP2
+    (``ModelParallelStrategy``) is experimental: all processes explain everything together, so what fails on one of
+    them alone leaves the others waiting.
+
     Args:
         concepts: one experimental set, in any form that :meth:`captum_attn.TTCAV.interpret` takes: a mapping from names
             to examples, or a list of captum's ``Concept``. Let one of them be a control. None: no concepts.
@@ -90,10 +95,10 @@ class ExplanationMonitor(Callback):
         layers: those that concepts are scored in, as in :class:`captum_attn.TTCAV`.
         every_n_validations: 1 for each; the first one is always among them.
         max_samples: the most examples. Default: 64 of the validation loader, all of ``probe``.
-        max_seconds: when so many have passed, no further batch is begun, on each process by itself.
+        max_seconds: when so many have passed, no further batch is begun, on each process by itself; not for FSDP2.
         batch_size: how many inputs the model sees at a time.
-        batch_inputs: a function from a batch of the loader to the model's inputs (a tensor or a mapping) and labels;
-            needed where a batch is no mapping, no tensor, and no tuple that starts with one of them.
+        batch_inputs: makes of a batch of another form the mapping that is explained, with its labels; known forms are
+            what a tokenizer or an image processor returns, a tensor, and (features, labels).
         intervention: how faithfulness takes tokens away: ``"replacement"`` or ``"knockout"``.
         replacement: what replaces a token; as in :class:`captum_attn.metrics.MaskedModel`.
         concept_options: other arguments of :class:`captum_attn.TTCAV`, such as ``{"n_cavs": 20}``.
@@ -109,8 +114,8 @@ class ExplanationMonitor(Callback):
 
     Raises:
         MisconfigurationException: arguments that are none of the above; when training starts, a model without
-            attention, a target without labels, a ``monitor=`` of another callback that would never be logged, FSDP or
-            DeepSpeed.
+            attention, a target without labels, a ``monitor=`` of another callback that would never be logged, FSDP1,
+            DeepSpeed or tensor parallelism.
 
     Example:
         >>> from lightning.pytorch.callbacks import ModelCheckpoint
@@ -194,7 +199,7 @@ class ExplanationMonitor(Callback):
         return self._generate_state_key(log_prefix=self.log_prefix)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        check_strategy(trainer, type(self).__name__)
+        check_strategy(trainer, type(self).__name__, sharded=True)
         self._probing, self.scores = None, None
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         averaging = [place for place, other in enumerate(callbacks) if isinstance(other, WeightAveraging)]
@@ -358,13 +363,14 @@ class ExplanationMonitor(Callback):
 
     def _measured(self, trainer: Trainer) -> tuple[dict[str, float], int, list[ExplainedExample]]:
         """The metrics, of how many examples they are, and some of these to look at."""
-        probing, several = self._known_probing, trainer.world_size > 1
-        table = RowsOfExamples(len(probing.probe), probing.widths, sync_on_compute=several)
-        table = table.to(trainer.strategy.root_device) if several else table
+        probing = self._known_probing
+        shares = 1 if explains_together(trainer) else trainer.world_size
+        table = RowsOfExamples(len(probing.probe), probing.widths, sync_on_compute=shares > 1)
+        table = table.to(trainer.strategy.root_device) if shares > 1 else table
         deadline = math.inf
-        if self.max_seconds is not None:
+        if self.max_seconds is not None and not explains_together(trainer):
             deadline = time.monotonic() + self.max_seconds - self._scoring_seconds
-        batches = probing.probe.shard(trainer.global_rank, trainer.world_size)
+        batches = probing.probe.shard(trainer.global_rank % shares, shares)
         with shown_progress(trainer, sum(len(batch.rows) for batch in batches)) as done:
             context = trainer.precision_plugin.forward_context if self.autocast else nullcontext
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,11 +12,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from captum_attn.concepts.reading import Reader
-from captum_attn.core.inputs import FEATURE_NAMES, TOKEN_NOTES, ModelInputs, mapping_inputs, tensor_inputs
-from captum_attn.core.models import device_of, parameter_names
-
-BatchInputs = Callable[[Any], tuple[Any, Tensor | None]]
-"""A function from a batch of the user's to a tensor or mapping of the model's inputs, and labels int64 (B,) or None."""
+from captum_attn.core.inputs import ModelInputs, mapping_inputs
+from captum_attn.core.models import device_of
+from lightning_callbacks.batches import LABEL_NAMES, BatchInputs, labelled_inputs
 
 
 @dataclass(frozen=True)
@@ -96,46 +94,8 @@ def read_probe(
         reader = Reader(model, processor, batch_size)
         found = [(inputs, None) for inputs in reader.read(_first(data, max_samples), "the probe set")]
     else:
-        found = [labelled_inputs(model, data, batch_inputs)]
+        found = [_read(model, data, batch_inputs)]
     return _in_order(found, labels, max_samples, batch_size)
-
-
-def labelled_inputs(
-    model: nn.Module, batch: Any, batch_inputs: BatchInputs | None = None
-) -> tuple[ModelInputs, Tensor | None]:
-    """Inputs and labels of a loader's batch.
-
-    Args:
-        model: that takes the inputs.
-        batch: a mapping, with labels under ``labels`` or ``label`` if there are any; a tensor; or a tuple or list that
-            starts with one of them and may go on with other inputs of the model and end with labels, integers (B,).
-        batch_inputs: a function that takes other batches apart.
-
-    Raises:
-        MisconfigurationException: any other batch.
-    """
-    features, rest = batch, list[Any]()
-    if batch_inputs is not None:
-        features, *rest = batch_inputs(batch)
-    elif isinstance(batch, tuple | list) and batch:
-        features, *rest = batch
-    labels = None
-    if isinstance(features, Mapping):
-        labels = next((features[name] for name in _LABELS if name in features), None)
-        features = _for_the_model(model, features)
-    if labels is None and rest and _are_labels(rest[-1]):
-        labels = rest.pop()
-    rest = [part for part in rest if part is not None]
-    try:
-        if isinstance(features, Mapping) and not rest:
-            return mapping_inputs(model, features), labels
-        if isinstance(features, Tensor):
-            return tensor_inputs(model, features, rest), labels
-    except (TypeError, ValueError) as error:
-        raise MisconfigurationException(f"a batch holds no inputs of the model: {error}. {_ADVICE}") from error
-    raise MisconfigurationException(
-        f"expected a batch that is a mapping, a tensor or a tuple (inputs, labels), got {_described(batch)}. {_ADVICE}"
-    )
 
 
 def fitted(inputs: ModelInputs, model: nn.Module) -> ModelInputs:
@@ -156,7 +116,7 @@ def _of_loader(
         loader = DataLoader(Subset(data, range(count)), size, collate_fn=loader.collate_fn)
     read = 0
     for batch in loader:
-        inputs, labels = labelled_inputs(model, batch, batch_inputs)
+        inputs, labels = _read(model, batch, batch_inputs)
         yield inputs, labels
         read += len(inputs)
         if max_samples is not None and read >= max_samples:
@@ -205,24 +165,15 @@ def _first(data: Any, count: int | None) -> Any:
 
 def _has_labels(data: Any) -> bool:
     tuples = isinstance(data, tuple) and len(data) > 1 and isinstance(data[0], Tensor | Mapping)
-    return tuples or (isinstance(data, Mapping) and any(name in data for name in _LABELS))
+    return tuples or (isinstance(data, Mapping) and any(name in data for name in LABEL_NAMES))
 
 
-def _are_labels(part: Any) -> bool:
-    return isinstance(part, Tensor) and part.dim() == 1 and not part.is_floating_point()
-
-
-def _for_the_model(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
-    """What the model takes of a batch, which may hold numbers, texts and labels besides."""
-    known = {*parameter_names(model), *FEATURE_NAMES.values(), *TOKEN_NOTES} - {*_LABELS}
-    return {name: value for name, value in batch.items() if name in known}
-
-
-def _described(batch: Any) -> str:
-    if isinstance(batch, tuple | list):
-        return f"{type(batch).__name__} of {[type(part).__name__ for part in batch]}"
-    return type(batch).__name__
-
-
-_LABELS = ("labels", "label")
-_ADVICE = "Give batch_inputs=, a function from a batch to the model's inputs (a tensor or a mapping) and labels"
+def _read(model: nn.Module, batch: Any, batch_inputs: BatchInputs | None) -> tuple[ModelInputs, Tensor | None]:
+    inputs, labels = labelled_inputs(batch, model, batch_inputs)
+    try:
+        return mapping_inputs(model, inputs), None if labels is None else torch.as_tensor(labels)
+    except (TypeError, ValueError) as error:
+        raise MisconfigurationException(
+            f"a batch holds no inputs of the model: {error}. Give batch_inputs=, a function from a batch to the "
+            "mapping that is explained, with labels"
+        ) from error

@@ -10,7 +10,11 @@ from torch import Tensor
 
 
 def add_to_hash(digest: Any, value: Any) -> None:
-    """Add a tensor's dtype, shape and bytes to a hash of ``hashlib``; of containers each part; else the ``repr``."""
+    """Add a tensor's dtype, shape and bytes to a hash of ``hashlib``; of containers each part; else the ``repr``.
+
+    Of a tensor that processes share (``DTensor``), it is this process's piece.
+    """
+    value = value.to_local() if hasattr(value, "to_local") else value
     if isinstance(value, Tensor):
         digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

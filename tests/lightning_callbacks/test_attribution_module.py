@@ -178,13 +178,20 @@ def test_batches_of_another_form(batch, message):
         AttributionModule(MODEL).predict_step(batch)
 
 
-def test_columns_that_the_model_does_not_take_are_named():
+def test_columns_that_the_model_does_not_take_are_left_out():
     batch = {"inputs_embeds": torch.rand(2, 4, 16), "src_key_padding_mask": torch.zeros(2, 4).bool()}
     module = AttributionModule(PlainClassifier().eval())
     table = module.predict_step(batch)
     assert table["ids"].null_count == table["target_name"].null_count == 2
-    with pytest.raises(ValueError, match=r"holds \['sentence'\], which PlainClassifier does not take.*batch_inputs="):
-        module.predict_step({**batch, "sentence": ["a", "b"]})
+    assert module.predict_step({**batch, "sentence": ["a", "b"], "row": torch.arange(2)}).equals(table)
+
+
+def test_inputs_and_a_mask_without_names():
+    batch = TOKENIZER(TEXTS[:2], padding=True, return_tensors="pt")
+    labels = torch.tensor([0, 1])
+    module = AttributionModule(MODEL, processor=TOKENIZER)
+    named = module.predict_step({**batch, "labels": labels})
+    assert module.predict_step([batch["input_ids"], batch["attention_mask"], labels]).equals(named)
 
 
 def test_strategies_that_spread_the_weights_are_refused():

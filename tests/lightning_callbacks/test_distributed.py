@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 from fine_tuning import FineTuned, Texts, fit, monitored, trainer_of
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch.utils.data import DataLoader, IterableDataset
 from two_processes import run_on_two
 
@@ -73,12 +74,20 @@ def test_a_stream_is_read_from_its_start():
     assert monitor.frame()["samples"].tolist() == [6]
 
 
-@pytest.mark.parametrize("strategy", [FSDPStrategy, ModelParallelStrategy])
-def test_weights_in_pieces_are_refused(strategy):
-    class Trainer:
-        pass
+def test_sharded_weights_are_trained_as_without_it(tmp_path):
+    outcomes = run_on_two("sharded", tmp_path)
+    assert [status for status, _, _ in outcomes] == [0, 0], outcomes[0][2] + outcomes[1][2]
+    (_, first, _), (_, second, _) = outcomes
+    assert first == second
+    assert first["plain"]
+    assert first["accumulated"]
+    assert all(map(math.isfinite, first["plain scores"]))
 
-    trainer = Trainer()
-    trainer.strategy = object.__new__(strategy)
-    with pytest.raises(MisconfigurationException, match=f"does not work under {strategy.__name__}.*strategy='ddp'"):
-        ExplanationMonitor().setup(trainer, FineTuned(), "fit")
+
+@pytest.mark.parametrize(
+    "strategy", [object.__new__(FSDPStrategy), object.__new__(DeepSpeedStrategy), ModelParallelStrategy(1, 2)]
+)
+def test_weights_in_pieces_are_refused(strategy):
+    name = type(strategy).__name__
+    with pytest.raises(MisconfigurationException, match=rf"does not work under {name}.*strategy='ddp'.*\(FSDP2\)"):
+        ExplanationMonitor().setup(SimpleNamespace(strategy=strategy), FineTuned(), "fit")

@@ -241,6 +241,8 @@ def test_batches_of_ones_own():
     assert "faithfulness/f1_macro" in monitor.frame()
     with pytest.raises(MisconfigurationException, match=r"holds no inputs of the model.*batch_inputs="):
         validated(Odd().eval(), loader)
+    with pytest.raises(MisconfigurationException, match=r"the batch is a list of 2 \(str, str\).*batch_inputs="):
+        validated(Odd().eval(), DataLoader(["a", "b"], 2))
 
 
 # --- history, figures, progress ---------------------------------------------------------------------------------------

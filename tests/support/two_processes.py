@@ -97,6 +97,41 @@ def neutrality() -> dict[str, Any]:
     return found
 
 
+def sharded() -> dict[str, Any]:
+    """The same under FSDP2: weights with a monitor and without, and the numbers."""
+    import hashlib
+
+    import torch
+    from fine_tuning import FineTuned, Texts, monitored, trainer_of
+    from lightning.pytorch.strategies import ModelParallelStrategy
+    from torch.distributed.fsdp import fully_shard
+    from torch.utils.data import DataLoader
+
+    from lightning_callbacks import ExplanationMonitor
+
+    class Sharded(FineTuned):
+        def configure_model(self) -> None:
+            if not hasattr(self.model, "set_requires_gradient_sync"):
+                for layer in self.model.bert.encoder.layer:
+                    fully_shard(layer, mesh=self.device_mesh["data_parallel"])
+                fully_shard(self.model, mesh=self.device_mesh["data_parallel"])
+
+    found: dict[str, Any] = {}
+    for name, options in {"plain": {}, "accumulated": {"accumulate_grad_batches": 3, "val_check_interval": 2}}.items():
+        hashes = []
+        for monitor in (None, ExplanationMonitor(**monitored(on_error="raise"))):
+            strategy = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)
+            trainer = trainer_of([monitor] if monitor else [], devices=2, strategy=strategy, **options)
+            torch.manual_seed(5)
+            module = Sharded()
+            trainer.fit(module, DataLoader(Texts(24), 4), DataLoader(Texts(11, seed=1), 4))
+            weights = [getattr(weight, "full_tensor", lambda w=weight: w)() for weight in module.parameters()]
+            hashes.append(hashlib.sha256(b"".join(w.detach().numpy().tobytes() for w in weights)).hexdigest())
+        found[name] = hashes[0] == hashes[1]
+        found[f"{name} scores"] = monitor.frame()["tcav_effect/first/layer_1"].tolist()
+    return found
+
+
 def raising() -> dict[str, Any]:
     """A monitor that fails on the second process and may stop the training."""
     from fine_tuning import FailingOnSecond, fit, monitored
@@ -109,5 +144,5 @@ def raising() -> dict[str, Any]:
 
 if __name__ == "__main__":
     scenario, folder = sys.argv[1:]
-    findings = {"numbers": numbers, "neutrality": neutrality, "raising": raising}[scenario]()
+    findings = {"numbers": numbers, "neutrality": neutrality, "raising": raising, "sharded": sharded}[scenario]()
     Path(folder, f"{os.environ['LOCAL_RANK']}.json").write_text(json.dumps(findings))
