@@ -110,9 +110,13 @@ def main() -> None:
         strategy="ddp" if options.devices > 1 else "auto",
         logger=[TensorBoardLogger(options.out, "", "tensorboard"), CSVLogger(options.out, "", "csv")],
         callbacks=[task.monitor, checkpoint],
+        val_check_interval=1 / options.checks,
+        num_sanity_val_steps=0,
         enable_model_summary=False,
     )
-    trainer.fit(Training(task), task.train, task.validation)
+    module = Training(task)
+    trainer.validate(module, task.validation, verbose=False)  # what it was like before
+    trainer.fit(module, task.train, task.validation)
     if trainer.is_global_zero:
         task.monitor.plot().savefig(options.out / "monitor.png", dpi=110)
         task.monitor.frame().to_csv(options.out / "monitor.csv", index=False)
@@ -173,7 +177,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="folder with train.tsv and dev.tsv")
     parser.add_argument("--model", help="of text, a folder or a name on the hub; default: the small one")
     parser.add_argument("--examples", type=int, help="how many examples to train on; default: 20,000 images, all texts")
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--checks", type=int, default=2, help="validations in an epoch")
     parser.add_argument("--devices", type=int, default=1, help="processes; more than one are on the CPU")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("out/monitor"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from captum_attn.concepts import TTCAV, ConceptScores
+from captum_attn.concepts.activations import ConceptStates
 from captum_attn.concepts.experimental_sets import ExperimentalSets
 from captum_attn.concepts.layers import find_layers
 from captum_attn.core.models import config_of, device_of
@@ -69,6 +70,11 @@ class ConceptProbe:
         example = fitted(probe.batches[0].inputs[:1], model)
         self.layers = find_layers(model, example, self.ttcav.layers)
         with observed_forward(model, example, gradients=False, modules=self.modules) as run:
+            if run.output.dim() != 2:
+                raise MisconfigurationException(
+                    f"the model's output has the shape {tuple(run.output.shape)}, expected logits (B, C): concepts are "
+                    "followed for the classes of a classifier"
+                )
             self._widths = [states.hidden.shape[-1] for states in self.states(run)]
         self.width = 1 + sum(self._widths)
 
@@ -103,11 +109,20 @@ class ConceptProbe:
         pooled = self.ttcav.pooled_gradients(run, readout)
         return torch.cat([targets[:, None].to(pooled[0]), *pooled], 1)
 
-    def score(self, numbers: Tensor) -> ConceptScores:
-        """The scores by the numbers (m, width) of the examples that count, m > 0."""
+    @property
+    def examples(self) -> int:
+        """How many examples the concepts have."""
+        return sum(len(batch) for parts in self._concepts.examples.values() for batch in parts)
+
+    def read_states(self, done: Callable[[int], object]) -> dict[int, ConceptStates]:
+        """The states of the concepts' examples, as the model is now; ``done`` is told how many are read."""
+        return self.ttcav.read_states(self._concepts, self.layers, done=done)
+
+    def score(self, states: Mapping[int, ConceptStates], numbers: Tensor) -> ConceptScores:
+        """The scores by concepts' states and the numbers (m, width) of the examples that count, m > 0."""
         targets, pooled = numbers.split([1, self.width - 1], dim=1)
         each = pooled.float().to(device_of(self.ttcav.model)).split(self._widths, dim=1)
-        return self.ttcav.score(self._concepts, self.layers, each, targets.long().cpu())
+        return self.ttcav.score(self._concepts, states, self.layers, each, targets.long().cpu())
 
 
 def _class_number(model: nn.Module, target: int | str) -> int:

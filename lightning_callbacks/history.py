@@ -54,6 +54,10 @@ class History:
         for forgotten in self.validations[1 : -SHOWN_VALIDATIONS + 1]:
             forgotten.examples = []
 
+    def seconds(self, since: int = 0) -> float:
+        """What explanations and figures took, from a place in the history on."""
+        return sum(one.seconds + one.figure_seconds for one in self.validations[since:])
+
     def frame(self) -> pd.DataFrame:
         """A row for each validation, as :meth:`lightning_callbacks.ExplanationMonitor.frame` says."""
         import pandas as pd

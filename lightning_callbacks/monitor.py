@@ -20,6 +20,7 @@ from torch.utils.data import IterableDataset
 
 from captum_attn import ShapleyGradAttention
 from captum_attn.concepts import ConceptScores
+from captum_attn.concepts.activations import ConceptStates
 from captum_attn.concepts.experimental_sets import ExperimentalSets
 from captum_attn.concepts.layers import layer_labels
 from captum_attn.concepts.ttcav import warn_of_weak_tests
@@ -93,7 +94,8 @@ class ExplanationMonitor(Callback):
             its attribute ``model``, else its only part with a Hugging Face configuration.
         processor: the model's tokenizer or image processor; of text, it is needed for faithfulness.
         layers: those that concepts are scored in, as in :class:`captum_attn.TTCAV`.
-        every_n_validations: 1 for each; the first one is always among them.
+        every_n_validations: 1 for each; the first one is always among them. In between, other callbacks see the last
+            scores again, of which the patience of ``EarlyStopping`` knows nothing.
         max_samples: the most examples. Default: 64 of the validation loader, all of ``probe``.
         max_seconds: when so many have passed, no further batch is begun, on each process by itself; not for FSDP2.
         batch_size: how many inputs the model sees at a time.
@@ -189,7 +191,7 @@ class ExplanationMonitor(Callback):
         self._validations = 0
         self._probing: Probing | None = None
         self._scoring_seconds = 0.0
-        self._began = time.monotonic()
+        self._began, self._before = time.monotonic(), 0
         self._fresh = False
 
     # --- Lightning's hooks ---
@@ -210,9 +212,12 @@ class ExplanationMonitor(Callback):
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._began = time.monotonic()
-        if self._probing is None and _loader_of(trainer) is not None:
+        self._began, self._before = time.monotonic(), len(self._history)
+        if self.probe is not None or _loader_of(trainer) is not None:
             self._prepare(trainer, pl_module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._prepare(trainer, pl_module)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._fresh = False
@@ -222,8 +227,6 @@ class ExplanationMonitor(Callback):
         self._validations += 1
         if number % self.every_n_validations:
             return
-        if self._probing is None:
-            self._prepare(trainer, pl_module)
         start = time.monotonic()
         with without_trace(pl_module, self.seed):
             try:
@@ -242,7 +245,10 @@ class ExplanationMonitor(Callback):
         )
         undefined = [name for name, value in metrics.items() if math.isnan(value)]
         if undefined and self._fresh:
-            self._warn(f"not defined in validation {number}, logged as NaN: {', '.join(undefined)}")
+            self._warn(
+                f"not defined in validation {number}, logged as NaN: {', '.join(undefined)}. EarlyStopping on one of "
+                "these stops the training unless check_finite=False"
+            )
         named = {f"{self.log_prefix}{name}": value for name, value in metrics.items()}
         pl_module.log_dict(named, sync_dist=False, on_step=False, on_epoch=True)
 
@@ -252,19 +258,24 @@ class ExplanationMonitor(Callback):
         folder = Path(trainer.log_dir or trainer.default_root_dir) / "explanations"
         self._fresh = False
         start = time.monotonic()
-        if trainer.is_global_zero:
-            try:
+
+        def draw() -> None:
+            if trainer.is_global_zero:
                 with without_trace(pl_module, self.seed):
                     log_figures(trainer, self._figures(), folder)
-            except Exception as error:
-                if self.on_error == "raise":
-                    raise
-                self._warn(f"no figures of this validation: {type(error).__name__}: {error}")
-            self._history.validations[-1].figure_seconds = time.monotonic() - start
+
+        try:
+            together(trainer, draw)
+        except FailedTogetherError as error:
+            if self.on_error == "raise":
+                raise
+            self._warn(f"no figures of this validation: {error}")
+        self._history.validations[-1].figure_seconds = time.monotonic() - start
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.is_global_zero and len(self._history):
-            print(self.summary(time.monotonic() - self._began))
+        if trainer.is_global_zero and len(self._history) > self._before:
+            spent, seconds = self._history.seconds(self._before), time.monotonic() - self._began
+            print(f"{self.summary()}\nExplanations took {spent:.1f} s, {spent / seconds:.1%} of the training.")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._probing = None  # it holds the model
@@ -298,21 +309,17 @@ class ExplanationMonitor(Callback):
         """
         return trajectories(self.frame(), next(iter(self.methods), ""))
 
-    def summary(self, seconds: float | None = None) -> str:
-        """The table that is printed at the end of ``fit``.
-
-        Args:
-            seconds: that the training took, of which the cost is a share.
-        """
-        spent = sum(one.seconds + one.figure_seconds for one in self._history.validations)
-        share = f", {spent / seconds:.1%} of the training" if seconds else ""
-        title = f"{type(self).__name__}: {len(self._history)} validations explained in {spent:.1f} s{share}"
-        return f"{title}\n{self._history.summary().to_string(float_format='{:.3f}'.format)}"
+    def summary(self) -> str:
+        """The table that is printed at the end of ``fit``: of each score the first, the last and the extremes."""
+        table = self._history.summary().to_string(float_format="{:.3f}".format)
+        return f"{type(self).__name__}: {len(self._history)} validations explained\n{table}"
 
     # --- measuring ---
 
     def _prepare(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Read the probe set and the concepts; all that can be wrong with them is found here."""
+        """Read the probe set and the concepts, once; all that can be wrong with them is found here."""
+        if self._probing is not None:
+            return
 
         def prepare() -> Probing:
             with without_trace(pl_module, self.seed):
@@ -371,20 +378,24 @@ class ExplanationMonitor(Callback):
         if self.max_seconds is not None and not explains_together(trainer):
             deadline = time.monotonic() + self.max_seconds - self._scoring_seconds
         batches = probing.probe.shard(trainer.global_rank % shares, shares)
-        with shown_progress(trainer, sum(len(batch.rows) for batch in batches)) as done:
-            context = trainer.precision_plugin.forward_context if self.autocast else nullcontext
+        total = sum(len(batch.rows) for batch in batches) + (probing.concepts.examples if probing.concepts else 0)
+        context = trainer.precision_plugin.forward_context if self.autocast else nullcontext
+        with shown_progress(trainer, total) as done:
 
-            def measure() -> list[ExplainedExample]:
+            def measure() -> tuple[dict[int, ConceptStates], list[ExplainedExample]]:
                 with context():
-                    return probing.measure(batches, table, self.examples, deadline, done)
+                    states = {} if probing.concepts is None else probing.concepts.read_states(done)
+                    return states, probing.measure(batches, table, self.examples, deadline, done)
 
-            examples = together(trainer, measure)
+            states, examples = together(trainer, measure)
         known = table.gathered()
-        metrics = together(trainer, lambda: self._metrics(known))
+        metrics = together(trainer, lambda: self._metrics(known, states))
         return metrics, max(len(rows) for rows, _ in known.values()), examples
 
-    def _metrics(self, known: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, float]:
-        """Metrics by the numbers of all examples that were explained."""
+    def _metrics(
+        self, known: Mapping[str, tuple[Tensor, Tensor]], states: Mapping[int, ConceptStates]
+    ) -> dict[str, float]:
+        """Metrics by the numbers of all examples that were explained, and the states of concepts."""
         probing = self._known_probing
         metrics: dict[str, float] = {}
         if probing.faithfulness is not None:
@@ -394,15 +405,17 @@ class ExplanationMonitor(Callback):
             metrics |= {name: found[ranking][metric] for (ranking, metric), name in self._faithfulness_names.items()}
         if probing.concepts is not None:
             _, numbers = known[CONCEPTS]
-            metrics |= self._concept_scores(probing.concepts, numbers)
+            metrics |= self._concept_scores(probing.concepts, states, numbers)
         return metrics
 
-    def _concept_scores(self, concepts: ConceptProbe, numbers: Tensor) -> dict[str, float]:
+    def _concept_scores(
+        self, concepts: ConceptProbe, states: Mapping[int, ConceptStates], numbers: Tensor
+    ) -> dict[str, float]:
         if not len(numbers):  # the time was up before an example that counts
             self.scores = None
             return dict.fromkeys(self._concept_names.values(), math.nan)
         start = time.monotonic()
-        self.scores = concepts.score(numbers)
+        self.scores = concepts.score(states, numbers)
         self._scoring_seconds = time.monotonic() - start
         if not len(self._history):
             warn_of_weak_tests(self.scores.sets, concepts.ttcav.permutations, stacklevel=2)

@@ -2,8 +2,9 @@
 
 from shap_attn import plots
 from shap_attn.explainer import AttentionExplainer
+from shap_attn.frames import explanation_from_frame
 from shap_attn.hierarchy import AttentionText
 from shap_attn.plots import relabel
 from shap_attn.pooling import pool
 
-__all__ = ["AttentionExplainer", "AttentionText", "plots", "pool", "relabel"]
+__all__ = ["AttentionExplainer", "AttentionText", "explanation_from_frame", "plots", "pool", "relabel"]

@@ -12,11 +12,12 @@ import torch
 from small_models import load_text_model
 
 import captum_attn
+import lightning_callbacks
 import shap_attn
 
 MODULES = [
     name
-    for package in (captum_attn, shap_attn)
+    for package in (captum_attn, lightning_callbacks, shap_attn)
     for name in (
         package.__name__,
         *(module.name for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")),

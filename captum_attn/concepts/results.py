@@ -97,11 +97,15 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
     """
 
     def __init__(
-        self, sets: Sequence[SetScores], targets: Tensor, target_names: Sequence[str], seconds: Mapping[str, float]
+        self,
+        sets: Sequence[SetScores],
+        targets: Tensor,
+        target_names: Sequence[str],
+        seconds: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__({one.key: {} for one in sets})
         self.sets, self.targets, self.target_names = list(sets), targets, list(target_names)
-        self.seconds = dict(seconds)
+        self.seconds = dict(seconds or {})
         for one in sets:
             for layer, scores in zip(one.layers, one.scores, strict=True):
                 self[one.key][layer.name] = {

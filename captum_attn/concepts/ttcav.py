@@ -214,17 +214,17 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         concepts = self.read_concepts(experimental_sets)
         batches = self._read_inputs(inputs, additional_forward_args)
         layers = find_layers(self.model, batches[0][:1], self.layers)
-        start = time.perf_counter()
+        clock = [time.perf_counter()]
+        states = self.read_states(concepts, layers, _readout_target(target, batches), show_progress=show_progress)
+        clock.append(time.perf_counter())
         each = self._explained(batches, layers, self.tokens, target, show_progress)
         explained = [(batch.pooled(), batch.targets) for batch in each]
         pooled = [torch.cat(parts) for parts in zip(*(parts for parts, _ in explained), strict=True)]
         targets = torch.cat([targets for _, targets in explained])
-        seconds = time.perf_counter() - start
-        readout_target = _readout_target(target, batches)
-        found = self.score(
-            concepts, layers, pooled, targets, readout_target=readout_target, show_progress=show_progress
-        )
-        found.seconds["gradients"] = seconds
+        clock.append(time.perf_counter())
+        found = self.score(concepts, states, layers, pooled, targets, show_progress=show_progress)
+        clock.append(time.perf_counter())
+        found.seconds |= {stage: clock[k + 1] - clock[k] for k, stage in enumerate(("states", "gradients", "vectors"))}
         warn_of_weak_tests(found.sets, self.permutations, stacklevel=5)
         _warn_of_inseparable(found.sets)
         return found
@@ -245,6 +245,29 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
             check_enough(concepts[id].name, sum(map(len, parts)))
         return ReadConcepts(sets, examples)
 
+    def read_states(
+        self,
+        concepts: ReadConcepts,
+        layers: Sequence[Layer],
+        readout_target: Target = None,
+        *,
+        show_progress: bool = False,
+        done: Callable[[int], Any] | None = None,
+    ) -> dict[int, ConceptStates]:
+        """The hidden states of concepts' tokens, by the concepts' ids: all that scores need of them.
+
+        Args:
+            concepts: of :meth:`read_concepts`.
+            layers: of :func:`captum_attn.concepts.layers.find_layers`.
+            readout_target: the output (token, class) by which concepts' readout token is found, if it depends on that.
+            show_progress: show a progress bar.
+            done: called with the number of examples that are done.
+
+        Raises:
+            ValueError: examples on no token of which the output depends.
+        """
+        return self._states(concepts, layers, self.tokens, readout_target, show_progress, done)
+
     def pooled_gradients(self, run: ObservedForward, readout: ReadoutGradients) -> list[Tensor]:
         """p = Σ_i a_i g_i of each layer, (B, D): all that scores need of the inputs.
 
@@ -257,35 +280,27 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
     def score(
         self,
         concepts: ReadConcepts,
+        states: Mapping[int, ConceptStates],
         layers: Sequence[Layer],
         pooled: Sequence[Tensor],
         targets: Tensor,
         *,
-        readout_target: Target = None,
         show_progress: bool = False,
     ) -> ConceptScores:
         """Score concepts by inputs whose pooled gradients are known.
 
         Args:
             concepts: of :meth:`read_concepts`.
-            layers: of :func:`captum_attn.concepts.layers.find_layers`.
+            states: of :meth:`read_states`.
+            layers: those of the states.
             pooled: (n, D) of each layer, of :meth:`pooled_gradients`.
             targets: int64 (n, k), what was explained.
-            readout_target: the output (token, class) by which concepts' readout token is found, if it depends on that.
-            show_progress: show progress bars.
-
-        Raises:
-            ValueError: examples on no token of which the output depends.
+            show_progress: show a progress bar.
         """
-        clock = [time.perf_counter()]
-        states = self._states(concepts, layers, self.tokens, readout_target, show_progress)
-        clock.append(time.perf_counter())
         total = len(concepts.sets) * len(layers)
         with tqdm(total=total, desc="T-TCAV: CAVs", unit="layer", disable=not show_progress) as bar:
             found = [self._scores(members, states, layers, pooled, bar.update) for members in concepts.sets]
-        clock.append(time.perf_counter())
-        seconds = {"states": clock[1] - clock[0], "vectors": clock[2] - clock[1]}
-        return ConceptScores(found, targets, self._names(targets), seconds)
+        return ConceptScores(found, targets, self._names(targets))
 
     @torch.inference_mode(False)
     def sensitivity_maps(
@@ -364,6 +379,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         scope: Scope,
         readout_target: Target,
         show_progress: bool,
+        done: Callable[[int], Any] | None = None,
     ) -> dict[int, ConceptStates]:
         """The states of each concept's tokens, by its id."""
         names = {concept.id: concept.name for members in concepts.sets for concept in members}
@@ -374,7 +390,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
             for id, parts in concepts.examples.items():
                 name = names[id]
                 try:
-                    states[id] = self._store.states(name, parts, layers, scope, readout_target, bar.update)
+                    states[id] = self._store.states(name, parts, layers, scope, readout_target, done or bar.update)
                 except Exception as error:
                     error.add_note(f"while the model read the examples of concept {name!r}")
                     raise

@@ -274,7 +274,7 @@ def plain(value):
 def test_a_summary_is_printed_at_the_end(capsys):
     fit([ExplanationMonitor(**monitored())])
     printed = capsys.readouterr().out
-    assert "ExplanationMonitor: 2 validations explained in" in printed
+    assert "ExplanationMonitor: 2 validations explained" in printed
     assert "% of the training" in printed
     for name in ("faithfulness/comprehensiveness", "faithfulness/random/sufficiency", "tcav/control/layer_2"):
         assert name in printed
