@@ -24,7 +24,7 @@ def data(tmp_path):
 def test_a_text_model_is_fine_tuned_and_followed(tmp_path, data):
     printed = run("finetune_with_monitor.py", "--data", str(data), "--epochs", "1", "--checks", "1", folder=tmp_path)
     assert "2 validations explained" in printed
-    assert "the most faithful: found/checkpoints/epoch=0.ckpt" in printed
+    assert "found/checkpoints/epoch=0.ckpt; found/monitor.png" in printed
     with (tmp_path / "found" / "monitor.csv").open() as file:
         before, after = csv.DictReader(file)
     assert (before["step"], after["step"]) == ("0", "1")
