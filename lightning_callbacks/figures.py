@@ -53,6 +53,7 @@ def trajectories(frame: pd.DataFrame, method: str = "method") -> Figure:
         for start in range(0, len(panels), columns)
     ]
     figure = Figure(figsize=(0.6 + 3.2 * columns, 0.5 + 2.6 * len(lines)), layout="constrained")
+    concepts = None
     times = frame["epoch"] if frame["epoch"].is_unique else frame["step"]
     for (group, line), row in zip(lines, figure.subplots(len(lines), columns, squeeze=False), strict=True):
         for axes, panel in zip(row, line, strict=False):
@@ -65,7 +66,11 @@ def trajectories(frame: pd.DataFrame, method: str = "method") -> Figure:
             axes.spines[["top", "right"]].set_visible(False)
         for axes in row[len(line) :]:
             axes.set_axis_off()
-        row[0].legend(fontsize=7, frameon=False)
+        if group == "faithfulness":
+            row[0].legend(fontsize=7, frameon=False)
+        concepts = row[0].get_legend_handles_labels() if group != "faithfulness" else None
+    if concepts is not None:
+        figure.legend(*concepts, loc="outside upper center", ncols=6, fontsize=8, frameon=False)
     figure.supxlabel("; ".join([_BANDS] * bool(metrics) + [_DOTS] * bool(layers)), fontsize=8)
     return figure
 
