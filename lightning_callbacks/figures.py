@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -118,7 +119,7 @@ def patches_over_time(image: Tensor, explained: Sequence[ExplainedExample], labe
         axes.set_title(plain_text(label), fontsize=8)
     for axes in (first, *others):
         axes.set_axis_off()
-    figure.suptitle(_COLOURS, fontsize=8)
+    figure.suptitle(fill(_COLOURS, 28 * (1 + len(explained))), fontsize=8)
     return figure
 
 

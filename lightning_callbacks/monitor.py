@@ -201,6 +201,8 @@ class ExplanationMonitor(Callback):
         return self._generate_state_key(log_prefix=self.log_prefix)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage not in ("fit", "validate"):
+            return
         check_strategy(trainer, type(self).__name__, sharded=True)
         self._probing, self.scores = None, None
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]

@@ -27,7 +27,8 @@ def without_trace(module: nn.Module, seed: int) -> Iterator[None]:
     with isolate_rng(), torch.inference_mode(False), torch.enable_grad():
         random.seed(seed)
         np.random.seed(seed)
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
+        torch.cuda.manual_seed_all(seed)  # not torch.manual_seed: isolate_rng knows no other devices
         try:
             yield
         except BaseException as error:  # past which isolate_rng puts nothing back
