@@ -99,7 +99,7 @@ def explain(
 
 
 def word_table(words: shap.Explanation, count: int = WORDS) -> pd.DataFrame:
-    """The words of the largest mean magnitude: in how many texts they are, and what they are worth there."""
+    """The strongest words: in how many texts they are, what they are worth there, and their mean magnitude in all."""
     values, present = words.values, words.data > 0
     order = abs(values).mean(0).argsort(kind="stable")[::-1][:count]
     return pd.DataFrame(
@@ -107,6 +107,7 @@ def word_table(words: shap.Explanation, count: int = WORDS) -> pd.DataFrame:
             "word": [words.feature_names[place] for place in order],
             "texts": present.sum(0)[order],
             "mean value": (values.sum(0) / present.sum(0))[order].round(4),
+            "strength": abs(values).mean(0)[order].round(5),
         }
     )
 

@@ -60,7 +60,7 @@ class AttributionFolder:
         manifest = _manifest(settings, samples)
         there = self.manifest()
         changed = differences(there, manifest) if there else []
-        if changed:
+        if changed and self._visible():
             raise ValueError(
                 f"{self.path} was begun with other settings, and results would mix: {'; '.join(changed)}. Give another "
                 "folder, or the former settings"
@@ -68,7 +68,7 @@ class AttributionFolder:
         self._check_names(begun=there is not None)
         run = uuid4().hex
         self._replace(_RUN, run.encode())
-        if there is None:
+        if there != manifest:
             self._replace(_MANIFEST, json.dumps(manifest, indent=2).encode())
         for unfinished in self.path.glob(f".*{_UNFINISHED}"):
             unfinished.unlink(missing_ok=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import torch
@@ -17,11 +17,12 @@ from captum_attn.core.models import config_of, fingerprint, unwrapped
 from captum_attn.core.tokens import find_players, real_tokens, special_ids_of
 from lightning_callbacks.attribution_table import attribution_table
 from lightning_callbacks.batches import BatchInputs, LabelledInputs, labelled_inputs
+from lightning_callbacks.classes import class_number
 from lightning_callbacks.methods import built
 from lightning_callbacks.settings import plain
 from lightning_callbacks.strategies import check_strategy
 
-Target = int | tuple[int, int] | Literal["label"] | None
+Target = int | str | tuple[int, int] | None
 
 
 class AttributionModule(LightningModule):
@@ -39,8 +40,8 @@ class AttributionModule(LightningModule):
             an attribution of the same model, already built. It must have ``attribute_tokens``.
         processor: the tokenizer, which names tokens and knows the special ones. Image processors are taken and not
             used: batches hold processed pixels.
-        target: what is explained: a class, a tuple (token, class), ``"label"`` for each input's own label, or None
-            for the predicted class.
+        target: what is explained: a class, by number or name, a tuple (token, class), ``"label"`` for each input's own
+            label, or None for the predicted class.
         batch_inputs: makes of a batch of another form one that is understood.
 
     Raises:
@@ -79,7 +80,7 @@ class AttributionModule(LightningModule):
             )
         self.model = model
         self.tokenizer = processor if hasattr(processor, "all_special_ids") else None
-        self.target, self.batch_inputs = _checked_target(target), batch_inputs
+        self.target, self.batch_inputs = _checked_target(target, model), batch_inputs
         self.attribution = _attribution(method, model, self.tokenizer)
         self.wanted: list[bool] | None = None
         """Which inputs of the next batch are explained, as :class:`AttributionWriter` says; None for all."""
@@ -176,13 +177,15 @@ class AttributionModule(LightningModule):
         return [str(names[index]) for index in sorted(names)] if names else None
 
 
-def _checked_target(target: Any) -> Target:
+def _checked_target(target: Any, model: nn.Module) -> Target:
     pair = isinstance(target, tuple) and len(target) == 2 and all(isinstance(index, int) for index in target)
     if target is None or target == "label" or pair or (isinstance(target, int) and not isinstance(target, bool)):
         return target  # type: ignore[no-any-return]
+    if isinstance(target, str):
+        return class_number(model, target)
     raise MisconfigurationException(
-        f"target is {target!r}, expected a class, a tuple (token, class), 'label' for each input's own label, or None "
-        "for the predicted class; the number of a class with a name is model.config.label2id[name]"
+        f"target is {target!r}, expected a class, by number or name, a tuple (token, class), 'label' for each input's "
+        "own label, or None for the predicted class"
     )
 
 

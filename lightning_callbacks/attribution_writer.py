@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import operator
 import os
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import Any
 
 import pyarrow as pa
@@ -17,15 +19,17 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_callbacks.attribution_folder import AttributionFolder, Bools
 from lightning_callbacks.attribution_module import AttributionModule
+from lightning_callbacks.neutrality import without_trace
+from lightning_callbacks.settings import plain
 
 
 class AttributionWriter(BasePredictionWriter):
     """Writes token scores to a folder of Parquet files, one for each process and batch, as they come.
 
     A file is there as a whole or not at all. The same ``trainer.predict`` on the same folder explains what is missing,
-    be it with another batch size or number of processes; another model, method, target or number of samples is
-    refused. On several machines they must share the folder. Call ``trainer.predict`` with
-    ``return_predictions=False``: it would keep all results in memory.
+    be it with another batch size or number of processes; another model, method or target, or other data (by their
+    number, and the first and the last sample) are refused. On several machines they must share the folder. Call
+    ``trainer.predict`` with ``return_predictions=False``: it would keep all results in memory.
 
     Read the folder with :func:`read_attributions`, which merges and sorts, or with any Parquet reader:
     ``pandas.read_parquet(folder)``, ``datasets.load_dataset("parquet", data_dir=folder)``.
@@ -67,8 +71,11 @@ class AttributionWriter(BasePredictionWriter):
                 "trainer.predict keeps all explanations in memory as well: pass return_predictions=False, and read "
                 "them with read_attributions"
             )
-        samples = _samples(trainer)
-        settings = {**_explaining(pl_module).settings(), "precision": trainer.precision}
+        loaders = _loaders(trainer)
+        samples = [len(loader.dataset) for loader in loaders]  # type: ignore[arg-type]
+        with without_trace(pl_module, 0):  # so that random transforms give the same again
+            data = [_content(loader.dataset) for loader in loaders]
+        settings = {**_explaining(pl_module).settings(), "precision": trainer.precision, "data": data}
         opened: Any = self._opened(settings, samples) if trainer.is_global_zero else None
         opened = trainer.strategy.broadcast(opened)
         if isinstance(opened, str):  # in all processes, or some would wait for the others
@@ -141,9 +148,9 @@ def _explaining(module: LightningModule) -> AttributionModule:
     return module
 
 
-def _samples(trainer: Trainer) -> list[int]:
-    """How many samples each data loader has."""
-    loaders = CombinedLoader(trainer.predict_dataloaders, "sequential").flattened
+def _loaders(trainer: Trainer) -> list[DataLoader[Any]]:
+    """The data loaders, all of which have samples with indices."""
+    loaders: list[DataLoader[Any]] = CombinedLoader(trainer.predict_dataloaders, "sequential").flattened
     for loader in loaders:
         if not isinstance(loader, DataLoader) or loader.batch_sampler is None:
             raise MisconfigurationException(
@@ -156,7 +163,13 @@ def _samples(trainer: Trainer) -> list[int]:
                 "done cannot be told from what is missing: expected a data set with __getitem__ and __len__, such as "
                 "list(dataset)"
             )
-    return [len(loader.dataset) for loader in loaders]
+    return loaders
+
+
+def _content(dataset: Any) -> str:
+    """What tells a data set from others of the same size: a hash of its first and last sample."""
+    ends = [plain(dataset[place]) for place in (0, len(dataset) - 1)] if len(dataset) else []
+    return sha256(json.dumps(ends).encode()).hexdigest()[:16]
 
 
 def _plain_indices(indices: Sequence[Any]) -> list[int]:

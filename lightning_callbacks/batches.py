@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from captum_attn.core.inputs import COMPANION_NAMES, FEATURE_NAMES, TOKEN_NOTES, constant, modality
-from captum_attn.core.models import parameter_names
+from captum_attn.core.models import parameter_names, takes_keyword
 
 BatchInputs = Callable[[Any], Any]
 """A function from a batch of the user's own form to one of the forms of :func:`labelled_inputs`."""
@@ -63,16 +63,36 @@ def labelled_inputs(batch: Any, model: nn.Module, batch_inputs: BatchInputs | No
     names = [name for name in COMPANION_NAMES if name in parameter_names(model)]
     fits = isinstance(features, Mapping) or all(isinstance(part, Tensor) for part in (features, *others))
     if not fits or len(others) > (0 if isinstance(features, Mapping) else len(names)):
-        raise TypeError(
-            f"the batch is {_described(batch)}, expected the mapping that a tokenizer or an image processor returns, "
-            "a tensor, or (features, labels). Give batch_inputs=, a function that makes one of these of a batch"
-        )
+        raise _not_understood(given, batch_inputs)
     if not isinstance(features, Mapping):
         features = {FEATURE_NAMES[modality(features)]: features, **dict(zip(names, others, strict=False))}
+    if not any(name in features for name in FEATURE_NAMES.values()):
+        raise _not_understood(given, batch_inputs)
     found = [features[name] for name in LABEL_NAMES if name in features]
-    known = {*parameter_names(model), *FEATURE_NAMES.values(), *TOKEN_NOTES} - {*LABEL_NAMES}
-    inputs = {name: constant(value) for name, value in features.items() if name in known}
+    taken = _taken(model, features)
+    inputs = {name: constant(value) for name, value in features.items() if name in taken}
     return LabelledInputs(inputs, constant(found[0] if found and labels is None else labels))
+
+
+def _taken(model: nn.Module, features: Mapping[str, Any]) -> set[str]:
+    """The names that go to the model: of its arguments; all of them, if it takes any and does not name the first."""
+    main = next(name for name in FEATURE_NAMES.values() if name in features)
+    named = parameter_names(model)
+    takes_all = main not in named and takes_keyword(model, main)
+    return {main, *(features if takes_all else named), *TOKEN_NOTES} - {*LABEL_NAMES}
+
+
+def _not_understood(given: Any, batch_inputs: BatchInputs | None) -> TypeError:
+    who = "the batch is" if batch_inputs is None else "batch_inputs made of a batch"
+    advice = (
+        "Give batch_inputs=, a function that makes one of these of a batch"
+        if batch_inputs is None
+        else "Let it return one of these"
+    )
+    return TypeError(
+        f"{who} {_described(given)}, expected the mapping that a tokenizer or an image processor returns, a tensor, or "
+        f"(features, labels). {advice}"
+    )
 
 
 def _are_labels(part: Any) -> bool:
@@ -80,5 +100,7 @@ def _are_labels(part: Any) -> bool:
 
 
 def _described(batch: Any) -> str:
+    if isinstance(batch, Mapping):
+        return f"a {type(batch).__name__} with the keys {sorted(map(str, batch))}"
     parts = ", ".join(type(part).__name__ for part in batch[:4]) if isinstance(batch, list | tuple) else ""
     return f"a {type(batch).__name__}" + (f" of {len(batch)} ({parts})" if parts else "")

@@ -14,9 +14,10 @@ from captum_attn.concepts import TTCAV, ConceptScores
 from captum_attn.concepts.activations import ConceptStates
 from captum_attn.concepts.experimental_sets import ExperimentalSets
 from captum_attn.concepts.layers import find_layers
-from captum_attn.core.models import config_of, device_of
-from captum_attn.core.run import ObservedForward, ReadoutGradients, observed_forward
+from captum_attn.core.models import device_of
+from captum_attn.core.run import ObservedForward, ReadoutGradients, observed_forward, plain_output
 from captum_attn.core.states import States
+from lightning_callbacks.classes import class_number
 from lightning_callbacks.probe import ProbeBatch, ProbeSet, fitted
 
 
@@ -56,7 +57,7 @@ class ConceptProbe:
             )
         on_cpu = {id: [fitted(b, model).to(torch.device("cpu")) for b in parts] for id, parts in read.examples.items()}
         self._concepts = replace(read, examples=on_cpu)
-        self._target = None if target is None else _class_number(model, target)
+        self._target = None if target is None else class_number(model, target)
         if target is not None and probe.labels is None:
             raise MisconfigurationException(
                 f"target={target!r} needs labels of the probe set, to know which of its examples are of this class: "
@@ -77,6 +78,12 @@ class ConceptProbe:
                 )
             self._widths = [states.hidden.shape[-1] for states in self.states(run)]
         self.width = 1 + sum(self._widths)
+        for concept in read.sets[0]:
+            try:
+                plain_output(model, fitted(on_cpu[concept.id][0][:1], model))
+            except Exception as error:
+                error.add_note(f"while the model read the first example of concept {concept.name!r}")
+                raise
 
     @property
     def concepts(self) -> list[str]:
@@ -123,16 +130,3 @@ class ConceptProbe:
         targets, pooled = numbers.split([1, self.width - 1], dim=1)
         each = pooled.float().to(device_of(self.ttcav.model)).split(self._widths, dim=1)
         return self.ttcav.score(self._concepts, states, self.layers, each, targets.long().cpu())
-
-
-def _class_number(model: nn.Module, target: int | str) -> int:
-    """The number of a class, which may be given by its name."""
-    config = config_of(model)
-    numbers = dict(getattr(config, "label2id", None) or {})
-    if isinstance(target, int) and (config is None or 0 <= target < config.num_labels):
-        return target
-    if target in numbers:
-        return int(numbers[target])
-    raise MisconfigurationException(
-        f"unknown target {target!r}: expected the number of a class, or one of {list(numbers)}"
-    )

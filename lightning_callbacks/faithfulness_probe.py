@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_f1_score
 
@@ -50,12 +51,28 @@ class FaithfulnessProbe:
         drops = [*DROPS, *(f"{name}_error" for name in DROPS)]
         return [*drops, *(f"f1_{average}" for average in AVERAGES)] if labelled else drops
 
-    def check(self, example: ModelInputs) -> None:
-        """Raise what is wrong with model or tokenizer: no attention, no classes, nothing that replaces a token."""
+    def check(self, example: ModelInputs, labels: Tensor | None) -> None:
+        """Try everything on one example.
+
+        Raises:
+            MisconfigurationException: labels of no class, or no tokenizer.
+            Exception: whatever is wrong with the model, a method, or what replaces a token.
+        """
+        if self.masked.tokenizer is None and example.modality == "ids" and not self.masked.replaces:
+            raise MisconfigurationException(
+                "faithfulness of texts needs processor=, the model's tokenizer, which says what replaces a token; or "
+                "replacement=, the id of a token"
+            )
         with observed_forward(self.masked.model, example, gradients=False) as run:
             whole = self.masked.whole(run, example)
-        if self._intervention == "replacement":
-            self.masked.replacement(whole)
+        classes = whole.probabilities.shape[1]
+        if labels is not None and not ((labels >= 0) & (labels < classes)).all():
+            raise MisconfigurationException(
+                f"expected labels from 0 to {classes - 1}, the classes of the model, got {labels.unique().tolist()}"
+            )
+        batch = _mapping(example)
+        scores = [token_scores(name, method, batch, whole) for name, method in self._methods.items()]
+        self.numbers(whole, [0], scores)
 
     @property
     def ours(self) -> list[AttentionShapley]:

@@ -29,18 +29,19 @@ _BANDS = "bands: two standard errors"
 _DOTS = "solid dots: the concept's effect is significant (Holm, 5 %)"
 
 
-def trajectories(frame: pd.DataFrame, method: str = "method") -> Figure:
+def trajectories(frame: pd.DataFrame, method: str = "method", output: str = "the output") -> Figure:
     """Scores over epochs: a panel for each metric of faithfulness; below, of each layer, T-TCAV scores and effects.
 
     Args:
         frame: of :meth:`lightning_callbacks.ExplanationMonitor.frame`.
         method: the name of the main method.
+        output: what concepts have an effect on.
 
     Raises:
         ValueError: there are no scores in it.
     """
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import FixedLocator, MaxNLocator
 
     metrics = [name for name in BETTER if f"faithfulness/{name}" in frame]
     layers = list(dict.fromkeys(name.split("/")[2] for name in frame if name.startswith("tcav/")))
@@ -61,9 +62,11 @@ def trajectories(frame: pd.DataFrame, method: str = "method") -> Figure:
             if group == "faithfulness":
                 _draw_metric(axes, frame, times, panel, method)
             else:
+                what = "T-TCAV score" if group == "tcav" else f"effect on {plain_text(output)}"
                 _draw_layer(axes, frame, times, group, panel)
+                axes.set_title(f"{what}, {panel.replace('_', ' ')}", fontsize=9)
             axes.set_xlabel(times.name)
-            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+            axes.xaxis.set_major_locator(FixedLocator(times) if len(times) < 4 else MaxNLocator(6, integer=True))
             axes.spines[["top", "right"]].set_visible(False)
         for axes in row[len(line) :]:
             axes.set_axis_off()
@@ -96,7 +99,7 @@ def tokens_over_time(tokens: Sequence[str], explained: Sequence[ExplainedExample
     axes.set_xticks(range(len(shown)), [plain_text(tokens[place]) for place in shown], rotation=60, ha="right")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axes.set_title(_COLOURS, fontsize=8, loc="left")
+    figure.suptitle(fill(_COLOURS, 20 + 6 * len(shown)), fontsize=8)
     return figure
 
 
@@ -152,4 +155,3 @@ def _draw_layer(axes: Axes, frame: pd.DataFrame, times: pd.Series, group: str, l
     axes.axhline(0.5 if scores else 0, color="0.8", linewidth=1, zorder=0)
     if scores:
         axes.set_ylim(-0.05, 1.05)
-    axes.set_title(f"{'T-TCAV score' if scores else 'effect on the output'}, {layer.replace('_', ' ')}", fontsize=9)

@@ -67,21 +67,25 @@ class History:
         return pd.DataFrame(rows, columns=[*named, *dict.fromkeys(name for one in rows for name in one["metrics"])])
 
     def summary(self) -> pd.DataFrame:
-        """A row for each score, and how it went: first, least, greatest (each with its epoch) and last."""
+        """A row for each metric of faithfulness and each effect: first, last, least and greatest, with their steps.
+
+        ``significant`` says in how many validations an effect was (Holm, 5 %).
+        """
         import pandas as pd
 
-        frame = self.frame().set_index("epoch")
-        rows = {}
+        frame, rows = self.frame().set_index("step"), {}
         for name in frame.columns:
-            values = frame[name].dropna() if name.startswith(("faithfulness/", "tcav/")) else frame[name][:0]
+            values = frame[name].dropna() if name.startswith(("faithfulness/", "tcav_effect/")) else frame[name][:0]
             if len(values):
+                p_values = frame.get(name.replace("tcav_effect/", "tcav_p/", 1)) if "tcav" in name else None
                 rows[name] = {
                     "first": values.iloc[0],
                     "last": values.iloc[-1],
                     "least": values.min(),
-                    "in epoch": values.idxmin(),
+                    "at step": values.idxmin(),
                     "greatest": values.max(),
-                    "in epoch ": values.idxmax(),
+                    "at step ": values.idxmax(),
+                    "significant": "" if p_values is None else f"{(p_values < 0.05).sum()} of {len(values)}",
                 }
         return pd.DataFrame(rows).T.convert_dtypes()
 

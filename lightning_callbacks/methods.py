@@ -23,13 +23,14 @@ def named_methods(given: Methods) -> dict[str, MethodFactory]:
     if isinstance(given, Mapping):
         named = list(given.items())
     else:
-        each = list(given) if isinstance(given, Sequence) else [given]
+        each = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
         named = [(_name(factory), factory) for factory in each]
     for name, factory in named:
         if not callable(factory) or (hasattr(factory, "attribute") and not isinstance(factory, type)):
             raise MisconfigurationException(
-                f"method {name!r} is {type(factory).__name__}, expected a class such as ShapleyGradAttention, or a "
-                "function of the model that returns an attribution: the model is known only when training starts"
+                f"method {name!r} is {factory!r:.80}, expected a class such as ShapleyGradAttention, or a function of "
+                "the model (and its tokenizer) that returns an attribution: the model is known only when training "
+                "starts"
             )
     names = [name for name, _ in named]
     if len(set(names)) < len(names) or not names:

@@ -26,6 +26,11 @@ def find_model(module: LightningModule, choice: ModelChoice = None) -> nn.Module
         MisconfigurationException: there is no such model, or it cannot be known which one is meant.
     """
     found: Any = None
+    if isinstance(choice, nn.Module):
+        raise MisconfigurationException(
+            f"model= is a {type(choice).__name__}, expected its name in the LightningModule, such as 'model', or a "
+            "function of the LightningModule that returns it"
+        )
     if callable(choice):
         found = choice(module)
     elif choice is not None:

@@ -56,6 +56,7 @@ COSTS = ("explanations/seconds", "explanations/samples")
 GROUPS = ("faithfulness/", "faithfulness_error/", "tcav/", "tcav_effect/", "tcav_p/", "explanations/")
 
 _FEW = 2  # examples under fast_dev_run
+_CHEAPER = "max_samples=, every_n_validations= and figures=False make it less"
 
 
 class ExplanationMonitor(Callback):
@@ -89,7 +90,7 @@ class ExplanationMonitor(Callback):
             examples, each by its predicted class.
         probe: the examples to explain: texts, images, paths, a tensor, a tokenizer's mapping (with ``labels``), a data
             loader or a data set. Default: the first ones of the (first) validation loader, in its data set's order.
-        labels: of ``probe``, if it holds none; numbers of classes.
+        labels: of ``probe``, if it holds none; numbers or names of classes.
         model: the transformer in the LightningModule: a dotted name, or a function of the LightningModule. Default:
             its attribute ``model``, else its only part with a Hugging Face configuration.
         processor: the model's tokenizer or image processor; of text, it is needed for faithfulness.
@@ -107,7 +108,7 @@ class ExplanationMonitor(Callback):
         autocast: run the model in the trainer's precision, such as ``bf16-mixed``; by default in that of its weights.
         figures: whether to draw figures.
         examples: of how many examples, to look at.
-        log_prefix: goes before all names. Each monitor of a trainer needs its own.
+        log_prefix: goes before all names, such as ``"zebra/"``. Each monitor of a trainer needs its own.
         on_error: ``"warn"`` goes on with the training, ``"raise"`` stops it.
         seed: of random scores and of concepts' draws.
 
@@ -138,7 +139,7 @@ class ExplanationMonitor(Callback):
         *,
         target: int | str | None = None,
         probe: Any | None = None,
-        labels: Sequence[int] | Tensor | None = None,
+        labels: Sequence[int | str] | Tensor | None = None,
         model: ModelChoice = None,
         processor: Any | None = None,
         layers: Sequence[int | str] | int | str | None = None,
@@ -186,6 +187,10 @@ class ExplanationMonitor(Callback):
         self.autocast, self.figures, self.examples = autocast, figures, examples
         self.log_prefix, self.on_error, self.seed = log_prefix, on_error, seed
         check_names("methods", self.methods)
+        if not isinstance(log_prefix, str) or examples < 0:
+            raise MisconfigurationException(
+                f"expected log_prefix, a string, and examples, 0 or more, got {log_prefix!r} and {examples!r}"
+            )
         self.scores: ConceptScores | None = None
         self._history = History()
         self._validations = 0
@@ -215,7 +220,9 @@ class ExplanationMonitor(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._began, self._before = time.monotonic(), len(self._history)
-        if self.probe is not None or _loader_of(trainer) is not None:
+        if not trainer.enable_validation:
+            rank_zero_warn(f"{type(self).__name__}: there is no validation in this training, so nothing is explained")
+        elif self.probe is not None or _loader_of(trainer) is not None:
             self._prepare(trainer, pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -252,10 +259,12 @@ class ExplanationMonitor(Callback):
                 "these stops the training unless check_finite=False"
             )
         named = {f"{self.log_prefix}{name}": value for name, value in metrics.items()}
-        pl_module.log_dict(named, sync_dist=False, on_step=False, on_epoch=True)
+        pl_module.log_dict(
+            named, on_epoch=True, sync_dist=True, reduce_fx="max"
+        )  # the same on all processes: no change
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self.figures or trainer.sanity_checking or not self._fresh:
+        if not self.figures or trainer.sanity_checking or not self._fresh or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         folder = Path(trainer.log_dir or trainer.default_root_dir) / "explanations"
         self._fresh = False
@@ -277,7 +286,8 @@ class ExplanationMonitor(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero and len(self._history) > self._before:
             spent, seconds = self._history.seconds(self._before), time.monotonic() - self._began
-            print(f"{self.summary()}\nExplanations took {spent:.1f} s, {spent / seconds:.1%} of the training.")
+            print(self.summary())
+            print(f"Explanations took {spent:.1f} s, {spent / seconds:.1%} of the training; {_CHEAPER}")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._probing = None  # it holds the model
@@ -309,12 +319,14 @@ class ExplanationMonitor(Callback):
         Raises:
             ValueError: nothing was measured yet.
         """
-        return trajectories(self.frame(), next(iter(self.methods), ""))
+        output = "the predicted class" if self.target is None else str(self.target)
+        return trajectories(self.frame(), next(iter(self.methods), ""), output)
 
     def summary(self) -> str:
-        """The table that is printed at the end of ``fit``: of each score the first, the last and the extremes."""
-        table = self._history.summary().to_string(float_format="{:.3f}".format)
-        return f"{type(self).__name__}: {len(self._history)} validations explained\n{table}"
+        """The table that is printed at the end of ``fit``: how faithfulness and concepts' effects went."""
+        explained = sum(one.samples > 0 for one in self._history.validations)
+        title = f"{type(self).__name__}: {explained} of {len(self._history)} validations explained"
+        return f"{title}\n{self._history.summary().to_string(float_format='{:.3f}'.format)}" if explained else title
 
     # --- measuring ---
 
@@ -330,10 +342,14 @@ class ExplanationMonitor(Callback):
         try:
             self._probing = together(trainer, prepare)
         except FailedTogetherError as error:
-            cause = error.__cause__
-            if isinstance(cause, TypeError | ValueError | IndexError | MisconfigurationException):
-                raise MisconfigurationException(f"{type(self).__name__}: {cause}") from cause
-            raise
+            cause = error.__cause__ or error
+            named = (
+                ""
+                if isinstance(cause, TypeError | ValueError | MisconfigurationException)
+                else f"{type(cause).__name__}: "
+            )
+            notes = "".join(f" ({note})" for note in getattr(cause, "__notes__", ()))
+            raise MisconfigurationException(f"{type(self).__name__}: {named}{cause}{notes}") from cause
         self._check_monitored(trainer)
 
     def _read(self, trainer: Trainer, pl_module: LightningModule) -> Probing:
@@ -350,7 +366,7 @@ class ExplanationMonitor(Callback):
             tokenizer = self.processor if hasattr(self.processor, "all_special_ids") else None
             masked = MaskedModel(model, tokenizer, replacement=self.replacement, batch_size=self.batch_size)
             faithfulness = FaithfulnessProbe(masked, methods, self.intervention, self.seed)
-            faithfulness.check(fitted(probe.batches[0].inputs[:1], model))
+            faithfulness.check(fitted(probe.batches[0].inputs[:1], model), probe.labels)
         return Probing(model, probe, concepts, faithfulness)
 
     def _probe(self, trainer: Trainer, model: nn.Module) -> ProbeSet:
@@ -463,7 +479,8 @@ class ExplanationMonitor(Callback):
                 similar = get_close_matches(wanted, ours, n=3, cutoff=0.4)
                 raise MisconfigurationException(
                     f"{type(other).__name__}(monitor={wanted!r}): {type(self).__name__} logs no such metric; did you "
-                    f"mean {' or '.join(map(repr, similar)) or repr(ours[0])}? It logs {', '.join(ours)}"
+                    f"mean {' or '.join(map(repr, similar)) or repr(ours[0])}? There are {len(ours)} in all, such as "
+                    f"{', '.join(ours[:: max(1, len(ours) // 8)])}"
                 )
 
     def _figures(self) -> dict[str, Figure]:

@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from captum_attn.concepts.reading import Reader
 from captum_attn.core.inputs import ModelInputs, mapping_inputs
-from captum_attn.core.models import device_of
+from captum_attn.core.models import config_of, device_of
+from captum_attn.metrics.evaluation import checked_labels
 from lightning_callbacks.batches import LABEL_NAMES, BatchInputs, labelled_inputs
 
 
@@ -66,7 +67,7 @@ class ProbeSet:
 def read_probe(
     model: nn.Module,
     data: Any,
-    labels: Sequence[int] | Tensor | None,
+    labels: Sequence[int | str] | Tensor | None,
     processor: Any | None,
     max_samples: int | None,
     batch_size: int,
@@ -78,7 +79,7 @@ def read_probe(
         model: that reads them.
         data: texts, images, paths, a tensor, the mapping that a tokenizer or an image processor returns; or a data
             loader or data set, whose first examples are taken in their own order, whatever its sampler does.
-        labels: of the examples, int64 (n,), unless the data hold them.
+        labels: of the examples, numbers or names of classes, unless the data hold them.
         processor: the model's tokenizer or image processor, for texts, images and paths.
         max_samples: the most examples; None for all.
         batch_size: the most in a batch.
@@ -95,7 +96,7 @@ def read_probe(
         found = [(inputs, None) for inputs in reader.read(_first(data, max_samples), "the probe set")]
     else:
         found = [_read(model, data, batch_inputs)]
-    return _in_order(found, labels, max_samples, batch_size)
+    return _in_order(found, labels, config_of(model), max_samples, batch_size)
 
 
 def fitted(inputs: ModelInputs, model: nn.Module) -> ModelInputs:
@@ -125,7 +126,8 @@ def _of_loader(
 
 def _in_order(
     found: Iterable[tuple[ModelInputs, Tensor | None]],
-    labels: Sequence[int] | Tensor | None,
+    labels: Sequence[int | str] | Tensor | None,
+    config: Any | None,
     max_samples: int | None,
     batch_size: int,
 ) -> ProbeSet:
@@ -138,12 +140,7 @@ def _in_order(
             batches.append(ProbeBatch(_constant(piece), None if own is None else own[part].cpu().long(), rows))
             start += len(piece)
     if labels is not None:
-        given = torch.as_tensor(labels)
-        if given.shape != (start,) or given.is_floating_point():
-            raise MisconfigurationException(
-                f"expected one label for each of the {start} examples of the probe set, integers, got "
-                f"{tuple(given.shape)} of {given.dtype}"
-            )
+        given = torch.tensor(checked_labels(labels, start, config))
         batches = [replace(batch, labels=given[batch.rows].cpu().long()) for batch in batches]
     if max_samples is not None:
         kept = [batch[batch.rows < max_samples] for batch in batches]

@@ -7,6 +7,7 @@ from functools import partial
 from hashlib import sha256
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from captum_attn.core.hashing import add_to_hash
@@ -34,9 +35,9 @@ def plain(value: Any) -> Any:
         return {"function": plain(value.func), "arguments": plain(value.args), **plain(value.keywords)}
     if isinstance(value, nn.Module):
         return fingerprint(value)
-    if hasattr(value, "__array__"):
+    if hasattr(value, "__array__") or hasattr(value, "__array_interface__"):  # the latter: PIL's images
         digest = sha256()
-        add_to_hash(digest, value)
+        add_to_hash(digest, value if hasattr(value, "__array__") else np.asarray(value))
         return digest.hexdigest()
     named = value if hasattr(value, "__qualname__") else type(value)
     return f"{named.__module__}.{named.__qualname__}"

@@ -97,7 +97,7 @@ def evaluate(
     shares, interventions = _checked_percentages(percentages), _checked_interventions(interventions)
     masked = MaskedModel(model, tokenizer, replacement=replacement, layers=layers, batch_size=batch_size)
     examples = examples_of(data, tokenizer, masked.model, max_length)
-    gold = _checked_labels(labels, len(examples), config_of(masked.model))
+    gold = checked_labels(labels, len(examples), config_of(masked.model))
     if rationales is not None:
         check_rationales(rationales, examples)
     settings = Settings(
@@ -160,7 +160,8 @@ def _checked_interventions(interventions: Sequence[Intervention]) -> tuple[Inter
     return tuple(kind for kind in INTERVENTIONS if kind in given)
 
 
-def _checked_labels(labels: Any, count: int, config: Any | None) -> list[int] | None:
+def checked_labels(labels: Any, count: int, config: Any | None) -> list[int] | None:
+    """The gold classes as numbers, given as such or by name; ``TypeError`` or ``ValueError`` for others."""
     if labels is None:
         return None
     gold: list[Any] = labels.tolist() if hasattr(labels, "tolist") else list(labels)

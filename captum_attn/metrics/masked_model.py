@@ -158,6 +158,11 @@ class MaskedModel:
 
         return worth
 
+    @property
+    def replaces(self) -> bool:
+        """Whether it was said what replaces a token."""
+        return self._replacement is not None
+
     def replacement(self, whole: WholeInputs) -> Replacement:
         """What replaces a token of the inputs; a warning where it is no mask token."""
         if self._replacement is None:

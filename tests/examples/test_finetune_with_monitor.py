@@ -23,7 +23,7 @@ def data(tmp_path):
 
 def test_a_text_model_is_fine_tuned_and_followed(tmp_path, data):
     printed = run("finetune_with_monitor.py", "--data", str(data), "--epochs", "1", "--checks", "1", folder=tmp_path)
-    assert "2 validations explained" in printed
+    assert "2 of 2 validations explained" in printed
     assert "found/checkpoints/epoch=0.ckpt; found/monitor.png" in printed
     with (tmp_path / "found" / "monitor.csv").open() as file:
         before, after = csv.DictReader(file)
@@ -37,7 +37,7 @@ def test_a_text_model_is_fine_tuned_and_followed(tmp_path, data):
 
 def test_a_vision_transformer_learns_and_is_followed(tmp_path):
     printed = run("finetune_with_monitor.py", "--examples", "64", "--epochs", "1", "--checks", "1", folder=tmp_path)
-    assert "tcav/narrow_stripes/layer_3" in printed
+    assert "tcav_effect/narrow_stripes/layer_3" in printed
     assert (tmp_path / "found" / "monitor.png").stat().st_size > 20_000
 
 

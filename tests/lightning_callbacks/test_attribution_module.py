@@ -160,7 +160,7 @@ def test_settings_tell_methods_apart_however_they_are_given():
         (lambda: AttributionModule(MODEL, lambda model, tokenizer: "x"), "makes a str, which has no attribute_tokens"),
         (lambda: AttributionModule(MODEL, ShapleyGradAttention(load_image_model())), "of another model"),
         (lambda: AttributionModule(MODEL, target=[0, 1]), r"target is \[0, 1\], expected a class"),
-        (lambda: AttributionModule(MODEL, target="positive"), "label2id"),
+        (lambda: AttributionModule(MODEL, target="great"), r"unknown target 'great'.*\['negative', 'positive'\]"),
         (lambda: AttributionModule(MODEL, batch_inputs={}), "batch_inputs must be a function"),
     ],
 )
@@ -199,3 +199,26 @@ def test_strategies_that_spread_the_weights_are_refused():
     module.trainer = SimpleNamespace(strategy=object.__new__(FSDPStrategy))
     with pytest.raises(MisconfigurationException, match=r"AttributionModule does not work under FSDPStrategy"):
         module.setup("predict")
+
+
+class Forwarding(torch.nn.Module):
+    """Takes whatever its model takes."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = MODEL
+
+    def forward(self, **batch):
+        return self.inner(**batch)
+
+
+def test_a_module_that_takes_anything_gets_everything_but_labels():
+    batch = {**TOKENIZER(TEXTS[:2], padding=True, return_tensors="pt"), "labels": torch.tensor([0, 1])}
+    expected = AttributionModule(MODEL, processor=TOKENIZER).predict_step(batch)
+    assert AttributionModule(Forwarding(), processor=TOKENIZER).predict_step(batch)["scores"].equals(expected["scores"])
+
+
+def test_a_class_by_its_name():
+    batch = TOKENIZER(TEXTS[:2], padding=True, return_tensors="pt")
+    by_name, by_number = (AttributionModule(MODEL, target=target).predict_step(batch) for target in ("positive", 1))
+    assert by_name.equals(by_number)

@@ -201,3 +201,17 @@ def test_killed_runs_resume_to_what_an_undisturbed_one_finds(tmp_path):
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
     assert "killed 3 times, then resumed: 200 rows, the same as undisturbed: True" in done.stdout, done.stderr
     assert torch.get_num_threads() == 1
+
+
+def test_other_texts_of_the_same_number_are_refused(tmp_path):
+    predict(explainer(), text_loader(TOKENIZER, TEXTS, 4), tmp_path)
+    others = ["another one", *TEXTS[1:]]
+    with pytest.raises(MisconfigurationException, match=r"begun with other settings.*data: "):
+        predict(explainer(), text_loader(TOKENIZER, others, 4), tmp_path)
+
+
+def test_a_run_that_failed_before_its_first_result_does_not_bind(tmp_path):
+    with pytest.raises(IndexError, match="target 7 is out of range"):
+        predict(explainer(target=7), text_loader(TOKENIZER, TEXTS, 4), tmp_path)
+    predict(explainer(target=1), text_loader(TOKENIZER, TEXTS, 4), tmp_path)
+    assert len(read_attributions(tmp_path, complete=True)) == len(TEXTS)

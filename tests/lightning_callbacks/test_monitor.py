@@ -105,7 +105,7 @@ def test_one_forward_and_one_backward_pass_serve_both_halves(monkeypatch):
     in_both = len(passes)
     passes.clear()
     validated(module, target=None, faithfulness=None)
-    assert in_both == len(passes)
+    assert in_both == len(passes) + 1  # the method is tried on one example beforehand
 
 
 # --- when and where ---------------------------------------------------------------------------------------------------
@@ -239,7 +239,7 @@ def test_batches_of_ones_own():
         Odd().eval(), loader, batch_inputs=lambda batch: (batch["document"]["ids"], batch["gold"]), target=None
     )
     assert "faithfulness/f1_macro" in monitor.frame()
-    with pytest.raises(MisconfigurationException, match=r"holds no inputs of the model.*batch_inputs="):
+    with pytest.raises(MisconfigurationException, match=r"a dict with the keys \['document', 'gold'\].*batch_inputs="):
         validated(Odd().eval(), loader)
     with pytest.raises(MisconfigurationException, match=r"the batch is a list of 2 \(str, str\).*batch_inputs="):
         validated(Odd().eval(), DataLoader(["a", "b"], 2))
@@ -274,9 +274,9 @@ def plain(value):
 def test_a_summary_is_printed_at_the_end(capsys):
     fit([ExplanationMonitor(**monitored())])
     printed = capsys.readouterr().out
-    assert "ExplanationMonitor: 2 validations explained" in printed
+    assert "ExplanationMonitor: 2 of 2 validations explained" in printed
     assert "% of the training" in printed
-    for name in ("faithfulness/comprehensiveness", "faithfulness/random/sufficiency", "tcav/control/layer_2"):
+    for name in ("faithfulness/comprehensiveness", "faithfulness/random/sufficiency", "tcav_effect/control/layer_2"):
         assert name in printed
 
 
@@ -468,10 +468,34 @@ PREPARED = {
         Silent,
         None,
         {"probe": {"input_ids": Texts(4).ids}, "labels": [0, 1]},
-        "one label for each of the 4 examples",
+        "2 labels for 4 examples: give one for each",
     ),
     "labels of the loader": (Silent, None, {"labels": [0]}, "labels= go with probe="),
-    "no mask token": (Silent, None, {"processor": None}, "give tokenizer=, or replacement="),
+    "no mask token": (
+        Silent,
+        None,
+        {"processor": None},
+        "faithfulness of texts needs processor=, the model's tokenizer",
+    ),
+    "labels of no class": (
+        Silent,
+        None,
+        {"probe": {"input_ids": Texts(4).ids}, "labels": [0, 1, 2, 7]},
+        "labels from 0 to 2, the classes of the model, got .*7",
+    ),
+    "a method that does not work": (
+        Silent,
+        None,
+        {"faithfulness": {"mine": lambda model: lambda batch, targets: batch["pixels"]}},
+        "KeyError: 'pixels'.*method 'mine'",
+    ),
+    "a module": (Silent, None, {"model": torch.nn.Linear(2, 2)}, "model= is a Linear, expected its name"),
+    "concepts for another model": (
+        Silent,
+        None,
+        {"concepts": {"a": torch.rand(6, 3, 8, 8), "b": torch.rand(6, 3, 8, 8)}},
+        "first example of concept 'a'",
+    ),
     "an odd layer": (Silent, None, {"layers": [7]}, r"layers \[7\] out of range"),
     "an unknown option": (Silent, None, {"concept_options": {"cavs": 3}}, "unexpected keyword argument 'cavs'"),
 }
@@ -483,6 +507,17 @@ def test_bad_input_is_named_before_anything_is_explained(module, loader, argumen
     built.validation_step = lambda batch, batch_idx: None
     with pytest.raises(MisconfigurationException, match=message):
         validated(built, loader, **arguments)
+
+
+def test_a_training_without_validation_is_warned_of():
+    with pytest.warns(UserWarning, match="there is no validation in this training"):
+        trainer_of([ExplanationMonitor(**monitored())], max_epochs=1).fit(FineTuned(), DataLoader(Texts(4), 4))
+
+
+def test_labels_may_be_names():
+    names = [f"LABEL_{label}" for label in Texts(9, seed=3).labels.tolist()]
+    monitor, _ = validated(probe={"input_ids": Texts(9, seed=3).ids}, labels=names)
+    assert "faithfulness/f1_macro" in monitor.frame()
 
 
 def test_mistakes_are_found_before_the_first_training_step():

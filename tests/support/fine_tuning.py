@@ -87,16 +87,14 @@ def monitored(**arguments: Any) -> dict[str, Any]:
 
 
 class Failing(ShapleyGradAttention):
-    """An attribution that fails, on one process or on all."""
+    """An attribution that fails on more than one example, on one process or on all."""
 
     rank: int | None = None
 
-    def _attributions(self, *_: Any) -> Any:
-        from torch import distributed
-
-        if self.rank is None or distributed.get_rank() == self.rank:
+    def _attributions(self, explained: Any, influence: Tensor) -> Any:
+        if len(influence) > 1 and (self.rank is None or torch.distributed.get_rank() == self.rank):
             raise RuntimeError("no luck")
-        return super()._attributions(*_)
+        return super()._attributions(explained, influence)
 
 
 class FailingOnSecond(Failing):

@@ -1,0 +1,27 @@
+"""Classes of a model by number or name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import nn
+
+from captum_attn.core.models import config_of
+
+
+def class_number(model: nn.Module, target: Any) -> int:
+    """The number of a class, which may be given by its name in the model's configuration.
+
+    Raises:
+        MisconfigurationException: there is no such class.
+    """
+    config = config_of(model)
+    numbers = dict(getattr(config, "label2id", None) or {})
+    if isinstance(target, str) and target in numbers:
+        return int(numbers[target])
+    count = getattr(config, "num_labels", None)
+    if isinstance(target, int) and not isinstance(target, bool) and 0 <= target < (count or target + 1):
+        return target
+    known = f"; the names are {list(numbers)}" if numbers else ""
+    raise MisconfigurationException(f"unknown target {target!r}: expected the number or the name of a class{known}")
