@@ -137,7 +137,7 @@ def _in_order(
         for part in inputs.parts(batch_size):
             piece = inputs[part].to(torch.device("cpu"))
             rows = torch.arange(start, start + len(piece))
-            batches.append(ProbeBatch(_constant(piece), None if own is None else own[part].cpu().long(), rows))
+            batches.append(ProbeBatch(piece, None if own is None else own[part].cpu().long(), rows))
             start += len(piece)
     if labels is not None:
         given = torch.tensor(checked_labels(labels, start, config))
@@ -148,11 +148,6 @@ def _in_order(
     if not batches:
         raise MisconfigurationException("the probe set is empty: there are no validation data, or probe= has none")
     return ProbeSet(batches)
-
-
-def _constant(inputs: ModelInputs) -> ModelInputs:
-    """Inputs that a loop under inference mode may have made, as ordinary tensors."""
-    return inputs[torch.arange(len(inputs))]
 
 
 def _first(data: Any, count: int | None) -> Any:

@@ -8,6 +8,8 @@ from typing import ClassVar
 
 import pytest
 import torch
+import transformers
+from captum.concept import Concept
 from families import FAMILIES
 from fine_tuning import CONCEPTS, QUICK, Failing, FineTuned, Texts, concepts, fit, monitored, tokenizer, trainer_of
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -20,6 +22,8 @@ from lightning.pytorch.callbacks import (
     WeightAveraging,
 )
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from shap_workflow import made_up_reviews
+from small_models import load_text_model
 from torch.utils.data import DataLoader
 
 from captum_attn import TTCAV, ShapleyAttention, ShapleyGradAttention
@@ -34,6 +38,11 @@ def validated(module=None, loader=None, **arguments):
     loader = loader or DataLoader(Texts(11, seed=1), 4)
     trainer.validate(module or FineTuned().eval(), loader, verbose=False)
     return monitor, trainer
+
+
+class Silent(FineTuned):
+    def validation_step(self, batch, _):
+        pass
 
 
 # --- the numbers ------------------------------------------------------------------------------------------------------
@@ -58,6 +67,22 @@ def test_faithfulness_is_that_of_evaluate():
     for name, prefix in {"gradients": "", "attention": "attention/", "random": "random/"}.items():
         for metric in ("comprehensiveness", "sufficiency", "f1_macro", "f1_weighted"):
             assert found[f"faithfulness/{prefix}{metric}"] == pytest.approx(table[name, metric], abs=1e-6)
+
+
+def test_texts_and_a_trained_model():
+    model, words = load_text_model()
+    texts = made_up_reviews()[:14]
+    labels = [row % 2 for row in range(14)]
+    module = Silent()
+    module.model = model
+    monitor, _ = validated(module, probe=texts, labels=labels, processor=words, concepts=None, target=None)
+    built = {"gradients": ShapleyGradAttention(model, tokenizer=words)}
+    result = evaluate(model, texts, built, tokenizer=words, labels=labels, show_progress=False)
+    table = result.table(scale="eraser").query("method == 'gradients' and ranking == 'scores'").set_index("metric")
+    for metric in ("comprehensiveness", "sufficiency", "f1_macro", "f1_weighted"):
+        found = monitor.frame()[f"faithfulness/{metric}"][0]
+        assert found == pytest.approx(table.loc[metric, "mean"], abs=1e-5)
+        assert 0.01 < abs(found) < 1
 
 
 @pytest.mark.parametrize("faithfulness", [None, ShapleyGradAttention])
@@ -176,6 +201,38 @@ def test_the_first_samples_of_the_loader_are_explained_whatever_its_order():
     names = [name for name in in_order.frame() if "seconds" not in name]
     for name in names:
         assert shuffled.frame()[name][0] == pytest.approx(in_order.frame()[name][0], abs=1e-5)
+
+
+def test_no_more_than_the_first_samples_of_a_batch():
+    monitor, _ = validated(loader=DataLoader(Texts(11, seed=1), 4), max_samples=6, batch_size=3)
+    alone, _ = validated(probe={"input_ids": Texts(11, seed=1).ids[:6], "labels": Texts(11, seed=1).labels[:6]})
+    assert monitor.frame()["samples"].tolist() == [6]
+    name = "faithfulness/comprehensiveness"
+    assert monitor.frame()[name][0] == pytest.approx(alone.frame()[name][0], abs=1e-6)
+
+
+def test_each_run_reads_its_own_examples():
+    monitor = ExplanationMonitor(**monitored(concepts=None, target=None))
+    for count in (5, 9):
+        loader = DataLoader(Texts(count, seed=1), 4)
+        trainer_of([monitor]).validate(FineTuned().eval(), loader, verbose=False)
+    assert monitor.frame()["samples"].tolist() == [5, 9]
+
+
+def test_half_precision_images():
+    module, images = FineTuned("vit").eval(), torch.rand(6, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    module.validation_step = lambda batch, batch_idx: None
+    sets = {"dark": images / 2, "bright": images / 2 + 0.5}
+    monitor = ExplanationMonitor(sets, concept_options=QUICK, figures=False)
+    trainer_of([monitor], precision="bf16-true").validate(module, DataLoader(images, 3), verbose=False)
+    assert monitor.frame()["tcav/dark/layer_1"].notna().all()
+
+
+def test_tests_without_power_are_warned_of_once():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit([ExplanationMonitor(**monitored())])
+    assert sum("no p-value can be below" in str(one.message) for one in caught) == 1
 
 
 def test_a_probe_set_of_ones_own():
@@ -415,6 +472,9 @@ CONSTRUCTED = {
     "a name that is taken": (of(faithfulness={"random": ShapleyAttention}), "taken by random scores"),
     "an unknown intervention": (of(intervention="prayer"), "'replacement' or 'knockout'.*'prayer'"),
     "an unknown answer to errors": (of(on_error="ignore"), "on_error='warn' or 'raise'"),
+    "a name without a letter": (of(faithfulness={"": ShapleyAttention}), "the names of methods"),
+    "a prefix that is none": (of(log_prefix=3), "log_prefix, a string"),
+    "a name of a class": (of(faithfulness="ShapleyAttention"), "'ShapleyAttention', expected a class"),
     "no samples": (of(max_samples=0), "max_samples must be above 0, got 0"),
     "never": (of(every_n_validations=0), "every_n_validations must be above 0"),
 }
@@ -439,11 +499,7 @@ def unlabelled():
     return DataLoader([{"input_ids": ids} for ids in Texts(6).ids], 3)
 
 
-class Silent(FineTuned):
-    def validation_step(self, batch, _):
-        pass
-
-
+one, two, three = (DataLoader(examples["input_ids"], 4) for examples in concepts().values())
 PREPARED = {
     "no labels": (Silent, unlabelled(), {}, "target=1 needs labels of the probe set"),
     "no example of the class": (
@@ -477,6 +533,12 @@ PREPARED = {
         {"processor": None},
         "faithfulness of texts needs processor=, the model's tokenizer",
     ),
+    "several sets": (
+        Silent,
+        None,
+        {"concepts": [[Concept(0, "a", one), Concept(1, "b", two)], [Concept(0, "a", one), Concept(2, "c", three)]]},
+        "one experimental set, got 2: use a monitor for each, with another log_prefix",
+    ),
     "labels of no class": (
         Silent,
         None,
@@ -507,6 +569,14 @@ def test_bad_input_is_named_before_anything_is_explained(module, loader, argumen
     built.validation_step = lambda batch, batch_idx: None
     with pytest.raises(MisconfigurationException, match=message):
         validated(built, loader, **arguments)
+
+
+def test_outputs_for_each_token_are_refused():
+    module = Silent()
+    module.model = transformers.BertForTokenClassification(FAMILIES["bert"].config())
+    for arguments in ({"faithfulness": None}, {"concepts": None}):
+        with pytest.raises(MisconfigurationException, match=r"expected logits \(B, C\)"):
+            validated(module, target=None, **{**arguments, "probe": {"input_ids": Texts(4).ids}})
 
 
 def test_a_training_without_validation_is_warned_of():

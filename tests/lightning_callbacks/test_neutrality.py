@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import random
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from fine_tuning import Failing, FineTuned, fit, monitored, trainer_of
@@ -96,3 +98,12 @@ def test_modes_and_random_states_come_back_after_an_error():
 
     with left_untouched(module), pytest.raises(RuntimeError):
         disturb()
+
+
+def test_what_is_drawn_inside_is_always_the_same():
+    drawn = []
+    for _ in range(2):
+        with without_trace(FineTuned(), seed=3):
+            drawn.append((float(torch.rand(())), float(np.random.rand()), random.random()))
+        torch.rand(3), np.random.rand(3), random.random()
+    assert drawn[0] == drawn[1]
