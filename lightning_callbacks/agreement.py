@@ -30,8 +30,11 @@ def together(trainer: Trainer, work: Callable[[], Result]) -> Result:
         results.append(work())
     except Exception as error:
         problem = error
-    if trainer.strategy.reduce_boolean_decision(problem is None):
-        return results[0]
-    if problem is None:
-        raise FailedTogetherError("it failed on another process, whose output says why")
-    raise FailedTogetherError(f"{type(problem).__name__}: {problem}") from problem
+    try:
+        if trainer.strategy.reduce_boolean_decision(problem is None):
+            return results[0]
+        if problem is None:
+            raise FailedTogetherError("it failed on another process, whose output says why")
+        raise FailedTogetherError(f"{type(problem).__name__}: {problem}") from problem
+    finally:
+        del problem  # or its traceback would hold this frame, and the frame what it could not compute

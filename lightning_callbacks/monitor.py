@@ -350,6 +350,12 @@ class ExplanationMonitor(Callback):
             )
             notes = "".join(f" ({note})" for note in getattr(cause, "__notes__", ()))
             raise MisconfigurationException(f"{type(self).__name__}: {named}{cause}{notes}") from cause
+        same = trainer.strategy.broadcast(self._probing.probe.fingerprint) == self._probing.probe.fingerprint
+        if not trainer.strategy.reduce_boolean_decision(same):
+            raise MisconfigurationException(
+                f"{type(self).__name__}: the processes read different validation examples, of which no common numbers "
+                "can be had: give all of them the same ones in probe="
+            )
         self._check_monitored(trainer)
 
     def _read(self, trainer: Trainer, pl_module: LightningModule) -> Probing:
@@ -472,14 +478,16 @@ class ExplanationMonitor(Callback):
     def _check_monitored(self, trainer: Trainer) -> None:
         """Raise if another callback waits for a metric of ours that does not exist."""
         ours = [f"{self.log_prefix}{name}" for name in (*self._names(), *COSTS)]
-        groups = tuple({f"{name.split('/')[0]}/" for name in (*ours, *(f"{self.log_prefix}{g}" for g in GROUPS))})
+        groups = tuple(f"{self.log_prefix}{group}" for group in GROUPS)
         for other in trainer.callbacks:  # type: ignore[attr-defined]
             wanted = getattr(other, "monitor", None)
-            if isinstance(wanted, str) and wanted.startswith(groups) and wanted not in ours:
-                similar = get_close_matches(wanted, ours, n=3, cutoff=0.4)
+            if not isinstance(wanted, str) or not wanted.startswith(groups) or wanted in ours:
+                continue
+            similar = get_close_matches(wanted, ours, n=3, cutoff=0.7)
+            if similar:  # else it may be someone else's
                 raise MisconfigurationException(
                     f"{type(other).__name__}(monitor={wanted!r}): {type(self).__name__} logs no such metric; did you "
-                    f"mean {' or '.join(map(repr, similar)) or repr(ours[0])}? There are {len(ours)} in all, such as "
+                    f"mean {' or '.join(map(repr, similar))}? There are {len(ours)} in all, such as "
                     f"{', '.join(ours[:: max(1, len(ours) // 8)])}"
                 )
 
@@ -499,6 +507,7 @@ class ExplanationMonitor(Callback):
         inputs = self._known_probing.probe.inputs(row)
         names = getattr(config_of(self._known_probing.model), "id2label", None) or {}
         then = [(one, example) for one in self._history.validations for example in one.examples if example.row == row]
+        then = [(one, example) for one, example in then if example.players == then[-1][1].players]  # not another run's
         described = [
             f"step {one.step}: {names.get(example.target, example.target)} {example.probability:.2f}"
             for one, example in then

@@ -35,5 +35,8 @@ def without_trace(module: nn.Module, seed: int) -> Iterator[None]:
             problem = error
     for part, training in modes:
         part.training = training
-    if problem is not None:
-        raise problem
+    try:
+        if problem is not None:
+            raise problem
+    finally:
+        del problem

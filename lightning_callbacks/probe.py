@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from captum_attn.concepts.reading import Reader
+from captum_attn.core.hashing import add_to_hash
 from captum_attn.core.inputs import ModelInputs, mapping_inputs
 from captum_attn.core.models import config_of, device_of
 from captum_attn.metrics.evaluation import checked_labels
@@ -52,6 +54,14 @@ class ProbeSet:
         each = [batch.labels for batch in self.batches]
         known = [labels for labels in each if labels is not None]
         return torch.cat(known) if len(known) == len(each) else None
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells these examples from others."""
+        digest = sha256()
+        for batch in self.batches:
+            add_to_hash(digest, [batch.inputs.features, batch.rows, batch.labels])
+        return digest.hexdigest()
 
     def inputs(self, row: int) -> ModelInputs:
         """One of the examples."""
@@ -113,10 +123,10 @@ def _of_loader(
     data: Any = loader.dataset
     if not isinstance(data, IterableDataset):  # in the data's own order, which no sampler of a process changes
         count = len(data) if max_samples is None else min(max_samples, len(data))
-        size = None if loader.batch_sampler is None else getattr(loader.batch_sampler, "batch_size", 1)
-        loader = DataLoader(Subset(data, range(count)), size, collate_fn=loader.collate_fn)
+        data = Subset(data, range(count))
+    size = None if loader.batch_sampler is None else getattr(loader.batch_sampler, "batch_size", 1)
     read = 0
-    for batch in loader:
+    for batch in DataLoader(data, size, collate_fn=loader.collate_fn):  # the loader itself may be in use
         inputs, labels = _read(model, batch, batch_inputs)
         yield inputs, labels
         read += len(inputs)

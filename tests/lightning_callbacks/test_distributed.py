@@ -44,6 +44,12 @@ def test_two_processes_train_as_without_it_also_when_one_fails(tmp_path):
     assert "RuntimeError: no luck" in second["warned"][0]
 
 
+def test_processes_that_read_different_examples_are_told_so(tmp_path):
+    outcomes = run_on_two("different", tmp_path)
+    assert all(status != 0 for status, _, _ in outcomes)
+    assert all("the processes read different validation examples" in text for _, _, text in outcomes)
+
+
 def test_when_one_may_stop_the_training_both_stop(tmp_path):
     outcomes = run_on_two("raising", tmp_path)
     assert all(status != 0 for status, _, _ in outcomes)
@@ -68,9 +74,10 @@ class Stream(IterableDataset):
         yield from Texts(8)
 
 
-def test_a_stream_is_read_from_its_start():
+@pytest.mark.parametrize("workers", [{}, {"num_workers": 1, "persistent_workers": True}])
+def test_a_stream_is_read_from_its_start(workers):
     monitor = ExplanationMonitor(**monitored(max_samples=6, target=None))
-    trainer_of([monitor]).validate(FineTuned().eval(), DataLoader(Stream(), 4), verbose=False)
+    trainer_of([monitor]).validate(FineTuned().eval(), DataLoader(Stream(), 4, **workers), verbose=False)
     assert monitor.frame()["samples"].tolist() == [6]
 
 

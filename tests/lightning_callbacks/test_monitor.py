@@ -605,6 +605,13 @@ def test_a_monitored_metric_that_will_never_be_logged_is_named(kind):
         fit([ExplanationMonitor(**monitored()), waiting], enable_checkpointing=True)
 
 
+def test_metrics_of_other_monitors_and_of_the_user_are_none_of_its_business(tmp_path):
+    first, second = (ExplanationMonitor(**monitored(log_prefix=f"val/{name}_", target=None)) for name in "ab")
+    best = ModelCheckpoint(tmp_path, monitor="val/b_faithfulness/comprehensiveness")
+    fit([first, second, best], enable_checkpointing=True, max_epochs=1)
+    assert best.best_model_path
+
+
 def test_other_callbacks_metrics_are_none_of_its_business(tmp_path):
     fit([ExplanationMonitor(**monitored()), ModelCheckpoint(tmp_path, monitor="loss")], enable_checkpointing=True)
 
