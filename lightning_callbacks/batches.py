@@ -59,7 +59,7 @@ def labelled_inputs(batch: Any, model: nn.Module, batch_inputs: BatchInputs | No
     given = batch if batch_inputs is None else batch_inputs(batch)
     features, *others = given if isinstance(given, list | tuple) and given else [given]
     others = [part for part in others if part is not None]
-    labels = others.pop() if others and (isinstance(features, Mapping) or _are_labels(others[-1])) else None
+    labels = others.pop() if others and _are_labels(others[-1], features) else None
     names = [name for name in COMPANION_NAMES if name in parameter_names(model)]
     fits = isinstance(features, Mapping) or all(isinstance(part, Tensor) for part in (features, *others))
     if not fits or len(others) > (0 if isinstance(features, Mapping) else len(names)):
@@ -95,8 +95,11 @@ def _not_understood(given: Any, batch_inputs: BatchInputs | None) -> TypeError:
     )
 
 
-def _are_labels(part: Any) -> bool:
-    return not isinstance(part, Tensor) or (part.dim() == 1 and not part.is_floating_point())
+def _are_labels(part: Any, features: Any) -> bool:
+    """Whether it is anything but a mask or the like, an integer for each token."""
+    if not isinstance(part, Tensor) or not isinstance(features, Tensor) or features.dim() > 3:
+        return True
+    return part.is_floating_point() or part.shape != features.shape[:2]
 
 
 def _described(batch: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -21,7 +22,8 @@ def class_number(model: nn.Module, target: Any) -> int:
     if isinstance(target, str) and target in numbers:
         return int(numbers[target])
     count = getattr(config, "num_labels", None)
-    if isinstance(target, int) and not isinstance(target, bool) and 0 <= target < (count or target + 1):
-        return target
+    number = operator.index(target) if hasattr(target, "__index__") and not isinstance(target, bool) else -1
+    if 0 <= number < (count or number + 1):
+        return number
     known = f"; the names are {list(numbers)}" if numbers else ""
     raise MisconfigurationException(f"unknown target {target!r}: expected the number or the name of a class{known}")

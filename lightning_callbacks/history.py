@@ -25,6 +25,7 @@ class Validation:
         samples: how many examples were explained, on all processes.
         seconds: what that took.
         metrics: what was logged, without prefix.
+        probe: the fingerprint of the probe set.
         examples: attributions to look at.
         figure_seconds: what figures took.
     """
@@ -35,6 +36,7 @@ class Validation:
     samples: int
     seconds: float
     metrics: dict[str, float]
+    probe: str
     examples: list[ExplainedExample] = field(default_factory=list)
     figure_seconds: float = 0.0
 

@@ -41,11 +41,13 @@ def named_methods(given: Methods) -> dict[str, MethodFactory]:
 
 
 def built(factory: MethodFactory, model: nn.Module, processor: Any | None) -> Any:
-    """The attribution of a model; with the tokenizer, where the factory takes one by name or among any."""
-    parameters = inspect.signature(factory).parameters.values()
-    takes_tokenizer = any(part.name == "tokenizer" or part.kind is part.VAR_KEYWORD for part in parameters)
+    """The attribution of a model; with the tokenizer, where the factory takes one and has none bound to it."""
+    parameters = inspect.signature(factory).parameters
+    wanted = parameters.get("tokenizer")
+    bound = wanted is not None and wanted.default not in (None, wanted.empty)
+    takes_any = any(part.kind is part.VAR_KEYWORD for part in parameters.values())
     tokenizer = processor if hasattr(processor, "all_special_ids") else None
-    return factory(model, tokenizer=tokenizer) if takes_tokenizer else factory(model)
+    return factory(model, tokenizer=tokenizer) if not bound and (wanted is not None or takes_any) else factory(model)
 
 
 def _name(factory: Any) -> str:

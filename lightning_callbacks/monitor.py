@@ -16,7 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
 from captum_attn import ShapleyGradAttention
 from captum_attn.concepts import ConceptScores
@@ -26,6 +26,7 @@ from captum_attn.concepts.layers import layer_labels
 from captum_attn.concepts.ttcav import warn_of_weak_tests
 from captum_attn.core.models import config_of
 from captum_attn.core.perturb import Replacement
+from captum_attn.core.tokens import special_ids_of
 from captum_attn.metrics import MaskedModel
 from captum_attn.metrics.masked_model import INTERVENTIONS, Intervention
 from lightning_callbacks.agreement import FailedTogetherError, together
@@ -40,7 +41,7 @@ from lightning_callbacks.methods import Methods, built, named_methods
 from lightning_callbacks.model_in_module import ModelChoice, find_model
 from lightning_callbacks.names import CONCEPT_COLUMNS, check_names, concept_name, faithfulness_names
 from lightning_callbacks.neutrality import without_trace
-from lightning_callbacks.probe import ProbeSet, fitted, read_probe
+from lightning_callbacks.probe import Batches, ProbeSet, as_it_is, fitted, read_probe
 from lightning_callbacks.probing import CONCEPTS, FAITHFULNESS, ExplainedExample, Probing
 from lightning_callbacks.progress import shown_progress
 from lightning_callbacks.strategies import check_strategy, explains_together
@@ -95,8 +96,8 @@ class ExplanationMonitor(Callback):
             its attribute ``model``, else its only part with a Hugging Face configuration.
         processor: the model's tokenizer or image processor; of text, it is needed for faithfulness.
         layers: those that concepts are scored in, as in :class:`captum_attn.TTCAV`.
-        every_n_validations: 1 for each; the first one is always among them. In between, other callbacks see the last
-            scores again, of which the patience of ``EarlyStopping`` knows nothing.
+        every_n_validations: 1 for each; the first one of each run is always among them. In between, other callbacks see
+            the last scores again, of which the patience of ``EarlyStopping`` knows nothing.
         max_samples: the most examples. Default: 64 of the validation loader, all of ``probe``.
         max_seconds: when so many have passed, no further batch is begun, on each process by itself; not for FSDP2.
         batch_size: how many inputs the model sees at a time.
@@ -197,7 +198,7 @@ class ExplanationMonitor(Callback):
         self._probing: Probing | None = None
         self._scoring_seconds = 0.0
         self._began, self._before = time.monotonic(), 0
-        self._fresh = False
+        self._fresh = self._logged = False  # whether there are figures to draw; scores of this run
 
     # --- Lightning's hooks ---
 
@@ -209,7 +210,7 @@ class ExplanationMonitor(Callback):
         if stage not in ("fit", "validate"):
             return
         check_strategy(trainer, type(self).__name__, sharded=True)
-        self._probing, self.scores = None, None
+        self._probing, self.scores, self._logged = None, None, False
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         averaging = [place for place, other in enumerate(callbacks) if isinstance(other, WeightAveraging)]
         if averaging and min(averaging) < callbacks.index(self):
@@ -234,8 +235,9 @@ class ExplanationMonitor(Callback):
             return
         number = self._validations
         self._validations += 1
-        if number % self.every_n_validations:
+        if number % self.every_n_validations and self._logged:
             return
+        self._logged = True
         start = time.monotonic()
         with without_trace(pl_module, self.seed):
             try:
@@ -250,7 +252,16 @@ class ExplanationMonitor(Callback):
         costs = dict(zip(COSTS, (seconds, float(samples)), strict=True))
         metrics = trainer.strategy.broadcast({**metrics, **costs})
         self._history.add(
-            Validation(number, trainer.current_epoch, trainer.global_step, samples, seconds, metrics, examples)
+            Validation(
+                number,
+                trainer.current_epoch,
+                trainer.global_step,
+                samples,
+                seconds,
+                metrics,
+                self._known_probing.probe.fingerprint,
+                examples,
+            )
         )
         undefined = [name for name, value in metrics.items() if math.isnan(value)]
         if undefined and self._fresh:
@@ -360,7 +371,7 @@ class ExplanationMonitor(Callback):
 
     def _read(self, trainer: Trainer, pl_module: LightningModule) -> Probing:
         model = find_model(pl_module, self.model)
-        probe = self._probe(trainer, model)
+        probe = self._probe(trainer, model).with_players(special_ids_of(self._tokenizer))
         concepts = faithfulness = None
         if self.concepts is not None:
             options = {"processor": self.processor, "layers": self.layers, "batch_size": self.batch_size}
@@ -369,8 +380,7 @@ class ExplanationMonitor(Callback):
             check_names("concepts", concepts.concepts)
         if self.methods:
             methods = {name: built(factory, model, self.processor) for name, factory in self.methods.items()}
-            tokenizer = self.processor if hasattr(self.processor, "all_special_ids") else None
-            masked = MaskedModel(model, tokenizer, replacement=self.replacement, batch_size=self.batch_size)
+            masked = MaskedModel(model, self._tokenizer, replacement=self.replacement, batch_size=self.batch_size)
             faithfulness = FaithfulnessProbe(masked, methods, self.intervention, self.seed)
             faithfulness.check(fitted(probe.batches[0].inputs[:1], model), probe.labels)
         return Probing(model, probe, concepts, faithfulness)
@@ -379,6 +389,8 @@ class ExplanationMonitor(Callback):
         data, most = self.probe, self.max_samples
         if data is None:
             data, most = _loader_of(trainer), self.max_samples or MAX_SAMPLES
+            if data is not None and not isinstance(data, DataLoader):
+                data = DataLoader(Batches(data), batch_size=None, collate_fn=as_it_is)
             if data is None:
                 raise MisconfigurationException("there is no validation loader: give one, or examples in probe=")
             if self.labels is not None:
@@ -389,8 +401,7 @@ class ExplanationMonitor(Callback):
                     "the examples to explain in probe="
                 )
         most = min(most or _FEW, _FEW) if trainer.fast_dev_run else most  # type: ignore[attr-defined]
-        labels = None if self.labels is None else self.labels[:most]
-        return read_probe(model, data, labels, self.processor, most, self.batch_size, self.batch_inputs)
+        return read_probe(model, data, self.labels, self.processor, most, self.batch_size, self.batch_inputs)
 
     def _measured(self, trainer: Trainer) -> tuple[dict[str, float], int, list[ExplainedExample]]:
         """The metrics, of how many examples they are, and some of these to look at."""
@@ -506,8 +517,9 @@ class ExplanationMonitor(Callback):
         """The attributions of one example at several validations."""
         inputs = self._known_probing.probe.inputs(row)
         names = getattr(config_of(self._known_probing.model), "id2label", None) or {}
-        then = [(one, example) for one in self._history.validations for example in one.examples if example.row == row]
-        then = [(one, example) for one, example in then if example.players == then[-1][1].players]  # not another run's
+        probe = self._known_probing.probe.fingerprint
+        same = [one for one in self._history.validations if one.probe == probe]
+        then = [(one, example) for one in same for example in one.examples if example.row == row]
         described = [
             f"step {one.step}: {names.get(example.target, example.target)} {example.probability:.2f}"
             for one, example in then
@@ -521,6 +533,10 @@ class ExplanationMonitor(Callback):
 
     def _warn(self, message: str) -> None:
         warnings.warn(f"{type(self).__name__}: {message}", stacklevel=3)
+
+    @property
+    def _tokenizer(self) -> Any | None:
+        return self.processor if hasattr(self.processor, "all_special_ids") else None
 
     @property
     def _known_probing(self) -> Probing:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from hashlib import sha256
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -55,7 +58,24 @@ class ProbeSet:
         known = [labels for labels in each if labels is not None]
         return torch.cat(known) if len(known) == len(each) else None
 
-    @property
+    def with_players(self, special_ids: Collection[int] | None) -> ProbeSet:
+        """The texts that hold more than padding and special tokens; a warning names the others."""
+        if special_ids is None or self.batches[0].inputs.modality != "ids":
+            return self
+        special = torch.tensor(sorted(special_ids))
+        kept = [(~torch.isin(batch.inputs.features, special)).any(-1) for batch in self.batches]
+        idle = [int(row) for batch, some in zip(self.batches, kept, strict=True) for row in batch.rows[~some]]
+        if not idle:
+            return self
+        warnings.warn(f"the examples {idle} of the probe set have no tokens but special ones: left out", stacklevel=2)
+        left = [batch[some] for batch, some in zip(self.batches, kept, strict=True) if some.any()]
+        if not left:
+            raise MisconfigurationException("the examples of the probe set have no tokens but special ones")
+        starts = list(accumulate((len(batch.rows) for batch in left), initial=0))
+        rows = [torch.arange(start, stop) for start, stop in pairwise(starts)]
+        return ProbeSet([replace(batch, rows=own) for batch, own in zip(left, rows, strict=True)])
+
+    @cached_property
     def fingerprint(self) -> str:
         """What tells these examples from others."""
         digest = sha256()
@@ -109,6 +129,21 @@ def read_probe(
     return _in_order(found, labels, config_of(model), max_samples, batch_size)
 
 
+class Batches(IterableDataset[Any]):
+    """What an iterable that is no data loader yields."""
+
+    def __init__(self, batches: Iterable[Any]) -> None:
+        self._batches = batches
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._batches)
+
+
+def as_it_is(batch: Any) -> Any:
+    """A batch that is one already."""
+    return batch
+
+
 def fitted(inputs: ModelInputs, model: nn.Module) -> ModelInputs:
     """Inputs on the model's device; pixels and embeddings in its precision."""
     moved = inputs.to(device_of(model))
@@ -150,7 +185,8 @@ def _in_order(
             batches.append(ProbeBatch(piece, None if own is None else own[part].cpu().long(), rows))
             start += len(piece)
     if labels is not None:
-        given = torch.tensor(checked_labels(labels, start, config))
+        more = max_samples is not None and len(labels) > start
+        given = torch.tensor(checked_labels(labels[:start] if more else labels, start, config))
         batches = [replace(batch, labels=given[batch.rows].cpu().long()) for batch in batches]
     if max_samples is not None:
         kept = [batch[batch.rows < max_samples] for batch in batches]
@@ -158,6 +194,23 @@ def _in_order(
     if not batches:
         raise MisconfigurationException("the probe set is empty: there are no validation data, or probe= has none")
     return ProbeSet(batches)
+
+
+def _class_labels(labels: Any) -> Tensor | None:
+    """Labels int64 (B,); None, with a warning, for what are no numbers of classes."""
+    try:
+        given = None if labels is None else torch.as_tensor(labels)
+    except (TypeError, ValueError):
+        given = torch.empty(0)
+    given = given.squeeze(1) if given is not None and given.dim() == 2 and given.shape[1] == 1 else given
+    if given is None or (given.dim() == 1 and not given.is_floating_point()):
+        return given
+    warnings.warn(
+        "the labels of the probe set are no numbers of classes, one for each example, so there is no F1: batch_inputs= "
+        "can make some of a batch",
+        stacklevel=2,
+    )
+    return None
 
 
 def _first(data: Any, count: int | None) -> Any:
@@ -173,7 +226,7 @@ def _has_labels(data: Any) -> bool:
 def _read(model: nn.Module, batch: Any, batch_inputs: BatchInputs | None) -> tuple[ModelInputs, Tensor | None]:
     inputs, labels = labelled_inputs(batch, model, batch_inputs)
     try:
-        return mapping_inputs(model, inputs), None if labels is None else torch.as_tensor(labels)
+        return mapping_inputs(model, inputs), _class_labels(labels)
     except (TypeError, ValueError) as error:
         raise MisconfigurationException(
             f"a batch holds no inputs of the model: {error}. Give batch_inputs=, a function from a batch to the "

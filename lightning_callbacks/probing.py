@@ -121,10 +121,10 @@ class Probing:
         ours = [] if self.faithfulness is None else self.faithfulness.ours
         if not ours and not states:
             return [], None, targets
-        both = bool(ours and states)
+        again = bool(ours and states) and not torch.equal(predicted, targets)
         explained = predicted if ours else targets
-        values, readout = explain_in_one_pass(run, inputs, ours, states, explained.tolist(), retain_graph=both)
-        if both and not torch.equal(predicted, targets):
+        values, readout = explain_in_one_pass(run, inputs, ours, states, explained.tolist(), retain_graph=again)
+        if again:
             readout = run.readout_gradients(run.output.gather(1, targets[:, None]).squeeze(1), states)
         return values, readout, targets
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from hashlib import sha256
@@ -23,6 +24,8 @@ def plain(value: Any) -> Any:
         >>> plain({"layers": (1, 2), "estimator": plain, "ids": {3, 1}})
         {'layers': [1, 2], 'estimator': 'lightning_callbacks.settings.plain', 'ids': [1, 3]}
     """
+    if isinstance(value, float) and math.isnan(value):
+        return "nan"
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Mapping):
@@ -39,6 +42,10 @@ def plain(value: Any) -> Any:
         digest = sha256()
         add_to_hash(digest, value if hasattr(value, "__array__") else np.asarray(value))
         return digest.hexdigest()
+    code = getattr(value, "__code__", None)
+    if code is not None and "<" in value.__qualname__:  # a lambda, or a function within one: no name says which
+        content = sha256(code.co_code + repr((code.co_names, code.co_consts)).encode()).hexdigest()
+        return f"{value.__module__}.{value.__qualname__} {content[:16]}"
     named = value if hasattr(value, "__qualname__") else type(value)
     return f"{named.__module__}.{named.__qualname__}"
 

@@ -100,6 +100,10 @@ class StateStore:
         self._kept[key] = states
         return states
 
+    def forget(self) -> None:
+        """Forget all states in memory."""
+        self._kept.clear()
+
     def refresh(self) -> None:
         """Look at the model's weights anew; forget the states of others."""
         weights = fingerprint(self._model)

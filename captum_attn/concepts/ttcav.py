@@ -268,6 +268,10 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         """
         return self._states(concepts, layers, self.tokens, readout_target, show_progress, done)
 
+    def forget_states(self) -> None:
+        """Let go of the concepts' states in memory."""
+        self._store.forget()
+
     def pooled_gradients(self, run: ObservedForward, readout: ReadoutGradients) -> list[Tensor]:
         """p = Σ_i a_i g_i of each layer, (B, D): all that scores need of the inputs.
 

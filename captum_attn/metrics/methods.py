@@ -67,10 +67,10 @@ def patch_scores(attributions: Tensor, grid: PatchGrid, length: int) -> Tensor:
 
 def random_scores(rows: Sequence[int], players: Tensor, seed: int) -> Tensor:
     """Scores (B, N) of the players that depend on the seed and the example alone, not on its batch."""
-    scores = torch.zeros(players.shape)
+    scores = torch.zeros(players.shape, dtype=torch.float32)  # whatever the default dtype is now
     for place, row in enumerate(rows):
         count = int(players[place].sum())
-        scores[place, players[place].cpu()] = torch.rand(count, generator=seeded(seed, row))
+        scores[place, players[place].cpu()] = torch.rand(count, generator=seeded(seed, row), dtype=torch.float32)
     return scores.to(players.device)
 
 

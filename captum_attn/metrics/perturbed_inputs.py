@@ -52,7 +52,7 @@ class PerturbedInputs:
             self.known.update(zip(new, zip(of_target.tolist(), answers.argmax(-1).tolist(), strict=True), strict=True))
         probabilities, predictions = zip(*(self.known[key] for key in keys), strict=True)
         shape = taken.shape[:-1]
-        return torch.tensor(probabilities).view(shape), torch.tensor(predictions).view(shape)
+        return torch.tensor(probabilities, dtype=torch.double).view(shape), torch.tensor(predictions).view(shape)
 
     def _know_whole(self, intervention: Intervention) -> None:
         """Inputs of which nothing is taken need not be asked."""

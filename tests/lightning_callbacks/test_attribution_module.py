@@ -222,3 +222,11 @@ def test_a_class_by_its_name():
     batch = TOKENIZER(TEXTS[:2], padding=True, return_tensors="pt")
     by_name, by_number = (AttributionModule(MODEL, target=target).predict_step(batch) for target in ("positive", 1))
     assert by_name.equals(by_number)
+
+
+def test_functions_without_a_name_are_told_apart():
+    first, second = (AttributionModule(MODEL, partial(ShapleyGradAttention, game=game)).settings() for game in GAMES)
+    assert first != second
+
+
+GAMES = (lambda influence, members: influence.sum() * members.sum(1), lambda influence, members: -members.sum(1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from functools import partial
 from typing import ClassVar
 
 import pytest
@@ -153,6 +154,18 @@ def test_it_counts_validations_and_begins_with_the_first(every, expected):
     assert monitor.frame()["validation"].tolist() == expected
 
 
+def test_a_run_begins_with_scores_even_if_it_is_none_of_every_n(tmp_path):
+    checkpoint = ModelCheckpoint(tmp_path, save_last=True)
+    arguments = monitored(every_n_validations=2, concepts=None, target=None)
+    fit([ExplanationMonitor(**arguments), checkpoint], enable_checkpointing=True, max_epochs=1)
+    again = ExplanationMonitor(**arguments)
+    best = ModelCheckpoint(tmp_path / "best", monitor="faithfulness/comprehensiveness")
+    trainer = trainer_of([again, best], max_epochs=4, enable_checkpointing=True)
+    path = checkpoint.last_model_path
+    trainer.fit(FineTuned(), DataLoader(Texts(24), 4), DataLoader(Texts(11, seed=1), 4), ckpt_path=path)
+    assert again.frame()["validation"].tolist() == [0, 1, 2]
+
+
 def test_validation_alone_works_in_inference_mode():
     _, trainer = validated()
     assert torch.isfinite(trainer.callback_metrics["faithfulness/comprehensiveness"])
@@ -209,6 +222,45 @@ def test_no_more_than_the_first_samples_of_a_batch():
     assert monitor.frame()["samples"].tolist() == [6]
     name = "faithfulness/comprehensiveness"
     assert monitor.frame()[name][0] == pytest.approx(alone.frame()[name][0], abs=1e-6)
+
+
+def test_labels_of_more_examples_than_are_taken():
+    data = Texts(9, seed=1)
+    for probe in ({"input_ids": data.ids}, data.ids):
+        monitor, _ = validated(probe=probe, labels=data.labels, max_samples=6, target=None)
+        assert monitor.frame()["samples"].tolist() == [6]
+        assert "faithfulness/f1_macro" in monitor.frame()
+
+
+@pytest.mark.parametrize("labels", [torch.rand(8), torch.rand(8, 3), list("abcdefgh")])
+def test_labels_that_are_no_classes_leave_out_f1(labels):
+    rows = list(zip(Texts(8).ids, labels, strict=True))
+    with pytest.warns(UserWarning, match="no numbers of classes, one for each example, so there is no F1"):
+        monitor, _ = validated(Silent().eval(), DataLoader(rows, 4), target=None)
+    assert monitor.frame()["faithfulness/comprehensiveness"].notna().all()
+    assert "faithfulness/f1_macro" not in monitor.frame()
+
+
+def test_a_text_without_words_is_left_out():
+    data = Texts(9, seed=1)
+    data.ids[4, 1:-1] = 1
+    with pytest.warns(UserWarning, match=r"the examples \[4\] of the probe set have no tokens but special ones"):
+        monitor, _ = validated(probe={"input_ids": data.ids, "attention_mask": (data.ids != 1).long()}, target=None)
+    assert monitor.frame()["samples"].tolist() == [8]
+    assert monitor.frame()["faithfulness/comprehensiveness"].notna().all()
+
+
+def test_a_tokenizer_that_was_bound_to_a_method_stays():
+    given = []
+
+    class Watched(ShapleyGradAttention):
+        def __init__(self, model, *, tokenizer=None):
+            given.append(tokenizer)
+            super().__init__(model, tokenizer=tokenizer)
+
+    own, other = tokenizer(), tokenizer()
+    validated(faithfulness=partial(Watched, tokenizer=own), processor=other)
+    assert given == [own]
 
 
 def test_each_run_reads_its_own_examples():
@@ -636,5 +688,4 @@ def test_every_family_of_models_can_be_followed():
         module = FineTuned(family).eval()
         module.validation_step = lambda batch, batch_idx: None
         trainer_of([monitor]).validate(module, unlabelled(), verbose=False)
-        assert FAMILIES[family]
         assert {f"tcav/{name}/layer_1" for name in CONCEPTS} <= {*monitor.frame()}
