@@ -18,7 +18,7 @@ from captum_attn.core.tokens import find_players, real_tokens, special_ids_of
 from lightning_callbacks.attribution_table import attribution_table
 from lightning_callbacks.batches import BatchInputs, LabelledInputs, labelled_inputs
 from lightning_callbacks.classes import class_number
-from lightning_callbacks.methods import built
+from lightning_callbacks.methods import built, tokenizer_of
 from lightning_callbacks.settings import plain
 from lightning_callbacks.strategies import check_strategy
 
@@ -79,7 +79,7 @@ class AttributionModule(LightningModule):
                 f"batch_inputs must be a function from a batch to a mapping of inputs, got {batch_inputs!r}"
             )
         self.model = model
-        self.tokenizer = processor if hasattr(processor, "all_special_ids") else None
+        self.tokenizer = tokenizer_of(processor)
         self.target, self.batch_inputs = _checked_target(target, model), batch_inputs
         self.attribution = _attribution(method, model, self.tokenizer)
         self.wanted: list[bool] | None = None

@@ -123,8 +123,7 @@ class ConceptProbe:
 
     def read_states(self, done: Callable[[int], object]) -> dict[int, ConceptStates]:
         """The states of the concepts' examples, as the model is now; ``done`` is told how many are read."""
-        self.ttcav.forget_states()  # of other weights; without a look at them, which under FSDP2 are not all here
-        return self.ttcav.read_states(self._concepts, self.layers, done=done)
+        return self.ttcav.read_states(self._concepts, self.layers, keep=False, done=done)
 
     def score(self, states: Mapping[int, ConceptStates], numbers: Tensor) -> ConceptScores:
         """The scores by concepts' states and the numbers (m, width) of the examples that count, m > 0."""

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_f1_score
 
 from captum_attn import AttentionShapley, TokenAttributions
 from captum_attn.core.inputs import FEATURE_NAMES, ModelInputs
-from captum_attn.core.run import observed_forward
 from captum_attn.metrics import Comprehensiveness, MaskedModel, Sufficiency
-from captum_attn.metrics.findings import F1_PERCENTAGE
+from captum_attn.metrics.findings import F1, F1_PERCENTAGE, f1_of_classes
 from captum_attn.metrics.functional import PERCENTAGES
 from captum_attn.metrics.masked_model import Intervention, WholeInputs
 from captum_attn.metrics.methods import RANDOM, random_scores, token_scores
 from captum_attn.metrics.perturbed_inputs import PerturbedInputs, top_and_rest
 
 SHARES = PERCENTAGES["eraser"]
-AVERAGES: tuple[Literal["macro", "weighted"], ...] = ("macro", "weighted")
 DROPS = {"comprehensiveness": Comprehensiveness, "sufficiency": Sufficiency}
 
 
@@ -49,7 +46,7 @@ class FaithfulnessProbe:
     def metric_names(self, labelled: bool) -> list[str]:
         """What :meth:`metrics` finds of each ranking."""
         drops = [*DROPS, *(f"{name}_error" for name in DROPS)]
-        return [*drops, *(f"f1_{average}" for average in AVERAGES)] if labelled else drops
+        return [*drops, *F1] if labelled else drops
 
     def check(self, example: ModelInputs, labels: Tensor | None) -> None:
         """Try everything on one example.
@@ -63,14 +60,13 @@ class FaithfulnessProbe:
                 "faithfulness of texts needs processor=, the model's tokenizer, which says what replaces a token; or "
                 "replacement=, the id of a token"
             )
-        with observed_forward(self.masked.model, example, gradients=False) as run:
-            whole = self.masked.whole(run, example)
+        batch = _mapping(example)
+        whole = self.masked.read(batch)
         classes = whole.probabilities.shape[1]
         if labels is not None and not ((labels >= 0) & (labels < classes)).all():
             raise MisconfigurationException(
                 f"expected labels from 0 to {classes - 1}, the classes of the model, got {labels.unique().tolist()}"
             )
-        batch = _mapping(example)
         scores = [token_scores(name, method, batch, whole) for name, method in self._methods.items()]
         self.numbers(whole, [0], scores)
 
@@ -116,7 +112,8 @@ class FaithfulnessProbe:
         for name, perturbed, predicted in zip(self.rankings, parts[::2], parts[1::2], strict=True):
             found[name] = _drops(whole.squeeze(1), perturbed)
             if labels is not None:
-                found[name] |= _f1(predicted.squeeze(1).long(), labels)
+                classes = predicted.squeeze(1).long()
+                found[name] |= {metric: f1_of_classes(classes, labels, metric.removeprefix("f1_")) for metric in F1}
         return found
 
 
@@ -127,11 +124,6 @@ def _drops(whole: Tensor, perturbed: Tensor) -> dict[str, float]:
         metric.update(whole, columns)
         found[name], found[f"{name}_error"] = float(metric.compute()), float(metric.standard_error)
     return found
-
-
-def _f1(predicted: Tensor, labels: Tensor) -> dict[str, float]:
-    classes = max(int(torch.cat((predicted, labels)).max()) + 1, 2)
-    return {f"f1_{name}": float(multiclass_f1_score(predicted, labels, classes, average=name)) for name in AVERAGES}
 
 
 def _mapping(inputs: ModelInputs) -> dict[str, Any]:

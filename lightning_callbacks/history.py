@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from captum_attn.concepts.significance import SIGNIFICANT
 from lightning_callbacks.probing import ExplainedExample
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class History:
                     "at step": values.idxmin(),
                     "greatest": values.max(),
                     "at step ": values.idxmax(),
-                    "significant": "" if p_values is None else f"{(p_values < 0.05).sum()} of {len(values)}",
+                    "significant": "" if p_values is None else f"{(p_values < SIGNIFICANT).sum()} of {len(values)}",
                 }
         return pd.DataFrame(rows).T.convert_dtypes()
 

@@ -46,8 +46,13 @@ def built(factory: MethodFactory, model: nn.Module, processor: Any | None) -> An
     wanted = parameters.get("tokenizer")
     bound = wanted is not None and wanted.default not in (None, wanted.empty)
     takes_any = any(part.kind is part.VAR_KEYWORD for part in parameters.values())
-    tokenizer = processor if hasattr(processor, "all_special_ids") else None
+    tokenizer = tokenizer_of(processor)
     return factory(model, tokenizer=tokenizer) if not bound and (wanted is not None or takes_any) else factory(model)
+
+
+def tokenizer_of(processor: Any | None) -> Any | None:
+    """The processor, if it is one of texts; image processors name no tokens."""
+    return processor if hasattr(processor, "all_special_ids") else None
 
 
 def _name(factory: Any) -> str:

@@ -37,9 +37,9 @@ from lightning_callbacks.figure_logging import log_figures
 from lightning_callbacks.figures import patches_over_time, tokens_over_time, trajectories
 from lightning_callbacks.gathering import RowsOfExamples
 from lightning_callbacks.history import History, Validation
-from lightning_callbacks.methods import Methods, built, named_methods
+from lightning_callbacks.methods import Methods, built, named_methods, tokenizer_of
 from lightning_callbacks.model_in_module import ModelChoice, find_model
-from lightning_callbacks.names import CONCEPT_COLUMNS, check_names, concept_name, faithfulness_names
+from lightning_callbacks.names import CONCEPT_COLUMNS, COSTS, GROUPS, check_names, concept_name, faithfulness_names
 from lightning_callbacks.neutrality import without_trace
 from lightning_callbacks.probe import Batches, ProbeSet, as_it_is, fitted, read_probe
 from lightning_callbacks.probing import CONCEPTS, FAITHFULNESS, ExplainedExample, Probing
@@ -52,9 +52,6 @@ if TYPE_CHECKING:
 
 MAX_SAMPLES = 64
 """So many examples of the validation loader are explained, unless another number is given."""
-
-COSTS = ("explanations/seconds", "explanations/samples")
-GROUPS = ("faithfulness/", "faithfulness_error/", "tcav/", "tcav_effect/", "tcav_p/", "explanations/")
 
 _FEW = 2  # examples under fast_dev_run
 _CHEAPER = "max_samples=, every_n_validations= and figures=False make it less"
@@ -270,9 +267,8 @@ class ExplanationMonitor(Callback):
                 "these stops the training unless check_finite=False"
             )
         named = {f"{self.log_prefix}{name}": value for name, value in metrics.items()}
-        pl_module.log_dict(
-            named, on_epoch=True, sync_dist=True, reduce_fx="max"
-        )  # the same on all processes: no change
+        # The same on all processes: their maximum changes nothing, and Lightning does not warn.
+        pl_module.log_dict(named, on_epoch=True, sync_dist=True, reduce_fx="max")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self.figures or trainer.sanity_checking or not self._fresh or trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -371,7 +367,8 @@ class ExplanationMonitor(Callback):
 
     def _read(self, trainer: Trainer, pl_module: LightningModule) -> Probing:
         model = find_model(pl_module, self.model)
-        probe = self._probe(trainer, model).with_players(special_ids_of(self._tokenizer))
+        tokenizer = tokenizer_of(self.processor)
+        probe = self._probe(trainer, model).with_players(special_ids_of(tokenizer))
         concepts = faithfulness = None
         if self.concepts is not None:
             options = {"processor": self.processor, "layers": self.layers, "batch_size": self.batch_size}
@@ -380,7 +377,7 @@ class ExplanationMonitor(Callback):
             check_names("concepts", concepts.concepts)
         if self.methods:
             methods = {name: built(factory, model, self.processor) for name, factory in self.methods.items()}
-            masked = MaskedModel(model, self._tokenizer, replacement=self.replacement, batch_size=self.batch_size)
+            masked = MaskedModel(model, tokenizer, replacement=self.replacement, batch_size=self.batch_size)
             faithfulness = FaithfulnessProbe(masked, methods, self.intervention, self.seed)
             faithfulness.check(fitted(probe.batches[0].inputs[:1], model), probe.labels)
         return Probing(model, probe, concepts, faithfulness)
@@ -533,10 +530,6 @@ class ExplanationMonitor(Callback):
 
     def _warn(self, message: str) -> None:
         warnings.warn(f"{type(self).__name__}: {message}", stacklevel=3)
-
-    @property
-    def _tokenizer(self) -> Any | None:
-        return self.processor if hasattr(self.processor, "all_special_ids") else None
 
     @property
     def _known_probing(self) -> Probing:

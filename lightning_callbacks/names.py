@@ -13,6 +13,9 @@ from captum_attn.metrics.methods import RANDOM
 CONCEPT_COLUMNS = {"tcav": "score", "tcav_effect": "effect", "tcav_p": "p_holm"}
 """Groups of metrics on concepts, and the columns of :meth:`captum_attn.concepts.ConceptScores.table` that they hold."""
 
+COSTS = ("explanations/seconds", "explanations/samples")
+GROUPS = ("faithfulness/", "faithfulness_error/", *(f"{group}/" for group in CONCEPT_COLUMNS), "explanations/")
+
 
 def plain_name(name: str) -> str:
     """A name without characters that would make it a path."""

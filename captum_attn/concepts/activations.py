@@ -93,16 +93,12 @@ class StateStore:
         key = self.key(batches, layers, scope, readout_target)
         states = self._kept.get(key) or self._load(name, key)
         if states is None:
-            states = self._compute(batches, layers, scope, readout_target, done)
+            states = self.compute(batches, layers, scope, readout_target, done)
             self._save(key, states)
         else:
             done(len(states.counts))
         self._kept[key] = states
         return states
-
-    def forget(self) -> None:
-        """Forget all states in memory."""
-        self._kept.clear()
 
     def refresh(self) -> None:
         """Look at the model's weights anew; forget the states of others."""
@@ -125,7 +121,7 @@ class StateStore:
                 add_to_hash(digest, part)
         return digest.hexdigest()
 
-    def _compute(
+    def compute(
         self,
         batches: Sequence[ModelInputs],
         layers: Sequence[Layer],
@@ -133,6 +129,7 @@ class StateStore:
         readout_target: Target,
         done: Callable[[int], Any],
     ) -> ConceptStates:
+        """The states of a concept's tokens from the model, which are not kept; arguments as in :meth:`states`."""
         hidden: list[list[Tensor]] = [[] for _ in layers]
         counts = []
         modules = {layer.module for layer in layers}

@@ -252,6 +252,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         readout_target: Target = None,
         *,
         show_progress: bool = False,
+        keep: bool = True,
         done: Callable[[int], Any] | None = None,
     ) -> dict[int, ConceptStates]:
         """The hidden states of concepts' tokens, by the concepts' ids: all that scores need of them.
@@ -261,16 +262,13 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
             layers: of :func:`captum_attn.concepts.layers.find_layers`.
             readout_target: the output (token, class) by which concepts' readout token is found, if it depends on that.
             show_progress: show a progress bar.
+            keep: keep the states, and find them again by a hash of the weights; of no use while these change.
             done: called with the number of examples that are done.
 
         Raises:
             ValueError: examples on no token of which the output depends.
         """
-        return self._states(concepts, layers, self.tokens, readout_target, show_progress, done)
-
-    def forget_states(self) -> None:
-        """Let go of the concepts' states in memory."""
-        self._store.forget()
+        return self._states(concepts, layers, self.tokens, readout_target, show_progress, keep, done)
 
     def pooled_gradients(self, run: ObservedForward, readout: ReadoutGradients) -> list[Tensor]:
         """p = Σ_i a_i g_i of each layer, (B, D): all that scores need of the inputs.
@@ -337,10 +335,11 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
             torch.Size([2, 4, 2, 6])
             >>> maps.plot(0, layer=2).savefig("praise.png")
         """
-        read = self.read_concepts(concepts)
-        if len(read.sets) > 1:
-            raise ValueError(f"maps are of one experimental set, got {len(read.sets)}")
-        (members,) = read.sets
+        sets = concept_sets(concepts)
+        if len(sets) > 1:
+            raise ValueError(f"maps are of one experimental set, got {len(sets)}")
+        (members,) = sets
+        read = self.read_concepts(sets)
         batches = self._read_inputs(inputs, additional_forward_args)
         layers = find_layers(self.model, batches[0][:1], self.layers)
         scope: Scope = "all" if self.tokens == "all" else "players"
@@ -383,18 +382,21 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         scope: Scope,
         readout_target: Target,
         show_progress: bool,
+        keep: bool = True,
         done: Callable[[int], Any] | None = None,
     ) -> dict[int, ConceptStates]:
         """The states of each concept's tokens, by its id."""
         names = {concept.id: concept.name for members in concepts.sets for concept in members}
-        self._store.refresh()
+        if keep:
+            self._store.refresh()
         total = sum(len(batch) for parts in concepts.examples.values() for batch in parts)
         states = {}
         with tqdm(total=total, desc="T-TCAV: concepts", unit="example", disable=not show_progress) as bar:
             for id, parts in concepts.examples.items():
                 name = names[id]
                 try:
-                    states[id] = self._store.states(name, parts, layers, scope, readout_target, done or bar.update)
+                    wanted = (parts, layers, scope, readout_target, done or bar.update)
+                    states[id] = self._store.states(name, *wanted) if keep else self._store.compute(*wanted)
                 except Exception as error:
                     error.add_note(f"while the model read the examples of concept {name!r}")
                     raise

@@ -174,14 +174,16 @@ def standard_error(values: Tensor) -> Tensor:
     return values.std(0) / len(values) ** 0.5 if len(values) > 1 else torch.full_like(values[0], torch.nan)
 
 
+def f1_of_classes(predicted: Tensor, labels: Tensor, average: Any) -> float:
+    """F1 of predictions int64 (n,), whatever the number of classes: those that occur nowhere do not count."""
+    classes = int(torch.cat((predicted, labels)).max()) + 1
+    return float(multiclass_f1_score(predicted, labels, max(classes, 2), average))
+
+
 def _f1_and_error(predicted: Tensor, labels: Tensor, average: Any) -> tuple[float, float]:
     """F1 and its standard error by bootstrap."""
-    classes = int(torch.cat((predicted, labels)).max()) + 1
-
-    def f1(rows: Tensor) -> float:
-        return float(multiclass_f1_score(predicted[rows], labels[rows], max(classes, 2), average))
-
+    f1 = f1_of_classes(predicted, labels, average)
     if len(labels) < 2:
-        return f1(torch.arange(len(labels))), np.nan
+        return f1, np.nan
     draws = torch.randint(len(labels), (_RESAMPLES, len(labels)), generator=torch.Generator().manual_seed(0))
-    return f1(torch.arange(len(labels))), float(np.std([f1(rows) for rows in draws], ddof=1))
+    return f1, float(np.std([f1_of_classes(predicted[rows], labels[rows], average) for rows in draws], ddof=1))
