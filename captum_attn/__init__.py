@@ -7,20 +7,61 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from captum_attn.comparison import compare
     from captum_attn.concepts import TTCAV
-    from captum_attn.mask_tunnel import MaskTunnel
-    from captum_attn.shapley import AttentionShapley, ShapleyAttention, ShapleyGradAttention
+    from captum_attn.methods.attention_flow import AttentionFlow
+    from captum_attn.methods.attribution import AttentionAttribution, OnePassAttribution
+    from captum_attn.methods.generalized_attention_flow import GeneralizedAttentionFlow
+    from captum_attn.methods.generic_relevance import GenericRelevance
+    from captum_attn.methods.grad_sam import GradSAM
+    from captum_attn.methods.integrated_attention import IntegratedAttention
+    from captum_attn.methods.mask_tunnel import MaskTunnel
+    from captum_attn.methods.norm_attention import NormAttention
+    from captum_attn.methods.raw_attention import RawAttention
+    from captum_attn.methods.rollout import AttentionRollout, GradientAttentionRollout
+    from captum_attn.methods.shapley import AttentionShapley, ShapleyAttention, ShapleyGradAttention
     from captum_attn.token_attributions import TokenAttributions
 
-__all__ = ["TTCAV", "AttentionShapley", "MaskTunnel", "ShapleyAttention", "ShapleyGradAttention", "TokenAttributions"]
+__all__ = [
+    "TTCAV",
+    "AttentionAttribution",
+    "AttentionFlow",
+    "AttentionRollout",
+    "AttentionShapley",
+    "GeneralizedAttentionFlow",
+    "GenericRelevance",
+    "GradSAM",
+    "GradientAttentionRollout",
+    "IntegratedAttention",
+    "MaskTunnel",
+    "NormAttention",
+    "OnePassAttribution",
+    "RawAttention",
+    "ShapleyAttention",
+    "ShapleyGradAttention",
+    "TokenAttributions",
+    "compare",
+]
 
 _HOMES = {
     "TTCAV": "captum_attn.concepts",
-    "AttentionShapley": "captum_attn.shapley",
-    "MaskTunnel": "captum_attn.mask_tunnel",
-    "ShapleyAttention": "captum_attn.shapley",
-    "ShapleyGradAttention": "captum_attn.shapley",
+    "AttentionAttribution": "captum_attn.methods.attribution",
+    "AttentionFlow": "captum_attn.methods.attention_flow",
+    "AttentionRollout": "captum_attn.methods.rollout",
+    "AttentionShapley": "captum_attn.methods.shapley",
+    "GeneralizedAttentionFlow": "captum_attn.methods.generalized_attention_flow",
+    "GenericRelevance": "captum_attn.methods.generic_relevance",
+    "GradSAM": "captum_attn.methods.grad_sam",
+    "GradientAttentionRollout": "captum_attn.methods.rollout",
+    "IntegratedAttention": "captum_attn.methods.integrated_attention",
+    "MaskTunnel": "captum_attn.methods.mask_tunnel",
+    "NormAttention": "captum_attn.methods.norm_attention",
+    "OnePassAttribution": "captum_attn.methods.attribution",
+    "RawAttention": "captum_attn.methods.raw_attention",
+    "ShapleyAttention": "captum_attn.methods.shapley",
+    "ShapleyGradAttention": "captum_attn.methods.shapley",
     "TokenAttributions": "captum_attn.token_attributions",
+    "compare": "captum_attn.comparison",
 }
 
 

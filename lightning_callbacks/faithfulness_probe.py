@@ -9,7 +9,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
-from captum_attn import AttentionShapley, TokenAttributions
+from captum_attn import OnePassAttribution, TokenAttributions
 from captum_attn.core.inputs import FEATURE_NAMES, ModelInputs
 from captum_attn.metrics import Comprehensiveness, MaskedModel, Sufficiency
 from captum_attn.metrics.findings import F1, F1_PERCENTAGE, f1_of_classes
@@ -71,15 +71,15 @@ class FaithfulnessProbe:
         self.numbers(whole, [0], scores)
 
     @property
-    def ours(self) -> list[AttentionShapley]:
+    def ours(self) -> list[OnePassAttribution]:
         """The methods that can share one backward pass."""
-        return [method for method in self._methods.values() if isinstance(method, AttentionShapley)]
+        return [method for method in self._methods.values() if isinstance(method, OnePassAttribution)]
 
     def scores(self, whole: WholeInputs, of_ours: Sequence[TokenAttributions]) -> list[Tensor]:
         """Scores (B, N) by each method; of ours, they are known."""
         known, batch = iter(of_ours), _mapping(whole.inputs)
         return [
-            next(known).values if isinstance(method, AttentionShapley) else token_scores(name, method, batch, whole)
+            next(known).values if isinstance(method, OnePassAttribution) else token_scores(name, method, batch, whole)
             for name, method in self._methods.items()
         ]
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from captum_attn import TokenAttributions
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.run import ObservedForward, ReadoutGradients, observed_forward
+from captum_attn.methods.one_pass import explain_in_one_pass
 from captum_attn.metrics.masked_model import WholeInputs
-from captum_attn.one_pass import explain_in_one_pass
 from lightning_callbacks.concept_probe import ConceptProbe
 from lightning_callbacks.faithfulness_probe import FaithfulnessProbe
 from lightning_callbacks.gathering import RowsOfExamples

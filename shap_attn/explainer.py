@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from captum_attn import ShapleyGradAttention, TokenAttributions
 from captum_attn.core.games import Game
 from captum_attn.core.tokens import Readout
-from captum_attn.shapley import CustomGame, Estimator
+from captum_attn.methods.shapley import CustomGame, Estimator
 from shap_attn import saving
 from shap_attn.images import ImageReader
 from shap_attn.outputs import Outputs, is_single, output_chooser

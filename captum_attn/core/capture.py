@@ -60,10 +60,16 @@ class AttentionCapture(AttentionIntercept):
         self.calls: list[AttentionCall] = []
         self._gradients = gradients
 
-    def attention(self, observer: Observer, layers: Collection[int]) -> None:
-        """Show the probabilities of ``layers`` to ``observer``."""
-        for layer in sorted(layers):
-            self.calls[layer].show(observer)
+    def attention(self, observer: Observer, layers: Collection[int], whole_heads: bool = False) -> None:
+        """Show the probabilities of ``layers`` to ``observer``, from the top down as in a backward pass.
+
+        Args:
+            observer: gets the tiles.
+            layers: the attention calls that are shown.
+            whole_heads: whether each tile must hold all heads.
+        """
+        for layer in sorted(layers, reverse=True):
+            self.calls[layer].show(observer, whole_heads)
 
     def backward(
         self,
@@ -199,8 +205,8 @@ class AttentionCall(ABC):
         """An empty tensor in the precision and on the device of the tiles."""
 
     @abstractmethod
-    def show(self, observer: Observer) -> None:
-        """Show the probabilities, without gradients."""
+    def show(self, observer: Observer, whole_heads: bool = False) -> None:
+        """Show the probabilities, without gradients; in tiles of all heads, if wanted."""
 
     @property
     def stack(self) -> Stack:
@@ -235,9 +241,12 @@ class FusedCall(AttentionCall):
     def like(self) -> Tensor:
         return widen(self.attention.query.flatten()[:0])
 
-    def show(self, observer: Observer) -> None:
+    def show(self, observer: Observer, whole_heads: bool = False) -> None:
         self._check_unmodified()
-        self.attention.show(self.layer, observer)
+        if whole_heads:
+            self.attention.show_whole_heads(self.layer, observer)
+        else:
+            self.attention.show(self.layer, observer)
 
     def backward(self, grad_output: Tensor, mask_gradient: bool) -> tuple[Tensor | None, ...]:
         """Gradients of query, key, value and mask; none at the lowest layer, below which nothing is asked for."""
@@ -283,7 +292,7 @@ class EagerCall(AttentionCall):
     def like(self) -> Tensor:
         return widen(self.probabilities.flatten()[:0])
 
-    def show(self, observer: Observer) -> None:
+    def show(self, observer: Observer, whole_heads: bool = False) -> None:
         observer(self._tile(None))
 
     def backward(self, gradient: Tensor) -> Tensor | None:
@@ -299,6 +308,32 @@ class EagerCall(AttentionCall):
         probabilities = widen(self.probabilities)
         relevance = None if gradient is None else probabilities * gradient
         return Tile(self.layer, block, probabilities, gradient, relevance)
+
+
+class ScaledAttentionCapture(AttentionCapture):
+    """Record a forward pass in which one attention call's probabilities are multiplied by a factor, all heads alike.
+
+    With Ā = factor · A in place of A, what the attention returns is multiplied likewise. Observers see A itself, and
+    the gradient with respect to A through Ā: factor · ∂/∂Ā.
+
+    Args:
+        model: as of :class:`AttentionCapture`.
+        scaled: the number of the call.
+        factor: above 0.
+    """
+
+    def __init__(self, model: Callable[..., Any], scaled: int, factor: float) -> None:
+        super().__init__(model, gradients=True)
+        self._scaled, self._factor = scaled, factor
+
+    def fused(self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        return self._times_factor(super().fused(kernel, query, key, value, mask))
+
+    def eager(self, probabilities: Tensor, scores: Tensor, shape: tuple[int, ...]) -> Tensor:
+        return self._times_factor(super().eager(probabilities, scores, shape))
+
+    def _times_factor(self, output: Tensor) -> Tensor:
+        return output * self._factor if len(self.calls) - 1 == self._scaled else output
 
 
 class _ObservedAttention(torch.autograd.Function):

@@ -1,7 +1,8 @@
 """What is kept of each layer's (A, G): the influence of keys on queries, reduced as far as a method allows.
 
-The influence in one layer and head is A ⊙ ReLU(G) (``rectified``, the paper's), A ⊙ G (``signed``) or A alone
-(``attention``). Its mean over layers and heads is the influence matrix M of arXiv 2508.08966, section 3.
+The influence in one layer and head is A ⊙ ReLU(G) (``rectified``, the paper's), A ⊙ G (``signed``), A alone
+(``attention``), or ReLU(G) where a query may attend (``gradient``). Its mean over layers and heads is the influence
+matrix M of arXiv 2508.08966, section 3.
 """
 
 from __future__ import annotations
@@ -9,17 +10,32 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 from torch import Tensor
 
 from captum_attn.core.tiles import Tile
 
-Variant = Literal["rectified", "signed", "attention"]
+Variant = Literal["rectified", "signed", "attention", "gradient"]
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 Per = Literal["layer", "head"]
 PER: tuple[Per, ...] = get_args(Per)
 RowWeights = Tensor | Callable[[], Tensor]
+
+
+class LayerObserver(Protocol):
+    """Anything that is shown the attention, tile by tile; layers come from the top down.
+
+    Attributes:
+        layers: those that it wants to see.
+        whole_heads: whether each tile must hold all heads, as only a forward pass can show them.
+    """
+
+    layers: list[int]
+    whole_heads: bool
+
+    def __call__(self, tile: Tile) -> None:
+        """Take what is needed of one tile."""
 
 
 class InfluenceObserver:
@@ -32,7 +48,7 @@ class InfluenceObserver:
         shape: (B, H, N) of every layer's attention.
         layers: the layers that count, in ascending order.
         heads: the heads that count in every layer, in ascending order.
-        variant: ``rectified``, ``signed`` or ``attention``.
+        variant: ``rectified``, ``signed``, ``attention`` or ``gradient``.
         row_weights: weights (B, N) of the queries, to keep only Σ_q weight_q M_qi, for which no (N, N) tensor is
             needed; or a function that returns them when the first tile is shown. None keeps M.
         per: ``layer`` or ``head`` keeps these apart; None takes the mean over them.
@@ -41,6 +57,8 @@ class InfluenceObserver:
     Raises:
         ValueError: an unknown variant or ``per``.
     """
+
+    whole_heads = False
 
     def __init__(
         self,
@@ -52,8 +70,7 @@ class InfluenceObserver:
         per: Per | None,
         like: Tensor,
     ) -> None:
-        if variant not in VARIANTS:
-            raise ValueError(f"variant must be one of {', '.join(map(repr, VARIANTS))}, got {variant!r}")
+        check_variant(variant)
         if per is not None and per not in PER:
             raise ValueError(f"per must be None, {' or '.join(map(repr, PER))}, got {per!r}")
         batch, _, length = shape
@@ -71,12 +88,12 @@ class InfluenceObserver:
         if tile.layer not in self.layers:
             return
         examples, in_heads, in_queries = tile.block
-        heads, rows = _within(self._heads, in_heads), _within(self._rows, in_queries)
+        heads, rows = within(self._heads, in_heads), within(self._rows, in_queries)
         if not heads or not rows:
             return
-        influence = self._influence(tile, _index(heads, in_heads.start), _index(rows, in_queries.start))
+        influence = influence_in(tile, self._variant, index(heads, in_heads.start), index(rows, in_queries.start))
         if self._weights is not None:
-            influence = (self._weights[examples, None, None, _index(rows)] @ influence).squeeze(-2)
+            influence = (self._weights[examples, None, None, index(rows)] @ influence).squeeze(-2)
         layer = 0 if self._per is None else self.layers.index(tile.layer)
         if self._per == "head":
             target = self._total[examples, layer, self._heads.index(heads[0]) : self._heads.index(heads[-1]) + 1]
@@ -85,14 +102,6 @@ class InfluenceObserver:
         if self._weights is None:
             target = target[..., in_queries, :]
         target += influence.to(target.device)
-
-    def _influence(self, tile: Tile, heads: slice | list[int], rows: slice | list[int]) -> Tensor:
-        """(b, h, q, K) of the tile's heads and rows that count."""
-        whole = tile.attention if self._variant == "attention" else tile.relevance
-        if whole is None:
-            raise ValueError(f"the variant {self._variant!r} needs gradients, and this was a forward-only pass")
-        kept = whole[:, heads][:, :, rows]
-        return kept.relu() if self._variant == "rectified" else kept
 
     @cached_property
     def _weights(self) -> Tensor | None:
@@ -116,12 +125,57 @@ class InfluenceObserver:
         return mean.squeeze(2) if self._per == "layer" else mean.squeeze((1, 2)) / len(self.layers)
 
 
-def _within(indices: Sequence[int], cut: slice) -> Sequence[int]:
+class GatheringObserver:
+    """Collect what each token gathers: the row sums Σ_k M_qk of the rectified influence, in O(N) memory.
+
+    Args:
+        shape, layers, heads, like: as of :class:`InfluenceObserver`.
+    """
+
+    whole_heads = False
+
+    def __init__(self, shape: tuple[int, int, int], layers: Sequence[int], heads: Sequence[int], like: Tensor) -> None:
+        batch, _, length = shape
+        self.layers, self._heads = list(layers), list(heads)
+        self._total = like.new_zeros(batch, length)
+
+    def __call__(self, tile: Tile) -> None:
+        """Add one tile."""
+        examples, in_heads, in_queries = tile.block
+        heads = within(self._heads, in_heads)
+        if tile.layer in self.layers and heads:
+            influence = influence_in(tile, "rectified", index(heads, in_heads.start), slice(None))
+            self._total[examples, in_queries] += influence.sum((1, 3)).to(self._total.device)
+
+    @property
+    def gathered(self) -> Tensor:
+        """(B, N), the mean over layers and heads."""
+        return self._total / (len(self._heads) * len(self.layers))
+
+
+def check_variant(variant: str) -> None:
+    """Raise ``ValueError`` for an unknown variant."""
+    if variant not in VARIANTS:
+        raise ValueError(f"variant must be one of {', '.join(map(repr, VARIANTS))}, got {variant!r}")
+
+
+def influence_in(tile: Tile, variant: Variant, heads: slice | list[int], rows: slice | list[int]) -> Tensor:
+    """(b, h, q, K) of some heads and rows of a tile, counted from where it begins."""
+    whole = tile.attention if variant == "attention" else tile.gradient if variant == "gradient" else tile.relevance
+    if whole is None:
+        raise ValueError(f"the variant {variant!r} needs gradients, and this was a forward-only pass")
+    kept = whole[:, heads][:, :, rows]
+    if variant == "gradient":
+        return kept.relu() * (tile.attention[:, heads][:, :, rows] > 0)
+    return kept.relu() if variant == "rectified" else kept
+
+
+def within(indices: Sequence[int], cut: slice) -> Sequence[int]:
     """Those of ascending indices that lie in the slice."""
     return indices[bisect_left(indices, cut.start) : bisect_left(indices, cut.stop)]
 
 
-def _index(indices: Sequence[int], origin: int = 0) -> slice | list[int]:
+def index(indices: Sequence[int], origin: int = 0) -> slice | list[int]:
     """Ascending indices counted from ``origin``, as a slice (a view, no copy) where they have no gaps."""
     first, last = indices[0] - origin, indices[-1] - origin
     return slice(first, last + 1) if last - first + 1 == len(indices) else [index - origin for index in indices]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from captum_attn.core.capture import AttentionCall, AttentionCapture, FusedCall
+from captum_attn.core.capture import AttentionCall, AttentionCapture, FusedCall, ScaledAttentionCapture
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.models import (
     check_differentiable,
@@ -22,7 +22,8 @@ from captum_attn.core.models import (
     same_random_state,
     unwrapped,
 )
-from captum_attn.core.observers import InfluenceObserver, Per, RowWeights, Variant
+from captum_attn.core.observers import InfluenceObserver, LayerObserver, Per, RowWeights, Variant
+from captum_attn.core.outputs import AttentionOutput, OutputCapture
 from captum_attn.core.states import StateCapture, States
 from captum_attn.core.tiles import Tile
 from captum_attn.core.tokens import PatchGrid, find_players, patch_grid, real_tokens
@@ -65,12 +66,18 @@ class ObservedForward:
         causal: whether no token can attend to a later one.
         model: the module that was called.
         states: the hidden states that modules returned, where these were asked for.
+        outputs: what followed each attention call, by its number, where this was asked for.
     """
 
     def __init__(
-        self, output: Tensor, capture: AttentionCapture, inputs: ModelInputs, states: Sequence[States] = ()
+        self,
+        output: Tensor,
+        capture: AttentionCapture,
+        inputs: ModelInputs,
+        states: Sequence[States] = (),
+        outputs: Mapping[int, AttentionOutput] | None = None,
     ) -> None:
-        self.output, self.states = output, states
+        self.output, self.states, self.outputs = output, states, outputs or {}
         self.model = capture.root
         self._capture, self._inputs = capture, inputs
         self.calls = token_attention(capture.calls, inputs)
@@ -128,13 +135,12 @@ class ObservedForward:
 
         Args, Raises: as :meth:`influence`.
         """
-        kept_heads = resolve_indices("heads", heads, self.heads)
-        indices = [self.calls[layer].layer for layer in self.resolved_layers(layers)]
-        return InfluenceObserver(self._shape, indices, kept_heads, variant, row_weights, per, like=self.calls[0].like)
+        indices, kept_heads = self.chosen(layers, heads)
+        return InfluenceObserver(self._shape, indices, kept_heads, variant, row_weights, per, like=self.like)
 
     def show(
         self,
-        observers: Sequence[InfluenceObserver],
+        observers: Sequence[LayerObserver],
         selected: Tensor | None,
         states: Sequence[States] = (),
         retain_graph: bool = False,
@@ -160,7 +166,7 @@ class ObservedForward:
 
         layers = {layer for observer in observers for layer in observer.layers}
         if selected is None:
-            self._capture.attention(show, layers)
+            self._capture.attention(show, layers, any(observer.whole_heads for observer in observers))
             return []
         hidden = [state.hidden for state in states]
         gradients = self._capture.backward(selected.sum(), show, layers, retain_graph, hidden)
@@ -170,7 +176,7 @@ class ObservedForward:
         self,
         selected: Tensor,
         states: Sequence[States],
-        beside: Sequence[InfluenceObserver] = (),
+        beside: Sequence[LayerObserver] = (),
         retain_graph: bool = False,
     ) -> ReadoutGradients:
         """What the explained scores draw on: gradients of hidden states, and the readout's attention to each token.
@@ -217,6 +223,21 @@ class ObservedForward:
             )
         return before[-1]
 
+    @property
+    def attention_shape(self) -> tuple[int, int, int]:
+        """(B, H, N) of every layer's attention."""
+        return self._shape
+
+    @property
+    def like(self) -> Tensor:
+        """An empty tensor of the dtype and on the device of what observers keep."""
+        return self.calls[0].like
+
+    @property
+    def crosses_stacks(self) -> bool:
+        """Whether a decoder reads the tokens, so that the output is not read from the top layer's states."""
+        return any(call.stack != self.calls[0].stack for call in self._capture.calls)
+
     @cached_property
     def real(self) -> Tensor:
         """bool (B, N): the tokens that are no padding."""
@@ -241,6 +262,11 @@ class ObservedForward:
                 "them out, or say which tokens play with players="
             )
         return Tokens(real, players, grid)
+
+    def chosen(self, layers: Sequence[int] | None, heads: Sequence[int] | None) -> tuple[list[int], list[int]]:
+        """Numbers of the attention calls, and of the heads, that are meant, ascending; ``IndexError`` for others."""
+        kept_heads = resolve_indices("heads", heads, self.heads)
+        return [self.calls[layer].layer for layer in self.resolved_layers(layers)], kept_heads
 
     def resolved_layers(self, layers: Sequence[int] | None) -> list[int]:
         """Ascending indices of the layers meant; ``IndexError`` for one that the model does not have."""
@@ -272,7 +298,13 @@ class ObservedForward:
 
 @contextmanager
 def observed_forward(
-    model: Callable[..., Any], inputs: ModelInputs, gradients: bool = True, modules: Collection[str] = ()
+    model: Callable[..., Any],
+    inputs: ModelInputs,
+    gradients: bool = True,
+    modules: Collection[str] = (),
+    *,
+    outputs: bool = False,
+    scaled: tuple[int, float] | None = None,
 ) -> Iterator[ObservedForward]:
     """Run the model once, in eval mode, and keep what is needed to explain its output.
 
@@ -283,6 +315,9 @@ def observed_forward(
         inputs: one batch.
         gradients: whether gradients will be asked for; False is for attention alone.
         modules: names of parts of a module, whose hidden states are kept.
+        outputs: whether to keep what follows the attention calls; without gradients.
+        scaled: an attention call, by number, and the factor by which its probabilities are multiplied
+            (:class:`~captum_attn.core.capture.ScaledAttentionCapture`); with gradients.
 
     Raises:
         TypeError: an output in which there are no scores, or hidden states that are none.
@@ -300,11 +335,17 @@ def observed_forward(
     if gradients:
         check_differentiable(model)
     with evaluation_mode(model), torch.inference_mode(False), torch.set_grad_enabled(gradients):
-        capture = AttentionCapture(model, gradients)
-        with same_random_state(inputs.features), StateCapture(model, modules, capture) as kept, capture:
+        capture = ScaledAttentionCapture(model, *scaled) if scaled else AttentionCapture(model, gradients)
+        following = OutputCapture(capture)
+        with (
+            same_random_state(inputs.features),
+            StateCapture(model, modules, capture) as kept,
+            following if outputs else nullcontext(),
+            capture,
+        ):
             output = output_tensor(inputs.call(model))
         check_evaluated(capture.root)
-        yield ObservedForward(output, capture, inputs, kept.states)
+        yield ObservedForward(output, capture, inputs, kept.states, following.outputs)
 
 
 def token_attention(calls: Sequence[AttentionCall], inputs: ModelInputs) -> list[AttentionCall]:

@@ -91,6 +91,20 @@ class Attention:
                 for rows in group.row_blocks(self._row_step):
                     observe(group.tile(layer, rows))
 
+    def show_whole_heads(self, layer: int, observe: Callable[[Tile], None]) -> None:
+        """Show every tile of A, each with all heads: some queries of one example where not all fit."""
+        batch, heads, queries, keys = self.shape
+        step = min(max(1, self._budget // (heads * keys)), queries)
+        example_step = max(1, self._budget // (heads * queries * keys))
+        groups = chunks(0, batch, example_step)
+        largest = min(example_step, batch) * heads * step * keys
+        workspace = self.query.new_empty(4, largest + _STAGGER, dtype=widened(self.query.dtype))
+        with full_precision(self.query.device.type):
+            for examples in groups:
+                group = _HeadGroup(self, examples, slice(0, heads), workspace)
+                for rows in group.row_blocks(step):
+                    observe(group.tile(layer, rows))
+
     def backward(
         self, layer: int, grad_output: Tensor, observe: Callable[[Tile], None] | None, mask_gradient: bool
     ) -> InputGradients:

@@ -21,6 +21,8 @@ from captum_attn.metrics.perturbed_batch import PerturbedBatch
 from captum_attn.metrics.record import Record, Settings
 from captum_attn.metrics.results import Evaluation
 
+OnScores = Callable[[str, Tensor, PerturbedBatch], None]
+
 
 def evaluate(
     model: Callable[..., Any],
@@ -38,6 +40,7 @@ def evaluate(
     max_length: int | None = None,
     seed: int = 0,
     file: str | Path | None = None,
+    on_scores: OnScores | None = None,
     show_progress: bool = True,
 ) -> Evaluation:
     """Measure how faithful explanations of a classifier are, side by side.
@@ -70,6 +73,8 @@ def evaluate(
         seed: of the random scores.
         file: where results are kept as they come (JSON lines). A run that was interrupted goes on from there, and one
             with further methods adds them. A file of other settings, data or another model is refused.
+        on_scores: called with a method's name, its checked scores (B, N) of a batch, and the
+            :class:`~captum_attn.metrics.perturbed_batch.PerturbedBatch`, for each that is explained now.
         show_progress: show a progress bar.
 
     Returns:
@@ -116,7 +121,7 @@ def evaluate(
     scored = {**methods, RANDOM: None}
     pending = sum(len(record.missing(name, range(len(examples)))) for name in scored)
     with tqdm(total=pending, desc="Faithfulness", unit="explanation", disable=not show_progress) as bar:
-        for rows in _batches(examples, batch_size):
+        for rows in batches(examples, batch_size):
             read: dict[tuple[int, ...], PerturbedBatch] = {}
             for name, method in scored.items():
                 missing = record.missing(name, rows)
@@ -125,12 +130,16 @@ def evaluate(
                 bar.set_postfix_str(name)
                 if missing not in read:
                     read[missing] = PerturbedBatch(masked, examples, missing, gold, rationales, settings)
-                record.add(read[missing].described, read[missing].measure(name, method))
+                batch = read[missing]
+                scores, seconds = batch.explain(name, method)
+                if on_scores is not None:
+                    on_scores(name, scores, batch)
+                record.add(batch.described, batch.measure(name, scores, seconds))
                 bar.update(len(missing))
     return Evaluation(record)
 
 
-def _batches(examples: Examples, size: int) -> list[list[int]]:
+def batches(examples: Examples, size: int) -> list[list[int]]:
     """Examples of like length; the longest batch first, so that memory fails at once, and the others at random.
 
     What is known after an interruption is about a random part of the data then.

@@ -50,14 +50,17 @@ class PerturbedBatch:
                 raise ValueError(f"label {label} of example {row} is out of range: the model has {classes} classes")
             self.described.append(Example(row, players[place], int(targets[place]), chosen[place], label))
 
-    def measure(self, name: str, method: Any) -> list[Measured]:
-        """Explain the examples, and perturb them by the scores."""
+    def explain(self, name: str, method: Any) -> tuple[Tensor, float]:
+        """A method's scores of the tokens, (B, N), and the seconds that each example took."""
         start = time.perf_counter()
         if name == RANDOM:
             scores = random_scores(self.rows, self.whole.players, self.settings.seed)
         else:
             scores = token_scores(name, method, self.batch, self.whole)
-        seconds = (time.perf_counter() - start) / len(self.rows)
+        return scores, (time.perf_counter() - start) / len(self.rows)
+
+    def measure(self, name: str, scores: Tensor, seconds: float) -> list[Measured]:
+        """Perturb the examples by what :meth:`explain` found."""
         taken = self._taken(scores)
         answers = [
             self.perturbed.answers(intervention, taken if place == 0 else taken[:-1])

@@ -91,10 +91,10 @@ class Failing(ShapleyGradAttention):
 
     rank: int | None = None
 
-    def _attributions(self, explained: Any, influence: Tensor) -> Any:
-        if len(influence) > 1 and (self.rank is None or torch.distributed.get_rank() == self.rank):
+    def solve(self, explained: Any, observer: Any) -> Any:
+        if len(explained.players) > 1 and (self.rank is None or torch.distributed.get_rank() == self.rank):
             raise RuntimeError("no luck")
-        return super()._attributions(explained, influence)
+        return super().solve(explained, observer)
 
 
 class FailingOnSecond(Failing):

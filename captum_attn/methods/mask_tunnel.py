@@ -11,12 +11,12 @@ from captum.attr import Attribution
 from captum.log import log_usage
 from torch import Tensor
 
-from captum_attn._targets import Target, no_selection, select_target, target_of_each
+from captum_attn._targets import Target, target_of_each
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.models import config_of
 from captum_attn.core.perturb import Replacement, check_replacement, default_replacement, replace_tokens, seeded
 from captum_attn.core.run import Tokens, observed_forward
-from captum_attn.shapley import AttentionShapley, Inputs
+from captum_attn.methods.attribution import AttentionAttribution, Inputs
 from captum_attn.token_attributions import TokenAttributions, concatenated
 
 
@@ -56,7 +56,7 @@ class MaskTunnel(Attribution):  # type: ignore[misc]
 
     def __init__(
         self,
-        attribution_method: AttentionShapley,
+        attribution_method: AttentionAttribution,
         tokenizer: Any | None = None,
         *,
         replacement: Replacement | None = None,
@@ -64,7 +64,7 @@ class MaskTunnel(Attribution):  # type: ignore[misc]
         rounds: int = 1,
         seed: int = 0,
     ) -> None:
-        if not isinstance(attribution_method, AttentionShapley):
+        if not isinstance(attribution_method, AttentionAttribution):
             raise TypeError(
                 f"attribution_method must be an attribution of this package, got {type(attribution_method).__name__}"
             )
@@ -100,7 +100,7 @@ class MaskTunnel(Attribution):  # type: ignore[misc]
             TypeError, ValueError, IndexError: as :meth:`captum_attn.ShapleyGradAttention.attribute`; embeddings; a
                 tokenizer without a token that could replace others.
         """
-        batch = self.attribution_method._model_inputs(inputs, additional_forward_args, players)
+        batch = self.attribution_method.model_inputs(inputs, additional_forward_args, players)
         spread = self._in_parts(batch, target, internal_batch_size).spread_over(batch.features)
         return (spread,) if isinstance(inputs, tuple) else spread
 
@@ -117,7 +117,7 @@ class MaskTunnel(Attribution):  # type: ignore[misc]
 
         Args, Raises: as :meth:`attribute`.
         """
-        batch = self.attribution_method._model_inputs(inputs, additional_forward_args, players)
+        batch = self.attribution_method.model_inputs(inputs, additional_forward_args, players)
         return self._in_parts(batch, target, internal_batch_size)
 
     def _in_parts(self, batch: ModelInputs, target: Target, internal_batch_size: int | None) -> TokenAttributions:
@@ -128,11 +128,8 @@ class MaskTunnel(Attribution):  # type: ignore[misc]
     def _average(self, batch: ModelInputs, each: list[tuple[int, ...]] | None) -> TokenAttributions:
         method = self.attribution_method
         with observed_forward(method.forward_func, batch, gradients=False) as run:
-            tokens, output, config = run.tokens(method._special_ids), run.output, config_of(run.model)
-        if each is None and output.dim() > 2 and method._variant == "attention":
-            selection = no_selection(output)
-        else:
-            selection = select_target(output, each, tokens.real)
+            tokens, output, config = run.tokens(method.special_ids), run.output, config_of(run.model)
+        selection = method.select(run, each)
         targets: Target = [tuple(row) for row in selection.targets.tolist()] if selection.targets.numel() else None
         replacement = self.replacement
         if replacement is None:
@@ -142,7 +139,7 @@ class MaskTunnel(Attribution):  # type: ignore[misc]
             present = tokens.players & ~absent
             masked = replace_tokens(batch, absent, replacement, tokens.grid)
             masked = replace(masked, notes={**masked.notes, "players": present})
-            (result,) = method._attribute_tokens(masked, [targets], None, None, False)
+            (result,) = method.attribute_batch(masked, [targets])
             total, copies = total + result.values, copies + present
         values = total / copies.clamp(min=1)
         return TokenAttributions(values, tokens.players, selection.targets, selection.scores, output, tokens.grid)

@@ -10,7 +10,7 @@ from models import left_untouched
 from captum_attn import ShapleyAttention, ShapleyGradAttention
 from captum_attn.core import mapping_inputs, observed_forward
 from captum_attn.core.estimators import kernel_shapley
-from captum_attn.one_pass import explain_in_one_pass
+from captum_attn.methods.one_pass import explain_in_one_pass
 
 METHODS = {
     "incoming": lambda model: ShapleyGradAttention(model),

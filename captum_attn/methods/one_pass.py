@@ -8,14 +8,14 @@ from captum_attn._targets import Target, select_target, target_of_each
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.run import ObservedForward, ReadoutGradients
 from captum_attn.core.states import States
-from captum_attn.shapley import AttentionShapley
+from captum_attn.methods.attribution import OnePassAttribution
 from captum_attn.token_attributions import TokenAttributions
 
 
 def explain_in_one_pass(
     run: ObservedForward,
     batch: ModelInputs,
-    methods: Sequence[AttentionShapley],
+    methods: Sequence[OnePassAttribution],
     states: Sequence[States] = (),
     target: Target = None,
     retain_graph: bool = False,
@@ -25,7 +25,7 @@ def explain_in_one_pass(
     Args:
         run: an observed forward pass of ``batch``, with gradients.
         batch: the inputs.
-        methods: attributions of this package, all of the model that ran.
+        methods: attributions of one pass, all of the model that ran.
         states: some of ``run.states``.
         target: which output is explained, in Captum's forms; None for the predicted class.
         retain_graph: whether other scores of the same pass will be explained.
@@ -34,7 +34,7 @@ def explain_in_one_pass(
         What each method's ``attribute_tokens`` returns; and the states' gradients, None without states.
 
     Raises:
-        ValueError: neither methods nor states; else as :meth:`captum_attn.AttentionShapley.attribute`.
+        ValueError: neither methods nor states; else as :meth:`captum_attn.AttentionAttribution.attribute`.
 
     Example:
         >>> from captum_attn import ShapleyAttention, ShapleyGradAttention
@@ -49,15 +49,11 @@ def explain_in_one_pass(
     if not methods and not states:
         raise ValueError("nothing to explain: expected methods, states or both")
     each = target_of_each(target, len(batch))
-    explained = [next(method._explained(run, batch, [each])) for method in methods]
-    observers = [
-        method._observer(one, row_weights=method._row_weights(one))
-        for method, one in zip(methods, explained, strict=True)
-    ]
-    kinds = [method._variant == "attention" for method in methods]
+    explained = [next(method.explained(run, batch, [each])) for method in methods]
+    observers = [method.observer(one) for method, one in zip(methods, explained, strict=True)]
     of_attention, of_gradients = (
-        [observer for observer, kind in zip(observers, kinds, strict=True) if kind == wanted]
-        for wanted in (True, False)
+        [observer for observer, method in zip(observers, methods, strict=True) if method.needs_gradients == wanted]
+        for wanted in (False, True)
     )
     run.show(of_attention, None)
     readout, selected = None, select_target(run.output, each, run.real).scores
@@ -66,4 +62,4 @@ def explain_in_one_pass(
     elif of_gradients:
         run.show(of_gradients, selected, retain_graph=retain_graph)
     solved = zip(methods, explained, observers, strict=True)
-    return [method._attributions(one, observer.influence) for method, one, observer in solved], readout
+    return [method.solve(one, observer) for method, one, observer in solved], readout

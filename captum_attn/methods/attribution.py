@@ -1,0 +1,357 @@
+"""What every attention explanation has in common: inputs, targets, players, batches in parts."""
+
+from __future__ import annotations
+
+import operator
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeVar
+
+from captum._utils.common import _format_additional_forward_args
+from captum._utils.progress import progress
+from captum.attr import Attribution
+from captum.log import log_usage
+from torch import Tensor
+
+from captum_attn._targets import Selection, Target, no_selection, select_target, target_of_each
+from captum_attn.core.inputs import ModelInputs, mapping_inputs, tensor_inputs
+from captum_attn.core.models import check_model, config_of, unwrapped
+from captum_attn.core.observers import LayerObserver, RowWeights
+from captum_attn.core.run import ObservedForward, observed_forward
+from captum_attn.core.tokens import PatchGrid, Readout, readout_weights, special_ids_of
+from captum_attn.token_attributions import TokenAttributions, concatenated
+
+Inputs = Tensor | tuple[Tensor] | Mapping[str, Any]
+Targets = Sequence[Target] | Callable[[Tensor], Tensor]
+TargetsOfEach = Callable[[Tensor], Tensor] | list[list[tuple[int, ...]] | None]
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Explained:
+    """One observed forward pass, the scores to explain, and what is known of the tokens (B, N).
+
+    ``last`` says that no other scores of the same pass will be explained; ``readout`` is a function where the backward
+    pass will tell.
+    """
+
+    run: ObservedForward
+    selection: Selection
+    last: bool
+    real: Tensor
+    players: Tensor
+    readout: RowWeights
+    grid: PatchGrid | None
+
+    def attributions(self, values: Tensor, standard_error: Tensor | None = None) -> TokenAttributions:
+        """The result that gives players their values (B, ..., N), and the others 0."""
+        shape = (len(self.players), *[1] * (values.dim() - 2), -1)
+        return TokenAttributions(
+            values.masked_fill(~self.players.view(shape), 0.0),
+            self.players,
+            self.selection.targets,
+            self.selection.scores.detach(),
+            self.run.output.detach(),
+            self.grid,
+            standard_error,
+        )
+
+
+class AttentionAttribution(Attribution):  # type: ignore[misc]
+    """What every attention explanation of this package has in common.
+
+    Args:
+        model: the Hugging Face model itself, any ``nn.Module``, or a function that calls one. Outputs with
+            ``.logits``, tensors, and question answering's start and end logits (stacked to (B, N, 2)) are understood.
+            The model runs in eval mode and is left as it was.
+        layers, heads: which count, one index or several; negative ones count from the end. Default: all.
+        readout: the token that the prediction is read from: an index, ``"mean"`` for all tokens that are no padding (of
+            an image: its patches), or ``"auto"``. With gradients, that is the token that the explained output is read
+            from, or the mean of these, as the backward pass finds them in the last layer: the first token in BERT and
+            ViT, the last one in GPT and Llama, the token of a target (token, class), all tokens under mean pooling or
+            where a decoder reads them (T5, BART). Without gradients,
+            :func:`captum_attn.core.tokens.readout_weights` goes by the configuration.
+        tokenizer: tells which ids are special and do not play. Without one, the configuration and the attention mask
+            decide (:func:`captum_attn.core.tokens.find_players` says how); ``special_tokens_mask`` in the inputs and
+            ``players`` override both.
+        additional_forward_arg_names: names of ``additional_forward_args``, in order, under which the model takes them;
+            ``special_tokens_mask`` and ``players`` are kept for the attribution. Default: ``attention_mask,
+            token_type_ids, position_ids`` for models with such arguments, else no names.
+
+    Raises:
+        TypeError, ValueError: an argument that is none of the above, or a model that is compiled inside.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        *,
+        layers: Sequence[int] | int | None = None,
+        heads: Sequence[int] | int | None = None,
+        readout: Readout = "auto",
+        tokenizer: Any | None = None,
+        additional_forward_arg_names: Sequence[str] | None = None,
+    ) -> None:
+        check_model(model)
+        self.special_ids = special_ids_of(tokenizer)
+        if readout not in ("auto", "mean") and not isinstance(readout, int):
+            raise ValueError(f"readout must be 'auto', 'mean' or the index of a token, got {readout!r}")
+        super().__init__(unwrapped(model))
+        self.layers, self.heads = _indices("layers", layers), _indices("heads", heads)
+        self.readout = readout
+        self.additional_forward_arg_names = additional_forward_arg_names
+
+    @property
+    @abstractmethod
+    def needs_gradients(self) -> bool:
+        """Whether the values depend on gradients, and so on the target."""
+
+    @abstractmethod
+    def explain(self, batch: ModelInputs, targets: TargetsOfEach) -> list[TokenAttributions]:
+        """The attributions of one batch, a result for each target."""
+
+    @log_usage()  # type: ignore[untyped-decorator]
+    def attribute(
+        self,
+        inputs: Inputs,
+        target: Target = None,
+        additional_forward_args: Any = None,
+        internal_batch_size: int | None = None,
+        *,
+        players: Tensor | None = None,
+        show_progress: bool = False,
+    ) -> Tensor | tuple[Tensor, ...]:
+        """Values in the shape of the inputs.
+
+        Args:
+            inputs: token ids (B, N), embeddings (B, N, D), pixels (B, C, h, w), a tuple of one of them, or the mapping
+                that a tokenizer or an image processor returns.
+            target: which output is explained, in Captum's forms: an int, a tensor (B,) or a list of ints for
+                classes; a tuple (token, class) or a list of such for outputs (B, N, C). ``None`` is the predicted
+                class of each example (elsewhere in Captum: the only output).
+            additional_forward_args: other arguments of the model, one or a tuple; see the constructor for names.
+            internal_batch_size: explain that many examples at a time; arguments whose first dimension is the batch
+                size are cut along it. Default: all at once.
+            players: bool (B, N), the tokens that play, if you know better. Under ``NoiseTunnel``, which repeats the
+                batch, pass them in ``additional_forward_args`` instead.
+            show_progress: show a progress bar over the parts.
+
+        Returns:
+            For ids (B, N); for embeddings (B, N, D) and pixels (B, C, h, w), each token's value is spread evenly, so
+            that sums are kept. A tuple for a tuple. Detached; float32, or float64 for a float64 model.
+
+        Raises:
+            TypeError, ValueError, IndexError: inputs, targets or masks that do not fit, a sequence without players,
+                a model without observable attention, an output that is not finite. Each says what was expected.
+
+        Example:
+            >>> from captum_attn import ShapleyGradAttention
+            >>> batch = tokenizer(["a gripping film", "not good at all"], padding=True, return_tensors="pt")
+            >>> ShapleyGradAttention(model, tokenizer=tokenizer).attribute(batch).shape
+            torch.Size([2, 6])
+        """
+        batch = self.model_inputs(inputs, additional_forward_args, players)
+        (result,) = self.attribute_batch(batch, [target], internal_batch_size, show_progress)
+        spread = result.spread_over(batch.features)
+        return (spread,) if isinstance(inputs, tuple) else spread
+
+    def attribute_tokens(
+        self,
+        inputs: Inputs,
+        target: Target = None,
+        additional_forward_args: Any = None,
+        internal_batch_size: int | None = None,
+        *,
+        players: Tensor | None = None,
+        show_progress: bool = False,
+    ) -> TokenAttributions:
+        """Values of the tokens, with what was explained and who played.
+
+        Args:
+            inputs, target, additional_forward_args, internal_batch_size, players, show_progress: as in
+                :meth:`attribute`.
+
+        Returns:
+            Values, players, targets and scores; the patch grid of images.
+
+        Raises:
+            As :meth:`attribute`.
+
+        Example:
+            >>> from captum_attn import ShapleyGradAttention
+            >>> batch = tokenizer(["a gripping film", "not good at all"], padding=True, return_tensors="pt")
+            >>> result = ShapleyGradAttention(model, tokenizer=tokenizer).attribute_tokens(batch)
+            >>> result.values.shape, result.targets.tolist()
+            (torch.Size([2, 6]), [[1], [0]])
+        """
+        batch = self.model_inputs(inputs, additional_forward_args, players)
+        (result,) = self.attribute_batch(batch, [target], internal_batch_size, show_progress)
+        return result
+
+    def attribute_targets(
+        self,
+        inputs: Inputs,
+        targets: Targets,
+        additional_forward_args: Any = None,
+        internal_batch_size: int | None = None,
+        *,
+        players: Tensor | None = None,
+        show_progress: bool = False,
+    ) -> list[TokenAttributions]:
+        """Several targets of the same inputs, from one forward pass and one backward pass for each target.
+
+        Args:
+            targets: targets in any form that :meth:`attribute` takes; or a function that chooses classes by the output:
+                it maps (B, C) to int64 (B, K).
+            inputs, additional_forward_args, internal_batch_size, players, show_progress: as in :meth:`attribute`.
+
+        Returns:
+            A result for each target, as of :meth:`attribute_tokens`.
+
+        Raises:
+            ValueError: no targets; else as :meth:`attribute`.
+
+        Example:
+            >>> from captum_attn import ShapleyGradAttention
+            >>> explainer = ShapleyGradAttention(model, tokenizer=tokenizer)
+            >>> negative, positive = explainer.attribute_targets(batch, targets=[0, 1])
+            >>> best, second = explainer.attribute_targets(batch, lambda output: output.topk(2).indices)
+            >>> best.targets.tolist()
+            [[1], [0]]
+        """
+        batch = self.model_inputs(inputs, additional_forward_args, players)
+        return self.attribute_batch(batch, targets, internal_batch_size, show_progress)
+
+    def attribute_batch(
+        self, batch: ModelInputs, targets: Targets, internal_batch_size: int | None = None, show_progress: bool = False
+    ) -> list[TokenAttributions]:
+        """:meth:`attribute_targets` of inputs that :meth:`model_inputs` formatted."""
+        parts_of_each = self._in_parts(self.explain, batch, targets, internal_batch_size, show_progress)
+        return [concatenated(parts) for parts in parts_of_each]
+
+    def model_inputs(self, inputs: Inputs, additional_forward_args: Any, players: Tensor | None = None) -> ModelInputs:
+        """Captum's and Hugging Face's forms of inputs, checked, as one batch."""
+        batch = self._formatted(inputs, _format_additional_forward_args(additional_forward_args) or ())
+        return batch if players is None else replace(batch, notes={**batch.notes, "players": players})
+
+    def select(self, run: ObservedForward, targets: list[tuple[int, ...]] | None) -> Selection:
+        """The scores to explain; none where nothing depends on them and none are meant."""
+        if targets is None and run.output.dim() > 2 and not self.needs_gradients:
+            return no_selection(run.output)
+        return select_target(run.output, targets, run.real)
+
+    def explained(
+        self, run: ObservedForward, batch: ModelInputs, targets: list[list[tuple[int, ...]] | None]
+    ) -> Iterator[Explained]:
+        """Find out about the tokens, and select the scores of each target."""
+        real, players, grid = run.tokens(self.special_ids)
+        for count, rows in enumerate(targets, 1):
+            selection = self.select(run, rows)
+            readout: RowWeights = run.readout_rows
+            if self.readout != "auto" or not self.needs_gradients:
+                readout = readout_weights(
+                    self.readout,
+                    real=real,
+                    players=players,
+                    positions=selection.positions,
+                    inputs=batch,
+                    config=config_of(run.model),
+                    causal=run.causal,
+                )
+            yield Explained(run, selection, count == len(targets), real, players, readout, grid)
+
+    def _in_parts(
+        self,
+        explain: Callable[[ModelInputs, TargetsOfEach], list[Result]],
+        batch: ModelInputs,
+        targets: Targets,
+        internal_batch_size: int | None,
+        show_progress: bool,
+    ) -> list[list[Result]]:
+        """``explain`` each part of the batch, of which nothing else is kept while the next runs: for each target."""
+        parts: Any = batch.parts(internal_batch_size)
+        choose = targets if callable(targets) else None
+        chosen = [] if callable(targets) else [target_of_each(target, len(batch)) for target in targets]
+        if not choose and not chosen:
+            raise ValueError("there are no targets: expected at least one")
+        if show_progress:
+            parts = progress(parts, desc=f"{self.get_name()} attribution")
+        solved = [explain(batch[part], choose or [rows and rows[part] for rows in chosen]) for part in parts]
+        return [list(results) for results in zip(*solved, strict=True)]
+
+    def _formatted(self, inputs: Inputs, companions: tuple[Any, ...]) -> ModelInputs:
+        if isinstance(inputs, Mapping):
+            if companions:
+                raise ValueError("put additional_forward_args into the mapping of inputs, under their names")
+            return mapping_inputs(self.forward_func, inputs)
+        if isinstance(inputs, tuple):
+            if len(inputs) != 1:
+                raise ValueError(
+                    f"expected one tensor of inputs, got a tuple of {len(inputs)}: tokens are attributed once; pass "
+                    "the model's other arguments in additional_forward_args"
+                )
+            inputs = inputs[0]
+        return tensor_inputs(self.forward_func, inputs, companions, self.additional_forward_arg_names)
+
+
+class OnePassAttribution(AttentionAttribution):
+    """An explanation by one observer, from one forward pass and at most one backward pass for each target.
+
+    Several of them can share these: :func:`captum_attn.methods.one_pass.explain_in_one_pass`.
+    """
+
+    observes_outputs = False
+    """Whether the observer needs what follows the attention calls, too."""
+
+    @abstractmethod
+    def observer(self, explained: Explained) -> LayerObserver:
+        """What is to be kept of each layer."""
+
+    @abstractmethod
+    def solve(self, explained: Explained, observer: Any) -> TokenAttributions:
+        """The values, from what the observer has seen."""
+
+    def explain(self, batch: ModelInputs, targets: TargetsOfEach) -> list[TokenAttributions]:
+        return self._observed(self.observer, self.solve, batch, targets)
+
+    def _each(
+        self,
+        watch: Callable[[Explained], LayerObserver],
+        solve: Callable[[Explained, Any], Result],
+        batch: ModelInputs,
+        target: Target,
+        internal_batch_size: int | None,
+        show_progress: bool,
+    ) -> list[Result]:
+        """What ``solve`` makes of each part of the batch, from what ``watch`` keeps of each layer."""
+        explain = partial(self._observed, watch, solve)
+        (parts,) = self._in_parts(explain, batch, [target], internal_batch_size, show_progress)
+        return parts
+
+    def _observed(
+        self,
+        watch: Callable[[Explained], LayerObserver],
+        solve: Callable[[Explained, Any], Result],
+        batch: ModelInputs,
+        targets: TargetsOfEach,
+    ) -> list[Result]:
+        with observed_forward(self.forward_func, batch, self.needs_gradients, outputs=self.observes_outputs) as run:
+            if callable(targets):
+                targets = [target_of_each(column, len(batch)) for column in targets(run.output.detach()).unbind(1)]
+            results = []
+            for explained in self.explained(run, batch, targets):
+                observer = watch(explained)
+                selected = explained.selection.scores if self.needs_gradients else None
+                run.show([observer], selected, retain_graph=not explained.last)
+                results.append(solve(explained, observer))
+            return results
+
+
+def _indices(name: str, given: Sequence[int] | int | None) -> list[int] | None:
+    """One index or several as a list; ``TypeError`` for anything else."""
+    try:
+        return given if given is None else [int(given)] if isinstance(given, int) else list(map(operator.index, given))
+    except TypeError:
+        raise TypeError(f"{name} must be an index, a sequence of indices or None for all, got {given!r}") from None

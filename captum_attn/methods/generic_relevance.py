@@ -1,0 +1,43 @@
+"""Relevance by attention and its gradients, carried through all layers."""
+
+from __future__ import annotations
+
+from captum_attn.core.observers import RowWeights
+from captum_attn.core.relevance import RelevanceObserver
+from captum_attn.methods.attribution import Explained
+from captum_attn.methods.token_relevance import TokenRelevance, check_one_stack
+
+
+class GenericRelevance(TokenRelevance):
+    """Relevance that starts as each token's own, and that every layer's attention adds to: R ← R + Ā R.
+
+    R = (I + Ā_L) ⋯ (I + Ā_1), with Ā_l the mean over layer l's heads of ReLU(A ⊙ G), G the gradient of the explained
+    output with respect to attention A. One forward and one backward pass. Only a row is followed down the layers, in
+    O(N) memory. The readout token's own relevance is no player's: special tokens get 0.
+
+    Args:
+        rows: ``"readout"`` or ``"incoming"``; see :class:`captum_attn.methods.token_relevance.TokenRelevance`.
+        model, layers, heads, readout, tokenizer, additional_forward_arg_names: see
+            :class:`captum_attn.AttentionAttribution`. Layers that do not count are passed over.
+
+    Raises:
+        ValueError: other rows; encoder-decoder models, when called: of the paper's rules, this is the one for
+            self-attention.
+
+    Example:
+        >>> from captum_attn import GenericRelevance
+        >>> GenericRelevance(model, tokenizer=tokenizer).attribute(batch, target=1).shape
+        torch.Size([2, 6])
+
+    Source: Chefer, Gur, Wolf 2021, *Generic Attention-model Explainability*, 2103.15679, section 3, for self-attention.
+    """
+
+    @property
+    def needs_gradients(self) -> bool:
+        return True
+
+    def matrix_observer(self, explained: Explained, row_weights: RowWeights | None) -> RelevanceObserver:
+        run = explained.run
+        check_one_stack(run, "generic relevance")
+        chosen = run.chosen(self.layers, self.heads)
+        return RelevanceObserver(run.attention_shape, *chosen, "rectified", row_weights, run.like, kept=1, passed=1)

@@ -1,0 +1,97 @@
+"""Attention weighted by how long the vectors are that it weighs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from captum_attn.core.norms import NormObserver
+from captum_attn.core.observers import RowWeights
+from captum_attn.core.outputs import AttentionOutput
+from captum_attn.core.run import ObservedForward
+from captum_attn.core.tokens import Readout
+from captum_attn.methods.attribution import Explained
+from captum_attn.methods.token_relevance import Rows, TokenRelevance
+
+
+class NormAttention(TokenRelevance):
+    """How long the vector is that a token contributes to another's state, ‖Σ_h A_h[i, j] f_h(j)‖: the mean over layers.
+
+    f_h(j) is token j's value vector in head h (with its bias) under the head's part of the output projection (without
+    the bias, which is nobody's). A token that is attended to but contributes a short vector, as ``[SEP]`` often does,
+    has little weight here. Values, projection, residual connection and layer norm are seen as the model computes them.
+    One forward pass, no gradients.
+
+    Args:
+        residual: whether token i's own state is part of what it contributes to itself, and the layer norm that follows
+            the sum directly, as in BERT, is applied to the contributions (Kobayashi et al. 2021). In models that
+            normalize before attention (ViT, GPT-2, Llama) there is none to apply.
+        rows: ``"readout"`` or ``"incoming"``; see :class:`captum_attn.methods.token_relevance.TokenRelevance`.
+        model, layers, heads, readout, tokenizer, additional_forward_arg_names: see
+            :class:`captum_attn.AttentionAttribution`.
+
+    Raises:
+        ValueError: other rows; when called, a model in which no output projection (adapters count as a second one), or
+            no residual connection, is seen to follow attention.
+
+    Example:
+        >>> from captum_attn import NormAttention
+        >>> NormAttention(model, tokenizer=tokenizer).attribute(batch).shape
+        torch.Size([2, 6])
+
+    Source: Kobayashi, Kuribayashi, Yokoi, Inui 2020, *Attention is Not Only a Weight*, 2004.10102; with ``residual``,
+    the same authors 2021, *Incorporating Residual and Normalization Layers into Analysis of Masked Language Models*,
+    2109.07152.
+    """
+
+    observes_outputs = True
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        *,
+        residual: bool = False,
+        rows: Rows = "readout",
+        layers: Sequence[int] | int | None = None,
+        heads: Sequence[int] | int | None = None,
+        readout: Readout = "auto",
+        tokenizer: Any | None = None,
+        additional_forward_arg_names: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__(
+            model,
+            rows=rows,
+            layers=layers,
+            heads=heads,
+            readout=readout,
+            tokenizer=tokenizer,
+            additional_forward_arg_names=additional_forward_arg_names,
+        )
+        self.residual = residual
+
+    @property
+    def needs_gradients(self) -> bool:
+        return False
+
+    def matrix_observer(self, explained: Explained, row_weights: RowWeights | None) -> NormObserver:
+        run = explained.run
+        calls, heads = run.chosen(self.layers, self.heads)
+        outputs = {call: self._output(run, call) for call in calls}
+        return NormObserver(run.attention_shape, outputs, heads, self.residual, row_weights, run.like)
+
+    def _output(self, run: ObservedForward, call: int) -> AttentionOutput:
+        """What followed an attention call, with all that is needed of it."""
+        module = next(observed.module for observed in run.calls if observed.layer == call)
+        output = run.outputs.get(call)
+        if output is None or output.projection is None:
+            raise ValueError(
+                f"attention {module!r} is not followed by one linear output projection of what its heads mix, so the "
+                "norms of its contributions are unknown. Merge adapters into the weights first (PEFT's "
+                "merge_and_unload); expected a linear layer, or GPT-2's Conv1D"
+            )
+        if self.residual and output.residual is None:
+            raise ValueError(
+                f"what attention {module!r} puts out is not added to the tokens' states as it is (a norm stands in "
+                "between, or blocks are parallel), so residual=True is undefined: use residual=False"
+            )
+        return output
