@@ -18,6 +18,7 @@ NEGLIGIBLE = 1e-10
 _STEPS = 200
 _FIRST_BARRIER = 0.1
 _FEASIBLE = 1e-9
+_CENTRAL = 1e-3
 _JITTER = 1e-13
 _CENTRING = 0.2
 _TO_THE_BOUNDARY = 0.95
@@ -93,7 +94,7 @@ def _central_flow(bounds: Tensor, edges: Tensor, tolerance: float) -> Tensor:
     for _ in range(_STEPS):
         gap, wanted = _gap(at, edges), tolerance * _value(at.flow, edges)
         violations = (_dual_residual(at, edges).abs().max(), _excess(at.flow * edges).abs().max())
-        if (gap <= 1.5 * wanted).all() and max(violations) < _FEASIBLE:
+        if max(violations) < _FEASIBLE and _off_centre(at, edges, wanted / count) < _CENTRAL:
             return at.flow * edges
         centre = torch.maximum(_CENTRING * gap, wanted) / count
         at = _newton_step(at, edges, centre)
@@ -183,6 +184,13 @@ def _dual_residual(at: _Iterate, edges: Tensor) -> Tensor:
 def _gap(at: _Iterate, edges: Tensor) -> Tensor:
     """Complementarity (B,): what is missing to the maximum, once both sides are feasible."""
     return ((at.flow * at.lower + at.slack * at.upper) * edges).sum((1, 2, 3))
+
+
+def _off_centre(at: _Iterate, edges: Tensor, centre: Tensor) -> float:
+    """How far the products of values and multipliers are from μ = ``centre`` (B,) at most, relative to it."""
+    mu = centre.view(-1, 1, 1, 1)
+    products = torch.stack((at.flow * at.lower, at.slack * at.upper))
+    return float(torch.where(edges, products / mu - 1, 0.0).abs().max())
 
 
 def _value(flow: Tensor, edges: Tensor) -> Tensor:
