@@ -35,7 +35,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
-from captum_attn import MaskTunnel, ShapleyAttention, ShapleyGradAttention
+from captum_attn import GradSAM, MaskTunnel, ShapleyAttention, ShapleyGradAttention
 from captum_attn.core.estimators import ShapleyEstimate, kernel_shapley, permutation_shapley
 from captum_attn.core.games import coalition_values, shapley_values
 from captum_attn.metrics import Evaluation, MaskedModel, evaluate
@@ -159,7 +159,7 @@ def methods(data: Data, rows: str) -> tuple[dict[str, Any], dict[str, str]]:
         "Att-Max-Mutual": attention(game="max_mutual"),
     }
     by_gradients: dict[str, Any] = {
-        "Grad-SAM": grad_sam(rectified()),
+        "Grad-SAM": GradSAM(model, tokenizer=tokenizer),
         "Grad-Att-CLS": rectified(game="cls"),
         "Grad-Att-Mutual": rectified(game="mutual"),
         "Grad-Att-Max-Mutual": rectified(game="max_mutual"),
@@ -186,11 +186,6 @@ def methods(data: Data, rows: str) -> tuple[dict[str, Any], dict[str, str]]:
         {**by_attention, **by_gradients, **by_input},
         {**{name: family for family, members in families.items() for name in members}, "random": "random"},
     )
-
-
-def grad_sam(explainer: ShapleyGradAttention) -> Scorer:
-    """Grad-SAM: what a token gathers, the row sums of M (Barkan et al. 2021)."""
-    return lambda batch, targets: explainer.influence(batch, targets).sum(-1)
 
 
 def approximate(worth: Any, players: int, device: Any) -> ShapleyEstimate:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -73,13 +73,13 @@ class FaithfulnessProbe:
     @property
     def ours(self) -> list[OnePassAttribution]:
         """The methods that can share one backward pass."""
-        return [method for method in self._methods.values() if isinstance(method, OnePassAttribution)]
+        return [method for method in self._methods.values() if _shares_a_pass(method)]
 
     def scores(self, whole: WholeInputs, of_ours: Sequence[TokenAttributions]) -> list[Tensor]:
         """Scores (B, N) by each method; of ours, they are known."""
         known, batch = iter(of_ours), _mapping(whole.inputs)
         return [
-            next(known).values if isinstance(method, OnePassAttribution) else token_scores(name, method, batch, whole)
+            next(known).values if _shares_a_pass(method) else token_scores(name, method, batch, whole)
             for name, method in self._methods.items()
         ]
 
@@ -115,6 +115,11 @@ class FaithfulnessProbe:
                 classes = predicted.squeeze(1).long()
                 found[name] |= {metric: f1_of_classes(classes, labels, metric.removeprefix("f1_")) for metric in F1}
         return found
+
+
+def _shares_a_pass(method: Any) -> TypeGuard[OnePassAttribution]:
+    """Whether it wants nothing but attention, and gradients, of a pass that others observe."""
+    return isinstance(method, OnePassAttribution) and not method.observes_outputs
 
 
 def _drops(whole: Tensor, perturbed: Tensor) -> dict[str, float]:

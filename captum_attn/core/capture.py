@@ -311,7 +311,7 @@ class EagerCall(AttentionCall):
 
 
 class ScaledAttentionCapture(AttentionCapture):
-    """Record a forward pass in which one attention call's probabilities are multiplied by a factor, all heads alike.
+    """Record a forward pass in which one attention call's probabilities are multiplied by factors, all heads alike.
 
     With Ā = factor · A in place of A, what the attention returns is multiplied likewise. Observers see A itself, and
     the gradient with respect to A through Ā: factor · ∂/∂Ā.
@@ -319,21 +319,25 @@ class ScaledAttentionCapture(AttentionCapture):
     Args:
         model: as of :class:`AttentionCapture`.
         scaled: the number of the call.
-        factor: above 0.
+        factors: (B,), one for each example, above 0.
     """
 
-    def __init__(self, model: Callable[..., Any], scaled: int, factor: float) -> None:
+    def __init__(self, model: Callable[..., Any], scaled: int, factors: Tensor) -> None:
         super().__init__(model, gradients=True)
-        self._scaled, self._factor = scaled, factor
+        self._scaled, self._factors = scaled, factors
 
     def fused(self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        return self._times_factor(super().fused(kernel, query, key, value, mask))
+        return self._multiplied(super().fused(kernel, query, key, value, mask))
 
     def eager(self, probabilities: Tensor, scores: Tensor, shape: tuple[int, ...]) -> Tensor:
-        return self._times_factor(super().eager(probabilities, scores, shape))
+        return self._multiplied(super().eager(probabilities, scores, shape))
 
-    def _times_factor(self, output: Tensor) -> Tensor:
-        return output * self._factor if len(self.calls) - 1 == self._scaled else output
+    def _multiplied(self, output: Tensor) -> Tensor:
+        """What the last call returns, (B, ...) or (B · H, ...), under the factors if it is the one."""
+        if len(self.calls) - 1 != self._scaled:
+            return output
+        factors = self._factors.to(output).repeat_interleave(len(output) // len(self._factors))
+        return output * factors.view(-1, *[1] * (output.dim() - 1))
 
 
 class _ObservedAttention(torch.autograd.Function):

@@ -66,7 +66,7 @@ class ObservedForward:
         causal: whether no token can attend to a later one.
         model: the module that was called.
         states: the hidden states that modules returned, where these were asked for.
-        outputs: what followed each attention call, by its number, where this was asked for.
+        outputs: what followed each attention call, by its number; None unless this was asked for.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class ObservedForward:
         states: Sequence[States] = (),
         outputs: Mapping[int, AttentionOutput] | None = None,
     ) -> None:
-        self.output, self.states, self.outputs = output, states, outputs or {}
+        self.output, self.states, self.outputs = output, states, outputs
         self.model = capture.root
         self._capture, self._inputs = capture, inputs
         self.calls = token_attention(capture.calls, inputs)
@@ -304,7 +304,7 @@ def observed_forward(
     modules: Collection[str] = (),
     *,
     outputs: bool = False,
-    scaled: tuple[int, float] | None = None,
+    scaled: tuple[int, Tensor] | None = None,
 ) -> Iterator[ObservedForward]:
     """Run the model once, in eval mode, and keep what is needed to explain its output.
 
@@ -315,8 +315,8 @@ def observed_forward(
         inputs: one batch.
         gradients: whether gradients will be asked for; False is for attention alone.
         modules: names of parts of a module, whose hidden states are kept.
-        outputs: whether to keep what follows the attention calls; without gradients.
-        scaled: an attention call, by number, and the factor by which its probabilities are multiplied
+        outputs: whether to keep what follows the attention calls.
+        scaled: an attention call, by number, and the factors (B,) by which its probabilities are multiplied
             (:class:`~captum_attn.core.capture.ScaledAttentionCapture`); with gradients.
 
     Raises:
@@ -345,7 +345,7 @@ def observed_forward(
         ):
             output = output_tensor(inputs.call(model))
         check_evaluated(capture.root)
-        yield ObservedForward(output, capture, inputs, kept.states, following.outputs)
+        yield ObservedForward(output, capture, inputs, kept.states, following.outputs if outputs else None)
 
 
 def token_attention(calls: Sequence[AttentionCall], inputs: ModelInputs) -> list[AttentionCall]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from captum.attr._utils.approximation_methods import approximation_parameters
 from torch import Tensor
 
@@ -16,6 +17,8 @@ from captum_attn.methods.attribution import AttentionAttribution, Explained, Tar
 from captum_attn.methods.token_relevance import Rows, check_rows
 from captum_attn.token_attributions import TokenAttributions
 
+_EXAMPLES_AT_ONCE = 32
+
 
 class IntegratedAttention(AttentionAttribution):
     """Integrated gradients of attention: A ⊙ ∫₀¹ ∂F(α A) / ∂A dα in each layer, from no attention to the model's own.
@@ -26,7 +29,8 @@ class IntegratedAttention(AttentionAttribution):
     heads, queries and keys of a layer get sums to F(A) − F(0), so that with ``"incoming"`` rows the values of all N
     tokens, if all play, sum to the mean of that over the layers, divided by the number of heads.
 
-    ``n_steps`` forward and backward passes for each layer that counts: on six layers, 120 by default.
+    ``n_steps`` forward and backward passes for each layer that counts: on six layers, 120 by default, several at a time
+    where the batch is small.
 
     Args:
         rows: ``"incoming"``, the influence of a token on all tokens that are no padding, or ``"readout"``.
@@ -85,28 +89,30 @@ class IntegratedAttention(AttentionAttribution):
 
     def _integral(self, batch: ModelInputs, explained: Explained, layers: list[int]) -> Tensor:
         """(B, N): the mean over layers of what tokens get while each layer's attention grows."""
-        calls = explained.run.calls
-        targets = [tuple(row) for row in explained.selection.targets.tolist()]
-        weights, factors = (points(self.n_steps) for points in approximation_parameters("gausslegendre"))
+        weights, factors = (torch.tensor(points(self.n_steps)) for points in approximation_parameters("gausslegendre"))
+        at_once = max(1, _EXAMPLES_AT_ONCE // len(batch))
         parts = [
-            weight * self._influence(batch, targets, layer, (calls[layer].layer, factor))
+            torch.einsum("s,sbn->bn", weight.to(influence), influence)
             for layer in layers
-            for weight, factor in zip(weights, factors, strict=True)
+            for weight, factor in zip(weights.split(at_once), factors.split(at_once), strict=True)
+            for influence in [self._influence(batch, explained, layer, factor)]
         ]
-        total: Tensor = sum(parts[1:], parts[0])
-        return total / len(layers)
+        return torch.stack(parts).sum(0) / len(layers)
 
-    def _influence(
-        self, batch: ModelInputs, targets: list[tuple[int, ...]], layer: int, scaled: tuple[int, float]
-    ) -> Tensor:
-        """A ⊙ ∂F(α A) / ∂(α A) of one layer, its rows under their weights (B, N)."""
-        with observed_forward(self.forward_func, batch, scaled=scaled) as run:
-            (explained,) = self.explained(run, batch, [targets])
+    def _influence(self, batch: ModelInputs, explained: Explained, layer: int, factors: Tensor) -> Tensor:
+        """A ⊙ ∂F(α A) / ∂(α A) of one layer at S factors α, its rows under their weights: (S, B, N)."""
+        copies = torch.arange(len(batch), device=batch.features.device).repeat(len(factors))
+        each = factors.repeat_interleave(len(batch))
+        targets = [tuple(row) for row in explained.selection.targets.repeat(len(factors), 1).tolist()]
+        call = explained.run.calls[layer].layer
+        with observed_forward(self.forward_func, batch[copies], scaled=(call, each)) as run:
+            (copy,) = self.explained(run, batch[copies], [targets])
             influence = run.influence(
-                explained.selection.scores,
+                copy.selection.scores,
                 variant="signed",
                 layers=[layer],
                 heads=self.heads,
-                row_weights=explained.real if self.rows == "incoming" else explained.readout,
+                row_weights=copy.real if self.rows == "incoming" else copy.readout,
             )
-        return influence / scaled[1]
+        integrand = influence / each.to(influence).unsqueeze(-1)
+        return integrand.view(len(factors), len(batch), -1)

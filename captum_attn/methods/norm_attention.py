@@ -81,6 +81,8 @@ class NormAttention(TokenRelevance):
 
     def _output(self, run: ObservedForward, call: int) -> AttentionOutput:
         """What followed an attention call, with all that is needed of it."""
+        if run.outputs is None:
+            raise ValueError("the norms of contributions need a pass that was observed with outputs=True")
         module = next(observed.module for observed in run.calls if observed.layer == call)
         output = run.outputs.get(call)
         if output is None or output.projection is None:

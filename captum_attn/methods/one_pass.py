@@ -23,7 +23,7 @@ def explain_in_one_pass(
     """Attributions by several methods, and gradients of hidden states, of the same explained scores.
 
     Args:
-        run: an observed forward pass of ``batch``, with gradients.
+        run: an observed forward pass of ``batch``, with gradients, and with ``outputs=True`` for norms.
         batch: the inputs.
         methods: attributions of one pass, all of the model that ran.
         states: some of ``run.states``.

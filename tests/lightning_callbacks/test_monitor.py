@@ -27,7 +27,14 @@ from shap_workflow import made_up_reviews
 from small_models import load_text_model
 from torch.utils.data import DataLoader
 
-from captum_attn import TTCAV, ShapleyAttention, ShapleyGradAttention
+from captum_attn import (
+    TTCAV,
+    AttentionRollout,
+    GenericRelevance,
+    NormAttention,
+    ShapleyAttention,
+    ShapleyGradAttention,
+)
 from captum_attn.metrics import evaluate
 from lightning_callbacks import ExplanationMonitor
 
@@ -51,7 +58,13 @@ class Silent(FineTuned):
 
 def test_faithfulness_is_that_of_evaluate():
     module, data = FineTuned().eval(), Texts(11, seed=1)
-    methods = {"gradients": ShapleyGradAttention, "attention": ShapleyAttention}
+    methods = {
+        "gradients": ShapleyGradAttention,
+        "attention": ShapleyAttention,
+        "relevance": GenericRelevance,
+        "norms": NormAttention,  # which needs a pass of its own
+        "rollout": AttentionRollout,
+    }
     monitor, _ = validated(module, concepts=None, target=None, faithfulness=methods)
     built = {name: method(module.model, tokenizer=tokenizer()) for name, method in methods.items()}
     result = evaluate(
@@ -65,7 +78,8 @@ def test_faithfulness_is_that_of_evaluate():
     )
     table = result.table(scale="eraser").query("ranking == 'scores'").set_index(["method", "metric"])["mean"]
     (found,) = monitor.frame().to_dict("records")
-    for name, prefix in {"gradients": "", "attention": "attention/", "random": "random/"}.items():
+    prefixes = {name: f"{name}/" for name in (*methods, "random")} | {"gradients": ""}
+    for name, prefix in prefixes.items():
         for metric in ("comprehensiveness", "sufficiency", "f1_macro", "f1_weighted"):
             assert found[f"faithfulness/{prefix}{metric}"] == pytest.approx(table[name, metric], abs=1e-6)
 

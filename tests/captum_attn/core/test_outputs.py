@@ -30,7 +30,7 @@ def test_norms_belong_to_the_sum_in_post_norm_models_only(name):
 def test_outputs_are_not_kept_unless_asked_for():
     model = FAMILIES["bert"].build()
     with observed_forward(model, mapping_inputs(model, text_batch())) as run:
-        assert not run.outputs
+        assert run.outputs is None
 
 
 def test_packed_attention_is_followed_too():

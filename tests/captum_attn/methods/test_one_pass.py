@@ -7,7 +7,15 @@ import torch
 from families import FAMILIES, image_batch, text_batch
 from models import left_untouched
 
-from captum_attn import ShapleyAttention, ShapleyGradAttention
+from captum_attn import (
+    AttentionRollout,
+    GenericRelevance,
+    GradientAttentionRollout,
+    GradSAM,
+    NormAttention,
+    ShapleyAttention,
+    ShapleyGradAttention,
+)
 from captum_attn.core import mapping_inputs, observed_forward
 from captum_attn.core.estimators import kernel_shapley
 from captum_attn.methods.one_pass import explain_in_one_pass
@@ -20,6 +28,10 @@ METHODS = {
     "sampled": lambda model: ShapleyGradAttention(model, game="mutual", estimator=kernel_shapley),
     "attention": lambda model: ShapleyAttention(model),
     "attention, mutual": lambda model: ShapleyAttention(model, game="mutual", layers=[-1]),
+    "generic relevance": lambda model: GenericRelevance(model),
+    "gradient rollout": lambda model: GradientAttentionRollout(model, rows="incoming"),
+    "rollout": lambda model: AttentionRollout(model, layers=[0, 2]),
+    "Grad-SAM": lambda model: GradSAM(model),
 }
 LAYERS = {"bert": "bert.encoder.layer", "gpt2": "transformer.h", "vit": "vit.layers"}
 
@@ -60,6 +72,16 @@ def test_methods_alone_and_attention_alone():
             (found,), readout = explain_in_one_pass(run, inputs, [build(model)])
         assert readout is None
         assert torch.allclose(found.values, build(model).attribute_tokens(batch).values, atol=1e-6)
+
+
+def test_norms_say_that_they_need_what_follows_attention():
+    model = FAMILIES["bert"].build()
+    inputs = mapping_inputs(model, text_batch())
+    with observed_forward(model, inputs) as run, pytest.raises(ValueError, match="outputs=True"):
+        explain_in_one_pass(run, inputs, [NormAttention(model)])
+    with observed_forward(model, inputs, outputs=True) as run:
+        (found, _), _ = explain_in_one_pass(run, inputs, [NormAttention(model), GradSAM(model)])
+    torch.testing.assert_close(found.values, NormAttention(model).attribute_tokens(text_batch()).values)
 
 
 def test_another_target_can_be_explained_afterwards():
