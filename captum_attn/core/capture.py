@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from captum_attn.core.frozen import without_weights
 from captum_attn.core.intercept import AttentionIntercept, Kernel
 from captum_attn.core.tiles import Attention, Block, Tile, widen
 
@@ -121,14 +122,7 @@ class AttentionCapture(AttentionIntercept):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__name__", None) in _ACCESSORS:
-            return func(*args, **kwargs)
-        if any(map(_is_weight, args)):
-            args = tuple(argument.detach() if _is_weight(argument) else argument for argument in args)
-        if any(map(_is_weight, kwargs.values())):
-            kwargs = {name: value.detach() if _is_weight(value) else value for name, value in kwargs.items()}
-        return super().__torch_function__(func, types, args, kwargs)
+        return super().__torch_function__(func, types, *without_weights(func, args, kwargs))
 
     def fused(self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         attention = Attention(
@@ -384,17 +378,11 @@ def _modules_on_the_stack() -> list[nn.Module]:
     return called
 
 
-def _is_weight(argument: Any) -> bool:
-    """Whether autograd would keep a gradient for it: a trainable weight."""
-    return isinstance(argument, Tensor) and argument.requires_grad and argument.is_leaf
-
-
 def _nothing_above_diagonal(allowed: Tensor) -> bool:
     """Whether (..., Q, K) is square, larger than one and zero above its diagonal."""
     queries, keys = allowed.shape[-2:]
     return queries == keys > 1 and not allowed.triu(1).any()
 
 
-_ACCESSORS = frozenset({"__get__", "__set__", "__delete__"})
 _CROSS_ATTENTION = re.compile(r"(?i)(^|[._])(cross_?att|enc_?dec_?att|encoder_att)|decoder\..*multihead_attn")
 _DECODER = re.compile(r"(?i)(^|[._])decoder([._]|$)")

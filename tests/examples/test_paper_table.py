@@ -8,12 +8,10 @@ import pandas as pd
 import paper_table
 import pytest
 import torch
-from families import FAMILIES, eager_reference, text_batch
 from PIL import Image
 from scripts import run
 from small_models import TEXT_MODEL
 
-from captum_attn import ShapleyGradAttention
 from captum_attn.metrics import Evaluation
 
 
@@ -66,15 +64,6 @@ def test_data_sets_from_files_and_a_run_that_goes_on(tmp_path):
     after = Evaluation.load(tmp_path / "found" / "sst2.jsonl")
     assert set(before.methods) < set(after.methods)
     assert after.settings == before.settings
-
-
-def test_grad_sam_is_the_row_sums_of_attention_times_rectified_gradients():
-    family = FAMILIES["bert"]
-    model, batch = family.build(), text_batch()
-    _, attention, gradient = eager_reference(family, model, batch, 1, torch.float32)
-    expected = (attention * gradient.relu()).mean((1, 2)).sum(-1)
-    found = paper_table.grad_sam(ShapleyGradAttention(model, sign="rectified"))(batch, torch.tensor([1, 1, 1]))
-    torch.testing.assert_close(found, expected.detach(), rtol=1e-4, atol=1e-7)
 
 
 def test_a_method_is_asked_once_about_a_batch():
