@@ -13,11 +13,11 @@ from captum_attn.core.tokens import PatchGrid, patch_values
 
 @dataclass(frozen=True, repr=False)
 class TokenAttributions:
-    """Shapley values of the tokens of B inputs, N tokens each.
+    """What the tokens of B inputs are worth to an explanation, N tokens each.
 
     Attributes:
         values: (B, N), exactly 0 for tokens that do not play; (B, L, N) or (B, L, H, N) where layers or heads are
-            kept apart. Over the tokens they sum to v(all players). float32, or float64 for a float64 model.
+            kept apart. Shapley values sum to v(all players). float32, or float64 for a float64 model.
         players: bool (B, N), the tokens that play.
         targets: int64 (B, k), what was explained: the class (k = 1), or the token and the class (k = 2).
         scores: (B,), the model's output for the targets.

@@ -61,13 +61,16 @@ def tokens_html(tokens: Sequence[str], values: Tensor) -> str:
     return " ".join(spans)
 
 
-def plot_tokens(tokens: Sequence[str], values: Tensor, title: str = "") -> Figure:
+def plot_tokens(
+    tokens: Sequence[str], values: Tensor, title: str = "", label: str = "Shapley value in the attention game"
+) -> Figure:
     """A bar for each token, in reading order from top to bottom; of long texts, for the 40 strongest tokens.
 
     Args:
         tokens: N strings.
         values: their attributions (N,).
         title: above the axes.
+        label: what the values are, below them.
 
     Returns:
         A matplotlib figure that belongs to no window; ``figure.savefig(path)`` writes it.
@@ -96,18 +99,19 @@ def plot_tokens(tokens: Sequence[str], values: Tensor, title: str = "") -> Figur
     if len(shown) < len(tokens):
         axes.set_ylabel(f"the {len(shown)} strongest of {len(tokens)} tokens")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_xlabel("Shapley value in the attention game")
+    axes.set_xlabel(plain_text(label))
     axes.set_title(plain_text(title), fontsize=10, loc="left")
     return figure
 
 
-def plot_patches(image: Tensor, patches: Tensor, title: str = "") -> Figure:
+def plot_patches(image: Tensor, patches: Tensor, title: str = "", label: str = "Shapley value of each patch") -> Figure:
     """An image beside the attributions of its patches; where patches are coarser than pixels, over a faint copy of it.
 
     Args:
         image: pixels (C, h, w), C = 1 or 3, of any range.
         patches: attributions (rows, columns).
         title: above the figure.
+        label: what the values are, above them.
 
     Returns:
         A matplotlib figure that belongs to no window.
@@ -136,7 +140,7 @@ def plot_patches(image: Tensor, patches: Tensor, title: str = "") -> Figure:
     heat = right.imshow(values.numpy(), cmap=diverging_colours(), vmin=-limit, vmax=limit, extent=extent)
     if values.shape != image.shape[1:]:
         right.imshow(picture if picture.ndim == 2 else picture.mean(-1), cmap="gray", alpha=0.25, extent=extent)
-    right.set_title("Shapley value of each patch", fontsize=10)
+    right.set_title(plain_text(label), fontsize=10)
     figure.colorbar(heat, ax=right, shrink=0.85)
     for axes in (left, right):
         axes.set_xticks([])

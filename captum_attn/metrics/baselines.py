@@ -36,13 +36,14 @@ from captum_attn.metrics.masked_model import MaskedModel, check_masked
 from captum_attn.metrics.methods import Scorer, patch_scores
 
 
-def captum_baselines(masked: MaskedModel, samples: int = 100) -> dict[str, Scorer]:
+def captum_baselines(masked: MaskedModel, samples: int = 100, seed: int = 0) -> dict[str, Scorer]:
     """Captum's usual methods, by name.
 
     Args:
         masked: the model, and how tokens are taken away.
         samples: model evaluations of each sampling method (Lime, KernelShap, Shapley value sampling), about. Captum's
             Lime is a Lasso, which gives many tokens exactly 0.
+        seed: of the sampling methods.
 
     Raises:
         TypeError, ValueError: no :class:`~captum_attn.metrics.MaskedModel`; fewer than one sample.
@@ -64,9 +65,9 @@ def captum_baselines(masked: MaskedModel, samples: int = 100) -> dict[str, Score
         "IntegratedGradients": GradientBaseline(IntegratedGradients, masked, n_steps=20),
         "FeatureAblation": PerturbationBaseline(FeatureAblation, masked),
         "Occlusion": PerturbationBaseline(Occlusion, masked, sliding_window_shapes=(3,)),
-        "Lime": PerturbationBaseline(Lime, masked, n_samples=samples),
-        "KernelShap": PerturbationBaseline(KernelShap, masked, n_samples=samples),
-        "ShapleyValueSampling": PerturbationBaseline(ShapleyValueSampling, masked, evaluations=samples),
+        "Lime": PerturbationBaseline(Lime, masked, seed=seed, n_samples=samples),
+        "KernelShap": PerturbationBaseline(KernelShap, masked, seed=seed, n_samples=samples),
+        "ShapleyValueSampling": PerturbationBaseline(ShapleyValueSampling, masked, seed=seed, evaluations=samples),
     }
 
 
@@ -141,14 +142,15 @@ class CoalitionBaseline(ABC):
 
     Args:
         masked: the model, and how tokens are taken away.
+        seed: of what the method draws, for each input anew.
     """
 
     dtype = torch.float32
     """Of the scores."""
 
-    def __init__(self, masked: MaskedModel) -> None:
+    def __init__(self, masked: MaskedModel, seed: int = 0) -> None:
         check_masked(masked)
-        self.masked = masked
+        self.masked, self.seed = masked, seed
 
     def __call__(self, batch: Mapping[str, Any], targets: Tensor) -> Tensor:
         """Scores (B, N) of a batch's tokens, for the targets int64 (B,); the same in each call."""
@@ -156,8 +158,8 @@ class CoalitionBaseline(ABC):
         scores = torch.zeros(whole.players.shape, dtype=self.dtype, device=whole.players.device)
         with _same_random_numbers(scores):
             for example, members in enumerate(whole.players):
-                torch.default_generator.manual_seed(0)  # torch.manual_seed would seed other devices, too
-                np.random.seed(0)
+                torch.default_generator.manual_seed(self.seed)  # torch.manual_seed would seed other devices, too
+                np.random.seed(self.seed)
                 worth = self.masked.worth(whole, example, int(targets[example]))
                 ids = whole.inputs.features[example][members].tolist() if whole.grid is None else []
                 alone = int(members.sum()) == 1  # many methods have no coalitions to draw from then
@@ -179,6 +181,7 @@ class PerturbationBaseline(CoalitionBaseline):
         masked: the model, and how tokens are taken away.
         evaluations: instead of ``n_samples`` of ``ShapleyValueSampling``, which counts orders of the n players: about
             so many evaluations of the model.
+        seed: of what the method draws, for each input anew.
         settings: other arguments of its ``attribute``, such as ``n_samples`` or ``sliding_window_shapes``.
 
     Example:
@@ -190,9 +193,15 @@ class PerturbationBaseline(CoalitionBaseline):
     """
 
     def __init__(
-        self, attribution: type[Attribution], masked: MaskedModel, *, evaluations: int | None = None, **settings: Any
+        self,
+        attribution: type[Attribution],
+        masked: MaskedModel,
+        *,
+        evaluations: int | None = None,
+        seed: int = 0,
+        **settings: Any,
     ) -> None:
-        super().__init__(masked)
+        super().__init__(masked, seed)
         self.attribution, self.settings, self.evaluations = attribution, settings, evaluations
 
     def values(self, worth: CharacteristicFunction, players: int, ids: Sequence[int]) -> Tensor:

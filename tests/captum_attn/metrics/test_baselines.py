@@ -65,6 +65,19 @@ def exact_shapley(worth, players):
     return values
 
 
+def test_sampling_methods_draw_other_numbers_with_another_seed():
+    model, tokenizer = load_text_model()
+    inputs, masked = (
+        tokenizer("a slow start , but what an ending !", return_tensors="pt"),
+        MaskedModel(model, tokenizer),
+    )
+    first, same, other = (captum_baselines(masked, samples=30, seed=seed) for seed in (0, 0, 1))
+    for name in ("Lime", "KernelShap", "ShapleyValueSampling"):
+        found = [methods[name](inputs, torch.tensor([1])) for methods in (first, same, other)]
+        assert torch.equal(found[0], found[1])
+        assert not torch.equal(found[0], found[2]), name
+
+
 @pytest.mark.parametrize("method", [Saliency, InputXGradient])
 def test_gradients_are_captums_on_the_embeddings(text_model, inputs, method):
     model, tokenizer = text_model

@@ -822,3 +822,20 @@ def test_a_masked_model_gives_the_worth_of_coalitions(text_model):
     with torch.no_grad():
         expected = softmax(model(ids, attention_mask=batch["attention_mask"][:1].expand(3, -1)).logits, -1)[:, 1]
     torch.testing.assert_close(worth(kept), expected)
+
+
+def test_whoever_asks_gets_the_scores_of_what_is_explained_now(text_model, tmp_path):
+    seen = []
+
+    def keep(name, scores, batch):
+        assert scores.shape == batch.whole.players.shape
+        seen.extend((name, row) for row in batch.rows)
+        if name == "ties":
+            torch.testing.assert_close(scores, with_ties(batch.batch, None))
+
+    file = tmp_path / "run.jsonl"
+    run(text_model, data=TEXTS, batch_size=2, file=file, on_scores=keep)
+    assert sorted(seen) == [(name, row) for name in ("random", "ties") for row in range(len(TEXTS))]
+    run(text_model, {"ties": with_ties, "more": with_ties}, file=file, on_scores=keep)
+    assert seen[2 * len(TEXTS) :] == [("more", row) for _, row in seen[2 * len(TEXTS) :]]
+    assert len(seen) == 3 * len(TEXTS)

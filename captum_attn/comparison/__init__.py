@@ -1,0 +1,6 @@
+"""Do explanations agree with each other, and with themselves? Agreement beside faithfulness and cost."""
+
+from captum_attn.comparison.comparison import compare
+from captum_attn.comparison.results import Comparison
+
+__all__ = ["Comparison", "compare"]

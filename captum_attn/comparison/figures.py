@@ -1,0 +1,151 @@
+"""The figure of a comparison: who agrees with whom, who is faithful, and one input as each method sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scipy.cluster.hierarchy import leaves_list, linkage
+from scipy.spatial.distance import squareform
+
+from captum_attn.comparison.inputs import ComparedInput, Picture
+from captum_attn.comparison.wording import short
+from captum_attn.metrics.methods import RANDOM
+from captum_attn.visualization import diverging_colours, plain_text, shown_pixels
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+
+    from captum_attn.comparison.results import Comparison
+
+AGREES, OPPOSES = "#0f766e", "#b45309"
+"""Colours of τ = 1 and τ = -1; red and blue are for tokens."""
+
+_BAR, _RANDOM_BAR = "#4b7f9f", "#999999"
+_TOKENS_IN_A_LINE, _MOST_LINES, _MAPS_IN_A_ROW = 26, 2, 8
+
+
+def clustered(matrix: pd.DataFrame) -> list[str]:
+    """The names of a square table of τ, in an order in which those that agree stand together.
+
+    Example:
+        >>> import pandas as pd
+        >>> tau = [[1, 0, 0.9], [0, 1, 0.1], [0.9, 0.1, 1]]
+        >>> clustered(pd.DataFrame(tau, index=list("abc"), columns=list("abc")))
+        ['b', 'c', 'a']
+    """
+    if len(matrix) < 3:
+        return list(matrix.index)
+    distance = 1 - matrix.fillna(0).to_numpy()
+    tree = linkage(squareform(distance, checks=False), "average", optimal_ordering=True)
+    return [matrix.index[place] for place in leaves_list(tree)]
+
+
+def comparison_figure(comparison: Comparison, example: int) -> Figure:
+    """What :meth:`Comparison.plot` documents."""
+    from matplotlib.figure import Figure
+
+    order = clustered(comparison.matrix())
+    shown = comparison.inputs[example]
+    rows = len(order)
+    if shown.picture is None:
+        lines = min(_MOST_LINES, -(-len(shown.tokens) // _TOKENS_IN_A_LINE))
+        below = lines * (0.9 + 0.24 * rows) + 0.5
+    else:
+        below = 0.5 + 1.55 * -(-(rows + 1) // _MAPS_IN_A_ROW)
+    above = 1.9 + 0.34 * rows
+    figure = Figure(figsize=(11.5, above + below), layout="constrained")
+    top, bottom = figure.subfigures(2, 1, height_ratios=(above, below), squeeze=False)[:, 0]
+    left, middle, right = top.subplots(1, 3, width_ratios=(0.34 * rows + 1, 2.6, 2.6))
+    _heat_map(left, comparison.matrix().loc[order, order])
+    table = comparison.table().set_index("method").loc[order]
+    _bars(middle, table, "comprehensiveness", "higher is better")
+    _bars(right, table, "sufficiency", "lower is better")
+    title = f"input {example}, predicted: {comparison.class_name(shown.target)} (probability {shown.probability:.2f})"
+    bottom.suptitle(plain_text(title), fontsize=10, x=0.01, ha="left")
+    if shown.picture is None:
+        _token_rows(bottom, shown, order)
+    else:
+        _patch_maps(bottom, shown, shown.picture, order)
+    return figure
+
+
+def _heat_map(axes: Axes, matrix: pd.DataFrame) -> None:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    colours = LinearSegmentedColormap.from_list("agreement", [OPPOSES, "#ffffff", AGREES]).with_extremes(bad="#e5e5e5")
+    axes.imshow(matrix.to_numpy(), cmap=colours, vmin=-1, vmax=1, aspect="auto")
+    for row, column in np.ndindex(*matrix.shape):
+        value = matrix.iloc[row, column]
+        colour = "white" if abs(value) > 0.6 else "#222"
+        axes.text(column, row, short(value), ha="center", va="center", fontsize=7, color=colour)
+    names = [plain_text(name) for name in matrix.index]
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_title("agreement: Kendall's τ", fontsize=10, loc="left")
+
+
+def _bars(axes: Axes, table: pd.DataFrame, metric: str, better: str) -> None:
+    """A bar for each method with its standard error; a dot for its reverse; a line at the level of random scores."""
+    colours = [_RANDOM_BAR if method == RANDOM else _BAR for method in table.index]
+    places = range(len(table))
+    axes.barh(places, table[metric], xerr=table[f"{metric}_error"], color=colours, height=0.7, error_kw={"lw": 1})
+    if f"{metric}_reversed" in table:
+        axes.plot(table[f"{metric}_reversed"], places, "o", markerfacecolor="white", color="#222", markersize=4)
+    axes.axvline(table.loc[RANDOM, metric], color=_RANDOM_BAR, linestyle="--", linewidth=1)
+    axes.axvline(0, color="#222", linewidth=0.8)
+    axes.set_ylim(len(table) - 0.5, -0.5)
+    axes.set_yticks([])
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    note = "hollow: reversed; " if f"{metric}_reversed" in table else ""
+    axes.set_xlabel(f"{better}\n{note}dashed: random", fontsize=8)
+    axes.set_title(metric, fontsize=10, loc="left")
+
+
+def _token_rows(figure: SubFigure, shown: ComparedInput, order: Sequence[str]) -> None:
+    """Methods by tokens, as many times as the text has lines."""
+    values = np.stack([shown.relative(method).numpy() for method in order])
+    starts = range(0, len(shown.tokens), _TOKENS_IN_A_LINE)[:_MOST_LINES]
+    longest = min(len(shown.tokens), _TOKENS_IN_A_LINE)
+    lines = figure.subplots(len(starts), 1, squeeze=False)[:, 0]
+    for axes, start in zip(lines, starts, strict=True):
+        line = slice(start, start + _TOKENS_IN_A_LINE)
+        tokens = [plain_text(token) for token in shown.tokens[line]]
+        axes.imshow(values[:, line], cmap=diverging_colours(), vmin=-1, vmax=1, aspect="auto")
+        axes.set_xlim(-0.5, longest - 0.5)
+        axes.set_yticks(range(len(order)), [plain_text(name) for name in order], fontsize=8)
+        axes.set_xticks(range(len(tokens)), tokens, rotation=50, ha="right", rotation_mode="anchor", fontsize=9)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+    hidden = len(shown.tokens) - len(starts) * _TOKENS_IN_A_LINE
+    rest = f". {hidden} more tokens are not shown" if hidden > 0 else ""
+    figure.supxlabel(f"{_LEGEND}{rest}", fontsize=8)
+
+
+def _patch_maps(figure: SubFigure, shown: ComparedInput, picture: Picture, order: Sequence[str]) -> None:
+    """The image, and a map of its patches for each method."""
+    columns = min(len(order) + 1, _MAPS_IN_A_ROW)
+    rows = -(-(len(order) + 1) // columns)
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    panels[0].imshow(shown_pixels(picture.pixels), cmap="gray")
+    panels[0].set_title("input", fontsize=8)
+    for axes, method in zip(panels[1:], order, strict=False):
+        patches = picture.patches(shown.relative(method))
+        axes.imshow(patches.numpy(), cmap=diverging_colours(), vmin=-1, vmax=1)
+        axes.set_title(plain_text(method), fontsize=8)
+    for axes in panels:
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.set_visible(axes is panels[0] or bool(axes.get_title()))
+    figure.supxlabel(_LEGEND, fontsize=8)
+
+
+_LEGEND = (
+    "red speaks for the predicted class, blue against it, relative to each method's strongest token;\n"
+    "methods without negative scores say how much, not which way"
+)

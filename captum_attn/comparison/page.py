@@ -1,0 +1,261 @@
+"""A comparison as one web page: no script, nothing from elsewhere, and every name and token escaped."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from html import escape
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from captum_attn.comparison.agreement import METRICS
+from captum_attn.comparison.figures import AGREES, OPPOSES, clustered
+from captum_attn.comparison.inputs import ComparedInput, Picture
+from captum_attn.comparison.wording import number, percent, short
+from captum_attn.metrics.masked_model import INTERVENTIONS
+from captum_attn.metrics.methods import RANDOM
+from captum_attn.visualization import diverging_colours, shown_pixels, tokens_html
+
+if TYPE_CHECKING:
+    from captum_attn.comparison.results import Comparison
+
+_STYLE = """
+:root { color-scheme: light dark; --text: #222; --back: #fff; --faint: #666; --line: #ddd; --note: #fff7e0;
+  --edge: #e0a800; --bar: #bcd3e0 }
+@media (prefers-color-scheme: dark) { :root { --text: #ddd; --back: #16181c; --faint: #999; --line: #3a3d44;
+  --note: #2c2714; --edge: #a88000; --bar: #2d5268 } }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2.5rem auto; padding: 0 1.5rem;
+  color: var(--text); background: var(--back) }
+h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin: 2.8rem 0 .4rem }
+h3 { font-size: 1rem; margin: 1.8rem 0 .4rem }
+.note { color: var(--faint); font-size: .9rem; margin: .3rem 0 .8rem }
+.cautions { background: var(--note); border-left: .3rem solid var(--edge); padding: .7rem 1rem .7rem 2.2rem; margin: 0 }
+.cautions li { margin: .35rem 0 }
+.wide { overflow-x: auto } table { border-collapse: collapse; font-size: .82rem; font-variant-numeric: tabular-nums }
+th { text-align: left; font-weight: 600; white-space: nowrap; padding: .25rem .4rem }
+td { padding: .25rem .4rem; white-space: nowrap; text-align: right }
+.rows thead th { white-space: normal; text-align: right } .rows thead th:first-child { text-align: left }
+.rows td, .rows th { border-bottom: 1px solid var(--line) } .rows thead th { vertical-align: bottom }
+.heat td { text-align: center; padding: .3rem .15rem; min-width: 2rem; border: 1px solid var(--back) }
+.heat thead th { writing-mode: vertical-rl; transform: rotate(180deg); padding: .5rem .3rem; font-weight: 400 }
+.heat tbody th { font-weight: 400; text-align: right }
+.bar { background: linear-gradient(var(--bar), var(--bar)) left / var(--share) 80% no-repeat }
+.tokens th { font-weight: 400; vertical-align: top; padding-top: .45rem } .tokens td { text-align: left;
+  white-space: normal; line-height: 1.9; font-size: .95rem }
+.token { padding: .15em .35em; border-radius: .25em; white-space: pre-wrap }
+.maps { display: flex; flex-wrap: wrap; gap: 1rem } figure { margin: 0; width: 8.5rem } figcaption { font-size: .75rem;
+  overflow-wrap: anywhere } .maps img { width: 8.5rem; image-rendering: pixelated; border: 1px solid var(--line) }
+"""
+
+
+def page(comparison: Comparison, examples: Sequence[int]) -> str:
+    """The page, with some inputs token by token."""
+    own = [method for method in comparison.methods if method != RANDOM]
+    count = len(comparison.inputs)
+    parts = [
+        f"<h1>{len(own)} explanations of {count} prediction{'s' * (count > 1)}</h1>",
+        _cautions(comparison),
+        _agreement(comparison),
+        _faithfulness(comparison),
+        _stability(comparison),
+        *([_inputs(comparison, examples)] if examples else []),
+        _method(comparison),
+    ]
+    return (
+        "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
+        f"<title>Comparison of explanations</title><style>{_STYLE}</style></head>\n<body>\n"
+        + "\n".join(parts)
+        + "\n</body></html>\n"
+    )
+
+
+def _cautions(comparison: Comparison) -> str:
+    items = "\n".join(f"<li>{escape(sentence)}</li>" for sentence in comparison.cautions())
+    return f"<h2>What to keep in mind</h2>\n<ul class='cautions'>\n{items}\n</ul>"
+
+
+def _agreement(comparison: Comparison) -> str:
+    matrix = comparison.matrix()
+    order = clustered(matrix)
+    overlap = comparison.matrix("top_k_overlap")
+    magnitudes = comparison.matrix("kendall_tau_of_magnitudes")
+    head = "".join(f"<th scope='col'>{escape(name)}</th>" for name in order)
+    rows = []
+    for name in order:
+        cells = []
+        for other in order:
+            tau = matrix.loc[name, other]
+            more = f"of magnitudes {number(magnitudes.loc[name, other])}, overlap {number(overlap.loc[name, other])}"
+            hover = f"{name}, {other}: τ {number(tau)}, {more}"
+            cells.append(f"<td style='{_tau_colours(tau)}' title='{escape(hover)}'>{short(tau)}</td>")
+        rows.append(f"<tr><th scope='row'>{escape(name)}</th>{''.join(cells)}</tr>")
+    chance = comparison.agreement().expected_by_chance.mean()
+    return (
+        "<h2>Who agrees with whom</h2>\n<p class='note'>Kendall's τ between the rankings of each input's tokens, mean "
+        "over inputs: 1 for the same order, 0 for chance, −1 for the reverse. Methods that agree stand together. Hover "
+        f"for τ of absolute scores, and the overlap of the top tokens (by chance {number(chance)}).</p>\n"
+        f"<div class='wide'><table class='heat'><thead><tr><td></td>{head}</tr></thead>\n<tbody>"
+        + "\n".join(rows)
+        + "</tbody></table></div>"
+    )
+
+
+def _faithfulness(comparison: Comparison) -> str:
+    """A row for each method, the most faithful first; other interventions than the first in a table of their own."""
+    table = comparison.table()
+    first, *others = comparison.evaluation.settings.interventions
+    faithful = ["comprehensiveness", "sufficiency", "f1_macro"]
+    own = ["seconds", "agreement", "top_k_agreement", "under_reruns", "under_paraphrases"]
+    parts = [
+        "<h2>Who is faithful, and at what cost</h2>\n<p class='note'>Mean ± standard error. Comprehensiveness: how far "
+        f"the predicted class's probability falls without the top tokens (by {escape(first)}); reversed: without the "
+        "lowest ones. Sufficiency: how far it falls with them alone. Agreement: mean τ, and mean top-k overlap, with "
+        "the other methods. τ with itself: under other seeds, and on paraphrases.</p>",
+        _rows(table, ["method", "signed", faithful[0], f"{faithful[0]}_reversed", *faithful[1:], *own]),
+    ]
+    for other in others:
+        columns = [f"{column}_{other}" for column in faithful]
+        parts.append(f"<h3>By {escape(other)}</h3>\n{_rows(table, ['method', *columns])}")
+    return "\n".join(parts)
+
+
+def _stability(comparison: Comparison) -> str:
+    """Each method's agreement with itself; methods that were not asked are named with the reason."""
+    frame = comparison.stability()
+    parts = ["<h2>Who agrees with itself</h2>"]
+    for under, title in (("reruns", "Under another seed"), ("paraphrases", "On paraphrases")):
+        own = frame[frame.under == under]
+        measured, others = own[own.note == ""], own[(own.note != "") & (own.method != RANDOM)]
+        parts.append(f"<h3>{title}</h3>")
+        same = own.same_prediction.iloc[0]
+        if same == same:
+            parts.append(
+                f"<p class='note'>The predicted class stays the same in {percent(same)} of the texts. On average, "
+                f"{number(own.shared_words.iloc[0], 1)} words of these are in the paraphrase, too, and are ranked.</p>"
+            )
+        if measured.method.ne(RANDOM).any():
+            parts.append(_rows(measured, ["method", *METRICS, "expected_by_chance", "n"]))
+        for note, of_note in others.groupby("note", sort=False):
+            names = ", ".join(of_note.method) if len(of_note) < len(own) - 1 else "any method"
+            parts.append(f"<p class='note'>Not measured for {escape(names)}: {escape(note)}.</p>")
+    return "\n".join(parts)
+
+
+def _rows(table: pd.DataFrame, columns: Sequence[str]) -> str:
+    """Some columns of a table, those without any number left out; comprehensiveness as a bar, too."""
+    shown = [column for column in columns if column in table and table[column].notna().any()]
+    head = "".join(f"<th scope='col'>{escape(_heading(column))}</th>" for column in shown)
+    rows = []
+    for _, row in table.iterrows():
+        cells = [f"<th scope='row'>{escape(row.method)}</th>"]
+        for column in shown[1:]:
+            full = table[column].max() if _heading(column) == _HEADINGS["comprehensiveness"] else 0
+            share = max(row[column], 0) / full if full > 0 else 0
+            bar = f" class='bar' style='--share:{share:.0%}'" if share else ""
+            cells.append(f"<td{bar}>{_cell(row, column)}</td>")
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    body = "\n".join(rows)
+    return f"<div class='wide'><table class='rows'><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>"
+
+
+def _cell(row: pd.Series, column: str) -> str:
+    value, error = row[column], row.get(f"{column}_error", float("nan"))
+    if column == "signed":
+        return "yes" if value else "no"
+    if column == "seconds":
+        return f"{1e3 * value:,.0f}" if value >= 0.1 else f"{1e3 * value:.3g}"
+    digits = 0 if column == "n" else 2 if error != error else 3
+    return number(value, digits) + (f" ± {number(error, digits)}" if error == error else "")
+
+
+def _inputs(comparison: Comparison, examples: Sequence[int]) -> str:
+    order = clustered(comparison.matrix())
+    parts = [
+        "<h2>Some inputs, as each method sees them</h2>\n<p class='note'>From the one on which methods agree least to "
+        "the one on which they agree most. Red speaks for the predicted class, blue against it, relative to each "
+        "method's strongest token; methods without negative scores say how much, not which way. Hover for values.</p>"
+    ]
+    for example in examples:
+        one = comparison.inputs[example]
+        name = escape(comparison.class_name(one.target))
+        parts.append(f"<h3>Input {example}, predicted: {name} (probability {one.probability:.3f})</h3>")
+        parts.append(_token_rows(one, order) if one.picture is None else _patch_maps(one, one.picture, order))
+    return "\n".join(parts)
+
+
+def _token_rows(one: ComparedInput, order: Sequence[str]) -> str:
+    rows = [
+        f"<tr><th scope='row'>{escape(method)}</th><td>{tokens_html(one.tokens, one.relative(method))}</td></tr>"
+        for method in order
+    ]
+    return f"<table class='tokens'>{''.join(rows)}</table>"
+
+
+def _patch_maps(one: ComparedInput, picture: Picture, order: Sequence[str]) -> str:
+    figures = [_inline(shown_pixels(picture.pixels), "input", cmap="gray", vmin=0, vmax=1)]
+    for method in order:
+        patches = picture.patches(one.relative(method)).numpy()
+        figures.append(_inline(patches, method, cmap=diverging_colours(), vmin=-1, vmax=1))
+    return f"<div class='maps'>{''.join(figures)}</div>"
+
+
+def _inline(values: Any, caption: str, **options: Any) -> str:
+    """An array (h, w) or (h, w, 3), a pixel for each entry, as an image that the page holds itself."""
+    from matplotlib.image import imsave
+
+    buffer = BytesIO()
+    imsave(buffer, values, format="png", **options)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    name = escape(caption)
+    return f"<figure><img src='data:image/png;base64,{data}' alt='{name}'><figcaption>{name}</figcaption></figure>"
+
+
+def _method(comparison: Comparison) -> str:
+    settings = comparison.evaluation.settings
+    top = f"{comparison.top_k}" if isinstance(comparison.top_k, int) else f"{100 * comparison.top_k:g} % of the"
+    shares = ", ".join(f"{share:g}" for share in settings.percentages)
+    left_out = int(comparison.agreement().left_out.max())
+    return (
+        "<h2>How this was measured</h2>\n<p class='note'>Every method explained the predicted class of each of "
+        f"{len(comparison.inputs)} inputs, once. τ is Kendall's τ-b, which knows ties; for each two methods it is the "
+        f"mean over the inputs on which both have a ranking ({left_out} or fewer are left out). Top-k: the highest "
+        f"{top} tokens, of ties each with the same chance. Tokens were taken away by "
+        f"{escape(' and by '.join(settings.interventions))}, at {shares} % of each input's tokens. Random scores have "
+        f"the seed {settings.seed}. Methods are ordered by clustering (average linkage of 1 − τ).</p>"
+    )
+
+
+def _tau_colours(tau: float) -> str:
+    """Background and text colour of a cell: white at 0, full colour at 1 and -1."""
+    if tau != tau:
+        return "background:#e5e5e5;color:#666"
+    full = [int((AGREES if tau > 0 else OPPOSES)[place : place + 2], 16) for place in (1, 3, 5)]
+    red, green, blue = (round(255 + abs(tau) * (part - 255)) for part in full)
+    return f"background:rgb({red},{green},{blue});color:{'#fff' if abs(tau) > 0.6 else '#111'}"
+
+
+_HEADINGS = {
+    "comprehensiveness": "comprehensiveness\u00a0↑",
+    "comprehensiveness_reversed": "reversed",
+    "sufficiency": "sufficiency\u00a0↓",
+    "f1_macro": "F1 on top 20\u00a0%\u00a0↑",
+    "seconds": "ms an input",
+    "top_k_agreement": "top-k overlap",
+    "under_reruns": "τ, other seeds",
+    "under_paraphrases": "τ, paraphrases",
+    "kendall_tau": "τ",
+    "kendall_tau_of_magnitudes": "τ of magnitudes",
+    "top_k_overlap": "top-k overlap",
+    "expected_by_chance": "overlap by chance",
+    "same_top": "same token on top",
+    "n": "inputs",
+}
+
+
+def _heading(column: str) -> str:
+    for intervention in INTERVENTIONS:
+        column = column.removesuffix(f"_{intervention}")
+    return _HEADINGS.get(column, column)

@@ -1,0 +1,50 @@
+"""Numbers and names as words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+_MOST_NAMES = 5
+
+
+def number(value: float, digits: int = 2) -> str:
+    """A number with a true minus, but none before zero; a dash where there is none.
+
+    Example:
+        >>> number(-0.254), number(-0.001), number(float("nan"))
+        ('−0.25', '0.00', '–')
+    """
+    return "–" if value != value else f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
+
+
+def short(value: float) -> str:
+    """A number between -1 and 1 without the zero before its point.
+
+    Example:
+        >>> short(-0.254), short(1.0), short(0.0)
+        ('−.25', '1', '0')
+    """
+    whole = {"0.00": "0", "1.00": "1", "−1.00": "−1"}
+    return whole.get(number(value), number(value).replace("0.", ".", 1))
+
+
+def percent(share: float) -> str:
+    """A share between 0 and 1 in percent.
+
+    Example:
+        >>> percent(0.254)
+        '25 %'
+    """
+    return f"{100 * share:.0f} %"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Some names in a sentence; of many, the first ones and the number of the others.
+
+    Example:
+        >>> listed(["a"]), listed(["a", "b", "c"]), listed(list("abcdefgh"))
+        ('a', 'a, b and c', 'a, b, c, d, e and 3 others')
+    """
+    if len(names) > _MOST_NAMES + 1:
+        names = [*names[:_MOST_NAMES], f"{len(names) - _MOST_NAMES} others"]
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
