@@ -1,0 +1,91 @@
+"""Does it matter which token gets which attention? Attention weights in random order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from captum_attn.controls.effects import AttentionEffects, Rule, attention_effects
+from captum_attn.controls.reading import Reader, Reading, random_entries
+from captum_attn.core.observers import Per
+from captum_attn.core.perturb import seeded
+from captum_attn.metrics.data import Data
+
+
+def permuted_attention(
+    model: Callable[..., Any],
+    data: Data,
+    *,
+    tokenizer: Any | None = None,
+    permutations: int = 10,
+    per: Per = "layer",
+    seed: int = 0,
+    batch_size: int = 32,
+    max_length: int | None = None,
+    show_progress: bool = True,
+) -> AttentionEffects:
+    """Shuffle each query's attention weights among its keys, in one layer or head at a time and in all, and ask again.
+
+    The weights of every query that is no padding are permuted at random over the keys that it may attend to, without
+    padding; each query, head and layer in its own order.
+
+    Args:
+        model, data, tokenizer, per, batch_size, max_length, show_progress: as in :func:`uniform_attention`.
+        permutations: how many; effects are medians over them. A forward pass for each, at each place; the source takes
+            100.
+        seed: of the permutations, which do not depend on the batches.
+
+    Returns:
+        The :class:`AttentionEffects`, with a frame, a table and plots.
+
+    Raises:
+        TypeError, ValueError: as :func:`uniform_attention`; fewer than one permutation.
+
+    Example:
+        >>> result = permuted_attention(model, batch, permutations=3, show_progress=False)
+        >>> bool(result.frame().tvd.between(0, 1).all())
+        True
+
+    Source: Jain and Wallace 2019, *Attention is not Explanation*, section 4.2.1 (algorithm 2).
+    """
+    if permutations < 1:
+        raise ValueError(f"permutations must be at least 1, got {permutations}")
+    with torch.inference_mode(False):
+        reader = Reader(model, data, tokenizer, batch_size=batch_size, max_length=max_length)
+        rows = attention_effects(
+            reader,
+            lambda reading: _permuting(reading, seed),
+            per=per,
+            draws=permutations,
+            title="Permuted attention",
+            show_progress=show_progress,
+        )
+    return AttentionEffects(rows, "permuted" + (f", medians of {permutations}" if permutations > 1 else ""))
+
+
+def permuted(attention: Tensor, keys: Tensor, order: Tensor) -> Tensor:
+    """A' (B, H, N, N): each query's weights on its keys, bool (B, 1 or H, N, N), in the order of numbers (B, H, N, N).
+
+    The weight of the key with the lowest number goes to the first key, and so on; other entries stay.
+
+    Example:
+        >>> keys = torch.tensor([[[[True, True, False]]]])
+        >>> permuted(torch.tensor([[[[0.9, 0.1, 0.0]]]]), keys, torch.tensor([[[[0.7, 0.2, 0.4]]]]))
+        tensor([[[[0.1000, 0.9000, 0.0000]]]])
+    """
+    to = (~keys).expand_as(attention).int().argsort(dim=-1, stable=True)  # the keys first, from left to right
+    taken = order.masked_fill(~keys, torch.inf).argsort(dim=-1, stable=True)  # the same keys first, in the order given
+    return torch.empty_like(attention).scatter(-1, to, attention.gather(-1, taken))
+
+
+def _permuting(reading: Reading, seed: int) -> Rule:
+    """A rule that permutes the attention of a batch in another way whenever it is asked."""
+    generators = [seeded(seed, example) for example in reading.examples]
+
+    def rule(attention: Tensor, keys: Tensor) -> Tensor:
+        return permuted(attention, keys, random_entries(generators, reading.real, reading.heads))
+
+    return rule
