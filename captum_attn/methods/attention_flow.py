@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from torch import Tensor
 
 from captum_attn.core.observers import InfluenceObserver
-from captum_attn.core.tokens import Readout
-from captum_attn.methods.attribution import Explained, OnePassAttribution
+from captum_attn.methods.attribution import CommonArguments, Explained, OnePassAttribution
 from captum_attn.methods.rollout import check_residual
 from captum_attn.methods.token_relevance import check_one_stack
 from captum_attn.token_attributions import TokenAttributions
@@ -55,27 +54,10 @@ class AttentionFlow(OnePassAttribution):
     Source: Abnar and Zuidema 2020, *Quantifying Attention Flow in Transformers*, 2005.00928, section 3.
     """
 
-    def __init__(
-        self,
-        model: Callable[..., Any],
-        *,
-        residual: float = 0.5,
-        layers: Sequence[int] | int | None = None,
-        heads: Sequence[int] | int | None = None,
-        readout: Readout = "auto",
-        tokenizer: Any | None = None,
-        additional_forward_arg_names: Sequence[str] | None = None,
-    ) -> None:
+    def __init__(self, model: Callable[..., Any], *, residual: float = 0.5, **common: Unpack[CommonArguments]) -> None:
         check_residual(residual)
         _maximum_flow()
-        super().__init__(
-            model,
-            layers=layers,
-            heads=heads,
-            readout=readout,
-            tokenizer=tokenizer,
-            additional_forward_arg_names=additional_forward_arg_names,
-        )
+        super().__init__(model, **common)
         self.residual = residual
 
     @property

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 from captum._utils.common import _format_additional_forward_args
 from captum._utils.progress import progress
@@ -57,6 +57,16 @@ class Explained:
             self.grid,
             standard_error,
         )
+
+
+class CommonArguments(TypedDict, total=False):
+    """What every method takes besides its own arguments; see :class:`AttentionAttribution`."""
+
+    layers: Sequence[int] | int | None
+    heads: Sequence[int] | int | None
+    readout: Readout
+    tokenizer: Any | None
+    additional_forward_arg_names: Sequence[str] | None
 
 
 class AttentionAttribution(Attribution):  # type: ignore[misc]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal, Unpack
 
 import torch
 
 from captum_attn.core.barrier_flow import barrier_flow
 from captum_attn.core.observers import InfluenceObserver, Variant
-from captum_attn.core.tokens import Readout
-from captum_attn.methods.attribution import Explained, OnePassAttribution
+from captum_attn.methods.attribution import CommonArguments, Explained, OnePassAttribution
 from captum_attn.methods.token_relevance import check_one_stack
 from captum_attn.token_attributions import TokenAttributions
 
@@ -62,24 +61,13 @@ class GeneralizedAttentionFlow(OnePassAttribution):
         *,
         information: Information = "attention_gradient",
         tolerance: float = 1e-6,
-        layers: Sequence[int] | int | None = None,
-        heads: Sequence[int] | int | None = None,
-        readout: Readout = "auto",
-        tokenizer: Any | None = None,
-        additional_forward_arg_names: Sequence[str] | None = None,
+        **common: Unpack[CommonArguments],
     ) -> None:
         if information not in _VARIANTS:
             raise ValueError(f"information must be one of {', '.join(map(repr, _VARIANTS))}, got {information!r}")
         if not 0 < tolerance < 1:
             raise ValueError(f"tolerance must lie between 0 and 1, got {tolerance}")
-        super().__init__(
-            model,
-            layers=layers,
-            heads=heads,
-            readout=readout,
-            tokenizer=tokenizer,
-            additional_forward_arg_names=additional_forward_arg_names,
-        )
+        super().__init__(model, **common)
         self.information, self.tolerance = information, tolerance
 
     @property

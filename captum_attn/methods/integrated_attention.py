@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Unpack
 
 import torch
 from captum.attr._utils.approximation_methods import approximation_parameters
@@ -12,8 +12,7 @@ from torch import Tensor
 from captum_attn._targets import target_of_each
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.run import observed_forward
-from captum_attn.core.tokens import Readout
-from captum_attn.methods.attribution import AttentionAttribution, Explained, TargetsOfEach
+from captum_attn.methods.attribution import AttentionAttribution, CommonArguments, Explained, TargetsOfEach
 from captum_attn.methods.token_relevance import Rows, check_rows
 from captum_attn.token_attributions import TokenAttributions
 
@@ -56,23 +55,12 @@ class IntegratedAttention(AttentionAttribution):
         *,
         rows: Rows = "incoming",
         n_steps: int = 20,
-        layers: Sequence[int] | int | None = None,
-        heads: Sequence[int] | int | None = None,
-        readout: Readout = "auto",
-        tokenizer: Any | None = None,
-        additional_forward_arg_names: Sequence[str] | None = None,
+        **common: Unpack[CommonArguments],
     ) -> None:
         check_rows(rows)
         if not isinstance(n_steps, int) or n_steps < 1:
             raise ValueError(f"n_steps must be a number of at least 1, got {n_steps!r}")
-        super().__init__(
-            model,
-            layers=layers,
-            heads=heads,
-            readout=readout,
-            tokenizer=tokenizer,
-            additional_forward_arg_names=additional_forward_arg_names,
-        )
+        super().__init__(model, **common)
         self.rows, self.n_steps = rows, n_steps
 
     @property

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Unpack
 
 from captum_attn.core.norms import NormObserver
 from captum_attn.core.observers import RowWeights
 from captum_attn.core.outputs import AttentionOutput
 from captum_attn.core.run import ObservedForward
-from captum_attn.core.tokens import Readout
-from captum_attn.methods.attribution import Explained
+from captum_attn.methods.attribution import CommonArguments, Explained
 from captum_attn.methods.token_relevance import Rows, TokenRelevance
 
 
@@ -52,21 +51,9 @@ class NormAttention(TokenRelevance):
         *,
         residual: bool = False,
         rows: Rows = "readout",
-        layers: Sequence[int] | int | None = None,
-        heads: Sequence[int] | int | None = None,
-        readout: Readout = "auto",
-        tokenizer: Any | None = None,
-        additional_forward_arg_names: Sequence[str] | None = None,
+        **common: Unpack[CommonArguments],
     ) -> None:
-        super().__init__(
-            model,
-            rows=rows,
-            layers=layers,
-            heads=heads,
-            readout=readout,
-            tokenizer=tokenizer,
-            additional_forward_arg_names=additional_forward_arg_names,
-        )
+        super().__init__(model, rows=rows, **common)
         self.residual = residual
 
     @property

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Unpack
 
-from captum_attn.core.tokens import Readout
+from captum_attn.methods.attribution import CommonArguments
 from captum_attn.methods.shapley import ShapleyAttention
 from captum_attn.methods.token_relevance import Rows, check_rows
 
@@ -37,25 +37,7 @@ class RawAttention(ShapleyAttention):
     (1908.04626) argue whether it explains.
     """
 
-    def __init__(
-        self,
-        model: Callable[..., Any],
-        *,
-        rows: Rows = "readout",
-        layers: Sequence[int] | int | None = None,
-        heads: Sequence[int] | int | None = None,
-        readout: Readout = "auto",
-        tokenizer: Any | None = None,
-        additional_forward_arg_names: Sequence[str] | None = None,
-    ) -> None:
+    def __init__(self, model: Callable[..., Any], *, rows: Rows = "readout", **common: Unpack[CommonArguments]) -> None:
         check_rows(rows)
-        super().__init__(
-            model,
-            game="cls" if rows == "readout" else "incoming",
-            layers=layers,
-            heads=heads,
-            readout=readout,
-            tokenizer=tokenizer,
-            additional_forward_arg_names=additional_forward_arg_names,
-        )
+        super().__init__(model, game="cls" if rows == "readout" else "incoming", **common)
         self.rows = rows

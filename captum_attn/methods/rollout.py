@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Unpack
 
 from captum_attn.core.observers import RowWeights
 from captum_attn.core.relevance import NormalizedRelevanceObserver, RelevanceObserver
-from captum_attn.core.tokens import Readout
-from captum_attn.methods.attribution import Explained
+from captum_attn.methods.attribution import CommonArguments, Explained
 from captum_attn.methods.token_relevance import Rows, TokenRelevance, check_one_stack
 
 
@@ -45,22 +44,10 @@ class AttentionRollout(TokenRelevance):
         *,
         residual: float = 0.5,
         rows: Rows = "readout",
-        layers: Sequence[int] | int | None = None,
-        heads: Sequence[int] | int | None = None,
-        readout: Readout = "auto",
-        tokenizer: Any | None = None,
-        additional_forward_arg_names: Sequence[str] | None = None,
+        **common: Unpack[CommonArguments],
     ) -> None:
         check_residual(residual)
-        super().__init__(
-            model,
-            rows=rows,
-            layers=layers,
-            heads=heads,
-            readout=readout,
-            tokenizer=tokenizer,
-            additional_forward_arg_names=additional_forward_arg_names,
-        )
+        super().__init__(model, rows=rows, **common)
         self.residual = residual
 
     @property

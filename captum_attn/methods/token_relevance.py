@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Callable
+from typing import Any, Literal, Unpack, get_args
 
 import torch
 from torch import Tensor
@@ -12,8 +12,7 @@ from torch import Tensor
 from captum_attn._targets import Target
 from captum_attn.core.observers import RowWeights
 from captum_attn.core.run import ObservedForward
-from captum_attn.core.tokens import Readout
-from captum_attn.methods.attribution import Explained, Inputs, OnePassAttribution
+from captum_attn.methods.attribution import CommonArguments, Explained, Inputs, OnePassAttribution
 from captum_attn.token_attributions import TokenAttributions
 
 Rows = Literal["readout", "incoming"]
@@ -32,26 +31,9 @@ class TokenRelevance(OnePassAttribution):
         TypeError, ValueError: an argument that is none of these.
     """
 
-    def __init__(
-        self,
-        model: Callable[..., Any],
-        *,
-        rows: Rows = "readout",
-        layers: Sequence[int] | int | None = None,
-        heads: Sequence[int] | int | None = None,
-        readout: Readout = "auto",
-        tokenizer: Any | None = None,
-        additional_forward_arg_names: Sequence[str] | None = None,
-    ) -> None:
+    def __init__(self, model: Callable[..., Any], *, rows: Rows = "readout", **common: Unpack[CommonArguments]) -> None:
         check_rows(rows)
-        super().__init__(
-            model,
-            layers=layers,
-            heads=heads,
-            readout=readout,
-            tokenizer=tokenizer,
-            additional_forward_arg_names=additional_forward_arg_names,
-        )
+        super().__init__(model, **common)
         self.rows = rows
 
     @abstractmethod
