@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
@@ -131,17 +132,17 @@ def test_uniform_rows_sum_to_one_and_padding_keeps_its_own():
 def test_effects_of_permutations_are_medians_over_them_and_repeat():
     model, tokenizer = load_text_model()
     options = {"tokenizer": tokenizer, "show_progress": False}
-    one = permuted_attention(model, TEXTS, permutations=5, seed=3, **options).frame()
-    again = permuted_attention(model, TEXTS, permutations=5, seed=3, **options).frame()
-    other = permuted_attention(model, TEXTS, permutations=5, seed=4, **options).frame()
+    one = permuted_attention(model, TEXTS, permutations=3, seed=3, **options).frame()
+    again = permuted_attention(model, TEXTS, permutations=3, seed=3, **options).frame()
+    other = permuted_attention(model, TEXTS, permutations=3, seed=4, **options).frame()
     assert one.equals(again)
     assert not one.equals(other)
-    assert set((one.changed * 5).round(6)) <= {0.0, 1.0, 2.0, 3.0, 4.0, 5.0}
+    assert set((one.changed * 3).round(6)) <= {0.0, 1.0, 2.0, 3.0}
 
 
 def test_results_do_not_depend_on_the_batches():
     model, tokenizer = load_text_model()
-    for control in (permuted_attention, uniform_attention):
+    for control in (partial(permuted_attention, permutations=2), uniform_attention):
         frames = [
             control(model, TEXTS, tokenizer=tokenizer, batch_size=size, show_progress=False).frame() for size in (1, 4)
         ]
@@ -149,12 +150,12 @@ def test_results_do_not_depend_on_the_batches():
         np.testing.assert_allclose(frames[0].tvd, frames[1].tvd, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["modernbert", "deberta_v2", "gemma2", "t5", "bart", "vit", "dinov2_registers"])
+@pytest.mark.parametrize("name", ["modernbert", "deberta_v2", "gemma2", "t5", "vit"])
 def test_other_families_too(name):
     family = FAMILIES[name]
     model, inputs = family.build(), batch(family)
     with left_untouched(model):
-        for control in (uniform_attention, permuted_attention):
+        for control in (uniform_attention, partial(permuted_attention, permutations=2)):
             frame = control(model, inputs, show_progress=False).frame()
             assert frame.tvd.between(0, 1).all()
             assert frame.tvd.max() > 1e-3

@@ -100,7 +100,7 @@ def test_every_result_has_a_caption_a_table_and_figures(name, results, tmp_path)
     assert "nan" not in result.to_markdown()
     for figure in (result.plot(), result.plot_heads(), result.plot_heads(result.measures[1])):
         assert isinstance(figure, Figure)
-        figure.savefig(tmp_path / "figure.png")
+    result.plot().savefig(tmp_path / "figure.png")
 
 
 def test_the_figure_of_counterfactuals_shows_other_seeds_beside_them(results):
