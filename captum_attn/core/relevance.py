@@ -58,13 +58,13 @@ class _DescendingObserver(ABC):
         if tile.layer not in self.layers:
             return
         if self._layer is None:
-            self._rows = self._first_rows
+            self._own, self._given = self._first_rows, torch.zeros_like(self._first_rows)
         elif tile.layer > self._layer:
             raise ValueError(f"layer {tile.layer} was shown after layer {self._layer}: expected the top layer first")
         elif tile.layer < self._layer:
-            self._rows = self._pushed()
+            self._own, self._given = self._below()
         if tile.layer != self._layer:
-            self._layer = tile.layer
+            self._layer, self._rows = tile.layer, self._own + self._given
             self._begin()
         heads = within(self._heads, tile.block.heads)
         if heads:
@@ -74,7 +74,23 @@ class _DescendingObserver(ABC):
     @property
     def influence(self) -> Tensor:
         """The rows below the lowest layer: (B, N) under row weights, else all of them (B, N, N)."""
-        rows = self._first_rows if self._layer is None else self._pushed()
+        own, given = self._below()
+        return self._shaped(own + given)
+
+    @property
+    def by_attention(self) -> Tensor:
+        """What of :attr:`influence` passed attention: all but what tokens kept of themselves by residual connections."""
+        _, given = self._below()
+        return self._shaped(given)
+
+    def _below(self) -> tuple[Tensor, Tensor]:
+        """The rows (B, R, N) below the present layer: what tokens kept of themselves, and what attention gave them."""
+        if self._layer is None:
+            return self._first_rows, torch.zeros_like(self._first_rows)
+        kept = self._kept_share()
+        return kept * self._own, kept * self._given + self._passed_on()
+
+    def _shaped(self, rows: Tensor) -> Tensor:
         return rows if self._given_weights is None else rows.squeeze(1)
 
     @cached_property
@@ -94,8 +110,12 @@ class _DescendingObserver(ABC):
         """Keep what is needed of a part (b, q, N) of the layer's Ā, or of a share of its heads."""
 
     @abstractmethod
-    def _pushed(self) -> Tensor:
-        """The rows (B, R, N) pushed through the layer."""
+    def _passed_on(self) -> Tensor:
+        """What the layer's attention makes of the rows above it, (B, R, N)."""
+
+    @abstractmethod
+    def _kept_share(self) -> Tensor | float:
+        """The share of a token's relevance that the layer's residual connection keeps, (B, 1, N) or one for all."""
 
 
 class RelevanceObserver(_DescendingObserver):
@@ -128,8 +148,11 @@ class RelevanceObserver(_DescendingObserver):
         part = self._through_attention[block.examples]
         part += self._rows[block.examples][:, :, block.queries] @ influence
 
-    def _pushed(self) -> Tensor:
-        return self._kept * self._rows + self._passed * self._through_attention
+    def _passed_on(self) -> Tensor:
+        return self._passed * self._through_attention
+
+    def _kept_share(self) -> float:
+        return self._kept
 
 
 class NormalizedRelevanceObserver(_DescendingObserver):
@@ -142,6 +165,8 @@ class NormalizedRelevanceObserver(_DescendingObserver):
         part = self._mean[block.examples, block.queries]
         part += influence
 
-    def _pushed(self) -> Tensor:
-        shares = self._rows / (1 + self._mean.sum(-1)).unsqueeze(1)
-        return shares + shares @ self._mean
+    def _passed_on(self) -> Tensor:
+        return (self._rows * self._kept_share()) @ self._mean
+
+    def _kept_share(self) -> Tensor:
+        return 1 / (1 + self._mean.sum(-1)).unsqueeze(1)

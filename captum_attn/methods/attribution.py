@@ -113,6 +113,9 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
         self.readout = readout
         self.additional_forward_arg_names = additional_forward_arg_names
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({type(self.forward_func).__name__})"
+
     @property
     @abstractmethod
     def needs_gradients(self) -> bool:

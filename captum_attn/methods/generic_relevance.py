@@ -6,14 +6,16 @@ from captum_attn.core.observers import RowWeights
 from captum_attn.core.relevance import RelevanceObserver
 from captum_attn.methods.attribution import Explained
 from captum_attn.methods.token_relevance import TokenRelevance, check_one_stack
+from captum_attn.token_attributions import TokenAttributions
 
 
 class GenericRelevance(TokenRelevance):
     """Relevance that starts as each token's own, and that every layer's attention adds to: R ← R + Ā R.
 
     R = (I + Ā_L) ⋯ (I + Ā_1), with Ā_l the mean over layer l's heads of ReLU(A ⊙ G), G the gradient of the explained
-    output with respect to attention A. One forward and one backward pass. Only a row is followed down the layers, in
-    O(N) memory. The readout token's own relevance is no player's: special tokens get 0.
+    output with respect to attention A. A token's value is its entry in R − I: what it was given by attention, without
+    the relevance that each token starts with, which would put a decoder's last token above all others. One forward and
+    one backward pass. Only a row is followed down the layers, in O(N) memory.
 
     Args:
         rows: ``"readout"`` or ``"incoming"``; see :class:`captum_attn.methods.token_relevance.TokenRelevance`.
@@ -31,6 +33,9 @@ class GenericRelevance(TokenRelevance):
 
     Source: Chefer, Gur, Wolf 2021, *Generic Attention-model Explainability*, 2103.15679, section 3, for self-attention.
     """
+
+    def solve(self, explained: Explained, observer: RelevanceObserver) -> TokenAttributions:
+        return explained.attributions(observer.by_attention)
 
     @property
     def needs_gradients(self) -> bool:

@@ -53,6 +53,8 @@ class NormAttention(TokenRelevance):
         rows: Rows = "readout",
         **common: Unpack[CommonArguments],
     ) -> None:
+        if not isinstance(residual, bool):
+            raise TypeError(f"residual must be True or False, got {residual!r}")
         super().__init__(model, rows=rows, **common)
         self.residual = residual
 

@@ -9,6 +9,7 @@ from captum_attn.core.observers import RowWeights
 from captum_attn.core.relevance import NormalizedRelevanceObserver, RelevanceObserver
 from captum_attn.methods.attribution import CommonArguments, Explained
 from captum_attn.methods.token_relevance import Rows, TokenRelevance, check_one_stack
+from captum_attn.token_attributions import TokenAttributions
 
 
 class AttentionRollout(TokenRelevance):
@@ -16,7 +17,8 @@ class AttentionRollout(TokenRelevance):
 
     R = P_L ⋯ P_1 with P_l = residual · I + (1 − residual) · A_l, A_l the mean attention of layer l's heads. Rows of R
     sum to 1 and no entry is negative. One forward pass, no gradients: it says the same of every class. Only a row is
-    followed down the layers, in O(N) memory.
+    followed down the layers, in O(N) memory. Where the readout token plays, as in decoders, what it keeps of itself
+    counts.
 
     Args:
         residual: the share of the residual connection in each layer, in [0, 1).
@@ -69,7 +71,8 @@ class GradientAttentionRollout(TokenRelevance):
 
     R = P_L ⋯ P_1 with P_l = I + Ā_l, each row divided by its sum; Ā_l is the mean over layer l's heads of ReLU(A ⊙ G),
     G the gradient of the explained output with respect to attention A. Without the division, R is that of
-    :class:`captum_attn.GenericRelevance`. One forward and one backward pass; one layer's matrix (N, N) at a time.
+    :class:`captum_attn.GenericRelevance`; as there, what a token keeps by residual connections alone does not count.
+    One forward and one backward pass; one layer's matrix (N, N) at a time.
 
     Args:
         rows: ``"readout"`` or ``"incoming"``; see :class:`captum_attn.methods.token_relevance.TokenRelevance`.
@@ -88,6 +91,9 @@ class GradientAttentionRollout(TokenRelevance):
     2012.09838, with attention A as in their *Generic Attention-model Explainability*, 2103.15679, in place of the
     relevance that the former propagates to it; rows are divided by their sums as in Abnar and Zuidema 2020.
     """
+
+    def solve(self, explained: Explained, observer: NormalizedRelevanceObserver) -> TokenAttributions:
+        return explained.attributions(observer.by_attention)
 
     @property
     def needs_gradients(self) -> bool:

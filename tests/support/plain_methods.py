@@ -38,6 +38,12 @@ def gradient_rollout(attention: Tensor, gradient: Tensor) -> Tensor:
     return joint
 
 
+def kept_of_itself(attention: Tensor, gradient: Tensor) -> Tensor:
+    """What each token keeps in :func:`gradient_rollout` by residual connections alone, (B, N)."""
+    sums = 1 + (attention * gradient).clamp(min=0).mean(2).sum(-1)
+    return sums.prod(1).reciprocal()
+
+
 def grad_sam(attention: Tensor, gradient: Tensor, real: Tensor) -> Tensor:
     gathered = (attention * gradient.clamp(min=0)).sum(-1).mean((1, 2))
     return gathered / real.sum(-1, keepdim=True)

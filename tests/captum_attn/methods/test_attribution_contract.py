@@ -206,11 +206,23 @@ def test_mask_tunnel_takes_every_method(method):
         ("IntegratedAttention", {"rows": None}, "rows must be"),
         ("AttentionRollout", {"residual": 1.0}, "residual must be a share"),
         ("AttentionFlow", {"residual": "half"}, "residual must be a share"),
+        ("NormAttention", {"residual": 0.5}, "residual must be True or False"),
         ("GeneralizedAttentionFlow", {"information": "AGF"}, "information must be one of 'attention', 'gradient'"),
         ("GeneralizedAttentionFlow", {"tolerance": 0}, "tolerance must lie between 0 and 1"),
         ("IntegratedAttention", {"n_steps": 0}, "n_steps must be a number of at least 1"),
     ],
 )
 def test_bad_arguments_are_named(name, arguments, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         getattr(captum_attn, name)(bert(), **arguments)
+
+
+def test_a_decoders_last_token_does_not_win_for_being_read():
+    model, inputs = FAMILIES["gpt2"].build(), text_batch()
+    for method in (captum_attn.GenericRelevance, captum_attn.GradientAttentionRollout):
+        assert repr(method(model)) == f"{method.__name__}(GPT2ForSequenceClassification)"
+        everyone = inputs["attention_mask"].bool()
+        result = method(model).attribute_tokens(inputs, target=1, players=everyone)
+        last = everyone.long().cumsum(-1).argmax(-1, keepdim=True)
+        assert (result.values.gather(1, last) < 0.5).all()
+        assert result.values.max() > 0

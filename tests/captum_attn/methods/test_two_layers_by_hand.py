@@ -73,13 +73,14 @@ def test_rollout_keeps_half_of_each_state():
 
 
 def test_generic_relevance_adds_what_attention_passes_on():
-    # above layer 1: (1.125, 1.5, .375); through ReLU(A1 ⊙ G1): (1.03125, 0, 1.6875)
-    expect(values(GenericRelevance), 1.125 + 1.03125, 1.5, 0.375 + 1.6875)
+    # above layer 1: (1.125, 1.5, .375); through ReLU(A1 ⊙ G1): (1.03125, 0, 1.6875); token 0 started with 1
+    expect(values(GenericRelevance), 1.125 + 1.03125 - 1, 1.5, 0.375 + 1.6875)
 
 
 def test_gradient_rollout_divides_each_row_by_its_sum():
-    # above layer 1: (1.125, 1.5, .375) / 3; rows of layer 1: (1, 0, 0), (.5, 1, 1) / 2.5, (0, 0, 1)
-    expect(values(GradientAttentionRollout), 0.375 + 0.5 * 0.2, 0.5 * 0.4, 0.5 * 0.4 + 0.125)
+    # above layer 1: (1.125, 1.5, .375) / 3; rows of layer 1: (1.25, 0, 0) / 1.25, (.5, 1, 1) / 2.5, (0, 0, 1)
+    own = 1 / 3 / 1.25  # what token 0 keeps of itself
+    expect(values(GradientAttentionRollout), 0.375 + 0.5 * 0.2 - own, 0.5 * 0.4, 0.5 * 0.4 + 0.125)
 
 
 def test_grad_sam_is_what_rows_gather():
