@@ -90,7 +90,10 @@ class Evidence:
 
 def words_of_caution(evidence: Evidence) -> list[str]:
     """The cautions that the evidence asks for, with its numbers; what concerns all methods first."""
+    if len(evidence.probabilities) == 1:
+        return ["One input says nothing about others: nothing here has a standard error."]
     return [
+        *_few(evidence),
         *_overall(evidence),
         *_among_the_faithful(evidence),
         *_no_better_than_chance(evidence),
@@ -99,7 +102,6 @@ def words_of_caution(evidence: Evidence) -> list[str]:
         *_unstable(evidence),
         *_saturated(evidence),
         *_without_ranking(evidence),
-        *_few(evidence),
     ]
 
 
@@ -233,8 +235,6 @@ def _few(evidence: Evidence) -> list[str]:
     count = len(evidence.probabilities)
     if count >= FEW:
         return []
-    if count == 1:
-        return ["One input says nothing about others: nothing here has a standard error."]
     tau, drop = evidence.agreement.standard_error.median(), evidence.table.comprehensiveness_error.median()
     errors = f"the median standard error of τ is {number(tau)}, that of comprehensiveness {number(drop, 3)}"
     return [f"There are only {count} inputs: {errors}."]

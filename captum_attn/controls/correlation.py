@@ -58,9 +58,15 @@ class Correlations(ControlResult):
     def caption(self) -> str:
         return (
             f"Kendall's τ of {self.attention} each token with the token's importance, and the share of examples where "
-            f"it differs from 0 (p < {SIGNIFICANT}); mean ± standard error over {len(self)} examples. τ says how far "
-            "two rankings agree, not which one is right: compare it with that of gradients and leaving tokens out."
+            f"it differs from 0 (p < {SIGNIFICANT}); mean ± standard error over {self._ranked} of {len(self)} "
+            "examples, those with two tokens or more to rank (of three, no τ is significant). τ says how far two "
+            "rankings agree, not which one is right: compare it with that of gradients and leaving tokens out."
         )
+
+    @property
+    def _ranked(self) -> int:
+        """The number of examples in which some τ is defined."""
+        return int(self._rows.dropna(subset="tau").example.nunique())
 
     def plot(self) -> Figure:
         """Kendall's τ by layer, of the heads' mean attention, with gradients and with leaving tokens out.

@@ -79,8 +79,8 @@ class Counterfactuals(ControlResult):
     @property
     def title(self) -> str:
         return (
-            f"Attention at ≥ {self.threshold:g} with probabilities within {self.settings.epsilon:g}: "
-            f"{self.share_found:.0%} of {len(self)} examples"
+            f"Attention at a divergence of {self.threshold:g} or more, probabilities moved by at most "
+            f"{self.settings.epsilon:g}: found for {self.share_found:.0%} of {len(self)} examples"
         )
 
     @property
@@ -192,8 +192,8 @@ def counterfactual_attention(
     data: Data,
     *,
     tokenizer: Any | None = None,
-    layers: Sequence[int] | None = None,
-    heads: Sequence[int] | None = None,
+    layers: Sequence[int] | int | None = None,
+    heads: Sequence[int] | int | None = None,
     epsilon: float = 0.01,
     threshold: float = 0.2,
     steps: int = 100,
@@ -213,8 +213,8 @@ def counterfactual_attention(
 
     Args:
         model, data, tokenizer, max_length, show_progress: as in :func:`uniform_attention`.
-        layers, heads: where attention is replaced; negative indices count from the end. Default: everywhere. Other
-            layers and heads compute their own attention, which may change too, and does not count.
+        layers, heads: where attention is replaced, one or several; negative ones count from the end. Default:
+            everywhere. Other layers and heads compute their own attention, which may change too, and does not count.
         epsilon: the largest total variation distance between the classes' probabilities, before and after.
         threshold: the divergence from which on an example counts as found, between 0 and ln 2.
         steps: of Adam; a forward and a backward pass each.
@@ -243,6 +243,7 @@ def counterfactual_attention(
     _check_numbers(epsilon, threshold, steps, learning_rate)
     rows: list[dict[str, Any]] = []
     readouts: dict[int, ReadoutAttention] = {}
+    layers, heads = ([given] if isinstance(given, int) else given for given in (layers, heads))
     settings = Settings((), heads, epsilon, steps, learning_rate, seed)
     with torch.inference_mode(False):
         reader = Reader(model, data, tokenizer, batch_size=batch_size, max_length=max_length)

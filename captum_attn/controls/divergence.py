@@ -30,7 +30,8 @@ def jensen_shannon(first: Tensor, second: Tensor) -> Tensor:
     """
     _check_alike(first, second)
     mean = (first + second) / 2
-    return (_pointwise(first, mean) + _pointwise(second, mean)).sum(-1) / 2
+    divergence = (_pointwise(first, mean) + _pointwise(second, mean)).sum(-1) / 2
+    return divergence.clamp(min=0)  # but for rounding, it is
 
 
 def total_variation(first: Tensor, second: Tensor) -> Tensor:

@@ -30,10 +30,11 @@ def boxes_by_layer(
 ) -> Figure:
     """Boxes of values: one place for each layer, and there one box for each series.
 
-    Boxes span the quartiles, whiskers reach to the last value within 1.5 times their width, dots are means.
+    Boxes span the quartiles, whiskers reach to the last value within 1.5 times their width, small dots lie beyond, and
+    large dots are means.
 
     Args:
-        series: of each name, values (n,) by layer.
+        series: of each name, values (n,) by layer; some must have any.
         label: of the values.
         title: above the axes.
         note: below the figure.
@@ -42,7 +43,10 @@ def boxes_by_layer(
     """
     from matplotlib.figure import Figure
 
+    series = {name: values for name, values in series.items() if values}
     places = list(dict.fromkeys(place for values in series.values() for place in values))
+    if not places:
+        raise ValueError("there is nothing to plot: in no example is the measure defined; see frame()")
     width = 0.7 / len(series)
     named = len(series) + len(lines or {}) > 1
     size = (max(4.8, 1.6 + len(places) * (0.25 + 0.13 * len(series))) + 1.9 * named, 3.9)
@@ -56,7 +60,7 @@ def boxes_by_layer(
             list(values.values()),
             positions=centres,
             widths=0.8 * width,
-            showfliers=False,
+            flierprops={"marker": ".", "markersize": 2, "markeredgecolor": colour, "alpha": 0.6},
             patch_artist=True,
             boxprops={"facecolor": colour, "alpha": 0.35, "edgecolor": colour},
             medianprops=style,

@@ -79,7 +79,7 @@ class _DescendingObserver(ABC):
 
     @property
     def by_attention(self) -> Tensor:
-        """What of :attr:`influence` passed attention: all but what tokens kept of themselves by residual connections."""
+        """What of :attr:`influence` passed attention: all but what residual connections kept of the rows themselves."""
         _, given = self._below()
         return self._shaped(given)
 

@@ -113,10 +113,16 @@ class GradientBaseline:
         name = FEATURE_NAMES["pixels" if inputs.modality == "pixels" else "embeddings"]
 
         def logits(features: Tensor, examples: Tensor) -> Tensor:
-            return output_tensor(model(**{name: features}, **inputs[examples].keywords))
+            try:
+                return output_tensor(model(**{name: features}, **inputs[examples].keywords))
+            except NotImplementedError as error:
+                raise ValueError(_NO_EMBEDDINGS.format(type(model).__name__)) from error
 
         with evaluation_mode(model), torch.enable_grad():
             examples = torch.arange(len(inputs), device=targets.device)
+            if inputs.modality == "ids" and not _all_real(inputs):
+                with torch.no_grad():
+                    _check_same_output(logits(self._features(inputs), examples), whole.probabilities)
             values: Tensor = self.attribution(logits).attribute(
                 self._features(inputs).clone().requires_grad_(),
                 target=targets,
@@ -132,9 +138,27 @@ class GradientBaseline:
             return inputs.features
         model: Any = self.masked.model
         if FEATURE_NAMES["embeddings"] not in parameter_names(model) or not hasattr(model, "get_input_embeddings"):
-            raise ValueError(f"{type(model).__name__} takes no inputs_embeds, which gradient baselines of text need")
+            raise ValueError(_NO_EMBEDDINGS.format(type(model).__name__))
         embeddings: Tensor = model.get_input_embeddings()(inputs.features).detach()
         return embeddings
+
+
+_NO_EMBEDDINGS = "{} takes no inputs_embeds, which gradient baselines of text need"
+
+
+def _all_real(inputs: ModelInputs) -> bool:
+    mask = inputs.keywords.get("attention_mask")
+    return not isinstance(mask, Tensor) or bool(mask.all())
+
+
+def _check_same_output(logits: Tensor, probabilities: Tensor) -> None:
+    """Raise ``ValueError`` where embeddings of a padded batch say something else than its ids."""
+    if not torch.allclose(logits.to(probabilities.dtype).softmax(-1), probabilities, atol=0.01):
+        raise ValueError(
+            "the model's output for embeddings differs from that for token ids: it finds the last token of a text by "
+            "the ids of padding, which embeddings lack. Pad on the left (tokenizer.padding_side = 'left'), or explain "
+            "one text at a time"
+        )
 
 
 class CoalitionBaseline(ABC):

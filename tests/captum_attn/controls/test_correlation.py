@@ -125,8 +125,27 @@ def test_images_by_patches_of_one_pixel():
 def test_other_families_too(name, text_model):
     model = FAMILIES[name].build()
     with left_untouched(model):
-        frame = attention_correlation(model, text_batch(), replacement=4, show_progress=False).frame()
+        frame = attention_correlation(model, text_batch("left"), replacement=4, show_progress=False).frame()
     assert frame.tau.abs().max() <= 1
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_decoders_that_read_padding_where_there_are_embeddings_are_refused(name):
+    with pytest.raises(ValueError, match="Pad on the left"):
+        attention_correlation(FAMILIES[name].build(), text_batch(), replacement=4, show_progress=False)
+
+
+def test_models_that_take_no_embeddings_are_refused():
+    with pytest.raises(ValueError, match="takes no inputs_embeds"):
+        attention_correlation(FAMILIES["t5"].build(), text_batch(), replacement=4, show_progress=False)
+
+
+def test_texts_of_one_word_have_nothing_to_rank(text_model):
+    model, tokenizer = text_model
+    found = attention_correlation(model, ["dull", "good"], tokenizer=tokenizer, show_progress=False)
+    assert "over 0 of 2 examples" in found.caption
+    with pytest.raises(ValueError, match="nothing to plot"):
+        found.plot()
 
 
 def test_inference_mode_changes_nothing():
