@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import random
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,11 @@ def main() -> None:
     found |= {"counterfactual": counterfactual, "seeds": seeds_apart}
     report = [written(name, result, options.out) for name, result in found.items()]
     report.append(compared(counterfactual, seeds_apart, options.out))
+    if not options.seeds:
+        report.append(
+            f"These seeds share all but their heads and the last {options.new_layers} layers' starting weights, and were "
+            "trained for a short time: a weak control, which favours the adversary.\n"
+        )
     if options.by_layer:
         report.append(layer_by_layer(model, texts, options))
     (options.out / "attention_controls.md").write_text("\n".join(report), encoding="utf-8")
@@ -131,6 +137,7 @@ def trained_seeds(options: argparse.Namespace, tokenizer: Any) -> list[Path]:
     """Folders of models trained alike from several seeds; those that are there already are not trained again."""
     texts, labels = sentences(options.train, None, load(options.model), tokenizer)
     settings = f"{options.model.name}-{options.new_layers}-new-{options.train_steps}-steps-{options.learning_rate:g}"
+    settings += f"-{sha256(repr((texts, labels)).encode()).hexdigest()[:8]}"
     folders = [options.out / f"{settings}-seed-{seed}" for seed in range(options.train_seeds)]
     for seed, folder in enumerate(folders):
         if not (folder / "config.json").exists():

@@ -135,8 +135,8 @@ def _among_the_faithful(evidence: Evidence) -> list[str]:
         first = evidence.table.set_index("method").loc[best]
         drop = f"{number(first.comprehensiveness, 3)} ± {number(first.comprehensiveness_error, 3)}"
         who = (
-            f"Comprehensiveness does not tell {listed(level)} apart ({best} {drop}; paired differences are below two "
-            "standard errors)"
+            f"{best} is the most faithful ({drop}), but not surely more than {listed(level[1:])}: paired differences "
+            "are below two standard errors"
         )
     elif agree:
         return []

@@ -59,28 +59,39 @@ class Counterfactuals(ControlResult):
     Attributes:
         settings: how it was searched.
         threshold: of the divergence, from which on an example counts as found.
+        data: a fingerprint of the examples.
         readouts: of each example, what its readout token attends to.
     """
 
     measures = ("divergence", "readout", "tvd", "change", "found")
 
     def __init__(
-        self, rows: pd.DataFrame, settings: Settings, threshold: float, readouts: Mapping[int, ReadoutAttention]
+        self,
+        rows: pd.DataFrame,
+        settings: Settings,
+        threshold: float,
+        data: str,
+        readouts: Mapping[int, ReadoutAttention],
     ) -> None:
         super().__init__(rows)
-        self.settings, self.threshold = settings, threshold
+        self.settings, self.threshold, self.data = settings, threshold, data
         self.readouts = [readouts[example] for example in sorted(readouts)]
 
     @property
     def share_found(self) -> float:
-        """The share of examples with attention that far and the same prediction."""
-        return float(self._rows.found.mean())
+        """The share of examples with attention that far and the same prediction, of those with a choice."""
+        return float(self._rows.found.astype(float).mean())
+
+    @property
+    def _searched(self) -> int:
+        """The number of examples in which some query has keys to choose from."""
+        return int(self._rows.found.count())
 
     @property
     def title(self) -> str:
         return (
             f"Attention at a divergence of {self.threshold:g} or more, probabilities moved by at most "
-            f"{self.settings.epsilon:g}: found for {self.share_found:.0%} of {len(self)} examples"
+            f"{self.settings.epsilon:g}: found for {self.share_found:.0%} of {self._searched} examples"
         )
 
     @property
@@ -88,9 +99,10 @@ class Counterfactuals(ControlResult):
         return (
             f"Adversarial attention at a mean Jensen-Shannon divergence of at least {self.threshold:g} that moves the "
             f"classes' probabilities by at most {self.settings.epsilon:g}: found for {self.share_found:.1%} of "
-            f"{len(self)} examples. Divergence from the model's own attention, of all queries that the prediction "
+            f"{self._searched} examples. Divergence from the model's own attention, of all queries that the prediction "
             "depends on and of the readout token's; mean ± standard error. It says that the weights are not the only "
-            "ones with this output, not that the model could have learned others: compare it with seed_variance."
+            "ones with this output, not that the model could have learned others: compare it with seed_variance. Where "
+            "the prediction is saturated, or any attention would do (uniform_attention tells), it is easily found."
         )
 
     def compare(self, seeds: SeedVariance) -> pd.DataFrame:
@@ -103,18 +115,21 @@ class Counterfactuals(ControlResult):
             A row for each layer that was searched: ``layer``; ``counterfactual`` and ``seeds``, mean divergences;
             ``difference`` and its ``standard_error``, paired by example; ``farther``, the share of examples in which
             the attention found is farther than any pair of seeds; ``n``. Layer "all" is the mean over layers, there if
-            both are of the same layers.
+            both are of the same layers. Of the seeds, only the heads that were searched count.
 
         Raises:
             ValueError: other examples.
         """
-        if sorted(self._rows.example.unique()) != sorted(seeds.frame().example.unique()):
-            raise ValueError(f"{len(self)} examples here and {len(seeds)} in seed_variance: give both the same data")
+        if self.data != seeds.data:
+            raise ValueError(
+                f"seed_variance looked at other examples ({len(seeds)}) than these ({len(self)}): give both the same "
+                "data"
+            )
         rows = []
         for layer in self._shared_layers(seeds):
-            found = _of_layer(self.frame(), layer).set_index("example").divergence
-            others = _of_layer(seeds.frame(), layer).groupby("example").divergence
-            difference = found - others.mean()
+            found = _of_layer(self.frame(), layer).set_index("example").divergence.dropna()
+            others = _of_layer(self._of_searched_heads(seeds), layer).groupby("example").divergence
+            difference = (found - others.mean()).dropna()
             rows.append(
                 {
                     "layer": layer,
@@ -122,7 +137,7 @@ class Counterfactuals(ControlResult):
                     "seeds": others.mean().mean(),
                     "difference": difference.mean(),
                     "standard_error": difference.sem(),
-                    "farther": (found > others.max()).mean(),
+                    "farther": (found > others.max()[found.index]).mean(),
                     "n": len(difference),
                 }
             )
@@ -139,7 +154,7 @@ class Counterfactuals(ControlResult):
         """
         series = {"counterfactual": self.values_by_layer("divergence")}
         if seeds is not None:
-            of_seeds = seeds.values_by_layer("divergence")
+            of_seeds = seeds.values_by_layer("divergence", self._of_searched_heads(seeds))
             series["other seeds"] = {str(layer): of_seeds[str(layer)] for layer in self._shared_layers(seeds)}
         return boxes_by_layer(
             series,
@@ -180,6 +195,17 @@ class Counterfactuals(ControlResult):
             f"Mean Jensen-Shannon divergence of all queries that count {row.divergence:.3f}, of the readout token's "
             f"{row.readout:.3f} (at most .693).",
         )
+
+    def _of_searched_heads(self, seeds: SeedVariance) -> pd.DataFrame:
+        """The seeds' rows of all heads together, which are those that were searched."""
+        frame = seeds.frame()
+        if self.settings.heads is None:
+            return frame[frame["head"] == "all"]
+        searched = frame[frame["head"].isin(set(self._rows["head"]) - {"all"})]
+        pair = ["example", "first", "second"]
+        layers = searched.groupby([*pair, "layer"], sort=False).divergence.mean().reset_index()
+        whole = layers.groupby(pair, sort=False).divergence.mean().reset_index().assign(layer="all")
+        return pd.concat([layers, whole], ignore_index=True).assign(head="all")
 
     def _shared_layers(self, seeds: SeedVariance) -> list[int | str]:
         """The layers that were searched, and "all" if those are all of the seeds'."""
@@ -257,7 +283,7 @@ def counterfactual_attention(
                 rows += _rows(reading, own, found, settings, threshold)
                 for place, example in enumerate(batch):
                     readouts[example] = _readout(reader, reading, place, own, found)
-    return Counterfactuals(pd.DataFrame(rows), settings, threshold, readouts)
+    return Counterfactuals(pd.DataFrame(rows), settings, threshold, reader.examples.fingerprint(), readouts)
 
 
 def _rows(
@@ -270,10 +296,11 @@ def _rows(
     distance = total_variation(before, after)
     same = (distance <= settings.epsilon) & (after.argmax(-1) == targets)
     far = mean_divergence(own, found.attention, heads) >= threshold
+    choice = torch.stack([own[layer].rows.flatten(1).any(-1) for layer in found.attention]).any(0)
     output = {
         "tvd": distance,
         "change": (after - before).gather(1, targets[:, None]).squeeze(1),
-        "found": same & far,
+        "found": (same & far).double().masked_fill(~choice, torch.nan),
     }
     return distance_rows(reading, own, found.attention, heads.flatten().nonzero().flatten().tolist(), output)
 

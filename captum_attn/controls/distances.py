@@ -22,7 +22,8 @@ def distance_rows(
 
     Columns ``example``; ``layer`` and ``head``, numbers or "all"; ``divergence``, the mean Jensen-Shannon divergence
     over the queries that count; ``readout``, that of the readout token; and those of the output, in rows of layer
-    "all". The divergence of a layer is the mean over its heads, that of all layers the mean over layers.
+    "all". The divergence of a layer is the mean over its heads, that of all layers the mean over layers; NaN where no
+    query has two keys to choose from.
 
     Args:
         reading: the batch.
@@ -38,15 +39,23 @@ def distance_rows(
         output = {name: float(values[place]) for name, values in of_output.items()}
         for layer, by_head in zip(others, apart[place], strict=True):
             rows += [_row(example, layer, head, value) for head, value in zip(heads, by_head, strict=True)]
-            rows.append(_row(example, layer, "all", by_head.mean(0)))
-        rows.append({**_row(example, "all", "all", apart[place].mean((0, 1))), **output})
+            rows.append(_row(example, layer, "all", by_head.nanmean(0)))
+        rows.append({**_row(example, "all", "all", apart[place].nanmean((0, 1))), **output})
     return rows
 
 
 def _divergences(own: LayerAttention, other: Tensor, readout: Tensor) -> Tensor:
     """(B, H, 2): of all queries that count, and of the readout token's."""
     other = other.to(own.probabilities)
-    return torch.stack([own.divergence(other), own.divergence(other, readout)], -1)
+    choices = own.rows.expand(-1, other.shape[1], -1)
+    read = choices & (readout > 0)[:, None]
+    return torch.stack(
+        [
+            own.divergence(other, weights).masked_fill(~counted.any(-1), torch.nan)
+            for weights, counted in ((None, choices), (readout, read))
+        ],
+        -1,
+    )
 
 
 def _row(example: int, layer: int | str, head: int | str, values: Tensor) -> dict[str, Any]:

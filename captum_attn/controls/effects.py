@@ -15,6 +15,7 @@ from captum_attn.controls.figures import boxes_by_layer
 from captum_attn.controls.reading import Reader, Reading, chosen_heads, open_keys
 from captum_attn.controls.results import ControlResult
 from captum_attn.core.observers import Per
+from captum_attn.metrics.data import check_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -146,6 +147,8 @@ def _rows(reading: Reading, labels: list[int] | None, place: Place, after: Tenso
         "changed": (before.argmax(-1) != after.argmax(-1)).double().mean(0),
     }
     if labels is not None:
+        for example in reading.examples:
+            check_label(labels[example], example, after.shape[-1])
         gold = torch.tensor([labels[example] for example in reading.examples], device=after.device)
         columns["correct"] = (after.argmax(-1) == gold).double().mean(0)
     values = zip(*(column.tolist() for column in columns.values()), strict=True)

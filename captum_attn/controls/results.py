@@ -103,7 +103,10 @@ class ControlResult(ABC):
         table = self.table()
         heads = table[table["head"].map(_is_number) & (table.measure == measure)]
         if heads.empty:
-            raise ValueError("the heads were not looked at one by one: give per='head', where the control takes it")
+            raise ValueError(
+                f"there is no {_words(measure)} of single heads: give per='head', where the control takes it, and "
+                "labels for what is correct"
+            )
         return figures.layers_by_heads(self._of_heads(heads), _words(measure), self.title)
 
     def values_by_layer(self, measure: str, rows: pd.DataFrame | None = None) -> dict[str, Any]:

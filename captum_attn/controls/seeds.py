@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -37,13 +37,14 @@ class SeedVariance(ControlResult):
         rows: what :meth:`frame` returns.
         layers: the numbers of the models' layers.
         models: their names.
+        data: a fingerprint of the examples.
     """
 
     measures = ("divergence", "readout", "tvd", "changed")
 
-    def __init__(self, rows: pd.DataFrame, layers: Sequence[int], models: Sequence[str]) -> None:
+    def __init__(self, rows: pd.DataFrame, layers: Sequence[int], models: Sequence[str], data: str) -> None:
         super().__init__(rows)
-        self.layers, self.models = list(layers), list(models)
+        self.layers, self.models, self.data = list(layers), list(models), data
 
     @property
     def title(self) -> str:
@@ -55,7 +56,8 @@ class SeedVariance(ControlResult):
             f"Jensen-Shannon divergence between the attention of {len(self.models)} models trained alike, of all "
             "queries that the prediction depends on and of the readout token's; means of all pairs, ± standard error "
             f"over {len(self)} examples. Heads are compared by number, which is more than chance only where models "
-            "started from the same weights. Adversarial attention that is no farther than this says little."
+            "started from the same weights; what they share of these was not put to the test. Adversarial attention "
+            "that is no farther than this says little."
         )
 
     def plot(self) -> Figure:
@@ -116,10 +118,10 @@ def seed_variance(
     if len(named) < 2:
         raise ValueError(f"models must be at least two, trained from different seeds, got {len(named)}")
     rows: list[dict[str, Any]] = []
-    layers = 0
+    layers, given = 0, list(data) if isinstance(data, Iterator) else data
     with torch.inference_mode(False):
         readers = {
-            name: Reader(model, data, tokenizer, batch_size=batch_size, max_length=max_length)
+            name: Reader(model, given, tokenizer, batch_size=batch_size, max_length=max_length)
             for name, model in named.items()
         }
         batches = next(iter(readers.values())).batches()
@@ -136,7 +138,8 @@ def seed_variance(
                 for first, second in combinations(seen, 2):
                     pair = {"first": first, "second": second}
                     rows += [{**row, **pair} for row in _compared(*seen[first], *seen[second])]
-    return SeedVariance(pd.DataFrame(rows), range(layers), list(named))
+    examples = next(iter(readers.values())).examples
+    return SeedVariance(pd.DataFrame(rows), range(layers), list(named), examples.fingerprint())
 
 
 def _compared(

@@ -88,9 +88,13 @@ class OutputCapture(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        state = None if self._trail is None else _state_that_is_overwritten(self._trail, func, args)
+        result = func(*args, **kwargs)
         if isinstance(result, Tensor) and result.is_floating_point():
-            self._follow(func, args, kwargs or {}, result)
+            self._follow(func, args, kwargs, result)
+            if self._trail is not None and state is not None and self._trail.total is result:
+                self._trail.output.residual = state
         return result
 
     def _follow(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> None:
@@ -119,26 +123,37 @@ class OutputCapture(TorchFunctionMode):
         elif weighted is not None and trail.taken is not None and same_place(weighted[0], trail.taken):
             output.projection, self._trail = None, None  # a second projection of the same states
         elif trail.projected is not None and trail.total is None:
-            self._find_residual(trail, func, args, result)
+            self._find_residual(trail, func, args, kwargs, result)
         elif trail.total is not None:
             self._find_norm(trail, func, args, kwargs, result)
         trail.made_since.append(result)
 
-    def _find_residual(self, trail: _Trail, func: Any, args: tuple[Any, ...], result: Tensor) -> None:
+    def _find_residual(
+        self, trail: _Trail, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor
+    ) -> None:
         """Follow the projected mixture through changes of its form and a layer scale to the sum."""
         projected: Any = trail.projected
-        operands = [part for part in args[:2] if isinstance(part, Tensor)]
-        if func in _PRODUCTS_OF_ENTRIES and len(operands) == 2 and trail.output.projection is not None:
-            scale = next((part for part in operands if part.dim() == 1), None)
-            if scale is not None and any(same_place(part, projected) for part in operands):
-                trail.output.projection = trail.output.projection * scale.detach().unsqueeze(-1)
-                trail.projected = result
-        elif func in _SUMS and len(operands) == 2 and any(same_place(part, projected) for part in operands):
-            state = next((part for part in operands if not same_place(part, projected)), projected)
-            if state.shape == result.shape and not any(same_place(state, part) for part in trail.made_since):
-                trail.output.residual, trail.total = state.detach(), result
-            else:
+        if not any(isinstance(part, Tensor) and same_place(part, projected) for part in args):
+            return
+        others = [part for part in args if not (isinstance(part, Tensor) and same_place(part, projected))]
+        if func in _PRODUCTS_OF_ENTRIES and trail.output.projection is not None:
+            scale = torch.as_tensor(others[0] if others else projected, device=projected.device)
+            if scale.numel() not in (1, projected.shape[-1]):
+                self._trail = None  # a norm or a gate stands between the projection and the sum
+                return
+            weight = trail.output.projection
+            trail.output.projection, trail.projected = weight * scale.detach().to(weight).view(-1, 1), result
+        elif func in _SUMS:
+            state = others[0] if others and not kwargs else None
+            made = isinstance(state, Tensor) and any(same_place(state, part) for part in trail.made_since)
+            if not isinstance(state, Tensor) or made or state.shape != result.shape:
                 self._trail = None  # the sum of other things, as in parallel blocks
+                if kwargs:
+                    trail.output.projection = None  # a weighted sum
+                return
+            trail.output.residual, trail.total = state.detach(), result
+        elif func in _FUSED_SUMS:
+            trail.output.projection, self._trail = None, None
 
     def _find_norm(
         self, trail: _Trail, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor
@@ -158,6 +173,15 @@ class OutputCapture(TorchFunctionMode):
                 trail.output.norm, self._trail = trail.norm, None
             elif any(same_place(part, total) for part in operands):
                 self._trail = None
+
+
+def _state_that_is_overwritten(trail: _Trail, func: Any, args: tuple[Any, ...]) -> Tensor | None:
+    """A copy of the state to which the projected mixture is about to be added in place."""
+    if func not in _SUMS_IN_PLACE or trail.projected is None or trail.total is not None or len(args) < 2:
+        return None
+    state, added = args[:2]
+    adds = isinstance(added, Tensor) and same_place(added, trail.projected)
+    return state.detach().clone() if adds and isinstance(state, Tensor) else None
 
 
 def same_place(left: Tensor, right: Tensor) -> bool:
@@ -193,5 +217,18 @@ def _rearranged(mixed: Tensor, states: Tensor) -> bool:
 
 
 _PRODUCTS = frozenset({torch.matmul, torch.bmm, Tensor.matmul, Tensor.bmm, Tensor.__matmul__})
-_PRODUCTS_OF_ENTRIES = frozenset({torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__})
-_SUMS = frozenset({torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__, Tensor.add_, Tensor.__iadd__})
+_PRODUCTS_OF_ENTRIES = frozenset(
+    {
+        torch.mul,
+        torch.multiply,
+        Tensor.mul,
+        Tensor.multiply,
+        Tensor.__mul__,
+        Tensor.__rmul__,
+        Tensor.mul_,
+        Tensor.__imul__,
+    }
+)
+_SUMS_IN_PLACE = frozenset({Tensor.add_, Tensor.__iadd__})
+_SUMS = frozenset({torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__}) | _SUMS_IN_PLACE
+_FUSED_SUMS = frozenset({torch.addcmul, Tensor.addcmul, torch.addcdiv, Tensor.addcdiv, torch.lerp, Tensor.lerp})

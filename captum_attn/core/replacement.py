@@ -175,4 +175,4 @@ def _softmax_over(allowed: Tensor, scores: Tensor) -> Tensor:
     return masked.softmax(-1).masked_fill(blind, 0.0)
 
 
-_MASKED = 1e3  # models mask by adding -inf, the lowest number, -1e9 or -1e4; biases of positions are far smaller
+_MASKED = 9e3  # models mask by adding -inf, the lowest number, -1e9 or -1e4; biases of positions are smaller

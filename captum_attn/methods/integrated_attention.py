@@ -16,7 +16,7 @@ from captum_attn.methods.attribution import AttentionAttribution, CommonArgument
 from captum_attn.methods.token_relevance import Rows, check_rows
 from captum_attn.token_attributions import TokenAttributions
 
-_EXAMPLES_AT_ONCE = 32
+_TOKENS_AT_ONCE = 2048
 
 
 class IntegratedAttention(AttentionAttribution):
@@ -29,7 +29,7 @@ class IntegratedAttention(AttentionAttribution):
     tokens, if all play, sum to the mean of that over the layers, divided by the number of heads.
 
     ``n_steps`` forward and backward passes for each layer that counts: on six layers, 120 by default, several at a time
-    where the batch is small.
+    while these have no more than 2,048 tokens together.
 
     Args:
         rows: ``"incoming"``, the influence of a token on all tokens that are no padding, or ``"readout"``.
@@ -78,7 +78,7 @@ class IntegratedAttention(AttentionAttribution):
     def _integral(self, batch: ModelInputs, explained: Explained, layers: list[int]) -> Tensor:
         """(B, N): the mean over layers of what tokens get while each layer's attention grows."""
         weights, factors = (torch.tensor(points(self.n_steps)) for points in approximation_parameters("gausslegendre"))
-        at_once = max(1, _EXAMPLES_AT_ONCE // len(batch))
+        at_once = max(1, _TOKENS_AT_ONCE // explained.real.numel())
         parts = [
             torch.einsum("s,sbn->bn", weight.to(influence), influence)
             for layer in layers

@@ -209,3 +209,9 @@ def _are_pairs(texts: Sequence[Any]) -> bool:
     return all(
         isinstance(text, tuple) and len(text) == 2 and all(isinstance(part, str) for part in text) for text in texts
     )
+
+
+def check_label(label: int, example: int, classes: int) -> None:
+    """Raise ``ValueError`` for a label of no class."""
+    if not 0 <= label < classes:
+        raise ValueError(f"label {label} of example {example} is out of range: the model has {classes} classes")

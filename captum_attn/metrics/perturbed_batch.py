@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_attn.metrics.data import Examples, Rationales
+from captum_attn.metrics.data import Examples, Rationales, check_label
 from captum_attn.metrics.masked_model import MaskedModel
 from captum_attn.metrics.methods import RANDOM, random_scores, token_scores
 from captum_attn.metrics.perturbed_inputs import PerturbedInputs, top_and_rest
@@ -46,8 +46,8 @@ class PerturbedBatch:
         self.described = []
         for place, row in enumerate(self.rows):
             label = None if self.labels is None else self.labels[row]
-            if label is not None and not 0 <= label < classes:
-                raise ValueError(f"label {label} of example {row} is out of range: the model has {classes} classes")
+            if label is not None:
+                check_label(label, row, classes)
             self.described.append(Example(row, players[place], int(targets[place]), chosen[place], label))
 
     def explain(self, name: str, method: Any) -> tuple[Tensor, float]:

@@ -52,7 +52,15 @@ SLOW = (
     "GeneralizedAttentionFlow",
     "IntegratedAttention",
 )
-LONG = ("RawAttention", "AttentionRollout", "NormAttention", "GradSAM", "GenericRelevance", "ShapleyGradAttention")
+LONG = (
+    "RawAttention",
+    "AttentionRollout",
+    "NormAttention",
+    "GradSAM",
+    "GenericRelevance",
+    "GradientAttentionRollout",
+    "ShapleyGradAttention",
+)
 TARGET = 1
 SHIPPED = Path(__file__).resolve().parents[1] / "models" / "bert-sst2"
 
@@ -152,7 +160,7 @@ def forward_and_backward(model: Any, inputs: Inputs) -> Tensor:
 def timed(variants: Mapping[str, Run], rounds: int) -> dict[str, list[float]]:
     """Seconds of every variant in every round, after one that does not count."""
     seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for count in tqdm(range(rounds + 1), desc="Rounds", leave=False):
+    for count in tqdm(range(rounds + 1), desc="Rounds, with one to warm up", leave=False):
         for name, run in variants.items():
             start = time.perf_counter()
             run()

@@ -113,22 +113,22 @@ def test_nothing_to_compare_is_said():
 
 def test_equally_faithful_methods_that_disagree_are_named():
     found = words_of_caution(evidence({**CALM, "b": 0.6}, tau={"ab": 0.1}, same_top=0.55, noise=0.1))
-    assert only(found, "Comprehensiveness does not tell a and b apart") == (
-        "Comprehensiveness does not tell a and b apart (a 0.600 ± 0.100; paired differences are below two standard "
-        "errors), yet they disagree on the tokens: τ 0.10, another token on top in 45 % of inputs."
+    assert only(found, "a is the most faithful") == (
+        "a is the most faithful (0.600 ± 0.100), but not surely more than b: paired differences are below two standard "
+        "errors, yet they disagree on the tokens: τ 0.10, another token on top in 45 % of inputs."
     )
 
 
 def test_rankings_that_agree_but_for_the_first_token_are_told_apart():
     found = words_of_caution(evidence({**CALM, "b": 0.6}, tau=0.6, same_top=0.5, noise=0.1))
-    assert only(found, "Comprehensiveness does not").endswith(
+    assert only(found, "a is the most faithful").endswith(
         ", yet there is another token on top in 50 % of inputs (τ 0.60)."
     )
 
 
 def test_equally_faithful_methods_that_agree_are_named_too():
     found = words_of_caution(evidence({**CALM, "b": 0.6}, noise=0.1))
-    assert only(found, "Comprehensiveness does not tell a and b apart").endswith("On the tokens they agree: τ 0.80.")
+    assert only(found, "a is the most faithful").endswith("On the tokens they agree: τ 0.80.")
 
 
 def test_the_most_faithful_method_and_the_next_one_disagree():

@@ -233,7 +233,7 @@ def test_beside_other_seeds_differences_are_paired(text_model):
         assert compared.farther[layer] == (mine[layer] > of_layer.max(axis=1)).mean()
     some = counterfactual_attention(others[0], inputs, layers=[1], steps=3, show_progress=False)
     assert list(some.compare(seeds).layer) == [1]
-    with pytest.raises(ValueError, match="4 examples here and 3 in seed_variance: give both the same data"):
+    with pytest.raises(ValueError, match=r"looked at other examples \(3\) than these \(4\)"):
         run((model, tokenizer), steps=1).compare(seeds)
 
 
@@ -266,3 +266,34 @@ def test_examples_and_layers_that_were_not_searched_are_named(text_model):
         result.plot_example(4)
     with pytest.raises(ValueError, match=r"layer 2 was not searched: expected one of \[1, 3\]"):
         result.plot_example(0, layer=2)
+
+
+def test_texts_without_a_choice_are_not_counted():
+    model = FAMILIES["gpt2"].build()
+    ids = torch.tensor([[5, 0, 0, 0], [5, 9, 11, 7]])
+    batch = {"input_ids": ids.masked_fill(ids == 0, 1), "attention_mask": (ids > 0).long()}
+    found = counterfactual_attention(model, batch, steps=30, show_progress=False)
+    rows = found.frame().query("layer == 'all'").set_index("example")
+    assert rows.divergence.isna().tolist() == [True, False]
+    assert rows.found.isna().tolist() == [True, False]
+    assert found.share_found in (0.0, 1.0)
+    assert "of 1 examples" in found.caption
+
+
+def test_seeds_are_compared_on_the_heads_that_were_searched_and_on_the_same_texts():
+    models = [FAMILIES["bert"].build(), FAMILIES["bert"].build()]
+    with torch.no_grad():
+        for weight in models[1].bert.encoder.parameters():
+            weight.add_(0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)))
+    batch = text_batch()
+    found = counterfactual_attention(models[0], batch, heads=0, steps=5, show_progress=False)
+    seeds = seed_variance(models, batch, show_progress=False)
+    frame = seeds.frame()
+    compared = found.compare(seeds).set_index("layer").seeds
+    for layer in range(3):
+        expected = frame[(frame.layer == layer) & (frame["head"] == 0)].divergence.mean()
+        assert compared[layer] == pytest.approx(expected)
+    assert compared["all"] == pytest.approx(compared[[0, 1, 2]].mean())
+    other = {**batch, "input_ids": batch["input_ids"].flip(0), "attention_mask": batch["attention_mask"].flip(0)}
+    with pytest.raises(ValueError, match="other examples"):
+        found.compare(seed_variance(models, other, show_progress=False))

@@ -183,3 +183,8 @@ def test_bad_input_is_named():
         uniform_attention("bert", TEXTS, tokenizer=tokenizer)
     with pytest.raises(ValueError, match="there is no data"):
         permuted_attention(model, [], tokenizer=tokenizer)
+
+
+def test_labels_of_no_class_are_refused():
+    with pytest.raises(ValueError, match="label 5 of example 0 is out of range: the model has 3 classes"):
+        uniform_attention(FAMILIES["bert"].build(), text_batch(), labels=[5, 1, 0], show_progress=False)

@@ -136,7 +136,7 @@ def test_maps_of_heads_hold_the_tables_means(results):
 def test_an_unknown_measure_and_heads_that_were_not_looked_at_are_named(results):
     with pytest.raises(ValueError, match="unknown measure 'entropy': expected 'tvd', 'divergence'"):
         results["uniform"].plot_heads("entropy")
-    with pytest.raises(ValueError, match="the heads were not looked at one by one: give per='head'"):
+    with pytest.raises(ValueError, match="no TVD of single heads: give per='head'"):
         AttentionEffects(EFFECTS[EFFECTS["head"] == "all"], "changed").plot_heads()
     with pytest.raises(ValueError, match="the heads were not looked at one by one"):
         results["counterfactual"].plot_heads("tvd")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 
+import networkx as nx
 import plain_methods as plain
 import pytest
 import torch
 import transformers as hf
 from families import FAMILIES, batch, eager_reference
 from numpy.polynomial.legendre import leggauss
+from torch import nn
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from captum_attn import (
@@ -24,6 +26,7 @@ from captum_attn import (
     RawAttention,
 )
 from captum_attn.core.barrier_flow import barrier_flow
+from captum_attn.methods.attention_flow import maximum_flows
 
 TARGET = 1
 ONE_STACK = [name for name in FAMILIES if name not in ("t5", "bart")]
@@ -133,6 +136,31 @@ def test_attention_flow_is_that_of_networkx(name):
         expected = plain.attention_flow(attention[example], readout)[players]
         torch.testing.assert_close(result.values[example, players], expected, rtol=0, atol=1e-6)
     assert result.values.std() > 0
+
+
+def test_flow_from_several_tokens_has_their_weights_as_capacities():
+    capacities = 0.2 * torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(0)).double()
+    weights = torch.tensor([0.05, 0.2, 0.1, 0.0]).double()
+    graph = plain.flow_graph(capacities)
+    for token, weight in enumerate(weights.tolist()):
+        graph.add_edge("source", (3, token), capacity=weight)
+    expected = [nx.maximum_flow_value(graph, "source", (0, token)) for token in range(4)]
+    assert maximum_flows(capacities, weights, [0, 1, 2, 3]).tolist() == pytest.approx(expected, abs=1e-7)
+    assert maximum_flows(capacities, (weights > 0).double(), [0, 1, 2, 3]).tolist() != pytest.approx(expected, abs=1e-7)
+
+
+@pytest.mark.parametrize("heads", [[0], [1, 3]])
+def test_some_heads_and_layers_alone_count(heads):
+    model, inputs, attention, _ = reference("bert")
+    flow = AttentionFlow(model, heads=heads, layers=[0, 2]).attribute_tokens(inputs)
+    some = attention[:, [0, 2]][:, :, heads]
+    expected = plain.attention_flow(some[0], 0)
+    torch.testing.assert_close(flow.values[0, flow.players[0]], expected[flow.players[0]], rtol=0, atol=1e-6)
+    each = [IntegratedAttention(model, heads=head, n_steps=3).attribute(inputs, target=TARGET) for head in heads]
+    together = IntegratedAttention(model, heads=heads, n_steps=3).attribute(inputs, target=TARGET)
+    torch.testing.assert_close(together, torch.stack(each).mean(0), rtol=1e-4, atol=1e-7)
+    rolled = AttentionRollout(model, heads=heads, layers=[0, 2]).matrix(inputs)
+    torch.testing.assert_close(rolled[0], plain.rollout(some)[0])
 
 
 @pytest.mark.parametrize("information", ["attention", "gradient", "attention_gradient"])
@@ -283,6 +311,35 @@ def test_integrated_attention_is_complete(name):
         result = method.attribute_tokens(inputs, target=TARGET, players=everyone)
         expected = (result.scores - output_without_attention(model, inputs, layer)) / attention.shape[2]
         torch.testing.assert_close(result.values.sum(-1), expected, rtol=1e-3, atol=1e-5)
+
+
+class PackedAttention(nn.Module):
+    """One layer of PyTorch's attention, which spells out its probabilities to return them; tokens are averaged."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention, self.head = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 3)
+
+    def forward(self, states, weight=1.0):
+        mixed, _ = self.attention(states, states, states, need_weights=True)
+        bias = self.attention.out_proj.bias
+        return self.head((weight * (mixed - bias) + bias + states).tanh().mean(1))
+
+
+def test_integrated_attention_is_complete_in_packed_attention_of_a_batch():
+    model, states = PackedAttention().eval(), torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(0))
+    result = IntegratedAttention(model, n_steps=20).attribute_tokens(states, target=1)
+    with torch.no_grad():
+        expected = (model(states) - model(states, 0.0))[:, 1] / 2
+    torch.testing.assert_close(result.values.sum(-1), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_integrated_attention_sees_no_more_tokens_at_once_than_it_says():
+    model, seen = FAMILIES["bert"].build(), []
+    handle = model.register_forward_pre_hook(lambda *call: seen.append(call[2]["input_ids"].numel()), with_kwargs=True)
+    IntegratedAttention(model, n_steps=30).attribute({"input_ids": torch.randint(5, 60, (1, 500))}, target=0)
+    handle.remove()
+    assert max(seen) == 2000
 
 
 def output_without_attention(model, inputs, layer):
