@@ -68,8 +68,8 @@ def main() -> None:
     report.append(compared(counterfactual, seeds_apart, options.out))
     if not options.seeds:
         report.append(
-            f"These seeds share all but their heads and the last {options.new_layers} layers' starting weights, and were "
-            "trained for a short time: a weak control, which favours the adversary.\n"
+            f"These seeds share all starting weights but those of heads and the last {options.new_layers} layers, and "
+            "were trained for a short time: a weak control, which favours the adversary.\n"
         )
     if options.by_layer:
         report.append(layer_by_layer(model, texts, options))
