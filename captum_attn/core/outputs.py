@@ -138,7 +138,7 @@ class OutputCapture(TorchFunctionMode):
         others = [part for part in args if not (isinstance(part, Tensor) and same_place(part, projected))]
         if func in _PRODUCTS_OF_ENTRIES and trail.output.projection is not None:
             scale = torch.as_tensor(others[0] if others else projected, device=projected.device)
-            if scale.numel() not in (1, projected.shape[-1]):
+            if scale.numel() != 1 and (scale.shape[-1], scale.numel()) != (projected.shape[-1],) * 2:
                 self._trail = None  # a norm or a gate stands between the projection and the sum
                 return
             weight = trail.output.projection

@@ -76,6 +76,7 @@ class Block(nn.Module):
             "weighted sum": lambda: torch.add(states, mixed, alpha=0.5),
             "fused": lambda: torch.addcmul(states, mixed, scale),
             "gated": lambda: states + mixed * torch.sigmoid(states),
+            "gated by tokens": lambda: states + mixed * torch.sigmoid(states[..., :1]),
         }[self.way]()
 
     def heads(self, states):
@@ -117,11 +118,12 @@ def test_norms_however_the_block_adds_and_attention_is_cut(way, residual, tile, 
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_gate_before_the_sum_has_no_residual():
-    states = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
-    assert NormAttention(Block("gated").eval()).attribute(states).abs().max() > 0
+@pytest.mark.parametrize("way", ["gated", "gated by tokens"])
+def test_a_gate_before_the_sum_has_no_residual(way):
+    states = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(0))  # as many tokens as a state is wide
+    assert NormAttention(Block(way).eval()).attribute(states).abs().max() > 0
     with pytest.raises(ValueError, match="residual=True is undefined"):
-        NormAttention(Block("gated").eval(), residual=True).attribute(states)
+        NormAttention(Block(way).eval(), residual=True).attribute(states)
 
 
 @pytest.mark.parametrize("way", ["weighted sum", "fused"])
