@@ -138,7 +138,7 @@ def test_an_unknown_measure_and_heads_that_were_not_looked_at_are_named(results)
         results["uniform"].plot_heads("entropy")
     with pytest.raises(ValueError, match="no TVD of single heads: give per='head'"):
         AttentionEffects(EFFECTS[EFFECTS["head"] == "all"], "changed").plot_heads()
-    with pytest.raises(ValueError, match="the heads were not looked at one by one"):
+    with pytest.raises(ValueError, match="of single heads"):
         results["counterfactual"].plot_heads("tvd")
 
 

@@ -48,8 +48,13 @@ def influences(attentions, variant):
         key, value = attention.key.repeat_interleave(2, 1), attention.value.repeat_interleave(2, 1)
         probabilities = (attention.query @ key.mT).softmax(-1)
         gradient = grad_output @ value.mT
-        factor = {"rectified": gradient.clamp(min=0), "signed": gradient, "attention": torch.ones_like(gradient)}
-        layers.append(probabilities * factor[variant])
+        influence = {
+            "rectified": probabilities * gradient.clamp(min=0),
+            "signed": probabilities * gradient,
+            "attention": probabilities,
+            "gradient": gradient.clamp(min=0) * (probabilities > 0),
+        }
+        layers.append(influence[variant])
     return torch.stack(layers, 1)
 
 
