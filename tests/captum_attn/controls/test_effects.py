@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import left_untouched
 from replaced_attention import logits_with
+from scipy.spatial.distance import jensenshannon
 from small_models import load_text_model
 
-from captum_attn.controls import permuted_attention, total_variation, uniform_attention
+from captum_attn.controls import effects, permuted_attention, total_variation, uniform_attention
 from captum_attn.controls.permuted import permuted
 from captum_attn.controls.uniform import uniform
 
@@ -188,3 +190,13 @@ def test_bad_input_is_named():
 def test_labels_of_no_class_are_refused():
     with pytest.raises(ValueError, match="label 5 of example 0 is out of range: the model has 3 classes"):
         uniform_attention(FAMILIES["bert"].build(), text_batch(), labels=[5, 1, 0], show_progress=False)
+
+
+def test_the_effect_of_several_draws_is_their_median():
+    before = torch.tensor([[0.5, 0.5]])
+    after = torch.tensor([[[0.5, 0.5]], [[0.6, 0.4]], [[1.0, 0.0]]])
+    reading = SimpleNamespace(whole=SimpleNamespace(probabilities=before), examples=[7])
+    (row,) = effects._rows(reading, None, effects.Place(0, "all"), after)
+    assert row["tvd"] == pytest.approx(0.1)
+    assert row["divergence"] == pytest.approx(jensenshannon([0.5, 0.5], [0.6, 0.4]) ** 2, abs=1e-6)
+    assert row["example"] == 7
