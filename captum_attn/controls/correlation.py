@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -16,13 +16,13 @@ from captum_attn.controls.figures import boxes_by_layer
 from captum_attn.controls.reading import Reader, Reading
 from captum_attn.controls.results import ControlResult
 from captum_attn.core.perturb import Replacement
+from captum_attn.methods.token_relevance import Rows, check_rows
 from captum_attn.metrics.baselines import GradientBaseline
 from captum_attn.metrics.data import Data
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Rows = Literal["readout", "incoming"]
 SIGNIFICANT = 0.05
 
 _ROWS = {"readout": "the readout token's attention to", "incoming": "the mean attention of all tokens to"}
@@ -133,8 +133,7 @@ def attention_correlation(
 
     Source: Jain and Wallace 2019, *Attention is not Explanation*, section 4.1 (algorithm 1).
     """
-    if rows not in get_args(Rows):
-        raise ValueError(f"rows must be {' or '.join(map(repr, get_args(Rows)))}, got {rows!r}")
+    check_rows(rows)
     found: list[dict[str, Any]] = []
     with torch.inference_mode(False):
         reader = Reader(model, data, tokenizer, replacement=replacement, batch_size=batch_size, max_length=max_length)
