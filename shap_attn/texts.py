@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -162,7 +163,8 @@ class TextReader:
 
     def _encoded(self, text: str, pair: str | None, **truncation: Any) -> Any:
         options = {"return_offsets_mapping": True, "return_attention_mask": True, "verbose": False}
-        return self.tokenizer(text, pair, **options, **truncation)
+        with _one_at_a_time:
+            return self.tokenizer(text, pair, **options, **truncation)
 
     def _segmented(
         self, texts: tuple[str, str], encoding: Any, offsets: Sequence[tuple[int, int]], cut: Sequence[bool]
@@ -315,3 +317,6 @@ def _pair(place: int, given: Any) -> tuple[str, str | None]:
 def _described(value: Any) -> str:
     shown = repr(value)
     return f"{shown if len(shown) < 60 else shown[:57] + '...'} ({type(value).__name__})"
+
+
+_one_at_a_time = threading.Lock()  # fast tokenizers keep truncation in a state that all threads share

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -429,6 +430,26 @@ def test_threads_may_share_an_explainer(explainer):
         together = list(pool.map(lambda texts: explainer(texts, silent=True), jobs))
     for one, other in zip(together, alone, strict=True):
         assert_same(one, other)
+
+
+def test_threads_take_turns_at_the_tokenizer_whose_truncation_they_share(model_and_tokenizer, explainer, monkeypatch):
+    kind = type(model_and_tokenizer[1])
+    call, inside, crowded = kind.__call__, [], []
+
+    def slow(*args, **kwargs):
+        inside.append(1)
+        crowded.append(len(inside) > 1)
+        time.sleep(0.002)
+        try:
+            return call(*args, **kwargs)
+        finally:
+            inside.pop()
+
+    monkeypatch.setattr(kind, "__call__", slow)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda text: explainer([text], silent=True), ["good film", "not good"] * 6))
+    assert len(crowded) >= 12
+    assert not any(crowded)
 
 
 def test_half_precision(model_and_tokenizer, explainer):
