@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from captum_attn import ShapleyGradAttention, TokenAttributions
 from captum_attn.core.games import Game
-from captum_attn.core.tokens import Readout
+from captum_attn.core.readout import Readout
 from captum_attn.methods.shapley import CustomGame, Estimator
 from shap_attn import saving
 from shap_attn.images import ImageReader

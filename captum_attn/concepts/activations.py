@@ -18,21 +18,22 @@ from captum_attn.concepts.layers import Layer
 from captum_attn.core.hashing import add_to_hash
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.models import device_of, fingerprint
-from captum_attn.core.run import ObservedForward, Tokens, observed_forward
+from captum_attn.core.readout import RowWeights
+from captum_attn.core.run import Tokens, observed_forward
 
 Scope = Literal["players", "readout", "all"]
 
 
-def tokens_in_scope(run: ObservedForward, scope: Scope, tokens: Tokens) -> Tensor:
+def tokens_in_scope(scope: Scope, tokens: Tokens, readout: RowWeights) -> Tensor:
     """bool (B, N): the tokens whose states count.
 
     Args:
-        run: a forward pass; for ``"readout"`` a backward pass must have gone before.
         scope: ``"players"``, ``"readout"`` or ``"all"`` that is no padding.
-        tokens: which tokens of the pass are which.
+        tokens: which tokens of a forward pass are which.
+        readout: the tokens that its output is read from; only asked for if they are meant.
     """
     if scope == "readout":
-        return run.readout_rows() > 0
+        return readout.weights() > 0
     return tokens.players if scope == "players" else tokens.real
 
 
@@ -138,10 +139,11 @@ class StateStore:
             batch = examples.to(device_of(self._model))
             with observed_forward(self._model, batch, gradients=readout, modules=modules) as run:
                 tokens = run.tokens(self._special_ids)
+                selected = run.output
                 if readout:
-                    selection = select_target(run.output, target_of_each(readout_target, len(batch)), tokens.real)
-                    run.influence(selection.scores, variant="attention", layers=[-1], row_weights=run.readout_rows)
-                chosen = tokens_in_scope(run, scope, tokens)
+                    targets = target_of_each(readout_target, len(batch))
+                    selected = select_target(run.output, targets, tokens.real).scores
+                chosen = tokens_in_scope(scope, tokens, run.readout_rows(selected))
                 if not chosen.any(-1).all():
                     raise ValueError(
                         "the output of some examples does not depend on any token, so nothing is read there"

@@ -277,7 +277,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
             run: an observed forward pass of inputs.
             readout: of its backward pass, :meth:`~captum_attn.core.ObservedForward.readout_gradients` of the layers.
         """
-        return _pooled(self._weights(run, self.tokens, run.tokens(self._special_ids), readout), readout.gradients)
+        return _pooled(self._weights(self.tokens, run.tokens(self._special_ids), readout), readout.gradients)
 
     def score(
         self,
@@ -419,12 +419,12 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
                 tokens = run.tokens(self._special_ids)
                 selection = select_target(run.output, rows, tokens.real)
                 readout = run.readout_gradients(selection.scores, [layer.of(run) for layer in layers])
-                weights = self._weights(run, scope, tokens, readout)
+                weights = self._weights(scope, tokens, readout)
             yield _Explained(batch, selection.targets, tokens, readout.gradients, weights)
 
-    def _weights(self, run: ObservedForward, scope: Scope, tokens: Tokens, readout: ReadoutGradients) -> list[Tensor]:
+    def _weights(self, scope: Scope, tokens: Tokens, readout: ReadoutGradients) -> list[Tensor]:
         """a of each layer, (B, N); 0 for tokens out of scope."""
-        counted = tokens_in_scope(run, scope, tokens)
+        counted = tokens_in_scope(scope, tokens, readout.readout)
         alone = scope == "readout" and int(counted.sum(-1).max()) == 1
         uniform = self.weighting == "uniform" or alone
         return [counted.to(attention) * (1 if uniform else attention) for attention in readout.attention]

@@ -151,14 +151,14 @@ class Reader:
         with observed_forward(model, inputs) as run:
             whole = self.masked.whole(run, inputs)
             predicted = run.output.gather(1, whole.targets[:, None]).squeeze(1)
-            run.influence(predicted, variant="signed", row_weights=run.readout_rows)  # for the calls' .reached
+            run.find_reached(predicted, [call.layer for call in run.calls])
             reached = torch.stack([_reached(call) for call in run.calls], 1) & run.real[:, None]
             return Reading(
                 examples=rows,
                 model=model,
                 whole=whole,
                 real=run.real,
-                readout=run.readout_rows(),
+                readout=run.readout_rows(predicted).weights(),
                 reached=reached,
                 calls=replacement_calls(run),
                 heads=run.heads,

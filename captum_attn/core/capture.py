@@ -8,14 +8,11 @@ tile, in the backward pass. Attention spelled out in eager code is seen where it
 from __future__ import annotations
 
 import math
-import re
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from types import FrameType
-from typing import Any, Literal
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +20,32 @@ from torch.autograd.function import once_differentiable
 
 from captum_attn.core.frozen import without_weights
 from captum_attn.core.intercept import AttentionIntercept, Kernel
+from captum_attn.core.masks import is_causal
+from captum_attn.core.origins import NOWHERE, Factors, Origin, Provenance
+from captum_attn.core.outline import Outline
+from captum_attn.core.owners import CallOwners
 from captum_attn.core.tiles import Attention, Block, Tile, widen
 
 Observer = Callable[[Tile], None]
-Stack = Literal["encoder", "decoder", "cross"]
+
+
+@dataclass(frozen=True)
+class OddSoftmax:
+    """A softmax that looks like attention, but is none that can be explained.
+
+    Attributes:
+        number: among the pass's calls.
+        module: name of the module that made it.
+        shape: of the scores.
+        origin: of the scores.
+        reason: what is odd about it.
+    """
+
+    number: int
+    module: str
+    shape: tuple[int, ...]
+    origin: Origin
+    reason: str
 
 
 class AttentionCapture(AttentionIntercept):
@@ -36,11 +55,17 @@ class AttentionCapture(AttentionIntercept):
 
     Args:
         model: names the modules that own the calls. Of a function, the first module that it calls does.
-        gradients: whether :meth:`backward` will be called. If not, the forward pass builds no graph.
+        gradients: whether :meth:`backward` will be called. If not, the graph of the forward pass keeps no tensors but
+            those since the last attention, by which :meth:`find_reached` finds what is read there.
+        examples: the batch size; see :class:`~captum_attn.core.intercept.AttentionIntercept`.
+        graph: whether the pass may record a graph at all. Without one, nothing says which attention reads what.
 
     Attributes:
+        gradients: as given.
         calls: the attention calls, in the order in which they ran.
-        root: the module that was called; None until then for a function.
+        latest: the last one that began, even if it is not clear yet whether it is attention.
+        owners: names the modules, and knows the model's root.
+        provenance: where tensors of the pass come from.
 
     Example:
         >>> with AttentionCapture(model, gradients=True) as capture:
@@ -55,11 +80,46 @@ class AttentionCapture(AttentionIntercept):
         [0, 1]
     """
 
-    def __init__(self, model: Callable[..., Any], gradients: bool) -> None:
-        super().__init__()
-        self.root = model if isinstance(model, nn.Module) else None
+    def __init__(
+        self, model: Callable[..., Any], gradients: bool, examples: int | None = None, graph: bool = True
+    ) -> None:
+        super().__init__(examples)
+        self.owners = CallOwners(model if isinstance(model, nn.Module) else None)
         self.calls: list[AttentionCall] = []
-        self._gradients = gradients
+        self.latest: AttentionCall | None = None
+        self._odd: list[OddSoftmax] = []
+        self.provenance = Provenance(graph)
+        self.gradients = gradients
+        self._outline = None if gradients or not graph else Outline()
+        self._candidates: dict[int, tuple[EagerCall, OddSoftmax]] = {}
+        self._sliced: tuple[EagerCall, Tensor] | None = None
+        self._last: Tensor | None = None
+
+    @property
+    def root(self) -> nn.Module | None:
+        """The module that was called; None until then for a function."""
+        return next(iter(self.owners.roots), None)
+
+    @property
+    def odd(self) -> list[OddSoftmax]:
+        """Softmaxes that look like attention and are none that can be explained."""
+        unmixed = [odd for _, odd in self._candidates.values() if len(odd.shape) > 3]  # routers have three dimensions
+        return [*self._odd, *unmixed]
+
+    @property
+    def follows(self) -> bool:
+        """Whether the graph says which attention reads what; if gradients are needed, it must."""
+        return self.provenance.known and (self.gradients or any(call.differentiable for call in self.calls))
+
+    def recording(self) -> AbstractContextManager[Any]:
+        """A context for the forward pass, to be entered around this one: what autograd saves in it.
+
+        With gradients, gradient checkpointing is refused with the reason: it would run parts of the model again in the
+        backward pass, where nothing observes them.
+        """
+        if self._outline is not None:
+            return self._outline.recording()
+        return torch.autograd.graph.disable_saved_tensors_hooks(_CHECKPOINTED) if self.gradients else nullcontext()
 
     def attention(self, observer: Observer, layers: Collection[int], whole_heads: bool = False) -> None:
         """Show the probabilities of ``layers`` to ``observer``, from the top down as in a backward pass.
@@ -69,13 +129,14 @@ class AttentionCapture(AttentionIntercept):
             layers: the attention calls that are shown.
             whole_heads: whether each tile must hold all heads.
         """
-        for layer in sorted(layers, reverse=True):
-            self.calls[layer].show(observer, whole_heads)
+        for call in reversed(self.calls):
+            if call.layer in layers:
+                call.show(observer, whole_heads)
 
     def backward(
         self,
         scalar: Tensor,
-        observer: Observer,
+        observer: Observer | None,
         layers: Collection[int],
         retain_graph: bool = False,
         states: Sequence[Tensor] = (),
@@ -84,7 +145,7 @@ class AttentionCapture(AttentionIntercept):
 
         Args:
             scalar: a sum of what is explained.
-            observer: gets the tiles.
+            observer: gets the tiles. None only finds out what the gradient reaches.
             layers: the attention calls that are shown.
             retain_graph: whether another scalar will be backpropagated through the same graph.
             states: hidden states, none of them below the lowest layer.
@@ -97,34 +158,42 @@ class AttentionCapture(AttentionIntercept):
                 graph.
         """
         if not scalar.requires_grad:
-            raise RuntimeError(
-                "the selected output does not depend on any observed attention: it was computed under "
-                "torch.no_grad() or torch.inference_mode() inside the model, or from detached states"
-            )
-        without_graph = [self.calls[layer].module for layer in layers if not self.calls[layer].differentiable]
+            raise RuntimeError(_INDEPENDENT)
+        without_graph = [call.module for call in self.calls if call.layer in layers and not call.differentiable]
         if without_graph:
             raise RuntimeError(
                 f"the attention {', '.join(map(repr, without_graph))} ran under torch.no_grad() inside the model, so "
-                "it has no gradient; choose other layers, or let the model compute gradients there"
+                f"it has no gradient; choose other layers, or let the model compute gradients there. {SWITCH_CHECKPOINTS}"
             )
         for call in self.calls:
             call.observer = observer if call.layer in layers else None
             call.lowest = call.layer == min(layers)
-        probes = [self.calls[layer].probe for layer in layers]
+            call.reached = None
         try:
-            inputs = [*states, *probes]
+            inputs = [*states, *(call.probe for call in self.calls if call.layer in layers)]
             gradients = torch.autograd.grad(scalar, inputs, allow_unused=True, retain_graph=retain_graph)
         finally:
             for call in self.calls:  # an observer may know the run, and the run knows the calls
                 call.observer = None
+        if all(call.reached is None for call in self.calls if call.layer in layers):
+            raise RuntimeError(_INDEPENDENT)
         return gradients[: len(states)]
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        return super().__torch_function__(func, types, *without_weights(func, args, kwargs))
+        args, kwargs = without_weights(func, args, kwargs)
+        result = super().__torch_function__(func, types, args, kwargs)
+        if func in _SLICES and self._sliced is not None and args[0] is self._sliced[1]:
+            self._sliced[0].leave_out_sinks(args[0], result)
+        result = self.provenance.follow(func, args, kwargs, result)
+        while self.provenance.mixtures:
+            self._confirm(*self.provenance.mixtures.pop())
+        return result
 
-    def fused(self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    def fused(
+        self, number: int, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
+    ) -> Tensor:
         attention = Attention(
             query.detach(),
             key.detach(),
@@ -133,34 +202,87 @@ class AttentionCapture(AttentionIntercept):
             causal=kernel.is_causal,
             scale=1 / math.sqrt(query.shape[-1]) if kernel.scale is None else kernel.scale,
         )
-        call = FusedCall(len(self.calls), self._owner(), attention)
-        self.calls.append(call)
-        if not self._gradients:
+        queries, keys = self.provenance.of(query).settled, self.provenance.of(key).settled
+        mixed = self.packed and self._mixes_examples(query.shape, True)
+        call = FusedCall(number, self.owners.innermost(), queries, keys, mixed, attention)
+        first, before = self._same_attention(call)
+        if first is None:
+            self._begin(call)
+            self.calls.append(call)
+        else:
+            first.again(call)
+        if not torch.is_grad_enabled():
             return kernel(query, key, value, mask)
-        observed: Tensor = _ObservedAttention.apply(call, call.probe, kernel, query, key, value, mask)
+        observed: Tensor = _ObservedAttention.apply(call, call.probe, before, kernel, query, key, value, mask)
+        self.provenance.declare(observed, Origin(0, 1 << (call if first is None else first).layer))
+        self._last = observed
         return observed
 
-    def eager(self, probabilities: Tensor, scores: Tensor, shape: tuple[int, ...]) -> Tensor:
+    def eager(self, number: int, probabilities: Tensor, scores: Tensor) -> Tensor:
+        origin = self.provenance.of(scores)
+        followed = self.provenance.known and torch.is_grad_enabled()
+        square = scores.shape[-1] == scores.shape[-2]
+        if not origin.factors and not (square if followed else scores.dim() == 4 or self._packed_heads):
+            return probabilities
         if scores.dtype == torch.float64:  # float32 probabilities of a float64 model would round the gradient
             probabilities = probabilities.double()
-        call = EagerCall(len(self.calls), self._owner(), probabilities.detach().view(shape))
-        self.calls.append(call)
-        if not self._gradients:
-            return probabilities
-        observed: Tensor = _ObservedSoftmax.apply(call, call.probe, probabilities)
-        return observed
+        queries, keys = (_joined(origin.factors, side) for side in ("queries", "keys"))
+        seen = self.by_head(probabilities.detach())
+        mixed = self._mixes_examples(seen.shape, probabilities.dim() == 3)
+        call = EagerCall(number, self.owners.innermost(), queries, keys, mixed, seen)
+        self._begin(call)
+        if origin.factors or not followed:
+            self.calls.append(call)
+        else:
+            self._candidates[number] = call, OddSoftmax(
+                number, call.module, tuple(scores.shape), origin.settled, "whose scores are no products of two states"
+            )
+        if torch.is_grad_enabled():
+            probabilities = _ObservedSoftmax.apply(call, call.probe, probabilities)
+            self.provenance.declare(probabilities, Origin(softmax=1 << number))
+        self._sliced = call, probabilities
+        return probabilities
 
-    def _owner(self) -> str:
-        """Name of the innermost of the model's modules that is being called."""
-        called = _modules_on_the_stack()
-        if self.root is None and called:
-            self.root = called[-1]
-        return next((self._names[id(module)] for module in called if id(module) in self._names), "")
+    def _confirm(self, numbers: int, values: Origin) -> None:
+        """Softmaxes whose scores are no products of queries and keys are attention if they mix values of tokens."""
+        for number in [number for number in self._candidates if numbers >> number & 1]:
+            call, _ = self._candidates.pop(number)
+            call.queries = call.keys = values
+            call.of_products = False
+            if self._outline is not None:
+                self._outline.drop(values.calls)
+            self.calls = sorted([*self.calls, call], key=lambda one: one.layer)
 
-    @cached_property
-    def _names(self) -> dict[int, str]:
-        named = self.root.named_modules() if self.root is not None else ()
-        return {id(module): name for name, module in named}
+    def sideways(self, number: int, scores: Tensor) -> None:
+        if self.provenance.of(scores).factors:
+            self._note(number, scores, "over another dimension than the last")
+
+    def _begin(self, call: AttentionCall) -> None:
+        if self._outline is not None:
+            self._outline.begin(call.layer, call.queries.calls | call.keys.calls)
+        self.latest = call
+        self._sliced = self._last = None
+
+    def _same_attention(self, call: FusedCall) -> tuple[FusedCall | None, Tensor | None]:
+        """The last call and its output, if its module attends once more with the same probabilities, to other values.
+
+        Its graph must be passed after the new one's, so that it has all gradients together.
+        """
+        last = self.latest
+        if isinstance(last, FusedCall) and last.module == call.module and last.attention.same_scores(call.attention):
+            return last, self._last
+        return None, None
+
+    def _note(self, number: int, scores: Tensor, reason: str) -> None:
+        origin = self.provenance.of(scores).settled
+        self._odd.append(OddSoftmax(number, self.owners.innermost(), tuple(scores.shape), origin, reason))
+
+    def _mixes_examples(self, shape: Sequence[int], in_one_dimension: bool) -> bool:
+        """Whether a shape (B, H, ...) leaves open what are examples and what heads, which share a dimension or not."""
+        batch, heads = shape[:2]
+        if batch == 1 or self._packed_heads:
+            return False
+        return heads > 1 if in_one_dimension else batch == heads
 
 
 @dataclass
@@ -168,20 +290,27 @@ class AttentionCall(ABC):
     """One attention of a forward pass.
 
     Attributes:
-        layer: index among the model's attention calls.
+        layer: its number among the pass's calls, by which layers are known.
         module: name of the module that made the call.
+        queries, keys: where these come from.
         reached: bool (B, Q), set by a backward pass: the queries whose output a gradient reaches. In the last layer,
             these are the tokens that the explained output is read from.
+        mixed: whether the shape leaves open what are examples and what heads.
         differentiable: whether the call ran with a graph.
+        of_products: whether the scores are products of queries and keys.
     """
 
     layer: int
     module: str
+    queries: Origin
+    keys: Origin
+    mixed: bool
     probe: Tensor = field(default_factory=lambda: torch.zeros((), requires_grad=True), init=False, repr=False)
     observer: Observer | None = field(default=None, init=False, repr=False)
     lowest: bool = field(default=False, init=False, repr=False)
     reached: Tensor | None = field(default=None, init=False, repr=False)
     differentiable: bool = field(default_factory=torch.is_grad_enabled, init=False, repr=False)
+    of_products: bool = field(default=True, init=False, repr=False)
 
     @property
     @abstractmethod
@@ -198,26 +327,50 @@ class AttentionCall(ABC):
     def like(self) -> Tensor:
         """An empty tensor in the precision and on the device of the tiles."""
 
+    @property
+    @abstractmethod
+    def evidence(self) -> Tensor:
+        """(B, H, ...), something that differs from example to example and from head to head."""
+
+    @property
+    def numbers(self) -> list[int]:
+        """The numbers of all calls that are this one."""
+        return [self.layer]
+
+    @property
+    def first_token(self) -> int:
+        """The column of the first token: behind a sink, 1."""
+        return 0
+
     @abstractmethod
     def show(self, observer: Observer, whole_heads: bool = False) -> None:
         """Show the probabilities, without gradients; in tiles of all heads, if wanted."""
 
-    @property
-    def stack(self) -> Stack:
-        """Where the call belongs in an encoder-decoder model; ``encoder`` in a model of one stack."""
-        if _CROSS_ATTENTION.search(self.module):
-            return "cross"
-        return "decoder" if _DECODER.search(self.module) else "encoder"
-
 
 @dataclass
 class FusedCall(AttentionCall):
-    """A call of ``scaled_dot_product_attention``."""
+    """A call of ``scaled_dot_product_attention``, or several with the same probabilities on parts of the values."""
 
     attention: Attention
+    parts: list[FusedCall] = field(default_factory=list, init=False, repr=False)
+    first: FusedCall | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._versions = self._current_versions()
+        self._gradient: Tensor | None = None
+
+    def again(self, part: FusedCall) -> None:
+        """The same attention, on other values."""
+        part.first = self
+        self.parts.append(part)
+
+    @property
+    def numbers(self) -> list[int]:
+        return [self.layer, *(part.layer for part in self.parts)]
+
+    @property
+    def evidence(self) -> Tensor:
+        return self.attention.query
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -226,10 +379,7 @@ class FusedCall(AttentionCall):
     @property
     def causal(self) -> bool:
         mask = self.attention.mask
-        if self.attention.causal or mask is None:
-            return self.attention.causal
-        allowed = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
-        return _nothing_above_diagonal(allowed)
+        return self.attention.causal or (mask is not None and is_causal(mask))
 
     @property
     def like(self) -> Tensor:
@@ -245,11 +395,31 @@ class FusedCall(AttentionCall):
     def backward(self, grad_output: Tensor, mask_gradient: bool) -> tuple[Tensor | None, ...]:
         """Gradients of query, key, value and mask; none at the lowest layer, below which nothing is asked for."""
         self._check_unmodified()
-        self.reached = grad_output.any(-1).any(1)
-        if self.lowest and self.observer is not None:
-            self.attention.show(self.layer, self.observer, grad_output)
+        whole = self.first or self
+        if self.first is not None:
+            self._gradient = grad_output
+        elif self.parts:
+            self._show_together(grad_output)
+        else:
+            self.reached = grad_output.any(-1).any(1)
+        if whole.lowest:
+            if self.observer is not None and not self.parts:
+                self.attention.show(self.layer, self.observer, grad_output)
             return None, None, None, None
-        return self.attention.backward(self.layer, grad_output, self.observer, mask_gradient)
+        observer = None if self.parts else self.observer
+        return self.attention.backward(self.layer, grad_output, observer, mask_gradient)
+
+    def _show_together(self, grad_output: Tensor) -> None:
+        """Show A with the sum of the gradients that it has by each part of the values."""
+        others = [part for part in self.parts if part._gradient is not None]
+        gradients = [part._gradient for part in others if part._gradient is not None]
+        together = torch.cat([grad_output, *gradients], -1)
+        self.reached = together.any(-1).any(1)
+        if self.observer is not None:
+            values = torch.cat([self.attention.value, *(part.attention.value for part in others)], -1)
+            replace(self.attention, value=values).show(self.layer, self.observer, together)
+        for part in self.parts:
+            part._gradient = None
 
     def _current_versions(self) -> tuple[int, ...]:
         return tuple(t._version for t in (self.attention.query, self.attention.key, self.attention.value))
@@ -264,23 +434,42 @@ class FusedCall(AttentionCall):
 
 @dataclass
 class EagerCall(AttentionCall):
-    """Attention in eager code, known by its probabilities (B, H, Q, K).
+    """Attention in eager code, known by its probabilities (B, H, Q, K), sinks included.
 
-    Eager code gives queries that may attend to nothing (padding) the same probability for every key; such rows say
-    nothing about causality.
+    Attributes:
+        probabilities: the result of softmax.
+        tokens: the columns that are tokens. A softmax may have one more, a sink, whose share of attention is dropped.
     """
 
     probabilities: Tensor
+    tokens: slice = field(default_factory=lambda: slice(None), init=False)
+
+    def leave_out_sinks(self, probabilities: Tensor, kept: Tensor) -> None:
+        """The model dropped columns: where one is left for each query, the others are sinks."""
+        queries, keys = probabilities.shape[-2:]
+        if keys > queries == kept.shape[-1] and kept.shape[:-1] == probabilities.shape[:-1]:
+            start = (kept.storage_offset() - probabilities.storage_offset()) // probabilities.stride(-1)
+            self.tokens = slice(start, start + queries)
+
+    @property
+    def evidence(self) -> Tensor:
+        return self.probabilities
+
+    @property
+    def first_token(self) -> int:
+        return self.tokens.start or 0
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        batch, heads, queries, keys = self.probabilities.shape
+        batch, heads, queries, keys = self.probabilities[..., self.tokens].shape
         return batch, heads, queries, keys
 
     @property
     def causal(self) -> bool:
-        uniform = self.probabilities.amax(-1, keepdim=True) == self.probabilities.amin(-1, keepdim=True)
-        return not uniform.all() and _nothing_above_diagonal(self.probabilities.masked_fill(uniform, 0.0))
+        """Eager code gives queries that may attend to nothing (padding) one probability for all keys: no evidence."""
+        attention = self.probabilities[..., self.tokens]
+        uniform = attention.amax(-1, keepdim=True) == attention.amin(-1, keepdim=True)
+        return is_causal((attention > 0) & ~uniform)
 
     @property
     def like(self) -> Tensor:
@@ -291,15 +480,16 @@ class EagerCall(AttentionCall):
 
     def backward(self, gradient: Tensor) -> Tensor | None:
         """Show (A, G) and pass G on."""
-        self.reached = gradient.view(self.shape).any(-1).any(1)
+        by_head = gradient.view(self.probabilities.shape)
+        self.reached = by_head.any(-1).any(1)
         if self.observer is not None:
-            self.observer(self._tile(widen(gradient).view(self.shape)))
+            self.observer(self._tile(widen(by_head[..., self.tokens])))
         return None if self.lowest else gradient
 
     def _tile(self, gradient: Tensor | None) -> Tile:
         batch, heads, queries, _ = self.shape
         block = Block(slice(0, batch), slice(0, heads), slice(0, queries))
-        probabilities = widen(self.probabilities)
+        probabilities = widen(self.probabilities[..., self.tokens])
         relevance = None if gradient is None else probabilities * gradient
         return Tile(self.layer, block, probabilities, gradient, relevance)
 
@@ -312,23 +502,25 @@ class ScaledAttentionCapture(AttentionCapture):
 
     Args:
         model: as of :class:`AttentionCapture`.
-        scaled: the number of the call.
+        scaled: the numbers of the call (:attr:`AttentionCall.numbers`).
         factors: (B,), one for each example, above 0.
     """
 
-    def __init__(self, model: Callable[..., Any], scaled: int, factors: Tensor) -> None:
-        super().__init__(model, gradients=True)
+    def __init__(self, model: Callable[..., Any], scaled: Collection[int], factors: Tensor) -> None:
+        super().__init__(model, gradients=True, examples=len(factors))
         self._scaled, self._factors = scaled, factors
 
-    def fused(self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        return self._multiplied(super().fused(kernel, query, key, value, mask))
+    def fused(
+        self, number: int, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        return self._multiplied(number, super().fused(number, kernel, query, key, value, mask))
 
-    def eager(self, probabilities: Tensor, scores: Tensor, shape: tuple[int, ...]) -> Tensor:
-        return self._multiplied(super().eager(probabilities, scores, shape))
+    def eager(self, number: int, probabilities: Tensor, scores: Tensor) -> Tensor:
+        return self._multiplied(number, super().eager(number, probabilities, scores))
 
-    def _multiplied(self, output: Tensor) -> Tensor:
-        """What the last call returns, (B, ...) or (B · H, ...), under the factors if it is the one."""
-        if len(self.calls) - 1 != self._scaled:
+    def _multiplied(self, number: int, output: Tensor) -> Tensor:
+        """What a call returns, (B, ...) or (B · H, ...), under the factors if it is the one."""
+        if number not in self._scaled:
             return output
         factors = self._factors.to(output).repeat_interleave(len(output) // len(self._factors))
         return output * factors.view(-1, *[1] * (output.dim() - 1))
@@ -340,6 +532,7 @@ class _ObservedAttention(torch.autograd.Function):
         ctx: Any,
         call: FusedCall,
         probe: Tensor,
+        before: Tensor | None,
         kernel: Kernel,
         query: Tensor,
         key: Tensor,
@@ -352,7 +545,7 @@ class _ObservedAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        return None, None, None, *ctx.call.backward(grad_output, mask_gradient=ctx.needs_input_grad[6])
+        return None, None, None, None, *ctx.call.backward(grad_output, mask_gradient=ctx.needs_input_grad[7])
 
 
 class _ObservedSoftmax(torch.autograd.Function):
@@ -367,22 +560,23 @@ class _ObservedSoftmax(torch.autograd.Function):
         return None, None, ctx.call.backward(gradient)
 
 
-def _modules_on_the_stack() -> list[nn.Module]:
-    """The modules that are being called in this thread, innermost first."""
-    frame: FrameType | None = sys._getframe(1)
-    called = []
-    while frame is not None:
-        if frame.f_code is nn.Module._call_impl.__code__:
-            called.append(frame.f_locals["self"])
-        frame = frame.f_back
-    return called
+def _joined(factors: Collection[Factors], side: str) -> Origin:
+    joined = NOWHERE
+    for one in factors:
+        joined = joined | getattr(one, side)
+    return joined
 
 
-def _nothing_above_diagonal(allowed: Tensor) -> bool:
-    """Whether (..., Q, K) is square, larger than one and zero above its diagonal."""
-    queries, keys = allowed.shape[-2:]
-    return queries == keys > 1 and not allowed.triu(1).any()
-
-
-_CROSS_ATTENTION = re.compile(r"(?i)(^|[._])(cross_?att|enc_?dec_?att|encoder_att)|decoder\..*multihead_attn")
-_DECODER = re.compile(r"(?i)(^|[._])decoder([._]|$)")
+_SLICES = frozenset({Tensor.__getitem__, Tensor.narrow, torch.narrow})
+_INDEPENDENT = (
+    "the selected output does not depend on any of the attention that is explained: it was computed under "
+    "torch.no_grad() or torch.inference_mode() inside the model, or from detached states, or from other inputs"
+)
+SWITCH_CHECKPOINTS = (
+    "If that is gradient checkpointing, switch it off while explaining: model.gradient_checkpointing_disable() (Hugging "
+    "Face), model.set_grad_checkpointing(False) (timm), or the module inside of checkpoint_wrapper (FSDP)"
+)
+_CHECKPOINTED = (
+    "the model saves memory by gradient checkpointing (or another hook on saved tensors), which would run its layers "
+    f"again in the backward pass, where their attention cannot be observed. {SWITCH_CHECKPOINTS}"
+)

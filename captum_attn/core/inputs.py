@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from captum_attn.core.origins import FEATURES, OTHER, Provenance
 from captum_attn.core.models import config_of, parameter_names, takes_keyword
 
 Modality = Literal["ids", "embeddings", "pixels"]
@@ -90,11 +91,23 @@ class ModelInputs:
     def modality(self) -> Modality:
         return modality(self.features)
 
-    def call(self, model: Callable[..., Any]) -> Any:
-        """The model's output on constant copies of inference tensors, which autograd could not save."""
+    def call(self, model: Callable[..., Any], provenance: Provenance | None = None) -> Any:
+        """The model's output on constant copies of inference tensors, which autograd could not save.
+
+        Args:
+            model: takes the inputs.
+            provenance: is told which tensors are the features, and which are other inputs that carry tokens or pixels.
+        """
         features = constant(self.features)
         keywords = {name: constant(value) for name, value in self.keywords.items()}
         positional = tuple(map(constant, self.positional))
+        if provenance is not None:
+            features = provenance.enter(features, FEATURES)
+            keywords = {
+                name: value if _tells_of_tokens(name, value) else provenance.enter(value, OTHER)
+                for name, value in keywords.items()
+            }
+            positional = tuple(v if _tells_of_tokens("", v) else provenance.enter(v, OTHER) for v in positional)
         if self.name is None:
             return model(features, *positional, **keywords)
         return model(*positional, **{self.name: features}, **keywords)
@@ -202,6 +215,13 @@ def _check_padding_masks(features: Tensor, companions: Mapping[str, Any]) -> Non
         mask = companions.get(name)
         if isinstance(mask, Tensor) and mask.dim() == 2 and not mask.is_floating_point() and features.dim() < 4:
             check_token_mask(name, mask, features.shape[:2])
+
+
+def _tells_of_tokens(name: str, value: Any) -> bool:
+    """Whether an input says something about the tokens (a mask, positions, types) and brings none itself."""
+    if "mask" in name or name in COMPANION_NAMES or not isinstance(value, Tensor) or value.dim() < 2:
+        return True
+    return not value.is_floating_point() and bool(((value == 0) | (value == 1)).all())
 
 
 def _for_the_model(model: Callable[..., Any], companions: Mapping[str, Any]) -> dict[str, Any]:

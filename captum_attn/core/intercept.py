@@ -2,7 +2,8 @@
 
 :class:`AttentionIntercept` is a :class:`~torch.overrides.TorchFunctionMode`: it sees the torch functions that a model
 calls in this thread and needs no hook, no configuration change and no ``output_attentions``. Attention is either fused
-(``scaled_dot_product_attention``) or spelled out in eager code, where it is known by its softmax.
+(``scaled_dot_product_attention``) or spelled out in eager code, where it is known by its softmax. Which softmaxes are
+attention is for the subclass to say; all of them are counted, so that every pass gives a call the same number.
 """
 
 from __future__ import annotations
@@ -33,19 +34,44 @@ class Kernel:
 
 
 class AttentionIntercept(TorchFunctionMode, ABC):
-    """Hand every attention of the forward pass that runs inside this context, in this thread, to a subclass."""
+    """Hand every attention of the forward pass that runs inside this context, in this thread, to a subclass.
 
-    def __init__(self) -> None:
+    Args:
+        examples: the batch size B, by which heads are told from examples where both share a dimension. None: such
+            attention counts as of one head.
+
+    Attributes:
+        seen: how many calls there were so far, fused ones and softmaxes of three dimensions or more.
+        packed: whether the fused attention at hand was given with examples and heads in one dimension.
+    """
+
+    def __init__(self, examples: int | None = None) -> None:
         super().__init__()
+        self.seen = 0
+        self.packed = False
+        self._examples = examples
         self._packed_heads: int | None = None
 
     @abstractmethod
-    def fused(self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """What a fused attention of (B, H, N, d) tensors returns."""
+    def fused(
+        self, number: int, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """What the fused attention with this number returns, of (B, H, N, d) tensors."""
 
     @abstractmethod
-    def eager(self, probabilities: Tensor, scores: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """What an eager attention's softmax of ``scores`` returns, (B, H, Q, K) = ``shape`` or (B · H, Q, K)."""
+    def eager(self, number: int, probabilities: Tensor, scores: Tensor) -> Tensor:
+        """What the softmax with this number returns: over the last dimension of ``scores``, (..., Q, K)."""
+
+    def sideways(self, number: int, scores: Tensor) -> None:  # noqa: B027
+        """Take note of a softmax over another dimension, whose result nothing changes."""
+
+    def by_head(self, scores: Tensor) -> Tensor:
+        """Scores or probabilities as (B, H, Q, K): given so, as (B · H, Q, K), or with heads in groups."""
+        if scores.dim() == 4:
+            return scores
+        batch = len(scores) // self._packed_heads if self._packed_heads else self._examples or len(scores)
+        batch = len(scores) if len(scores) % batch else batch
+        return scores.reshape(batch, -1, *scores.shape[-2:])
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -59,6 +85,10 @@ class AttentionIntercept(TorchFunctionMode, ABC):
             return self._packed(*args, **kwargs)
         return func(*args, **kwargs)
 
+    def _number(self) -> int:
+        self.seen += 1
+        return self.seen - 1
+
     def _fused(
         self,
         query: Tensor,
@@ -70,25 +100,30 @@ class AttentionIntercept(TorchFunctionMode, ABC):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
-        if query.dim() == 3:  # one head
-            mask = attn_mask if attn_mask is None or attn_mask.dim() < 3 else attn_mask.unsqueeze(1)
-            query, key, value = (tensor.unsqueeze(1) for tensor in (query, key, value))
-            return self.fused(Kernel(is_causal, scale), query, key, value, mask).squeeze(1)
-        if query.dim() != 4:
+        kernel = Kernel(is_causal, scale, enable_gqa)
+        if query.dim() == 4:
+            return self.fused(self._number(), kernel, query, key, value, attn_mask)
+        if query.dim() != 3:
             raise ValueError(
                 f"scaled_dot_product_attention on a query of shape {tuple(query.shape)} cannot be explained: expected "
                 "(batch, heads, tokens, width)"
             )
-        return self.fused(Kernel(is_causal, scale, enable_gqa), query, key, value, attn_mask)
+        mask = attn_mask if attn_mask is None or attn_mask.dim() < 3 else self.by_head(attn_mask)
+        query, key, value = map(self.by_head, (query, key, value))
+        self.packed = True
+        try:
+            return self.fused(self._number(), kernel, query, key, value, mask).flatten(0, 1)
+        finally:
+            self.packed = False
 
     def _softmax(self, probabilities: Tensor, input: Tensor, dim: int | None = None, *_: Any, **__: Any) -> Tensor:
-        """A softmax over the keys of (B, H, Q, K) scores is attention; any other is none of ours."""
-        if dim not in (-1, probabilities.dim() - 1):
+        if probabilities.dim() < 3:
             return probabilities
-        if probabilities.dim() == 3 and self._packed_heads is not None:
-            batch = len(probabilities) // self._packed_heads
-            return self.eager(probabilities, input, (batch, self._packed_heads, *probabilities.shape[1:]))
-        return self.eager(probabilities, input, tuple(probabilities.shape)) if input.dim() == 4 else probabilities
+        number = self._number()
+        if dim in (-1, probabilities.dim() - 1):
+            return self.eager(number, probabilities, input)
+        self.sideways(number, input)
+        return probabilities
 
     def _packed(self, *args: Any, **kwargs: Any) -> Any:
         """``F.multi_head_attention_forward`` with this mode on inside, where its attention is computed."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.intercept import AttentionIntercept, Kernel
+from captum_attn.core.masks import causal_mask, open_keys
 from captum_attn.core.run import ObservedForward, plain_output
 
 
@@ -64,7 +65,8 @@ def knockout_calls(run: ObservedForward, layers: Sequence[int] | None = None) ->
     Raises:
         IndexError: a layer that the model does not have.
     """
-    calls = {run.calls[layer].layer: 0 for layer in run.resolved_layers(layers)}
+    chosen = [run.calls[layer] for layer in run.resolved_layers(layers)]
+    calls = {number: call.first_token for call in chosen for number in call.numbers}
     return calls if layers is not None else {**calls, **run.decoder_calls()}
 
 
@@ -78,45 +80,47 @@ class AttentionKnockout(AttentionIntercept):
     """
 
     def __init__(self, blocked: Tensor, calls: Mapping[int, int]) -> None:
-        super().__init__()
-        self._blocked, self._calls, self._seen = blocked, calls, -1
+        super().__init__(len(blocked))
+        self._blocked, self._calls = blocked, calls
 
-    def fused(self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        blocked = self._blocked_keys((len(query), 1, query.shape[2], key.shape[2]), query.device)
+    def fused(
+        self, number: int, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        blocked = self._blocked_keys(number, (len(query), 1, query.shape[2], key.shape[2]), query.device)
         if blocked is None:
             return kernel(query, key, value, mask)
         if kernel.is_causal:
-            mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()
+            mask = causal_mask(query.shape[2], key.shape[2], query.device)
         if mask is None or mask.dtype == torch.bool:
             left = ~blocked if mask is None else mask & ~blocked
             blind = ~left.any(-1, keepdim=True)
         else:
             left = torch.where(blocked, -torch.inf, mask)
-            blind = left.amax(-1, keepdim=True) <= mask.amax(-1, keepdim=True) - _MASKED
+            blind = ~(open_keys(mask) & ~blocked).any(-1, keepdim=True)
         output = Kernel(False, kernel.scale, kernel.enable_gqa)(query, key, value, left)
         return output.masked_fill(blind, 0.0)
 
-    def eager(self, probabilities: Tensor, scores: Tensor, shape: tuple[int, ...]) -> Tensor:
-        blocked = self._blocked_keys(shape, scores.device)
+    def eager(self, number: int, probabilities: Tensor, scores: Tensor) -> Tensor:
+        by_head = self.by_head(probabilities)
+        blocked = self._blocked_keys(number, by_head.shape, scores.device)
         if blocked is None:
             return probabilities
-        left = scores.view(shape).masked_fill(blocked, -torch.inf).softmax(-1, dtype=probabilities.dtype)
-        open_keys = (probabilities.view(shape) > 0) & ~blocked
-        return left.masked_fill(~open_keys.any(-1, keepdim=True), 0.0).view_as(probabilities)
+        left = self.by_head(scores).masked_fill(blocked, -torch.inf).softmax(-1, dtype=probabilities.dtype)
+        open_left = (by_head > 0) & ~blocked
+        return left.masked_fill(~open_left.any(-1, keepdim=True), 0.0).view_as(probabilities)
 
-    def _blocked_keys(self, shape: tuple[int, ...], device: torch.device) -> Tensor | None:
-        """The blocked keys (B, 1, 1, K) of the next attention, of that shape; None where it is not concerned."""
-        self._seen += 1
-        if self._seen not in self._calls:
+    def _blocked_keys(self, number: int, shape: Sequence[int], device: torch.device) -> Tensor | None:
+        """The blocked keys (B, 1, 1, K) of an attention of that shape; None where it is not concerned."""
+        if number not in self._calls:
             return None
-        if self._blocked.shape != (shape[0], shape[3]):
+        batch, length = self._blocked.shape
+        with_a_sink = shape[3] == shape[2] + 1 == length + 1
+        if batch != shape[0] or not (shape[3] == length or with_a_sink):
             raise ValueError(
                 f"attention has {shape[3]} keys in a batch of {shape[0]}, so blocked must have the shape "
                 f"{(shape[0], shape[3])}, got {tuple(self._blocked.shape)}"
             )
-        shift = self._calls[self._seen]
-        moved = torch.nn.functional.pad(self._blocked, (shift, 0))[:, : shape[3]]
+        shift = self._calls[number]
+        moved = torch.nn.functional.pad(self._blocked, (shift, shape[3] - length - shift))
         return moved[:, None, None].to(device)
 
-
-_MASKED = 1e3  # models mask by adding -inf, the lowest number, -1e9 or -1e4; biases of positions are far smaller

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from captum_attn.core.observers import RowWeights
 from captum_attn.core.outputs import AttentionOutput
+from captum_attn.core.readout import RowWeights
 from captum_attn.core.tiles import Tile, widen
 
 
@@ -119,7 +119,7 @@ class NormObserver:
     ) -> None:
         batch, self._count, length = shape
         self.layers, self._outputs, self._heads, self._residual = list(outputs), outputs, list(heads), residual
-        weights = row_weights() if callable(row_weights) else row_weights
+        weights = None if row_weights is None else row_weights.weights()
         self._weights = None if weights is None else weights.to(like)
         matrix = (length, length) if weights is None else (length,)
         self._total = like.new_zeros(batch, *matrix)

@@ -8,19 +8,19 @@ matrix M of arXiv 2508.08966, section 3.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Literal, Protocol, get_args
 
 from torch import Tensor
 
+from captum_attn.core.readout import RowWeights
 from captum_attn.core.tiles import Tile
 
 Variant = Literal["rectified", "signed", "attention", "gradient"]
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 Per = Literal["layer", "head"]
 PER: tuple[Per, ...] = get_args(Per)
-RowWeights = Tensor | Callable[[], Tensor]
 
 
 class LayerObserver(Protocol):
@@ -50,7 +50,7 @@ class InfluenceObserver:
         heads: the heads that count in every layer, in ascending order.
         variant: ``rectified``, ``signed``, ``attention`` or ``gradient``.
         row_weights: weights (B, N) of the queries, to keep only Σ_q weight_q M_qi, for which no (N, N) tensor is
-            needed; or a function that returns them when the first tile is shown. None keeps M.
+            needed; they are asked for when the first tile is shown. None keeps M.
         per: ``layer`` or ``head`` keeps these apart; None takes the mean over them.
         like: a tensor of the dtype and on the device of the result.
 
@@ -106,8 +106,7 @@ class InfluenceObserver:
     @cached_property
     def _weights(self) -> Tensor | None:
         given = self._given_weights
-        weights = given() if callable(given) else given
-        return None if weights is None else weights.to(self._total)
+        return None if given is None else given.weights().to(self._total)
 
     @cached_property
     def _rows(self) -> Sequence[int]:

@@ -98,11 +98,11 @@ class OutputCapture(TorchFunctionMode):
         return result
 
     def _follow(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> None:
-        calls = self._attention.calls
+        call = self._attention.latest
         if func is F.scaled_dot_product_attention:
             self._begin(args[2] if len(args) > 2 else kwargs["value"], result)
-        elif func in _PRODUCTS and calls and len(calls) - 1 not in self.outputs and _mixes(args, calls[-1].shape):
-            batch, heads, queries, _ = calls[-1].shape
+        elif func in _PRODUCTS and call and call.layer not in self.outputs and _mixes(args, call.shape):
+            batch, heads, queries, _ = call.shape
             self._begin(args[1].reshape(batch, heads, *args[1].shape[-2:]), result.view(batch, heads, queries, -1))
         elif self._trail is not None:
             self._step(self._trail, func, args, kwargs, result)
@@ -111,7 +111,8 @@ class OutputCapture(TorchFunctionMode):
         """An attention call returned what its heads mixed, (B, H, Q, d)."""
         value, mixed = (part if part.dim() == 4 else part.unsqueeze(1) for part in (value, mixed))
         output = AttentionOutput(value.detach())
-        self.outputs[len(self._attention.calls) - 1] = output
+        if self._attention.latest is not None:
+            self.outputs[self._attention.latest.layer] = output
         self._trail = _Trail(output, mixed)
 
     def _step(self, trail: _Trail, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> None:

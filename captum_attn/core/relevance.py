@@ -14,7 +14,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from captum_attn.core.observers import RowWeights, Variant, check_variant, index, influence_in, within
+from captum_attn.core.observers import Variant, check_variant, index, influence_in, within
+from captum_attn.core.readout import RowWeights
 from captum_attn.core.tiles import Block, Tile
 
 
@@ -28,8 +29,8 @@ class _DescendingObserver(ABC):
         shape: (B, H, N) of every layer's attention.
         layers, heads: those that count, in ascending order.
         variant: of the influence; see :mod:`captum_attn.core.observers`.
-        row_weights: weights (B, N) of the rows of the product, for their sum, R = 1; or a function that returns them
-            when the first tile is shown. None keeps all rows, R = N.
+        row_weights: weights (B, N) of the rows of the product, for their sum, R = 1; they are asked for when the first
+            tile is shown. None keeps all rows, R = N.
         like: a tensor of the dtype and on the device of the result.
 
     Raises:
@@ -99,7 +100,7 @@ class _DescendingObserver(ABC):
         if given is None:
             everything = torch.eye(self._length, dtype=self._like.dtype, device=self._like.device)
             return everything.expand(self._batch, -1, -1)
-        return (given() if callable(given) else given).to(self._like).unsqueeze(1)
+        return given.weights().to(self._like).unsqueeze(1)
 
     @abstractmethod
     def _begin(self) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from captum_attn.core.frozen import without_weights
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.intercept import AttentionIntercept, Kernel
+from captum_attn.core.masks import causal_mask, open_keys
 from captum_attn.core.models import check_differentiable, evaluation_mode, output_tensor, same_random_state, unwrapped
 from captum_attn.core.run import ObservedForward
 from captum_attn.core.tiles import full_precision, widen
@@ -72,7 +73,7 @@ def replaced_output(
         torch.inference_mode(False),
         torch.set_grad_enabled(gradients),
         same_random_state(inputs.features),
-        AttentionReplacement(replace, calls),
+        AttentionReplacement(replace, calls, len(inputs)),
     ):
         return output_tensor(inputs.call(model))
 
@@ -86,8 +87,12 @@ def replacement_calls(run: ObservedForward, layers: Sequence[int] | None = None)
 
     Raises:
         IndexError: a layer that the model does not have.
+        ValueError: a softmax that has a sink before the tokens.
     """
-    return {run.calls[layer].layer: layer for layer in run.resolved_layers(layers)}
+    chosen = [(run.calls[layer], layer) for layer in run.resolved_layers(layers)]
+    if any(call.first_token for call, _ in chosen):
+        raise ValueError("attention whose first column is a sink, not a token, cannot be replaced")
+    return {number: layer for call, layer in chosen for number in call.numbers}
 
 
 class AttentionReplacement(AttentionIntercept):
@@ -102,19 +107,22 @@ class AttentionReplacement(AttentionIntercept):
             by large numbers. Rows of A' need not sum to 1. Where only some heads are concerned, the others keep A.
         calls: the attention calls that are concerned, by number in the order in which they run, and the layer that
             ``replace`` knows each one by.
+        examples: the batch size.
     """
 
-    def __init__(self, replace: Replace, calls: Mapping[int, int]) -> None:
-        super().__init__()
-        self._replace, self._calls, self._seen = replace, calls, -1
+    def __init__(self, replace: Replace, calls: Mapping[int, int], examples: int | None = None) -> None:
+        super().__init__(examples)
+        self._replace, self._calls = replace, calls
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         return super().__torch_function__(func, types, *without_weights(func, args, kwargs))
 
-    def fused(self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        layer = self._next_layer()
+    def fused(
+        self, number: int, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        layer = self._calls.get(number)
         if layer is None:
             return kernel(query, key, value, mask)
         sharing = query.shape[1] // key.shape[1]  # grouped-query attention
@@ -128,17 +136,15 @@ class AttentionReplacement(AttentionIntercept):
             replaced = self._replaced(layer, _softmax_over(allowed, scores), allowed)
             return (replaced @ values).to(value.dtype)
 
-    def eager(self, probabilities: Tensor, scores: Tensor, shape: tuple[int, ...]) -> Tensor:
-        layer = self._next_layer()
+    def eager(self, number: int, probabilities: Tensor, scores: Tensor) -> Tensor:
+        layer = self._calls.get(number)
         if layer is None:
             return probabilities
-        replaced = self._replaced(layer, widen(probabilities).view(shape), _not_masked(scores.view(shape)))
-        return replaced.to(probabilities.dtype).view_as(probabilities)
-
-    def _next_layer(self) -> int | None:
-        """The layer that the next attention is; None where it is not concerned."""
-        self._seen += 1
-        return self._calls.get(self._seen)
+        attention, allowed = widen(self.by_head(probabilities)), open_keys(self.by_head(scores))
+        tokens = attention.shape[2]  # behind them may be a sink, which the model drops
+        replaced = self._replaced(layer, attention[..., :tokens], allowed[..., :tokens])
+        whole = torch.cat([replaced, attention[..., tokens:]], -1)
+        return whole.to(probabilities.dtype).view_as(probabilities)
 
     def _replaced(self, layer: int, attention: Tensor, allowed: Tensor) -> Tensor:
         replaced = self._replace(layer, attention, allowed)
@@ -154,18 +160,13 @@ class AttentionReplacement(AttentionIntercept):
 def _allowed_keys(kernel: Kernel, mask: Tensor | None, shape: tuple[int, int], device: torch.device) -> Tensor:
     """bool (B or 1, H or 1, Q, K): what fused attention lets each query see."""
     if kernel.is_causal:
-        allowed = torch.ones(shape, dtype=torch.bool, device=device).tril()
+        allowed = causal_mask(*shape, device)
     elif mask is None:
         allowed = torch.ones(shape, dtype=torch.bool, device=device)
     else:
-        allowed = mask if mask.dtype == torch.bool else _not_masked(mask)
+        allowed = open_keys(mask)
     wide = allowed[(None,) * (4 - allowed.dim())]
     return wide.expand(-1, -1, *shape)
-
-
-def _not_masked(scores: Tensor) -> Tensor:
-    """bool, of scores or an additive mask: what is finite, and not far below the highest of its row."""
-    return (scores >= scores.amax(-1, keepdim=True) - _MASKED) & (scores > -torch.inf)
 
 
 def _softmax_over(allowed: Tensor, scores: Tensor) -> Tensor:
@@ -174,5 +175,3 @@ def _softmax_over(allowed: Tensor, scores: Tensor) -> Tensor:
     masked = scores.masked_fill(~allowed & ~blind, -torch.inf)  # a row of -inf alone would have NaN for gradients
     return masked.softmax(-1).masked_fill(blind, 0.0)
 
-
-_MASKED = 9e3  # models mask by adding -inf, the lowest number, -1e9 or -1e4; biases of positions are smaller

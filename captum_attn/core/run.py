@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from captum_attn.core.capture import AttentionCall, AttentionCapture, FusedCall, ScaledAttentionCapture
+from captum_attn.core.capture import AttentionCapture, ScaledAttentionCapture
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.models import (
     check_differentiable,
@@ -22,9 +22,12 @@ from captum_attn.core.models import (
     same_random_state,
     unwrapped,
 )
-from captum_attn.core.observers import InfluenceObserver, LayerObserver, Per, RowWeights, Variant
+from captum_attn.core.observers import InfluenceObserver, LayerObserver, Per, Variant
+from captum_attn.core.origins import FEATURES
 from captum_attn.core.outputs import AttentionOutput, OutputCapture
-from captum_attn.core.states import StateCapture, States
+from captum_attn.core.readout import ReachedRows, Readout, RowWeights, check_readout, rows_by_rule, warn_of_rule
+from captum_attn.core.stacks import sort_calls
+from captum_attn.core.states import StateCapture, States, layers_with_attention
 from captum_attn.core.tiles import Tile
 from captum_attn.core.tokens import PatchGrid, find_players, patch_grid, real_tokens
 
@@ -50,10 +53,12 @@ class ReadoutGradients(NamedTuple):
         gradients: of each of the states asked for, (B, N, D); zero where the output does not depend on them.
         attention: for each, (B, N): mean attention of all heads from the readout token, or the mean of several, to each
             token, in the last attention before the states; float32, or float64 for a float64 model.
+        readout: these tokens.
     """
 
     gradients: list[Tensor]
     attention: list[Tensor]
+    readout: RowWeights
 
 
 class ObservedForward:
@@ -62,6 +67,7 @@ class ObservedForward:
     Attributes:
         output: scores (B, C) or (B, N, C); they carry a graph down to the attention.
         calls: the attention calls in which the input's tokens attend to each other, one for each layer.
+        sorted: these and the others, and what they are to the input.
         layers, heads, length: their number L, the number of heads H in each, and the number of tokens N.
         causal: whether no token can attend to a later one.
         model: the module that was called.
@@ -80,8 +86,13 @@ class ObservedForward:
         self.output, self.states, self.outputs = output, states, outputs
         self.model = capture.root
         self._capture, self._inputs = capture, inputs
-        self.calls = token_attention(capture.calls, inputs)
+        if not capture.calls:
+            raise ValueError(_no_attention(capture, output, inputs))
+        self.sorted = sort_calls(capture.calls, capture.odd, inputs, capture.follows)
+        self.calls = self.sorted.explained
         self._shape = self.calls[0].shape[:3]
+        self._shown: Tensor | None = None
+        self._showing = False
         self.layers, self.heads, self.length = len(self.calls), self._shape[1], self._shape[2]
         self.causal = self.calls[0].causal
         for state in states:
@@ -105,8 +116,8 @@ class ObservedForward:
                 pass of their sum serves them all. None for the ``attention`` variant.
             variant: ``rectified`` A ⊙ ReLU(G), ``signed`` A ⊙ G, or ``attention`` A.
             layers, heads: what counts; negative indices count from the end. None for all.
-            row_weights: (B, N); gives Σ_q weight_q M_qi in O(N) memory instead of M. Or a function that returns them,
-                such as :meth:`readout_rows`; it is called when the backward pass has left the last layer.
+            row_weights: (B, N); gives Σ_q weight_q M_qi in O(N) memory instead of M. They are asked for when the
+                backward pass has left the last layer: :mod:`captum_attn.core.readout` has such objects.
             per: ``layer`` or ``head`` keeps them apart.
             retain_graph: whether another output will be explained from the same forward pass.
 
@@ -169,7 +180,11 @@ class ObservedForward:
             self._capture.attention(show, layers, any(observer.whole_heads for observer in observers))
             return []
         hidden = [state.hidden for state in states]
-        gradients = self._capture.backward(selected.sum(), show, layers, retain_graph, hidden)
+        self._shown, self._showing = selected, True
+        try:
+            gradients = self._capture.backward(selected.sum(), show, layers, retain_graph, hidden)
+        finally:
+            self._showing = False
         return [torch.zeros_like(h) if g is None else g for h, g in zip(hidden, gradients, strict=True)]
 
     def readout_gradients(
@@ -193,9 +208,10 @@ class ObservedForward:
         """
         layers = [self.attention_before(state) for state in states]
         shown = sorted(set(layers))
-        observer = self.observer(variant="attention", layers=shown, row_weights=self.readout_rows, per="layer")
+        readout = self.readout_rows(selected)
+        observer = self.observer(variant="attention", layers=shown, row_weights=readout, per="layer")
         gradients = self.show([observer, *beside], selected, states, retain_graph)
-        return ReadoutGradients(gradients, [observer.influence[:, shown.index(layer)] for layer in layers])
+        return ReadoutGradients(gradients, [observer.influence[:, shown.index(layer)] for layer in layers], readout)
 
     def _check_state(self, state: States) -> None:
         shape = tuple(state.hidden.shape)
@@ -216,10 +232,11 @@ class ObservedForward:
                 "attended to: choose a transformer layer or a later module"
             )
         last = [call for call in self._capture.calls if call.layer < state.attended][-1]
-        if last.stack != self.calls[0].stack:
+        if last not in self.calls:
             raise ValueError(
-                f"module {state.module!r} returns states of the {last.stack}, whose tokens are not the "
-                f"{self.calls[0].stack}'s that are explained: choose a module of the {self.calls[0].stack}"
+                f"module {state.module!r} returns states behind attention {last.module!r}, which is not of the stack "
+                f"that is explained ({self.sorted.roles[last.layer]}): choose a module of the stack of "
+                f"{self.calls[0].module!r}"
             )
         return before[-1]
 
@@ -235,8 +252,8 @@ class ObservedForward:
 
     @property
     def crosses_stacks(self) -> bool:
-        """Whether a decoder reads the tokens, so that the output is not read from the top layer's states."""
-        return any(call.stack != self.calls[0].stack for call in self._capture.calls)
+        """Whether other attention reads the tokens, so that the output is not read from the top layer's states."""
+        return any(role in ("reads the tokens", "of a later stack") for role in self.sorted.roles.values())
 
     @cached_property
     def real(self) -> Tensor:
@@ -273,27 +290,64 @@ class ObservedForward:
         return resolve_indices("layers", layers, self.layers)
 
     def decoder_calls(self) -> dict[int, int]:
-        """The calls in which a decoder attends to the encoder's tokens (0), or to the input shifted by a token (1)."""
-        if self.calls[0].stack == "decoder":
-            return {}
-        shifts = {"cross": 0} if "decoder_input_ids" in self._inputs.keywords else {"cross": 0, "decoder": 1}
-        read = (call for call in self._capture.calls if call.stack in shifts and call.shape[3] == self.length)
-        return {call.layer: shifts[call.stack] for call in read}
+        """The calls outside of the stack whose keys are the input's tokens (0), or these shifted by a token (1)."""
+        shifts = ((self.sorted.readers, 0), (self.sorted.shifted, 1))
+        return {number: shift for calls, shift in shifts for call in calls for number in call.numbers}
 
-    def readout_rows(self) -> Tensor:
-        """Weights (B, N) of the tokens that the output explained last was read from, each row with the sum 1.
+    def readout_rows(self, selected: Tensor) -> ReachedRows:
+        """The tokens that scores (B,), taken from ``output``, are read from. A gradient finds them, when asked."""
+        return ReachedRows(lambda: self._reached_by(selected), self.like)
 
-        They are those whose attention in the last layer a gradient reaches: the class token, the last token, all
-        tokens where they are pooled, the token of the target.
+    def readout(
+        self, readout: Readout, selected: Tensor, tokens: Tokens, positions: Tensor | None = None
+    ) -> RowWeights:
+        """The tokens that an output is read from.
+
+        Args:
+            readout: an index (negative: from the end), ``"mean"`` for all tokens that are no padding (of an image: the
+                players), or ``"auto"``: those that ``selected`` depends on, where a gradient can tell.
+            selected: the scores (B,) to explain; empty where none are meant.
+            tokens: of this pass.
+            positions: int64 (B,), the token whose output is explained; None where the output is one per example.
 
         Raises:
-            RuntimeError: nothing was explained yet.
+            ValueError: an index out of range, or another word.
         """
-        reached = self.calls[-1].reached
-        if reached is None:
-            raise RuntimeError("the readout is known after a backward pass only")
-        rows = reached.to(self.calls[-1].like)
-        return rows / rows.sum(-1, keepdim=True).clamp(min=1)
+        check_readout(readout)
+        findable = len(selected) > 0 and self._capture.follows and (self._capture.gradients or not self.crosses_stacks)
+        if readout == "auto" and findable:
+            return self.readout_rows(selected)
+        if readout == "auto" and len(selected) and not self._capture.follows:
+            warn_of_rule(self.causal)
+        return rows_by_rule(
+            readout,
+            real=tokens.real,
+            pooled=tokens.players if self._inputs.modality == "pixels" else tokens.real,
+            positions=positions,
+            config=config_of(self.model),
+            causal=self.causal,
+            read_by_others=self.crosses_stacks,
+        )
+
+    def _reached_by(self, selected: Tensor) -> Tensor:
+        """bool (B, N): the queries of the last layer that a gradient of the scores reaches."""
+        top = self.calls[-1]
+        if not self._showing and (self._shown is not selected or top.reached is None):
+            self.find_reached(selected, [top.layer])
+        if top.reached is None:
+            raise RuntimeError(
+                f"the output does not depend on the last layer, {top.module!r}: choose layers= below it, and readout="
+            )
+        return top.reached
+
+    def find_reached(self, selected: Tensor, layers: Sequence[int]) -> None:
+        """Backpropagate the scores (B,) down to the lowest of some calls, by number: then these know what is reached.
+
+        Raises:
+            RuntimeError: ``selected`` does not depend on the attention.
+        """
+        self._capture.backward(selected.sum(), None, layers, retain_graph=True)
+        self._shown = selected
 
 
 @contextmanager
@@ -304,7 +358,7 @@ def observed_forward(
     modules: Collection[str] = (),
     *,
     outputs: bool = False,
-    scaled: tuple[int, Tensor] | None = None,
+    scaled: tuple[Collection[int], Tensor] | None = None,
 ) -> Iterator[ObservedForward]:
     """Run the model once, in eval mode, and keep what is needed to explain its output.
 
@@ -313,10 +367,10 @@ def observed_forward(
     Args:
         model: a module, or a function of the inputs that calls one (in eval mode).
         inputs: one batch.
-        gradients: whether gradients will be asked for; False is for attention alone.
+        gradients: whether gradients will be asked for; False is for attention alone, and the readout.
         modules: names of parts of a module, whose hidden states are kept.
         outputs: whether to keep what follows the attention calls.
-        scaled: an attention call, by number, and the factors (B,) by which its probabilities are multiplied
+        scaled: an attention call, by its numbers, and the factors (B,) by which its probabilities are multiplied
             (:class:`~captum_attn.core.capture.ScaledAttentionCapture`); with gradients.
 
     Raises:
@@ -332,49 +386,68 @@ def observed_forward(
     """
     model = unwrapped(model)
     check_observable(config_of(model))
-    if gradients:
-        check_differentiable(model)
-    with evaluation_mode(model), torch.inference_mode(False), torch.set_grad_enabled(gradients):
-        capture = ScaledAttentionCapture(model, *scaled) if scaled else AttentionCapture(model, gradients)
+    graph = _has_gradients(model, needed=gradients)
+    with evaluation_mode(model), torch.inference_mode(False), torch.set_grad_enabled(graph):
+        if scaled:
+            capture: AttentionCapture = ScaledAttentionCapture(model, *scaled)
+        else:
+            capture = AttentionCapture(model, gradients, len(inputs), graph)
         following = OutputCapture(capture)
         with (
             same_random_state(inputs.features),
             StateCapture(model, modules, capture) as kept,
             following if outputs else nullcontext(),
+            capture.recording(),
             capture,
         ):
-            output = output_tensor(inputs.call(model))
-        check_evaluated(capture.root)
-        yield ObservedForward(output, capture, inputs, kept.states, following.outputs if outputs else None)
+            output = output_tensor(inputs.call(model, capture.provenance))
+        for root in capture.owners.roots:
+            check_evaluated(root)
+        run = ObservedForward(output, capture, inputs, kept.states, following.outputs if outputs else None)
+        capture.provenance.forget()
+        if any(call.mixed for call in run.calls):
+            _check_examples_first(model, inputs, run)
+        yield run
 
 
-def token_attention(calls: Sequence[AttentionCall], inputs: ModelInputs) -> list[AttentionCall]:
-    """The calls in which the input's tokens attend to each other: the encoder's in an encoder-decoder model.
+def _has_gradients(model: Callable[..., Any], needed: bool) -> bool:
+    """Whether the model's weights let gradients pass; raises if they are needed."""
+    try:
+        check_differentiable(model)
+    except RuntimeError:
+        if needed:
+            raise
+        return False
+    return True
 
-    Raises:
-        ValueError: no attention was seen, or it has no token-by-token matrix.
-    """
-    if not calls:
-        raise ValueError(
-            "no attention was seen in the model's forward pass. Looked for scaled_dot_product_attention on "
-            "(B, H, N, d) tensors, softmax over (B, H, N, N) scores, and torch.nn.MultiheadAttention. A model whose "
-            "attention runs in a custom kernel must be switched to one of these"
+
+def _check_examples_first(model: Callable[..., Any], inputs: ModelInputs, run: ObservedForward) -> None:
+    """Raise ``ValueError`` if what was taken for an example's heads is not what the first example has by itself."""
+    with observed_forward(model, inputs[:1], gradients=False) as alone:
+        for call, of_first in zip(run.calls, alone.calls, strict=True):
+            if call.mixed and not torch.allclose(call.evidence[:1], of_first.evidence, rtol=1e-3, atol=1e-4):
+                raise ValueError(
+                    f"attention {call.module!r} keeps heads and examples in one dimension, or in exchanged ones, and "
+                    "not example by example, so their heads cannot be told apart: explain one example at a time, by "
+                    "internal_batch_size=1"
+                )
+
+
+def _no_attention(capture: AttentionCapture, output: Tensor, inputs: ModelInputs) -> str:
+    looked_for = (
+        "no attention was seen in the model's forward pass. Looked for scaled_dot_product_attention on (B, H, N, d) "
+        "tensors, softmax over scores (..., N, N) of queries and keys, and torch.nn.MultiheadAttention. "
+    )
+    if capture.provenance.of(output).inputs & FEATURES:
+        return looked_for + (
+            "The output was computed from the input all the same: the model relates tokens by other means than an "
+            "attention matrix (convolution, a state-space or linear recurrence, a Fourier transform), so there is none "
+            "to explain. Use a method that needs no attention, such as captum.attr.IntegratedGradients"
         )
-    kept = [call for call in calls if call.stack == "encoder"] or [call for call in calls if call.stack == "decoder"]
-    kept = kept or list(calls)
-    square = [call for call in kept if call.shape[2] == call.shape[3]]
-    length = inputs.features.shape[1] if inputs.modality != "pixels" else (square or kept)[0].shape[2]
-    # A softmax of another shape is something else: a router, features.
-    kept = [call for call in kept if isinstance(call, FusedCall) or call.shape[2:] == (length, length)] or kept
-    heads = kept[0].shape[1]
-    for call in kept:
-        if call.shape != (len(inputs), heads, length, length):
-            raise ValueError(
-                f"attention {call.module!r} has shape {call.shape} (batch, heads, queries, keys), expected "
-                f"{(len(inputs), heads, length, length)}: without one token-by-token matrix in every layer (windowed, "
-                "pooled or cross attention, prefix keys, inputs that are not batch-first) tokens cannot be explained"
-            )
-    return kept
+    return looked_for + (
+        "Nor could the way from the input to the output be followed: a model whose attention runs in a custom kernel "
+        "must be switched to one of these, and one that runs under torch.no_grad() or in NumPy must not"
+    )
 
 
 def resolve_indices(name: str, indices: Sequence[int] | None, count: int) -> list[int]:

@@ -24,7 +24,7 @@ class States:
         module: its name.
         call: 0 for the module's first call in the forward pass; shared modules (ALBERT's) are called for each layer.
         hidden: (B, N, D).
-        attended: how many attention calls had run by then.
+        attended: how many calls the attention capture had seen by then.
         version: of the tensor, which counts what was done to it in place.
     """
 
@@ -65,7 +65,7 @@ class StateCapture:
         def keep(name: str, output: Any) -> None:
             if threading.get_ident() == thread:
                 hidden = first_tensor(output, name)
-                attended, version = len(self._attention.calls), hidden._version
+                attended, version = self._attention.seen, hidden._version
                 self.states.append(States(name, self._calls[name], hidden, attended, version))
                 self._calls[name] += 1
 
@@ -129,3 +129,20 @@ def attention_blocks(model: nn.Module, calls: Sequence[AttentionCall]) -> list[s
         )
 
     return [block(call.module) for call in calls]
+
+
+def layers_with_attention(model: nn.Module | None, calls: Sequence[AttentionCall]) -> tuple[int, int] | None:
+    """How many entries of the ``ModuleList`` that holds the calls' blocks have attention, and how many there are.
+
+    None where no single list holds them.
+    """
+    if model is None:
+        return None
+    owners = [call.module.split(".") for call in calls]
+    lists = [name for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
+    for name in lists:
+        path = name.split(".")
+        if all(owner[: len(path)] == path for owner in owners):
+            entries = {owner[len(path)] for owner in owners if len(owner) > len(path)}
+            return len(entries), len(model.get_submodule(name))
+    return None

@@ -83,6 +83,16 @@ class Attention:
         batch, heads, queries, _ = self.query.shape
         return batch, heads, queries, self.key.shape[2]
 
+    def same_scores(self, other: Attention) -> bool:
+        """Whether the other one's probabilities are these, whatever its values are."""
+        if (self.shape, self.scale, self.causal) != (other.shape, other.scale, other.causal):
+            return False
+        if self.mask is None or other.mask is None:
+            same_mask = self.mask is other.mask
+        else:
+            same_mask = self.mask is other.mask or torch.equal(self.mask, other.mask)
+        return same_mask and torch.equal(self.query, other.query) and torch.equal(self.key, other.key)
+
     def show(self, layer: int, observe: Callable[[Tile], None], grad_output: Tensor | None = None) -> None:
         """Show every tile of A, or of (A, G) where ``grad_output`` (B, H, Q, d_v) is given; backpropagate nothing."""
         groups = self._head_groups() if grad_output is None else self._differentiated(grad_output)

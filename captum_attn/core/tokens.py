@@ -1,18 +1,16 @@
-"""Which tokens carry input (the players), which are padding, and which ones the prediction is read from."""
+"""Which tokens carry input (the players), and which are padding."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Iterable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from captum_attn.core.inputs import PADDING_MASKS, ModelInputs, check_token_mask
 from captum_attn.core.models import config_of
-
-Readout = int | Literal["auto", "mean"]
 
 _START_IDS = ("bos_token_id", "cls_token_id")
 _END_IDS = ("eos_token_id", "sep_token_id")
@@ -96,49 +94,6 @@ def special_token_ids(tokenizer: Any) -> frozenset[int]:
     if roles.get("unk_token") not in [token for role, token in roles.items() if role != "unk_token"]:
         special.discard(tokenizer.unk_token_id)
     return frozenset(special)
-
-
-def readout_weights(
-    readout: Readout,
-    *,
-    real: Tensor,
-    players: Tensor,
-    positions: Tensor | None,
-    inputs: ModelInputs,
-    config: Any | None,
-    causal: bool,
-) -> Tensor:
-    """Weights (B, N) of the tokens that the prediction is read from, each row with the sum 1.
-
-    Where there is a gradient, :meth:`captum_attn.core.run.ObservedForward.readout_rows` knows better than ``"auto"``.
-
-    Args:
-        readout: an index (negative: from the end), ``"mean"`` for mean-pooled tokens (the players of an image, all
-            that is no padding of a text), or ``"auto"``: the mean where the configuration says so (BEiT, ModernBERT) or
-            a decoder reads the encoder's tokens (T5, BART); else the token that the target names (``positions``), the
-            last token that is no padding in a causal decoder, and the first one in an encoder.
-        real, players: bool (B, N).
-        positions: int64 (B,), the token whose output is explained; None where the output is one per example.
-
-    Raises:
-        ValueError: an index out of range.
-    """
-    batch, length = real.shape
-    if readout == "auto":
-        pooled = getattr(config, "use_mean_pooling", False) or getattr(config, "classifier_pooling", "") == "mean"
-        if getattr(config, "is_encoder_decoder", False) or (pooled and positions is None):
-            readout = "mean"
-    if readout == "mean":
-        pooled_tokens = (players if inputs.modality == "pixels" else real).double()
-        return pooled_tokens / pooled_tokens.sum(-1, keepdim=True)
-    if readout != "auto":
-        if not -length <= readout < length:
-            raise ValueError(f"readout={readout} is out of range for {length} tokens: expected {-length}..{length - 1}")
-        positions = torch.full((batch,), readout % length, device=real.device)
-    elif positions is None:
-        order = torch.arange(length, device=real.device)
-        positions = (order * real).argmax(-1) if causal else real.int().argmax(-1)
-    return torch.zeros(real.shape, dtype=torch.double, device=real.device).scatter(1, positions[:, None], 1.0)
 
 
 def length_limit(tokenizer: Any, model: Callable[..., Any], asked: int | None) -> int | None:

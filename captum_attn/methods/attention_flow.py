@@ -74,7 +74,7 @@ class AttentionFlow(OnePassAttribution):
     def solve(self, explained: Explained, observer: InfluenceObserver) -> TokenAttributions:
         identity = torch.eye(explained.run.length, dtype=torch.double, device=observer.influence.device)
         capacities = self.residual * identity + (1 - self.residual) * observer.influence.double()
-        readout: Any = explained.readout  # weights, as always without gradients
+        readout = explained.readout.weights()
         values = torch.zeros_like(explained.players, dtype=explained.run.like.dtype)
         for example, members in enumerate(explained.players):
             flows = maximum_flows(capacities[example], readout[example], members.nonzero().flatten().tolist())

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from captum_attn._targets import Selection, Target, no_selection, select_target, target_of_each
 from captum_attn.core.inputs import ModelInputs, mapping_inputs, tensor_inputs
-from captum_attn.core.models import check_model, config_of, unwrapped
-from captum_attn.core.observers import LayerObserver, RowWeights
-from captum_attn.core.run import ObservedForward, observed_forward
-from captum_attn.core.tokens import PatchGrid, Readout, readout_weights, special_ids_of
+from captum_attn.core.models import check_model, unwrapped
+from captum_attn.core.observers import LayerObserver
+from captum_attn.core.readout import Readout, RowWeights, check_readout
+from captum_attn.core.run import ObservedForward, Tokens, observed_forward
+from captum_attn.core.tokens import PatchGrid, special_ids_of
 from captum_attn.token_attributions import TokenAttributions, concatenated
 
 Inputs = Tensor | tuple[Tensor] | Mapping[str, Any]
@@ -33,8 +34,7 @@ Result = TypeVar("Result")
 class Explained:
     """One observed forward pass, the scores to explain, and what is known of the tokens (B, N).
 
-    ``last`` says that no other scores of the same pass will be explained; ``readout`` is a function where the backward
-    pass will tell.
+    ``last`` says that no other scores of the same pass will be explained.
     """
 
     run: ObservedForward
@@ -78,11 +78,11 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
             The model runs in eval mode and is left as it was.
         layers, heads: which count, one index or several; negative ones count from the end. Default: all.
         readout: the token that the prediction is read from: an index, ``"mean"`` for all tokens that are no padding (of
-            an image: its patches), or ``"auto"``. With gradients, that is the token that the explained output is read
-            from, or the mean of these, as the backward pass finds them in the last layer: the first token in BERT and
-            ViT, the last one in GPT and Llama, the token of a target (token, class), all tokens under mean pooling or
-            where a decoder reads them (T5, BART). Without gradients,
-            :func:`captum_attn.core.tokens.readout_weights` goes by the configuration.
+            an image: its patches), or ``"auto"``. That is the token that the explained output is read from, or the mean
+            of these, as a gradient finds them in the last layer: the first token in BERT and ViT, the last one in GPT
+            and Llama, the token of a target (token, class), all tokens under mean pooling or where a decoder reads them
+            (T5, BART). Where there is no score, or no gradient, :func:`captum_attn.core.readout.rows_by_rule` goes by
+            the model's kind.
         tokenizer: tells which ids are special and do not play. Without one, the configuration and the attention mask
             decide (:func:`captum_attn.core.tokens.find_players` says how); ``special_tokens_mask`` in the inputs and
             ``players`` override both.
@@ -106,8 +106,7 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
     ) -> None:
         check_model(model)
         self.special_ids = special_ids_of(tokenizer)
-        if readout not in ("auto", "mean") and not isinstance(readout, int):
-            raise ValueError(f"readout must be 'auto', 'mean' or the index of a token, got {readout!r}")
+        check_readout(readout)
         super().__init__(unwrapped(model))
         self.layers, self.heads = _indices("layers", layers), _indices("heads", heads)
         self.readout = readout
@@ -256,24 +255,20 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
         return select_target(run.output, targets, run.real)
 
     def explained(
-        self, run: ObservedForward, batch: ModelInputs, targets: list[list[tuple[int, ...]] | None]
+        self, run: ObservedForward, targets: list[list[tuple[int, ...]] | None]
     ) -> Iterator[Explained]:
         """Find out about the tokens, and select the scores of each target."""
-        real, players, grid = run.tokens(self.special_ids)
+        tokens = run.tokens(self.special_ids)
         for count, rows in enumerate(targets, 1):
-            selection = self.select(run, rows)
-            readout: RowWeights = run.readout_rows
-            if self.readout != "auto" or not self.needs_gradients:
-                readout = readout_weights(
-                    self.readout,
-                    real=real,
-                    players=players,
-                    positions=selection.positions,
-                    inputs=batch,
-                    config=config_of(run.model),
-                    causal=run.causal,
-                )
-            yield Explained(run, selection, count == len(targets), real, players, readout, grid)
+            yield self.explained_selection(run, self.select(run, rows), tokens, last=count == len(targets))
+
+    def explained_selection(
+        self, run: ObservedForward, selection: Selection, tokens: Tokens | None = None, last: bool = True
+    ) -> Explained:
+        """Find out about the tokens where the scores are selected."""
+        tokens = tokens or run.tokens(self.special_ids)
+        readout = run.readout(self.readout, selection.scores, tokens, selection.positions)
+        return Explained(run, selection, last, tokens.real, tokens.players, readout, tokens.grid)
 
     def _in_parts(
         self,
@@ -354,7 +349,7 @@ class OnePassAttribution(AttentionAttribution):
             if callable(targets):
                 targets = [target_of_each(column, len(batch)) for column in targets(run.output.detach()).unbind(1)]
             results = []
-            for explained in self.explained(run, batch, targets):
+            for explained in self.explained(run, targets):
                 observer = watch(explained)
                 selected = explained.selection.scores if self.needs_gradients else None
                 run.show([observer], selected, retain_graph=not explained.last)

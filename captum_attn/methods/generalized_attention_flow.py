@@ -81,6 +81,6 @@ class GeneralizedAttentionFlow(OnePassAttribution):
         )
 
     def solve(self, explained: Explained, observer: InfluenceObserver) -> TokenAttributions:
-        readout = explained.readout() if callable(explained.readout) else explained.readout
+        readout = explained.readout.weights()
         received = barrier_flow(observer.influence, readout.to(observer.influence.device) > 0, self.tolerance)
         return explained.attributions(received.to(torch.promote_types(torch.float32, observer.influence.dtype)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from captum_attn.core.observers import RowWeights
+from captum_attn.core.readout import RowWeights
 from captum_attn.core.relevance import RelevanceObserver
 from captum_attn.methods.attribution import Explained
 from captum_attn.methods.token_relevance import TokenRelevance, check_one_stack

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from captum_attn._targets import target_of_each
 from captum_attn.core.inputs import ModelInputs
+from captum_attn.core.readout import KnownRows
 from captum_attn.core.run import observed_forward
 from captum_attn.methods.attribution import AttentionAttribution, CommonArguments, Explained, TargetsOfEach
 from captum_attn.methods.token_relevance import Rows, check_rows
@@ -72,7 +73,7 @@ class IntegratedAttention(AttentionAttribution):
             if callable(targets):
                 targets = [target_of_each(column, len(batch)) for column in targets(run.output).unbind(1)]
             layers = run.resolved_layers(self.layers)
-            whole = list(self.explained(run, batch, targets))
+            whole = list(self.explained(run, targets))
         return [explained.attributions(self._integral(batch, explained, layers)) for explained in whole]
 
     def _integral(self, batch: ModelInputs, explained: Explained, layers: list[int]) -> Tensor:
@@ -92,15 +93,15 @@ class IntegratedAttention(AttentionAttribution):
         copies = torch.arange(len(batch), device=batch.features.device).repeat(len(factors))
         each = factors.repeat_interleave(len(batch))
         targets = [tuple(row) for row in explained.selection.targets.repeat(len(factors), 1).tolist()]
-        call = explained.run.calls[layer].layer
-        with observed_forward(self.forward_func, batch[copies], scaled=(call, each)) as run:
-            (copy,) = self.explained(run, batch[copies], [targets])
+        numbers = explained.run.calls[layer].numbers
+        with observed_forward(self.forward_func, batch[copies], scaled=(numbers, each)) as run:
+            (copy,) = self.explained(run, [targets])
             influence = run.influence(
                 copy.selection.scores,
                 variant="signed",
                 layers=[layer],
                 heads=self.heads,
-                row_weights=copy.real if self.rows == "incoming" else copy.readout,
+                row_weights=KnownRows(copy.real) if self.rows == "incoming" else copy.readout,
             )
         integrand = influence / each.to(influence).unsqueeze(-1)
         return integrand.view(len(factors), len(batch), -1)

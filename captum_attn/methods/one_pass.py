@@ -49,17 +49,19 @@ def explain_in_one_pass(
     if not methods and not states:
         raise ValueError("nothing to explain: expected methods, states or both")
     each = target_of_each(target, len(batch))
-    explained = [next(method.explained(run, batch, [each])) for method in methods]
+    depends = bool(states) or any(method.needs_gradients for method in methods)
+    selection = select_target(run.output, each, run.real) if depends else methods[0].select(run, each)
+    explained = [method.explained_selection(run, selection) for method in methods]
     observers = [method.observer(one) for method, one in zip(methods, explained, strict=True)]
     of_attention, of_gradients = (
         [observer for observer, method in zip(observers, methods, strict=True) if method.needs_gradients == wanted]
         for wanted in (False, True)
     )
-    run.show(of_attention, None)
-    readout, selected = None, select_target(run.output, each, run.real).scores
+    readout = None
     if states:
-        readout = run.readout_gradients(selected, states, of_gradients, retain_graph)
+        readout = run.readout_gradients(selection.scores, states, of_gradients, retain_graph)
     elif of_gradients:
-        run.show(of_gradients, selected, retain_graph=retain_graph)
+        run.show(of_gradients, selection.scores, retain_graph=retain_graph)
+    run.show(of_attention, None)
     solved = zip(methods, explained, observers, strict=True)
     return [method.solve(one, observer) for method, one, observer in solved], readout

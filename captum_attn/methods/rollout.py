@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Unpack
 
-from captum_attn.core.observers import RowWeights
+from captum_attn.core.readout import RowWeights
 from captum_attn.core.relevance import NormalizedRelevanceObserver, RelevanceObserver
 from captum_attn.methods.attribution import CommonArguments, Explained
 from captum_attn.methods.token_relevance import Rows, TokenRelevance, check_one_stack

@@ -18,8 +18,8 @@ from captum_attn.core.games import (
     shapley_interactions,
     shapley_values,
 )
-from captum_attn.core.observers import InfluenceObserver, Per, RowWeights, Variant
-from captum_attn.core.tokens import Readout
+from captum_attn.core.observers import InfluenceObserver, Per, Variant
+from captum_attn.core.readout import KnownRows, Readout, RowWeights
 from captum_attn.methods.attribution import Explained, Inputs, OnePassAttribution
 from captum_attn.token_attributions import TokenAttributions, concatenated
 
@@ -212,7 +212,7 @@ class AttentionShapley(OnePassAttribution):
         """Of the rows of M that the values need; None for all of it. Exact values of additive games need few."""
         if self.estimator is not None or self._exact_game() not in ADDITIVE_GAMES:
             return None
-        return explained.readout if self.game == "cls" else explained.real
+        return explained.readout if self.game == "cls" else KnownRows(explained.real)
 
     def _exact(self, explained: Explained, influence: Tensor) -> Tensor:
         """Shapley values (B, ..., N) in closed form."""
@@ -248,7 +248,7 @@ class AttentionShapley(OnePassAttribution):
             among_players = matrix[members][:, members]
             return lambda coalitions: game(among_players, coalitions)
 
-        read = explained.readout() if callable(explained.readout) else explained.readout
+        read = explained.readout.weights()
 
         def worth(coalitions: Tensor) -> Tensor:
             everyone = coalitions.new_zeros(len(coalitions), len(members))

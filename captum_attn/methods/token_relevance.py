@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from captum_attn._targets import Target
-from captum_attn.core.observers import RowWeights
+from captum_attn.core.readout import KnownRows, RowWeights
 from captum_attn.core.run import ObservedForward
 from captum_attn.methods.attribution import CommonArguments, Explained, Inputs, OnePassAttribution
 from captum_attn.token_attributions import TokenAttributions
@@ -41,7 +41,8 @@ class TokenRelevance(OnePassAttribution):
         """An observer whose ``influence`` is R (B, N, N), or Σ_i weight_i R_ij (B, N) under row weights (B, N)."""
 
     def observer(self, explained: Explained) -> Any:
-        return self.matrix_observer(explained, explained.readout if self.rows == "readout" else explained.real)
+        rows = explained.readout if self.rows == "readout" else KnownRows(explained.real)
+        return self.matrix_observer(explained, rows)
 
     def solve(self, explained: Explained, observer: Any) -> TokenAttributions:
         return explained.attributions(observer.influence)
@@ -89,9 +90,9 @@ def check_one_stack(run: ObservedForward, method: str) -> None:
     """Raise ``ValueError`` for a model whose output is not read from the top of the stack that is explained."""
     if run.crosses_stacks:
         raise ValueError(
-            f"{method} follows relevance down one stack of layers, from the states that the output is read from, but a "
-            f"decoder of this {type(run.model).__name__} reads the tokens by cross attention. Expected an encoder or a "
-            "decoder alone; RawAttention, NormAttention, GradSAM, IntegratedAttention and ShapleyGradAttention explain "
+            f"{method} follows relevance down one stack of layers, from the states that the output is read from, but "
+            f"another stack of this {type(run.model).__name__} reads the tokens, such as a decoder by cross attention. "
+            "Expected an encoder or a decoder alone; RawAttention, NormAttention, GradSAM, IntegratedAttention and ShapleyGradAttention explain "
             "encoder-decoder models"
         )
 

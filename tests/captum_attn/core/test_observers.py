@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from captum_attn.core.observers import VARIANTS, InfluenceObserver
+from captum_attn.core.readout import KnownRows
 from captum_attn.core.tiles import TILE_ELEMENTS, Attention
 
 B, L, H, N, D = 3, 4, 4, 6, 5
@@ -62,7 +63,8 @@ def observed(attentions, variant, selection="all", row_weights=None, per=None, d
     """What an observer keeps of the selected layers' tiles, top layer first as in a backward pass."""
     layers, heads = SELECTIONS[selection]
     like = torch.empty(0, dtype=dtype)
-    observer = InfluenceObserver(SHAPE, layers, heads, variant, row_weights, per, like)
+    rows = None if row_weights is None else KnownRows(row_weights)
+    observer = InfluenceObserver(SHAPE, layers, heads, variant, rows, per, like)
     for layer in sorted(layers, reverse=True):
         attention, grad_output = attentions[layer]
         attention.show(layer, observer, None if variant == "attention" else grad_output)
@@ -162,7 +164,8 @@ def test_an_example_that_no_gradient_reaches_gets_zeros(attentions, row_weights,
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_results_have_the_dtype_that_was_asked_for(per, dtype, row_weights):
     like = torch.empty(0, dtype=dtype)
-    observer = InfluenceObserver(SHAPE, range(L), range(H), "signed", row_weights, per, like)
+    rows = None if row_weights is None else KnownRows(row_weights)
+    observer = InfluenceObserver(SHAPE, range(L), range(H), "signed", rows, per, like)
     shape = (B, *{None: (), "layer": (L,), "head": (L, H)}[per], *((N, N) if row_weights is None else (N,)))
     assert observer.influence.dtype == dtype
     assert observer.influence.shape == shape

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from captum_attn.core.readout import KnownRows
 from captum_attn.core.relevance import NormalizedRelevanceObserver, RelevanceObserver
 from captum_attn.core.tiles import Block, Tile
 
@@ -43,7 +44,7 @@ def observers(weights):
 def test_rows_under_weights_are_those_of_the_whole_matrix_however_it_is_cut(seed, rows, heads):
     attention, gradient = attention_and_gradient(seed)
     weights = torch.rand(BATCH, LENGTH, generator=torch.Generator().manual_seed(seed))
-    for whole, row in zip(observers(None), observers(lambda: weights), strict=True):
+    for whole, row in zip(observers(None), observers(KnownRows(weights)), strict=True):
         show(whole, attention, gradient)
         show(row, attention, gradient, rows, heads)
         expected = (weights.unsqueeze(1) @ whole.influence).squeeze(1)
@@ -53,7 +54,7 @@ def test_rows_under_weights_are_those_of_the_whole_matrix_however_it_is_cut(seed
 def test_a_row_needs_memory_in_proportion_to_the_tokens():
     attention, gradient = attention_and_gradient(0)
     weights = torch.rand(BATCH, LENGTH)
-    for observer in list(observers(weights))[:2]:
+    for observer in list(observers(KnownRows(weights)))[:2]:
         show(observer, attention, gradient)
         kept = [part for part in vars(observer).values() if isinstance(part, torch.Tensor)]
         assert max(part.numel() for part in kept) == BATCH * LENGTH

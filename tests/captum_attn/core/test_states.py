@@ -48,7 +48,7 @@ def test_states_gradients_and_readout_attention_are_those_of_the_eager_model(nam
     gradients, hidden, attentions = eager_states(family, model, inputs, names, target=1)
     with left_untouched(model), observed_forward(model, mapping_inputs(model, inputs), modules=set(names)) as run:
         readout = run.readout_gradients(run.output[:, 1], run.states)
-        rows = run.readout_rows()
+        rows = readout.readout.weights()
     assert len(run.states) == len(hidden) == 3
     real = inputs["attention_mask"].bool() if "attention_mask" in inputs else ...  # padding may attend to nothing
     for layer in range(3):

@@ -97,7 +97,7 @@ def test_encoder_decoders_are_explained_or_refused(method, name):
     family = FAMILIES[name]
     attribution = method(family.build())
     if method.__name__ in (*ONE_STACK, "GeneralizedAttentionFlow"):
-        with pytest.raises(ValueError, match=r"one stack of layers.*decoder of this"):
+        with pytest.raises(ValueError, match=r"one stack of layers.*another stack of this"):
             attribution.attribute(batch(family))
     else:
         assert attribution.attribute(batch(family)).isfinite().all()

@@ -1,0 +1,265 @@
+"""Which attention calls of a forward pass belong to the explained input: grouped into stacks by who feeds whom.
+
+A stack is a stream of states with the attention that its queries come from and whose output goes back into it: an
+encoder, a decoder, an image tower. A new one begins where other inputs join the stream. The stack that reads the
+explained features, and feeds all others that do, is explained, whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from itertools import combinations
+from typing import Literal
+
+from captum_attn.core.capture import SWITCH_CHECKPOINTS, AttentionCall, OddSoftmax
+from captum_attn.core.inputs import ModelInputs
+from captum_attn.core.origins import FEATURES, bits
+
+Role = Literal["explained", "reads the tokens", "of a later stack", "of another input"]
+
+
+@dataclass(frozen=True)
+class SortedCalls:
+    """The attention of a forward pass, as it is to the explained input.
+
+    Attributes:
+        explained: the calls in which the input's tokens attend to each other, one for each layer, from the bottom up.
+        readers: the calls outside of the stack whose keys are its tokens: a decoder's cross attention, a pooling head.
+        shifted: the calls of a decoder that reads the features once more, shifted by a token.
+        roles: of every call, by its number.
+    """
+
+    explained: list[AttentionCall]
+    readers: list[AttentionCall]
+    shifted: list[AttentionCall]
+    roles: dict[int, Role]
+
+
+def sort_calls(
+    calls: Sequence[AttentionCall], odd: Sequence[OddSoftmax], inputs: ModelInputs, followed: bool
+) -> SortedCalls:
+    """Sort the attention calls of a forward pass.
+
+    Args:
+        calls: in the order in which they ran; at least one.
+        odd: softmaxes that look like attention and cannot be explained.
+        inputs: what is explained.
+        followed: whether the origins of the calls are known. Without them, all calls must be alike.
+
+    Raises:
+        ValueError: no attention in which the input's tokens attend to each other, or not by one matrix in each layer;
+            several stacks that read the input, or one that runs twice.
+    """
+    if not followed:
+        _check_alike(calls)
+        check_square(calls, inputs)
+        return SortedCalls(list(calls), [], [], {call.layer: "explained" for call in calls})
+    before = _ancestors(calls)
+    stacks = _stacks(calls)
+    reading = [stack for stack in stacks if stack.inputs & FEATURES and stack.own]
+    hidden = [call for call in calls if not call.differentiable]
+    if not reading:
+        raise ValueError(_under_no_grad(hidden) if hidden else _nothing_reads(calls, odd))
+    bottom = _feeding(reading, before)
+    explained = _relating_tokens(bottom.own)
+    _check_one_chain(explained, before)
+    length = check_square(explained, inputs)
+    _check_nothing_left_out(bottom, explained[0], reading, odd, hidden)
+    readers = [call for stack in stacks for call in stack.crossing if call.shape[3] == length and bottom.gives(call)]
+    again = [stack for stack in reading if stack is not bottom and stack.inputs == bottom.inputs]
+    shifted = [call for stack in again for call in stack.own if call.shape[3] == length]
+    roles: dict[int, Role] = {}
+    for call in calls:
+        later = bool(before[call.layer] & bottom.members)
+        roles[call.layer] = "of a later stack" if later else "of another input"
+    roles |= {call.layer: "reads the tokens" for call in readers}
+    roles |= {call.layer: "explained" for call in explained}
+    return SortedCalls(explained, readers, shifted, roles)
+
+
+@dataclass(eq=False)
+class _Stack:
+    """A stream of states: the inputs that it starts from (bits), and the calls whose queries come from it."""
+
+    inputs: int
+    calls: list[AttentionCall] = field(default_factory=list)
+
+    @property
+    def members(self) -> int:
+        """The calls as bits."""
+        return sum(1 << call.layer for call in self.calls)
+
+    @property
+    def own(self) -> list[AttentionCall]:
+        """The calls whose keys come from the same stream as their queries."""
+        return [call for call in self.calls if self._attends_to_itself(call)]
+
+    @property
+    def crossing(self) -> list[AttentionCall]:
+        """The others: cross attention."""
+        return [call for call in self.calls if not self._attends_to_itself(call)]
+
+    def gives(self, call: AttentionCall) -> bool:
+        """Whether the call's keys come from this stream."""
+        keys = call.keys
+        return bool(keys.calls & self.members) or (not keys.calls and bool(keys.inputs & self.inputs))
+
+    def _attends_to_itself(self, call: AttentionCall) -> bool:
+        queries, keys = call.queries, call.keys
+        if (keys.inputs, keys.calls) == (queries.inputs, queries.calls) or keys.calls & self.members:
+            return True
+        return not keys.calls and bool(keys.inputs) and not keys.inputs & ~self.inputs
+
+
+def _stacks(calls: Sequence[AttentionCall]) -> list[_Stack]:
+    """A call belongs to the stacks that its queries come from, but not where other inputs joined them."""
+    stacks: list[_Stack] = []
+    for call in calls:
+        inputs = call.queries.inputs
+        from_here = [s for s in stacks if s.members & call.queries.calls and not inputs & ~s.inputs]
+        joined = _Stack(reduce(int.__or__, (s.inputs for s in from_here)) if from_here else inputs)
+        joined.calls = [*(earlier for s in from_here for earlier in s.calls), call]
+        stacks = [*(s for s in stacks if s not in from_here), joined]
+    return stacks
+
+
+def _relating_tokens(calls: Sequence[AttentionCall]) -> list[AttentionCall]:
+    """The calls without softmaxes that mix something else than tokens, such as parallel residual streams."""
+    sure = [call for call in calls if call.of_products]
+    shapes = {call.shape for call in sure}
+    return [call for call in calls if call.of_products or not sure or call.shape in shapes]
+
+
+def _ancestors(calls: Sequence[AttentionCall]) -> dict[int, int]:
+    """For each call, by number, those (bits) that its queries or keys depend on."""
+    before: dict[int, int] = {}
+    for call in calls:
+        read = call.queries.calls | call.keys.calls
+        before[call.layer] = read
+        for earlier in bits(read):
+            before[call.layer] |= before.get(earlier, 0)
+    return before
+
+
+def _feeding(reading: Sequence[_Stack], before: Mapping[int, int]) -> _Stack:
+    """The stack that all others depend on."""
+    for stack in reading:
+        others = (other for other in reading if other is not stack)
+        if all(any(before[call.layer] & stack.members for call in other.calls) for other in others):
+            return stack
+    modules = [{call.module for call in stack.own} for stack in reading]
+    names = " and ".join(repr(stack.own[0].module) for stack in reading)
+    if any(one & other for one, other in combinations(modules, 2)):
+        raise ValueError(_twice(names))
+    raise ValueError(
+        f"several encoders read the explained input, from attention {names} on, and none of them feeds the others, so "
+        "there is no single stack of layers to explain, and the mean over them would answer no question. Explain one "
+        "of them at a time: a function of the input in which the others' states are constants, computed beforehand"
+    )
+
+
+def _check_one_chain(explained: Sequence[AttentionCall], before: Mapping[int, int]) -> None:
+    """Calls side by side must be of one layer: of different modules that read the same."""
+    for one, other in combinations(explained, 2):
+        if before[other.layer] >> one.layer & 1 or before[one.layer] >> other.layer & 1:
+            continue
+        if one.module and one.module == other.module:
+            raise ValueError(_twice(repr(one.module)))
+        if before[one.layer] != before[other.layer]:
+            raise ValueError(
+                f"several encoders read the explained input: attention {one.module!r} and {other.module!r} stand in "
+                "branches of their own, so there is no single stack of layers to explain. Explain one branch at a "
+                "time: a function of the input in which the others' states are constants, computed beforehand"
+            )
+
+
+def check_square(calls: Sequence[AttentionCall], inputs: ModelInputs) -> int:
+    """The number of tokens N, if each call has the same heads and one (N, N) matrix of the input's tokens.
+
+    Raises:
+        ValueError: they have not.
+    """
+    length = calls[0].shape[2] if inputs.modality == "pixels" else inputs.features.shape[1]
+    expected = (len(inputs), calls[0].shape[1], length, length)
+    for call in calls:
+        if call.shape != expected:
+            sizes = sorted({other.shape[2:] for other in calls})
+            several = f" The layers have matrices of {len(sizes)} sizes, {sizes}." if len(sizes) > 1 else ""
+            raise ValueError(
+                f"attention {call.module!r} has shape {call.shape} (batch, heads, queries, keys), expected "
+                f"{expected}: without one token-by-token matrix in every layer (windowed, pooled or cross attention, "
+                "tokens that are dropped or added between layers, prefix keys, inputs that are not batch-first) tokens "
+                f"cannot be explained.{several} captum_attn.inspect(model, batch) lists all calls"
+            )
+    return length
+
+
+def _check_nothing_left_out(
+    bottom: _Stack,
+    layer: AttentionCall,
+    reading: Sequence[_Stack],
+    odd: Sequence[OddSoftmax],
+    hidden: Sequence[AttentionCall],
+) -> None:
+    """Raise ``ValueError`` where something else may be attention of the explained tokens, as in one of the layers."""
+    length = layer.shape[3]
+    for softmax in odd:
+        calls, inputs = softmax.origin.calls, softmax.origin.inputs
+        concerned = calls & bottom.members or (not calls and inputs & FEATURES)
+        if concerned and length in softmax.shape[-2:]:
+            raise ValueError(
+                f"module {softmax.module!r} has a softmax of shape {softmax.shape} {softmax.reason}: it may relate the "
+                f"{length} tokens in a way that this library cannot explain, so that the map would leave it out. "
+                "captum_attn.inspect(model, batch) lists all calls"
+            )
+    same = [call for call in hidden if call.shape[2:] == (length, length)]
+    if same:
+        raise ValueError(_under_no_grad(same))
+    for stack in reading:
+        fed = [call for call in stack.own if call.queries.calls & bottom.members]
+        if stack is not bottom and any(call.shape == layer.shape for call in fed):
+            raise ValueError(
+                f"other inputs join the explained tokens' states before attention {fed[0].module!r}, which has as many "
+                f"tokens as the layers below, {length}, so it is unknown whether these are the same tokens. Explain an "
+                "input of another size, or a function of the input in which the others are constants"
+            )
+
+
+def _check_alike(calls: Sequence[AttentionCall]) -> None:
+    """Without a graph, calls can only be taken for one stack if nothing speaks against it."""
+    modules = [call.module for call in calls]
+    alike = len({(call.shape, call.causal) for call in calls}) == 1 and len(set(modules)) == len(modules)
+    if not alike:
+        raise ValueError(
+            "the model's weights have no gradients (quantized, or made in inference mode), or it runs under "
+            "torch.no_grad(), and its attention calls are of different kinds, so nothing says which of them belong to "
+            "the explained input. Explain the model with weights that have gradients"
+        )
+
+
+def _twice(names: str) -> str:
+    return (
+        f"attention {names} ran twice on the explained input, side by side: an encoder that reads two texts or images, "
+        "two views of one, or runs in two calls of the model; or layers that keep several streams of states. The mean "
+        "over both would answer no question. Run the encoder once: compute what the other run gives beforehand, under "
+        "torch.no_grad(), and pass it as a constant; of a contrast of two classes, take both scores from one call"
+    )
+
+
+def _under_no_grad(calls: Sequence[AttentionCall]) -> str:
+    names = ", ".join(repr(call.module) for call in calls)
+    return (
+        f"the attention {names} ran under torch.no_grad() inside the model, so it has no gradient, and nothing says "
+        f"whether it belongs to the explained input: let the model compute gradients there. {SWITCH_CHECKPOINTS}"
+    )
+
+
+def _nothing_reads(calls: Sequence[AttentionCall], odd: Sequence[OddSoftmax]) -> str:
+    seen = ", ".join(f"{one.module!r} {one.shape}" for one in [*calls, *odd][:4])
+    return (
+        f"attention was seen ({seen}, …), but none in which the explained input's tokens attend to each other: the "
+        "input is read by cross attention alone, or on a way that autograd does not follow (.detach(), NumPy). "
+        "captum_attn.inspect(model, batch) lists all calls"
+    )
