@@ -671,9 +671,9 @@ def test_unknown_words_are_words(text_model):
 
 def test_texts_that_are_too_long_are_cut_with_a_warning(text_model):
     long = " ".join(["dull"] * 300)
-    with pytest.warns(UserWarning, match="1 of 2 texts are longer than the 128 tokens"):
+    with pytest.warns(UserWarning, match="1 of 2 texts are longer than 128 tokens"):
         run(text_model, data=["good", long])
-    with pytest.warns(UserWarning, match="longer than the 128 tokens"):
+    with pytest.warns(UserWarning, match="longer than 128 tokens"):
         run(text_model, data=["good", long], max_length=1000)
     assert run(text_model, data=["good", long], max_length=8).settings.count == 2
 
