@@ -154,8 +154,8 @@ class AttentionShapley(OnePassAttribution):
         game = self._exact_game()
         if game in ADDITIVE_GAMES:
             raise ValueError(
-                f"the game {game!r} is additive: tokens are worth together what they are worth apart, so no two of them "
-                "interact, whatever the model does. Ask for interactions with game='mutual' or game='max_mutual'"
+                f"the game {game!r} is additive: tokens are worth together what they are worth apart, so no two of "
+                "them interact, whatever the model does. Ask for interactions with game='mutual' or game='max_mutual'"
             )
 
         def solve(explained: Explained, observer: InfluenceObserver) -> Tensor:
