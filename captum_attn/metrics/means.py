@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -62,8 +62,7 @@ class MeanOverExamples(Metric):
         Returns:
             The figure (None if ``ax`` was given) and the axes.
         """
-        figure, axes = self._plot(val, ax)
-        return figure, axes
+        return cast("tuple[Figure | None, Axes]", self._plot(val, ax))
 
     @property
     def standard_error(self) -> Tensor:

@@ -6,6 +6,7 @@ import operator
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -108,48 +109,44 @@ def warn_of_lost_spans(
 
 
 def _spans(row: int, given: Any, text: GivenText) -> SpansOfParts:
-    given = _as_list(given)
     try:
         if text.words is None:
-            return (list(map(_span, given)),)
-        of_both = len(text.words) == 2 and len(given) == 2 and not any(map(_is_choice, given))
-        masks = [_as_list(mask) for mask in (given if of_both else [given])]
-        if not all(_is_choice(chosen) for mask in masks for chosen in mask):
-            raise TypeError
+            return (list(map(_span, _as_list(given))),)
+        masks = _masks(_as_list(given), len(text.words))
     except TypeError:
-        form = "character spans [(start, end), ...]"
-        if text.words is not None:
-            form = "masks with 0 or 1 for each word (of a pair, two of them, or that of the first text)"
-        hint = " (a mask of words needs texts that are lists of words)" if text.words is None else ""
-        shown = repr(given)
+        form, shown = _CHARACTERS if text.words is None else _WORDS, repr(given)
         raise TypeError(
-            f"expected rationales of such texts as {form}{hint}, and [] for none; got "
+            f"expected rationales of such texts as {form}, and [] for none; got "
             f"{shown if len(shown) < 80 else shown[:77] + '...'} for text {row}"
         ) from None
     for mask, words in zip(masks, text.words, strict=False):
         if mask and len(mask) != len(words):
             raise ValueError(f"the rationale of text {row} marks {len(mask)} words, but the text has {len(words)}")
-    return tuple(
-        [span for span, chosen in zip(words, mask, strict=False) if chosen]
-        for mask, words in zip(masks, text.words, strict=False)
-    )
+    return tuple(list(compress(words, mask)) for words, mask in zip(text.words, masks, strict=False))
+
+
+_CHARACTERS = "character spans [(start, end), ...] (a mask of words needs texts that are lists of words)"
+_WORDS = "masks with 0 or 1 for each word (of a pair, two of them, or that of the first text)"
+
+
+def _masks(given: Any, parts: int) -> list[list[Any]]:
+    """The mask of a text, or those of both; ``TypeError`` for anything else."""
+    of_both = parts == 2 and len(given) == 2 and not any(map(_is_choice, given))
+    masks = [_as_list(mask) for mask in (given if of_both else [given])]
+    if not all(_is_choice(choice) for mask in masks for choice in mask):
+        raise TypeError
+    return masks
 
 
 def _span(given: Any) -> Span:
     """A span as plain numbers; ``TypeError`` for anything else."""
-    start, stop = _pair(given)
-    if isinstance(start, bool | np.bool_) or isinstance(stop, bool | np.bool_):
+    given = _as_list(given)
+    if not isinstance(given, list | tuple) or len(given) != 2 or any(isinstance(end, bool | np.bool_) for end in given):
         raise TypeError
-    first, last = operator.index(start), operator.index(stop)
-    if first >= last:
+    start, stop = map(operator.index, given)
+    if start >= stop:
         raise TypeError
-    return first, last
-
-
-def _pair(given: Any) -> tuple[Any, Any]:
-    if not isinstance(given, list | tuple | np.ndarray | Tensor) or len(given) != 2:
-        raise TypeError
-    return tuple(_as_list(given))
+    return start, stop
 
 
 def _is_choice(given: Any) -> bool:

@@ -12,9 +12,11 @@ import pytest
 import torch
 from families import FAMILIES
 from tokenizers_of_every_kind import TOKENIZERS, classifier
+from transformers import CanineTokenizer
 
 from captum_attn.comparison.words import words_of
 from captum_attn.concepts.reading import Reader
+from captum_attn.controls import reading as controls
 from captum_attn.core.encoding import encode, length_limit, padded
 from captum_attn.metrics import evaluate
 from shap_attn.texts import TextReader
@@ -55,6 +57,16 @@ def test_texts_are_encoded_and_padded_as_the_tokenizer_alone_does_it(kind, pairs
     assert all(torch.equal(found[name], tensors[name]) for name in found)
 
 
+def test_a_slow_tokenizer_is_called_in_the_same_way():
+    tokenizer = CanineTokenizer()
+    assert not tokenizer.is_fast
+    encoded = encode(tokenizer, ["good", SHORT], limit=8)
+    assert dict(encoded.read) == dict(tokenizer(["good", SHORT], truncation=True, max_length=8))
+    assert encoded.cut == [1]
+    expected = tokenizer(["good", SHORT], truncation=True, max_length=8, padding=True, return_tensors="pt")
+    assert torch.equal(padded(tokenizer, encoded.read)["input_ids"], expected["input_ids"])
+
+
 def test_nothing_is_padded_without_a_pad_token():
     tokenizer = TOKENIZERS["word piece"]()
     tokenizer.pad_token = None
@@ -91,6 +103,9 @@ def lengths_by_room(tokenizer, model, limit):
         "metrics": measured,
         "shap": lambda: [len(text) for text in TextReader(tokenizer, model, max_length=limit).read([SHORT, LONG])],
         "concepts": lambda: [b.features.shape[1] for b in Reader(other, tokenizer, 1).read([SHORT, LONG], "texts")],
+        "controls": lambda: (
+            controls.Reader(model, [SHORT, LONG], tokenizer, batch_size=1, max_length=limit).examples.lengths
+        ),
         "comparison": lambda: [len(words_of(text, tokenizer, limit).owners) + 2 for text in (SHORT, LONG)],
     }
 
