@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from captum_attn.core.tokens import length_limit
+from captum_attn.core.encoding import length_limit
 from lightning_callbacks import AttributionModule, AttributionWriter, read_attributions
 from shap_attn import plots, pool
 from shap_attn.frames import explanation_from_frame

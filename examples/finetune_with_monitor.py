@@ -36,7 +36,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from captum_attn import ShapleyAttention, ShapleyGradAttention
-from captum_attn.core.tokens import length_limit
+from captum_attn.core.encoding import length_limit
 from lightning_callbacks import ExplanationMonitor
 
 TARGET = "zebra"

@@ -16,7 +16,7 @@ _NEUTRAL: dict[str, tuple[Any, str]] = {
     "link": (shap.links.identity, "the values are shares of attention-gradient influence on the logit"),
     "linearize_link": (True, "there is no link"),
     "algorithm": ("auto", "there is one algorithm, the exact one"),
-    "main_effects": (False, "use captum_attn.ShapleyGradAttention.interactions"),
+    "main_effects": (False, "use captum_attn.ShapleyGradAttention(model, game='mutual').interactions"),
     "error_bounds": (False, "exact values have no error; error_std holds that of sampled games"),
     "fixed_context": (None, "there is no hierarchy"),
     "feature_names": (None, "the tokens or patches are the features"),

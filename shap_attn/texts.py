@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import warnings
 from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import groupby, pairwise
@@ -18,8 +16,9 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from captum_attn import TokenAttributions
+from captum_attn.core.encoding import encode, length_limit, warn_of_cut
 from captum_attn.core.models import config_of
-from captum_attn.core.tokens import length_limit, special_token_ids
+from captum_attn.core.tokens import special_token_ids
 
 Array = npt.NDArray[Any]
 
@@ -110,13 +109,8 @@ class TextReader:
             TypeError, ValueError: something that is no text, or another number of second texts.
         """
         rows = [self._tokenized(text, pair) for text, pair in text_pairs(texts, pairs)]
-        cut = sum(row.cut for row in rows)
-        if cut:
-            warnings.warn(
-                f"{cut} of {len(rows)} texts are longer than {self.limit} tokens and were cut: the rest, which the "
-                "model does not read, is neither explained nor shown",
-                stacklevel=3,
-            )
+        remark = "the rest, which the model does not read, is neither explained nor shown"
+        warn_of_cut(sum(row.cut for row in rows), len(rows), self.limit, remark, stacklevel=3)
         return rows
 
     def collated(self, rows: Sequence[Text]) -> tuple[dict[str, Tensor], Tensor]:
@@ -145,13 +139,18 @@ class TextReader:
         }
 
     def _tokenized(self, text: str, pair: str | None) -> Text:
-        encoding, cut = self._encoded(text, pair), [False, False]
-        if self.limit is not None and len(encoding["input_ids"]) > self.limit:
-            whole, encoding = encoding, self._encoded(text, pair, truncation=True, max_length=self.limit)
-            cut = [whole.sequence_ids().count(source) > encoding.sequence_ids().count(source) for source in (0, 1)]
-        offsets = encoding.pop("offset_mapping")
+        whole, encoding = encode(
+            self.tokenizer,
+            [text],
+            [pair] if pair else None,
+            limit=self.limit,
+            return_offsets_mapping=True,
+            return_attention_mask=True,
+        )
+        inputs, sources = {name: column[0] for name, column in encoding.items()}, encoding.sequence_ids()
+        offsets = inputs.pop("offset_mapping")
+        cut = [whole.sequence_ids().count(source) > sources.count(source) for source in (0, 1)]
         segments, segment_of = self._segmented((text, pair or ""), encoding, offsets, cut)
-        inputs, sources = dict(encoding), encoding.sequence_ids()
         players = [
             source is not None and token not in self._special_ids
             for source, token in zip(sources, inputs["input_ids"], strict=True)
@@ -160,11 +159,6 @@ class TextReader:
             inputs, players = {name: [int(name == "attention_mask")] for name in inputs}, [False]
             segment_of = [-1]
         return Text(inputs, players, segments or [""], segment_of, any(cut))
-
-    def _encoded(self, text: str, pair: str | None, **truncation: Any) -> Any:
-        options = {"return_offsets_mapping": True, "return_attention_mask": True, "verbose": False}
-        with _one_at_a_time:
-            return self.tokenizer(text, pair, **options, **truncation)
 
     def _segmented(
         self, texts: tuple[str, str], encoding: Any, offsets: Sequence[tuple[int, int]], cut: Sequence[bool]
@@ -317,6 +311,3 @@ def _pair(place: int, given: Any) -> tuple[str, str | None]:
 def _described(value: Any) -> str:
     shown = repr(value)
     return f"{shown if len(shown) < 60 else shown[:57] + '...'} ({type(value).__name__})"
-
-
-_one_at_a_time = threading.Lock()  # fast tokenizers keep truncation in a state that all threads share

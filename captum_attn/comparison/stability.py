@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from captum_attn.comparison.agreement import METRICS, Agreement, agreement
 from captum_attn.comparison.inputs import ComparedInput, described
 from captum_attn.comparison.words import Words, shared, words_of
-from captum_attn.core.tokens import length_limit
+from captum_attn.core.encoding import length_limit
 from captum_attn.metrics.data import examples_of
 from captum_attn.metrics.evaluation import batches
 from captum_attn.metrics.masked_model import MaskedModel

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from captum_attn.core.encoding import encode
 from captum_attn.core.tokens import special_token_ids
 
 _WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
@@ -51,14 +52,12 @@ def words_of(text: str, tokenizer: Any, limit: int | None) -> Words:
     """
     if not tokenizer.is_fast:
         raise ValueError("paraphrases need a fast tokenizer, which knows where in the text its tokens stand")
-    encoded = tokenizer(
-        text, return_offsets_mapping=True, truncation=limit is not None, max_length=limit, verbose=False
-    )
+    encoded = encode(tokenizer, [text], limit=limit, return_offsets_mapping=True).read
     found = list(_WORD.finditer(text))
     ends, special = [word.end() for word in found], special_token_ids(tokenizer)
     owners = [
         min(bisect_right(ends, start), max(len(found) - 1, 0))  # what is no part of a word belongs to the next one
-        for token, (start, _) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+        for token, (start, _) in zip(encoded["input_ids"][0], encoded["offset_mapping"][0], strict=True)
         if token not in special
     ]
     read = sorted(set(owners))

@@ -12,9 +12,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from captum_attn.core.encoding import encode, length_limit, padded, warn_of_cut
 from captum_attn.core.inputs import ModelInputs, mapping_inputs, tensor_inputs
 from captum_attn.core.models import config_of, device_of
-from captum_attn.core.tokens import length_limit
 
 OnError = Literal["raise", "skip"]
 
@@ -167,12 +167,7 @@ class Reader:
         if self.processor is None:
             return tensor_inputs(self.model, torch.stack(examples))
         if self._reads_text:
-            columns = list(map(list, zip(*examples, strict=True))) if isinstance(examples[0], tuple) else [examples]
-            limit = length_limit(self.processor, self.model, None)
-            options = {} if limit is None else {"truncation": True, "max_length": limit}
-            self._warn_of_long(columns, limit, what)
-            padding = self.processor.pad_token_id is not None
-            encoded = self.processor(*columns, padding=padding, return_tensors="pt", verbose=False, **options)
+            encoded: Any = self._tokenized(examples, what)
         elif hasattr(self.processor, "preprocess"):
             encoded = self.processor(images=examples, return_tensors="pt")
         else:
@@ -186,16 +181,14 @@ class Reader:
         is_states = isinstance(item, Tensor) and item.is_floating_point() and item.dim() == 3
         return _is_single(item) and not (is_states and not any(isinstance(m, nn.Conv2d) for m in self.model.modules()))
 
-    def _warn_of_long(self, columns: list[list[str]], limit: int | None, what: str) -> None:
-        if limit is None or max(sum(map(len, texts)) for texts in zip(*columns, strict=True)) <= limit:
-            return  # a token has at least one character
-        tokenizer: Any = self.processor
-        cut = sum(len(ids) > limit for ids in tokenizer(*columns, verbose=False)["input_ids"])
-        if cut:
-            warnings.warn(
-                f"{what}: {cut} texts are longer than the {limit} tokens that the model reads, and were cut",
-                stacklevel=2,
-            )
+    def _tokenized(self, examples: list[Any], what: str) -> dict[str, Tensor]:
+        columns = zip(*examples, strict=True) if isinstance(examples[0], tuple) else [examples]
+        limit = length_limit(self.processor, self.model, None)
+        encoded = encode(self.processor, *columns, limit=limit)
+        warn_of_cut(
+            len(encoded.cut), len(examples), limit, "the model does not read the rest", whose=what, stacklevel=2
+        )
+        return padded(self.processor, encoded.read)
 
     @property
     def _colours(self) -> str:

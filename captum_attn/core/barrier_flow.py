@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 NEGLIGIBLE = 1e-10
-"""Capacities below this share of the largest one carry nothing."""
+"""Capacities below this share of the largest one that can be used carry nothing."""
 
 _STEPS = 200
 _FIRST_BARRIER = 0.1
@@ -42,12 +42,13 @@ def barrier_flow(capacities: Tensor, sources: Tensor, tolerance: float = 1e-6) -
 
     Args:
         capacities: (B, L, N, N), at least 0, the lowest layer first; entry (i, j) of layer l bounds the flow from token
-            i above the layer to token j below it. Those below 1e-10 of an example's largest one count as 0.
+            i above the layer to token j below it. Those below 1e-10 of the largest one on a way from a source of the
+            example to the bottom count as 0.
         sources: bool (B, N), the tokens at the top from which flow starts, without a bound.
         tolerance: the barrier's parameter μ, as the gap that it leaves to the maximum flow, relative to it.
 
     Returns:
-        (B, N), float64. Its rows sum to the maximum flow, but for the gap.
+        (B, N), float64. Its rows sum to the maximum flow, but for the gap. Each depends on its own example alone.
 
     Raises:
         ValueError: capacities that are negative or not finite.
@@ -64,7 +65,8 @@ def barrier_flow(capacities: Tensor, sources: Tensor, tolerance: float = 1e-6) -
     if not (capacities.isfinite() & (capacities >= 0)).all():
         raise ValueError("capacities must be finite and at least 0")
     bounds = capacities.double()
-    scale = bounds.amax((1, 2, 3), keepdim=True).clamp(min=torch.finfo(torch.double).tiny)
+    usable = bounds * _open_edges(bounds > 0, sources)  # what padding attends to is none of this
+    scale = usable.amax((1, 2, 3), keepdim=True).clamp(min=torch.finfo(torch.double).tiny)
     bounds = bounds / scale
     open_edges = _open_edges(bounds > NEGLIGIBLE, sources)
     solvable = open_edges.flatten(1).any(1)
@@ -87,18 +89,33 @@ def _open_edges(positive: Tensor, sources: Tensor) -> Tensor:
 
 
 def _central_flow(bounds: Tensor, edges: Tensor, tolerance: float) -> Tensor:
-    """Flow (B, L, N, N) on the central path, where the gap is the given share of it."""
+    """Flow (B, L, N, N) on the central path, where the gap is the given share of it.
+
+    Each example stops at its own last step, so that its flow does not depend on the others.
+    """
     if bounds.shape[1] == 1:
         return bounds * edges  # no token in between: every edge is full
+    found, going = torch.zeros_like(bounds), torch.arange(len(bounds), device=bounds.device)
     at, count = _start(bounds, edges), 2 * edges.sum((1, 2, 3)).double()
     for _ in range(_STEPS):
-        gap, wanted = _gap(at, edges), tolerance * _value(at.flow, edges)
-        violations = (_dual_residual(at, edges).abs().max(), _excess(at.flow * edges).abs().max())
-        if max(violations) < _FEASIBLE and _off_centre(at, edges, wanted / count) < _CENTRAL:
-            return at.flow * edges
-        centre = torch.maximum(_CENTRING * gap, wanted) / count
-        at = _newton_step(at, edges, centre)
+        wanted = tolerance * _value(at.flow, edges)
+        done = _is_central(at, edges, wanted / count)
+        if done.any():
+            found[going[done]] = (at.flow * edges)[done]
+            going, edges, count, wanted = (tensor[~done] for tensor in (going, edges, count, wanted))
+            at = _Iterate(*(tensor[~done] for tensor in at))
+        if not len(going):
+            return found
+        at = _newton_step(at, edges, torch.maximum(_CENTRING * _gap(at, edges), wanted) / count)
     raise RuntimeError(f"the flow did not converge in {_STEPS} steps: expected capacities of like magnitude")
+
+
+def _is_central(at: _Iterate, edges: Tensor, centre: Tensor) -> Tensor:
+    """bool (B,): the examples that are feasible, and on the central path at μ = ``centre`` (B,)."""
+    violation = torch.maximum(
+        _dual_residual(at, edges).abs().amax((1, 2, 3)), _excess(at.flow * edges).abs().amax((1, 2))
+    )
+    return (violation < _FEASIBLE) & (_off_centre(at, edges, centre) < _CENTRAL)
 
 
 def _start(bounds: Tensor, edges: Tensor) -> _Iterate:
@@ -186,11 +203,11 @@ def _gap(at: _Iterate, edges: Tensor) -> Tensor:
     return ((at.flow * at.lower + at.slack * at.upper) * edges).sum((1, 2, 3))
 
 
-def _off_centre(at: _Iterate, edges: Tensor, centre: Tensor) -> float:
-    """How far the products of values and multipliers are from μ = ``centre`` (B,) at most, relative to it."""
+def _off_centre(at: _Iterate, edges: Tensor, centre: Tensor) -> Tensor:
+    """How far the products of values and multipliers are from μ = ``centre`` (B,) at most, relative to it, (B,)."""
     mu = centre.view(-1, 1, 1, 1)
     products = torch.stack((at.flow * at.lower, at.slack * at.upper))
-    return float(torch.where(edges, products / mu - 1, 0.0).abs().max())
+    return torch.where(edges, products / mu - 1, 0.0).abs().amax((0, 2, 3, 4))
 
 
 def _value(flow: Tensor, edges: Tensor) -> Tensor:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from captum_attn.core.inputs import PADDING_MASKS, ModelInputs, check_token_mask
-from captum_attn.core.models import config_of
 
 _START_IDS = ("bos_token_id", "cls_token_id")
 _END_IDS = ("eos_token_id", "sep_token_id")
@@ -96,24 +95,6 @@ def special_token_ids(tokenizer: Any) -> frozenset[int]:
     return frozenset(special)
 
 
-def length_limit(tokenizer: Any, model: Callable[..., Any], asked: int | None) -> int | None:
-    """How many tokens the model reads, special tokens included: the least that anything says; None if nothing does."""
-    limits = [asked, tokenizer.model_max_length if tokenizer.model_max_length < _UNLIMITED else None]
-    config = config_of(model)
-    positions = getattr(config, "max_position_embeddings", None)
-    if isinstance(positions, int) and positions > 0:
-        reserved = [  # RoBERTa counts positions from the one of padding
-            module.padding_idx + 1
-            for module in (model.modules() if isinstance(model, nn.Module) else ())
-            if isinstance(module, nn.Embedding)
-            and module.num_embeddings == positions
-            and module.padding_idx is not None
-        ]
-        limits.append(positions - max(reserved, default=0))
-    return min((limit for limit in limits if limit is not None), default=None)
-
-
-_UNLIMITED = 10**9  # transformers' model_max_length of tokenizers that know none is far more
 
 
 class PatchGrid(NamedTuple):

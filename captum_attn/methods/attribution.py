@@ -169,6 +169,10 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
         spread = result.spread_over(batch.features)
         return (spread,) if isinstance(inputs, tuple) else spread
 
+    def attribute_future(self, *_: Any, **__: Any) -> None:
+        """Not implemented, as by captum's own gradient methods: :meth:`attribute` returns the values themselves."""
+        raise NotImplementedError(f"attribute_future is not implemented for {type(self).__name__}: call attribute")
+
     def attribute_tokens(
         self,
         inputs: Inputs,

@@ -104,6 +104,8 @@ class MaskTunnel(Attribution):  # type: ignore[misc]
         spread = self._in_parts(batch, target, internal_batch_size).spread_over(batch.features)
         return (spread,) if isinstance(inputs, tuple) else spread
 
+    attribute_future = AttentionAttribution.attribute_future
+
     def attribute_tokens(
         self,
         inputs: Inputs,

@@ -141,16 +141,22 @@ class AttentionShapley(OnePassAttribution):
                 :meth:`attribute`.
 
         Returns:
-            (B, N, N), symmetric, 0 on the diagonal and for tokens that do not play; all 0 in additive games.
+            (B, N, N), symmetric, 0 on the diagonal and for tokens that do not play.
 
         Raises:
-            ValueError: a game that is sampled; else as :meth:`attribute`.
+            ValueError: an additive game, ``incoming`` or ``cls``, in which there are none; a game that is a function;
+                else as :meth:`attribute`.
 
         Example:
             >>> ShapleyGradAttention(model, game="mutual", tokenizer=tokenizer).interactions(batch).shape
             torch.Size([2, 6, 6])
         """
         game = self._exact_game()
+        if game in ADDITIVE_GAMES:
+            raise ValueError(
+                f"the game {game!r} is additive: tokens are worth together what they are worth apart, so no two of "
+                "them interact, whatever the model does. Ask for interactions with game='mutual' or game='max_mutual'"
+            )
 
         def solve(explained: Explained, observer: InfluenceObserver) -> Tensor:
             return shapley_interactions(observer.influence, explained.players, game)

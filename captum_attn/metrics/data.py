@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from captum_attn.core.encoding import encode, length_limit, padded, warn_of_cut
 from captum_attn.core.hashing import add_to_hash
 from captum_attn.core.models import device_of
 from captum_attn.core.perturb import at_patches, patch_pixels
-from captum_attn.core.tokens import PatchGrid, length_limit, special_token_ids
+from captum_attn.core.tokens import PatchGrid, special_token_ids
+from captum_attn.metrics.rationales import (
+    GivenText,
+    chosen_tokens,
+    given_text,
+    spans_of_rationales,
+    warn_of_lost_spans,
+)
 
-Data = Sequence[str] | Sequence[tuple[str, str]] | Tensor | Mapping[str, Any]
-Rationales = Sequence[Sequence[tuple[int, int]]] | Tensor
+Words = Sequence[str]
+Data = (
+    Sequence[str]
+    | Sequence[Words]
+    | Sequence[tuple[str, str]]
+    | Sequence[tuple[Words, Words]]
+    | Tensor
+    | Mapping[str, Any]
+)
+Rationales = Sequence[Any] | Tensor | np.ndarray[Any, Any]
 
 
 class Examples(ABC):
@@ -39,8 +53,20 @@ class Examples(ABC):
         """Some of the examples, as the model takes them."""
 
     @abstractmethod
-    def rationales(self, given: Any, rows: Sequence[int], shape: tuple[int, int], grid: PatchGrid | None) -> Tensor:
-        """bool (B, N) = ``shape``: the tokens that people chose in some of the examples."""
+    def read_rationales(self, given: Any) -> Any:
+        """What people chose, one for each example, in one form; a warning says what of it is not among the tokens.
+
+        Raises:
+            TypeError, ValueError: rationales of another kind.
+        """
+
+    @abstractmethod
+    def chosen(self, rationales: Any, rows: Sequence[int], shape: tuple[int, int], grid: PatchGrid | None) -> Tensor:
+        """bool (B, N) = ``shape``: the tokens in some of the examples that :meth:`read_rationales` are about."""
+
+    @abstractmethod
+    def has_rationale(self, rationales: Any, row: int) -> bool:
+        """Whether people chose anything in an example."""
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -55,28 +81,18 @@ class Texts(Examples):
     """
 
     def __init__(
-        self,
-        texts: Sequence[str] | Sequence[tuple[str, str]],
-        tokenizer: Any | None,
-        model: Callable[..., Any],
-        max_length: int | None,
+        self, texts: Sequence[GivenText], tokenizer: Any | None, model: Callable[..., Any], max_length: int | None
     ) -> None:
         if tokenizer is None:
             raise ValueError("texts need tokenizer=, the model's")
-        limit = length_limit(tokenizer, model, max_length)
-        columns = tuple(map(list, zip(*texts, strict=True))) if _are_pairs(texts) else (list(texts),)
-        encode = partial(tokenizer, *columns, return_offsets_mapping=bool(tokenizer.is_fast), verbose=False)
-        encoded = encode()
-        cut = 0 if limit is None else sum(len(ids) > limit for ids in encoded["input_ids"])
-        if cut and (max_length is None or max_length > (limit or 0)):
-            warnings.warn(
-                f"{cut} of {len(texts)} texts are longer than the {limit} tokens that the model reads, and were cut; "
-                "max_length= sets a limit without this warning",
-                stacklevel=3,
-            )
-        self._tokenizer = tokenizer
-        self._encoded = encode(truncation=True, max_length=limit) if cut else encoded
-        self._offsets = self._encoded.pop("offset_mapping", None)
+        self._texts, self._tokenizer = texts, tokenizer
+        self._limit = limit = length_limit(tokenizer, model, max_length)
+        columns = zip(*(text.parts for text in texts), strict=True)
+        self._both = encode(tokenizer, *columns, limit=limit, return_offsets_mapping=bool(tokenizer.is_fast))
+        if max_length is None or max_length > (limit or 0):
+            remark = "the model does not read the rest; max_length= sets a limit without this warning"
+            warn_of_cut(len(self._both.cut), len(texts), limit, remark, stacklevel=4)
+        self._encoded = {name: column for name, column in self._both.read.items() if name != "offset_mapping"}
         special = special_token_ids(tokenizer)
         empty = [row for row, ids in enumerate(self._encoded["input_ids"]) if special.issuperset(ids)]
         if empty:
@@ -86,25 +102,25 @@ class Texts(Examples):
 
     def batch(self, rows: Sequence[int]) -> dict[str, Any]:
         part = {name: [column[row] for row in rows] for name, column in self._encoded.items()}
-        if self._tokenizer.pad_token_id is None and len({self.lengths[row] for row in rows}) > 1:
-            raise ValueError("the tokenizer has no pad token: set tokenizer.pad_token, or use batch_size=1")
-        if self._tokenizer.pad_token_id is None:
-            return {name: torch.tensor(column, device=self._device) for name, column in part.items()}
-        padded = self._tokenizer.pad(part, padding=True, return_tensors="pt", verbose=False)
-        return {name: column.to(self._device) for name, column in padded.items()}
+        return {name: column.to(self._device) for name, column in padded(self._tokenizer, part).items()}
 
-    def rationales(self, given: Any, rows: Sequence[int], shape: tuple[int, int], grid: PatchGrid | None) -> Tensor:
-        if self._offsets is None:
+    def read_rationales(self, given: Any) -> Any:
+        if not self._tokenizer.is_fast:
             raise ValueError("rationales need a fast tokenizer, which knows where in the text its tokens stand")
+        spans = spans_of_rationales(given, self._texts)
+        warn_of_lost_spans(spans, self._texts, self._both, self._limit, stacklevel=4)
+        return spans
+
+    def chosen(self, rationales: Any, rows: Sequence[int], shape: tuple[int, int], grid: PatchGrid | None) -> Tensor:
         chosen = torch.zeros(shape, dtype=torch.bool, device=self._device)
-        left = getattr(self._tokenizer, "padding_side", "right") == "left"
+        left = self._tokenizer.padding_side == "left"
         for place, row in enumerate(rows):
-            offsets, texts = self._offsets[row], self._encoded.sequence_ids(row)
-            shift = shape[1] - len(offsets) if left else 0
-            for token, (start, end) in enumerate(offsets):
-                inside = any(start < stop and first < end for first, stop in given[row])
-                chosen[place, token + shift] = inside and texts[token] == 0
+            tokens = torch.tensor(chosen_tokens(self._both.read, row, rationales[row]))
+            chosen[place, slice(-len(tokens), None) if left else slice(len(tokens))] = tokens.to(self._device)
         return chosen
+
+    def has_rationale(self, rationales: Any, row: int) -> bool:
+        return any(rationales[row])
 
     def fingerprint(self) -> str:
         return hashlib.sha256(repr(sorted(self._encoded.items())).encode()).hexdigest()
@@ -133,16 +149,28 @@ class Tensors(Examples):
     def batch(self, rows: Sequence[int]) -> dict[str, Any]:
         return {name: column[list(rows)].to(self._device) for name, column in self._columns.items()}
 
-    def rationales(self, given: Any, rows: Sequence[int], shape: tuple[int, int], grid: PatchGrid | None) -> Tensor:
-        masks: Tensor = given[list(rows)].to(self._device)
+    def read_rationales(self, given: Any) -> Any:
+        masks = torch.as_tensor(given) if isinstance(given, np.ndarray) else given
+        if not isinstance(masks, Tensor):
+            raise TypeError(
+                "expected rationales of tensors as a bool tensor or array, (N, T) for tokens or (N, h, w) for pixels, "
+                f"got {type(given).__name__}"
+            )
         features = self._columns[self._main]
-        expected = (len(features), *(features.shape[1:2] if grid is None else features.shape[2:]))
-        if given.dtype != torch.bool or given.shape != expected:
-            raise ValueError(f"rationales must be bool {expected}, got {given.dtype} {tuple(given.shape)}")
+        expected = (len(features), *(features.shape[2:] if self._main == "pixel_values" else features.shape[1:2]))
+        if masks.dtype != torch.bool or masks.shape != expected:
+            raise ValueError(f"rationales must be bool {expected}, got {masks.dtype} {tuple(masks.shape)}")
+        return masks
+
+    def chosen(self, rationales: Any, rows: Sequence[int], shape: tuple[int, int], grid: PatchGrid | None) -> Tensor:
+        masks: Tensor = rationales[list(rows)].to(self._device)
         if grid is None:
             return masks
         patches = patch_pixels(masks.unsqueeze(1).double(), grid).mean((3, 4, 5)).flatten(1) >= 0.5
         return at_patches(patches, shape[1])
+
+    def has_rationale(self, rationales: Any, row: int) -> bool:
+        return bool(rationales[row].any())
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256()
@@ -166,12 +194,13 @@ def examples_of(data: Any, tokenizer: Any | None, model: Callable[..., Any], max
     elif isinstance(data, Tensor):
         examples = Tensors({"pixel_values" if data.is_floating_point() else "input_ids": data}, model)
     else:
-        texts = [data] if isinstance(data, str) else list(data)
-        if not all(isinstance(text, str) for text in texts) and not _are_pairs(texts):
-            kinds = sorted({type(text).__name__ for text in texts})
+        given = [data] if isinstance(data, str) else list(data)
+        texts = [text for text in map(given_text, given) if text is not None]
+        if len(texts) < len(given) or len({(len(text.parts), text.words is None) for text in texts}) > 1:
+            kinds = sorted({type(text).__name__ for text in given})
             raise TypeError(
-                f"expected texts, pairs of texts, pixels (N, C, h, w) or a mapping of tensors, got a list of {kinds}; "
-                "of images, give image_processor(images, return_tensors='pt')"
+                "expected texts, lists of words, pairs of either, pixels (N, C, h, w) or a mapping of tensors, got a "
+                f"list of {kinds}; of images, give image_processor(images, return_tensors='pt')"
             )
         if not texts:
             raise ValueError("there is no data: expected at least one example")
@@ -181,34 +210,17 @@ def examples_of(data: Any, tokenizer: Any | None, model: Callable[..., Any], max
     return examples
 
 
-def rationale_fingerprint(given: Any) -> str:
-    """What tells these rationales from others."""
-    return hashlib.sha256(repr(given.tolist() if isinstance(given, Tensor) else given).encode()).hexdigest()
+def rationale_fingerprint(rationales: Any) -> str:
+    """What tells rationales, as :meth:`Examples.read_rationales` returns them, from others."""
+    plain = rationales.tolist() if isinstance(rationales, Tensor) else rationales
+    return hashlib.sha256(repr(plain).encode()).hexdigest()
 
 
-def check_rationales(given: Any, examples: Examples) -> None:
-    """Raise ``TypeError`` or ``ValueError`` unless there is a rationale for each example, in the form of their kind."""
+def checked_rationales(given: Any, examples: Examples) -> Any:
+    """Rationales in one form; ``TypeError`` or ``ValueError`` unless there is one for each example, of their kind."""
     if len(given) != len(examples):
         raise ValueError(f"{len(given)} rationales for {len(examples)} examples: give one for each, [] for none")
-    wrong = isinstance(examples, Texts) == isinstance(given, Tensor)
-    if wrong or (isinstance(examples, Texts) and not all(map(_are_spans, given))):
-        raise TypeError(
-            "expected rationales of texts as lists of character spans [(start, end), ...], and of tensors as a bool "
-            f"tensor, (N, T) for tokens or (N, h, w) for pixels; got {type(given).__name__}"
-        )
-
-
-def _are_spans(spans: Any) -> bool:
-    return isinstance(spans, list | tuple) and all(
-        isinstance(span, list | tuple) and [type(end) for end in span] == [int, int] and span[0] < span[1]
-        for span in spans
-    )
-
-
-def _are_pairs(texts: Sequence[Any]) -> bool:
-    return all(
-        isinstance(text, tuple) and len(text) == 2 and all(isinstance(part, str) for part in text) for text in texts
-    )
+    return examples.read_rationales(given)
 
 
 def check_label(label: int, example: int, classes: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -13,7 +14,14 @@ from tqdm.auto import tqdm
 
 from captum_attn.core.models import config_of, fingerprint
 from captum_attn.core.perturb import Replacement
-from captum_attn.metrics.data import Data, Examples, Rationales, check_rationales, examples_of, rationale_fingerprint
+from captum_attn.metrics.data import (
+    Data,
+    Examples,
+    Rationales,
+    checked_rationales,
+    examples_of,
+    rationale_fingerprint,
+)
 from captum_attn.metrics.functional import PERCENTAGES
 from captum_attn.metrics.masked_model import INTERVENTIONS, Intervention, MaskedModel
 from captum_attn.metrics.methods import RANDOM, Method, check_methods
@@ -52,17 +60,19 @@ def evaluate(
 
     Args:
         model: a classifier with logits (B, C): the Hugging Face model itself, any module, or a function.
-        data: texts; pairs of texts; pixels (N, C, h, w) or token ids (N, T); or the mapping of tensors that a tokenizer
-            or an image processor returns.
+        data: texts; texts as lists of words, which are joined by spaces; pairs (tuples) of either; pixels
+            (N, C, h, w) or token ids (N, T); or the mapping of tensors that a tokenizer or an image processor returns.
         methods: names and attributions. An attribution is one of ours; one of captum's that takes token ids or pixels
             (it gets the predicted classes as ``target`` and, of ``attention_mask, token_type_ids, position_ids``, as
             many ``additional_forward_args`` as its function takes); or a function of a batch, a mapping of tensors, and
             its targets int64 (B,). It returns (B, N), (B, N, D) or (B, C, h, w). Names tell methods apart in ``file``.
         tokenizer: the model's; needed for texts.
         labels: the gold classes, for F1.
-        rationales: what people chose, for plausibility: of texts, a list of character spans (start, end) for each, of
-            tensors, bool (N, T) for tokens or (N, h, w) for pixels: a patch is chosen if half of its pixels are. Of a
-            pair of texts, spans are those of the first one.
+        rationales: what people chose, for plausibility, one for each example. Of texts, a list of character spans
+            (start, end), or an array (K, 2) of them; of a pair, those of the first text. Of lists of words (ERASER,
+            HateXplain), a mask with 0 or 1 for each word; of a pair of them (e-SNLI), two such masks. In all these,
+            [] is none. Of tensors, bool (N, T) for tokens or (N, h, w) for pixels: a patch is chosen if half of its
+            pixels are. Warnings say how many were cut with their texts, lie outside of them, or choose no token.
         percentages: of tokens that are taken or kept, between 0 and 100. With 0 and 100 among them, such as
             ``range(0, 101, 10)``, deletion and insertion are measured.
         interventions: how tokens are taken: ``"replacement"`` in the input, ``"knockout"`` from attention, or both.
@@ -103,8 +113,7 @@ def evaluate(
     masked = MaskedModel(model, tokenizer, replacement=replacement, layers=layers, batch_size=batch_size)
     examples = examples_of(data, tokenizer, masked.model, max_length)
     gold = checked_labels(labels, len(examples), config_of(masked.model))
-    if rationales is not None:
-        check_rationales(rationales, examples)
+    people = None if rationales is None else checked_rationales(rationales, examples)
     settings = Settings(
         percentages=shares,
         interventions=interventions,
@@ -115,10 +124,11 @@ def evaluate(
         model=fingerprint(masked.model),
         labels=None if gold is None else sha256(repr(gold).encode()).hexdigest(),
         count=len(examples),
-        rationales=None if rationales is None else rationale_fingerprint(rationales),
+        rationales=None if people is None else rationale_fingerprint(people),
     )
     record = Record.open(None if file is None else Path(file), settings)
     scored = {**methods, RANDOM: None}
+    in_vain: set[int] = set()
     pending = sum(len(record.missing(name, range(len(examples)))) for name in scored)
     with tqdm(total=pending, desc="Faithfulness", unit="explanation", disable=not show_progress) as bar:
         for rows in batches(examples, batch_size):
@@ -129,13 +139,20 @@ def evaluate(
                     continue
                 bar.set_postfix_str(name)
                 if missing not in read:
-                    read[missing] = PerturbedBatch(masked, examples, missing, gold, rationales, settings)
+                    read[missing] = PerturbedBatch(masked, examples, missing, gold, people, settings)
+                    in_vain.update(read[missing].in_vain)
                 batch = read[missing]
                 scores, seconds = batch.explain(name, method)
                 if on_scores is not None:
                     on_scores(name, scores, batch)
                 record.add(batch.described, batch.measure(name, scores, seconds))
                 bar.update(len(missing))
+    if in_vain:
+        warnings.warn(
+            f"the rationales of {len(in_vain)} of {len(examples)} examples choose no token that plays (the first: "
+            f"example {min(in_vain)}): they do not count for plausibility",
+            stacklevel=2,
+        )
     return Evaluation(record)
 
 

@@ -44,6 +44,8 @@ class FaithfulnessMetric(MeanOverExamples):
 class MeanDrop(FaithfulnessMetric):
     """The mean of :func:`~captum_attn.metrics.functional.mean_drop`."""
 
+    plot_lower_bound, plot_upper_bound = -1.0, 1.0
+
     def __init__(self, scale: Scale = "eraser", **kwargs: Any) -> None:
         check_scale(scale)
         super().__init__(settings=f"_{scale}", **kwargs)
@@ -133,6 +135,7 @@ class AOPC(FaithfulnessMetric):
     """
 
     higher_is_better = True
+    plot_lower_bound, plot_upper_bound, plot_legend_name = -1.0, 1.0, "Step"
 
     def __init__(self, steps: int, **kwargs: Any) -> None:
         if steps < 1:
@@ -148,6 +151,8 @@ class AOPC(FaithfulnessMetric):
 
 class AreaUnderCurve(FaithfulnessMetric):
     """The mean of :func:`~captum_attn.metrics.functional.area_under_curve`."""
+
+    plot_lower_bound, plot_upper_bound = 0.0, 1.0
 
     def __init__(self, percentages: Sequence[float], **kwargs: Any) -> None:
         super().__init__(settings="".join(f"_{share}" for share in percentages), **kwargs)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 class MeanOverExamples(Metric):
@@ -46,6 +51,18 @@ class MeanOverExamples(Metric):
         variance = (squares - count * mean.square()).clamp(min=0) / (count - 1).clamp(min=0)
         self._error = (variance / count).sqrt().float()
         return mean.float()
+
+    def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Axes | None = None) -> tuple[Figure | None, Axes]:
+        """Draw one value, or several as they evolve, as every metric of torchmetrics does.
+
+        Args:
+            val: what ``compute`` or ``forward`` returned, or a list of such. Default: the value now.
+            ax: where to draw. Default: a new figure.
+
+        Returns:
+            The figure (None if ``ax`` was given) and the axes.
+        """
+        return cast("tuple[Figure | None, Axes]", self._plot(val, ax))
 
     @property
     def standard_error(self) -> Tensor:

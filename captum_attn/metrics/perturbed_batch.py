@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from captum_attn.metrics.data import Examples, Rationales, check_label
+from captum_attn.metrics.data import Examples, check_label
 from captum_attn.metrics.masked_model import MaskedModel
 from captum_attn.metrics.methods import RANDOM, random_scores, token_scores
 from captum_attn.metrics.perturbed_inputs import PerturbedInputs, top_and_rest
@@ -24,7 +25,7 @@ class PerturbedBatch:
     Attributes:
         masked: the model.
         examples: the data, of which ``rows`` are the batch.
-        labels, rationales: of all examples, or None.
+        labels, rationales: of all examples, or None; rationales as :meth:`Examples.read_rationales` returns them.
         settings: what is measured.
         whole, perturbed: the inputs as they are, and without some of their tokens.
         described: the whole inputs, for the record.
@@ -34,7 +35,7 @@ class PerturbedBatch:
     examples: Examples
     rows: tuple[int, ...]
     labels: list[int] | None
-    rationales: Rationales | None
+    rationales: Any | None
     settings: Settings
 
     def __post_init__(self) -> None:
@@ -90,7 +91,24 @@ class PerturbedBatch:
         if self.rationales is None:
             return [None] * len(self.rows)
         players = self.whole.players
-        shape = (players.shape[0], players.shape[1])
-        chosen = self.examples.rationales(self.rationales, self.rows, shape, self.whole.grid)
-        each = [metric(scores, chosen, players).tolist() for metric in (token_auprc, token_f1, token_iou)]
+        each = [metric(scores, self.chosen, players).tolist() for metric in (token_auprc, token_f1, token_iou)]
         return list(zip(*each, strict=True))
+
+    @cached_property
+    def chosen(self) -> Tensor:
+        """bool (B, N): the players that people chose."""
+        players = self.whole.players
+        shape = (players.shape[0], players.shape[1])
+        return self.examples.chosen(self.rationales, self.rows, shape, self.whole.grid) & players
+
+    @property
+    def in_vain(self) -> list[int]:
+        """The examples in which people chose something, but no token that plays."""
+        if self.rationales is None:
+            return []
+        chosen_any = self.chosen.any(-1).tolist()
+        return [
+            row
+            for row, some in zip(self.rows, chosen_any, strict=True)
+            if not some and self.examples.has_rationale(self.rationales, row)
+        ]

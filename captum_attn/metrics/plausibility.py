@@ -11,15 +11,20 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import binary_average_precision
 
-from captum_attn.core.perturb import rank_players
 from captum_attn.metrics.means import MeanOverExamples
 
 
 def token_auprc(scores: Tensor, rationales: Tensor, players: Tensor) -> Tensor:
-    """The area under the precision-recall curve of the scores as a ranking of the tokens, for each example.
+    """Average precision of the scores as a ranking of the tokens, for each example.
+
+    That is how scikit-learn (``average_precision_score``) and torchmetrics sum up the precision-recall curve: the mean
+    precision over the tokens of the rationale, without lines between the points of the curve. Tokens of equal scores
+    are one point of it, so that their order does not count: a constant score gets the rationale's share of the tokens.
+    ERASER's code calls this ``average_precision``; its ``auprc`` is the area under straight lines between the points,
+    and gives a constant score more than one half.
 
     Args:
-        scores: float (B, N), attributions; of equal ones, the earlier token comes first.
+        scores: float (B, N), attributions.
         rationales: bool (B, N), the tokens that people chose.
         players: bool (B, N), the tokens that count.
 
@@ -27,27 +32,33 @@ def token_auprc(scores: Tensor, rationales: Tensor, players: Tensor) -> Tensor:
         float (B,), average precision; NaN for examples without a rationale.
 
     Raises:
-        TypeError, ValueError: shapes or dtypes that do not fit.
+        TypeError, ValueError: shapes or dtypes that do not fit; scores of players that are NaN.
 
     Example:
         >>> players = torch.ones(1, 4, dtype=torch.bool)
         >>> rationale = torch.tensor([[True, False, True, False]])
         >>> token_auprc(torch.tensor([[4.0, 3.0, 2.0, 1.0]]), rationale, players)
         tensor([0.8333])
+        >>> token_auprc(torch.zeros(1, 4), rationale, players)
+        tensor([0.5000])
 
     Source: DeYoung et al. 2020, ERASER, section 4.1.
     """
     check_rationales(scores, rationales, players)
-    ranks, areas = rank_players(scores, players), torch.full((len(scores),), torch.nan, device=scores.device)
+    areas = torch.full((len(scores),), torch.nan, device=scores.device)
     for example in (rationales & players).any(-1).nonzero().flatten().tolist():
         counted = players[example]
-        order = 1 - ranks[example, counted].double() / len(counted)  # raw scores would pass through a sigmoid
+        levels, level = scores[example, counted].unique(return_inverse=True)
+        order = level.double() / len(levels)  # raw scores would pass through a sigmoid
         areas[example] = binary_average_precision(order, rationales[example, counted].long())
     return areas
 
 
 def token_f1(scores: Tensor, rationales: Tensor, players: Tensor) -> Tensor:
     """F1 of as many of the highest tokens as the rationale has; precision and recall are the same then.
+
+    Tokens of equal scores share the places that are left for them, each a part of one, so that their order does not
+    count: this is the mean over all orders.
 
     Args, Returns, Raises: as :func:`token_auprc`.
 
@@ -65,6 +76,9 @@ def token_f1(scores: Tensor, rationales: Tensor, players: Tensor) -> Tensor:
 
 def token_iou(scores: Tensor, rationales: Tensor, players: Tensor) -> Tensor:
     """Intersection over union of the rationale and as many of the highest tokens.
+
+    Tokens of equal scores share the places that are left for them, as in :func:`token_f1`; intersection and union are
+    those of fuzzy sets then.
 
     Args, Returns, Raises: as :func:`token_auprc`.
 
@@ -85,24 +99,35 @@ def _common(scores: Tensor, rationales: Tensor, players: Tensor) -> tuple[Tensor
     check_rationales(scores, rationales, players)
     rationales = rationales & players
     size = rationales.sum(-1, keepdim=True)
-    highest = players & (rank_players(scores, players) < size)
+    highest = _highest(scores, players, size)
     size = size.squeeze(-1).float()
-    return (highest & rationales).sum(-1).float(), size.masked_fill(size == 0, torch.nan)
+    return (highest * rationales).sum(-1).float(), size.masked_fill(size == 0, torch.nan)
+
+
+def _highest(scores: Tensor, players: Tensor, size: Tensor) -> Tensor:
+    """How far each token (B, N) is among the ``size`` (B, 1) highest players: 1 or 0; of equal ones, a share each."""
+    counted = players.unsqueeze(-2)
+    above = (counted & (scores.unsqueeze(-2) > scores.unsqueeze(-1))).sum(-1)
+    level = (counted & (scores.unsqueeze(-2) == scores.unsqueeze(-1))).sum(-1)
+    return players * ((size - above) / level.clamp(min=1)).clamp(0, 1)
 
 
 def check_rationales(scores: Tensor, rationales: Tensor, players: Tensor) -> None:
-    """Raise ``TypeError`` or ``ValueError`` unless these are float, bool and bool (B, N)."""
+    """Raise ``TypeError`` or ``ValueError`` unless these are float, bool and bool (B, N), and players have scores."""
     if scores.dim() != 2 or not scores.shape == rationales.shape == players.shape:
         shapes = [tuple(tensor.shape) for tensor in (scores, rationales, players)]
         raise ValueError(f"expected scores, rationales and players of one shape (B, N), got {shapes}")
     if rationales.dtype != torch.bool or players.dtype != torch.bool:
         raise TypeError(f"rationales and players must be bool, got {rationales.dtype} and {players.dtype}")
+    if scores[players].isnan().any():
+        raise ValueError("scores of players are NaN, which cannot be ranked")
 
 
 class PlausibilityMetric(MeanOverExamples):
     """The mean over the examples that have a rationale."""
 
     higher_is_better = True
+    plot_lower_bound, plot_upper_bound = 0.0, 1.0
 
     @abstractmethod
     def of_each(self, scores: Tensor, rationales: Tensor, players: Tensor) -> Tensor:
@@ -115,7 +140,7 @@ class PlausibilityMetric(MeanOverExamples):
 
 
 class TokenAUPRC(PlausibilityMetric):
-    """The mean of :func:`token_auprc`, over examples with a rationale.
+    """The mean of :func:`token_auprc`, which is average precision, over examples with a rationale.
 
     Example:
         >>> metric = TokenAUPRC()

@@ -102,7 +102,7 @@ def test_loaders_that_fail_are_named_and_go_on_when_asked(vit):
 def test_texts_are_cut_to_what_the_model_reads_and_padded_batch_by_batch():
     model, tokenizer = load_text_model()
     texts = ["good", "so very very good", "word " * 500]
-    with pytest.warns(UserWarning, match="inputs: 1 texts are longer than the 128 tokens that the model reads"):
+    with pytest.warns(UserWarning, match="inputs: 1 of . texts are longer than 128 tokens"):
         batches = Reader(model, tokenizer, 2).read(texts, "inputs")
     assert [tuple(batch.features.shape) for batch in batches] == [(2, 6), (1, 128)]
     assert batches[0].keywords["attention_mask"].sum(1).tolist() == [3, 6]

@@ -120,12 +120,32 @@ def test_among_the_largest_it_is_the_analytic_centre(seed):
 
 
 def test_each_example_of_a_batch_is_on_its_own():
-    batch = torch.cat([random_capacities(seed, 3, 5, spread) for seed, spread in ((0, 0.3), (1, 6.0), (2, 1.0))])
+    examples = [random_capacities(seed, 3, 5, spread) for seed, spread in ((0, 0.3), (1, 6.0), (2, 1.0), (3, 12.0))]
+    batch = torch.cat(examples)
     batch[2, 1] = 0.0  # nothing gets through
-    together = barrier_flow(batch, first_token(3, 5))
+    together = barrier_flow(batch, first_token(4, 5))
     alone = torch.cat([barrier_flow(one[None], first_token(1, 5)) for one in batch])
-    torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(together, alone, rtol=1e-10, atol=1e-12)
     assert not together[2].any()
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=2, max_size=4), seed=st.integers(0, 10_000), spread=st.floats(0.01, 9)
+)
+def test_padding_makes_no_difference(sizes, seed, spread):
+    examples = [random_capacities(seed + row, 3, length, spread) for row, length in enumerate(sizes)]
+    batch = torch.zeros(len(sizes), 3, 10, 10, dtype=torch.double)
+    for row, capacities in enumerate(examples):
+        length = capacities.shape[-1]
+        batch[row, :, length:, : 1 + row] = 7.0  # queries that are padding attend to tokens, and nobody to them
+        batch[row, :, :length, :length] = capacities
+    together = barrier_flow(batch, first_token(len(sizes), 10))
+    for row, capacities in enumerate(examples):
+        length = capacities.shape[-1]
+        alone = barrier_flow(capacities, first_token(1, length))[0]
+        torch.testing.assert_close(together[row, :length], alone, rtol=1e-10, atol=1e-12)
+        assert not together[row, length:].any()
 
 
 def test_several_sources_and_like_tokens():

@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 import torch
-from captum.attr import Attribution, NoiseTunnel
+from captum.attr import Attribution, NoiseTunnel, Saliency
 from families import CLS, FAMILIES, PAD, SEP, batch, image_batch, text_batch
 from models import left_untouched
 
@@ -36,6 +36,17 @@ def bert():
 
 def words(ids):
     return ~torch.isin(ids, torch.tensor([PAD, CLS, SEP]))
+
+
+@pytest.mark.parametrize("method", [*METHODS, captum_attn.ShapleyGradAttention, MaskTunnel])
+def test_futures_are_refused_as_captum_does_it(method):
+    attribution = MaskTunnel(captum_attn.GradSAM(bert())) if method is MaskTunnel else method(bert())
+    named = f"attribute_future is not implemented for {method.__name__}"
+    for arguments in ((), (text_batch(),)):
+        with pytest.raises(NotImplementedError, match=named):
+            attribution.attribute_future(*arguments)
+    with pytest.raises(NotImplementedError, match="attribute_future is not implemented for Saliency"):
+        Saliency(bert()).attribute_future()
 
 
 @every_method

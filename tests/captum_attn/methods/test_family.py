@@ -9,7 +9,7 @@ import plain_methods as plain
 import pytest
 import torch
 import transformers as hf
-from families import FAMILIES, batch, eager_reference
+from families import FAMILIES, batch, eager_reference, text_batch
 from numpy.polynomial.legendre import leggauss
 from torch import nn
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
@@ -178,6 +178,21 @@ def test_generalized_flow_is_the_central_flow_through_the_information_tensor(nam
     result = GeneralizedAttentionFlow(model, information=information).attribute_tokens(inputs, target=TARGET)
     expected = barrier_flow(capacities, sources).float().masked_fill(~result.players, 0.0)
     assert relative_error(result.values, expected) <= 1e-3  # capacities differ in the last digit
+
+
+@pytest.mark.parametrize("information", ["attention", "gradient", "attention_gradient"])
+@pytest.mark.parametrize("name", ["bert", "modernbert", "llama"])
+def test_generalized_flow_of_a_text_does_not_depend_on_its_batch(name, information):
+    model, inputs = FAMILIES[name].build().double(), text_batch()
+    method = GeneralizedAttentionFlow(model, information=information)
+    together = method.attribute(inputs, target=TARGET)
+    in_parts = method.attribute(inputs, target=TARGET, internal_batch_size=2)
+    torch.testing.assert_close(in_parts, together, rtol=1e-10, atol=1e-13)
+    assert together.dtype == torch.double
+    for row, real in enumerate(inputs["attention_mask"].bool()):
+        alone = method.attribute({key: column[[row]][:, real] for key, column in inputs.items()}, target=TARGET)[0]
+        torch.testing.assert_close(together[row, real], alone, rtol=1e-10, atol=1e-13)
+        assert alone.any()
 
 
 # --- norms ------------------------------------------------------------------------------------------------------------

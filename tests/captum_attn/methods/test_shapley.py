@@ -70,6 +70,14 @@ def test_interactions_are_those_of_the_game_on_the_influence_matrix(game):
     assert expected.abs().max() > 0
 
 
+@pytest.mark.parametrize("method", [ShapleyGradAttention, ShapleyAttention])
+@pytest.mark.parametrize("options", [{}, {"game": "incoming"}, {"game": "cls"}])
+def test_an_additive_game_has_no_interactions_and_says_so(method, options):
+    model = bert()
+    with left_untouched(model), pytest.raises(ValueError, match=r"additive.*game='mutual'"):
+        method(model, **options).interactions(text_batch(), target=1)
+
+
 @pytest.mark.parametrize("per", ["layer", "head"])
 @pytest.mark.parametrize("game", GAMES)
 def test_values_of_layers_and_heads(per, game):

@@ -574,12 +574,12 @@ def test_pixels_that_people_chose_become_patches(image_model):
     images = digits()[2][:2]
     chosen = torch.zeros(2, 8, 8, dtype=torch.bool)
     size = image_model.config.patch_size
-    chosen[0, :size, :size] = True
+    chosen[0, :size] = True
 
-    def corner(batch, targets):
+    def first_row(batch, targets):
         return torch.zeros_like(batch["pixel_values"]).index_fill_(2, torch.tensor([0]), 1.0)
 
-    result = evaluate(image_model, images, {"row": corner}, rationales=chosen, percentages=[50], show_progress=False)
+    result = evaluate(image_model, images, {"row": first_row}, rationales=chosen, percentages=[50], show_progress=False)
     found = result.table(["token_f1"]).query("method == 'row'")
     assert found["mean"].item() == 1.0
     assert found.n.item() == 1  # nobody chose anything in the other image
@@ -671,9 +671,9 @@ def test_unknown_words_are_words(text_model):
 
 def test_texts_that_are_too_long_are_cut_with_a_warning(text_model):
     long = " ".join(["dull"] * 300)
-    with pytest.warns(UserWarning, match="1 of 2 texts are longer than the 128 tokens"):
+    with pytest.warns(UserWarning, match="1 of 2 texts are longer than 128 tokens"):
         run(text_model, data=["good", long])
-    with pytest.warns(UserWarning, match="longer than the 128 tokens"):
+    with pytest.warns(UserWarning, match="longer than 128 tokens"):
         run(text_model, data=["good", long], max_length=1000)
     assert run(text_model, data=["good", long], max_length=8).settings.count == 2
 

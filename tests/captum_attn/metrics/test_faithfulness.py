@@ -5,13 +5,25 @@ from __future__ import annotations
 import copy
 import pickle
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from torchmetrics import MetricCollection
+from torchmetrics import MetricCollection, MetricTracker
 
-from captum_attn.metrics import AOPC, Comprehensiveness, Deletion, Insertion, LogOdds, Sufficiency
+from captum_attn.metrics import (
+    AOPC,
+    Comprehensiveness,
+    Deletion,
+    Insertion,
+    LogOdds,
+    Sufficiency,
+    TokenAUPRC,
+    TokenF1,
+    TokenIOU,
+)
 from captum_attn.metrics.functional import aopc, area_under_curve, log_odds, mean_drop
 
 SHARES = [0, 30, 100]
@@ -150,6 +162,51 @@ def test_what_is_no_probability_is_refused_and_not_counted():
     assert torch.equal(metric.compute(), before)
     with pytest.raises(ValueError, match="unknown scale 'x'"):
         Sufficiency("x")
+
+
+def test_plots_are_those_of_torchmetrics(name):
+    metric = METRICS[name][0]()
+    values = [metric(*probabilities()), metric(*(tensor.flip(0) for tensor in probabilities(5)))]
+    figure, axes = metric.plot()
+    expected = metric.compute().flatten().tolist()
+    assert [line.get_ydata()[0] for line in axes.lines] == pytest.approx(expected)
+    assert axes.get_ylabel() == type(metric).__name__
+    figure.canvas.draw()
+    _, own = plt.subplots()
+    given, axes = metric.plot(values, own)
+    assert given is None
+    assert axes is own
+    series = torch.stack(values).reshape(2, -1).T
+    assert np.allclose([line.get_ydata() for line in axes.lines], series)
+    labels = [text.get_text() for text in axes.texts]
+    assert labels == ["Optimal \n value"] * (metric.plot_upper_bound is not None)
+    low, high = axes.get_ylim()
+    assert metric.plot_lower_bound is None or low <= metric.plot_lower_bound < metric.plot_upper_bound <= high
+
+
+@pytest.mark.parametrize("metric", [TokenAUPRC, TokenF1, TokenIOU])
+def test_plausibility_is_plotted_between_0_and_1(metric):
+    meter = metric()
+    scores, players = torch.tensor([[1.0, 0.0, 2.0]]), torch.ones(1, 3, dtype=torch.bool)
+    values = [meter(scores, torch.tensor([row]), players) for row in ([True, False, True], [False, True, False])]
+    _, axes = meter.plot(values)
+    assert axes.lines[0].get_ydata().tolist() == pytest.approx(torch.stack(values).tolist())
+    _, axes = meter.plot()
+    assert axes.lines[0].get_ydata() == pytest.approx([meter.compute().item()])
+    assert axes.get_ylim() == pytest.approx((-0.1, 1.1))
+
+
+def test_collections_and_trackers_plot_them():
+    tracker = MetricTracker(MetricCollection([Comprehensiveness(), Sufficiency(), LogOdds()]))
+    for count in (4, 7):
+        tracker.increment()
+        tracker.update(*probabilities(count))
+    _, axes = tracker.plot()
+    assert len(axes.lines) == 3
+    collection = MetricCollection([Comprehensiveness(), Sufficiency()])
+    collection.update(*probabilities())
+    _, axes = collection.plot(together=True)
+    assert {text.get_text() for text in axes.get_legend().get_texts()} == {"Comprehensiveness", "Sufficiency"}
 
 
 def test_directions():

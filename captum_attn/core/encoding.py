@@ -1,0 +1,124 @@
+"""Texts as a tokenizer encodes them: one call for all who tokenize, in turn, cut to what the model reads."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from captum_attn.core.models import config_of
+
+
+class Encoded(NamedTuple):
+    """Texts as a tokenizer's ``BatchEncoding``, without padding: each column a list for each text.
+
+    Attributes:
+        whole: all of their tokens.
+        read: what is left of them under the limit; the same object where no text is longer.
+    """
+
+    whole: Any
+    read: Any
+
+    @property
+    def cut(self) -> list[int]:
+        """The texts that lost tokens."""
+        lengths = [list(map(len, encoding["input_ids"])) for encoding in self]
+        return [row for row, (whole, read) in enumerate(zip(*lengths, strict=True)) if whole > read]
+
+
+def encode(
+    tokenizer: Any,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None = None,
+    *,
+    limit: int | None = None,
+    **options: Any,
+) -> Encoded:
+    """Tokenize texts, or pairs of texts; several threads may do so with one tokenizer.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer, fast or slow.
+        texts: at least one.
+        pairs: their second texts, as many.
+        limit: the most tokens of a text, or of a pair, special tokens included; None for no limit.
+        options: of the tokenizer's call, such as ``return_offsets_mapping=True``.
+
+    Example:
+        >>> whole, read = encode(tokenizer, ["a gripping film"], limit=4)
+        >>> len(whole["input_ids"][0]), len(read["input_ids"][0])
+        (5, 4)
+    """
+    columns = [list(texts)] if pairs is None else [list(texts), list(pairs)]
+    with _turn_at(tokenizer):
+        whole = tokenizer(*columns, verbose=False, **options)
+        if limit is None or max(map(len, whole["input_ids"])) <= limit:
+            return Encoded(whole, whole)
+        return Encoded(whole, tokenizer(*columns, truncation=True, max_length=limit, verbose=False, **options))
+
+
+def padded(tokenizer: Any, columns: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Columns of encoded texts as tensors (B, N), padded to the longest of them, on the tokenizer's side.
+
+    Raises:
+        ValueError: texts of several lengths, and a tokenizer without a pad token.
+
+    Example:
+        >>> padded(tokenizer, encode(tokenizer, ["a gripping film", "dull"]).read)["attention_mask"].sum(-1)
+        tensor([5, 3])
+    """
+    if tokenizer.pad_token_id is not None:
+        return dict(tokenizer.pad(dict(columns), padding=True, return_tensors="pt", verbose=False))
+    if len(set(map(len, columns["input_ids"]))) > 1:
+        raise ValueError("the tokenizer has no pad token: set tokenizer.pad_token, or use batch_size=1")
+    return {name: torch.tensor(column) for name, column in columns.items()}
+
+
+def length_limit(tokenizer: Any, model: Callable[..., Any], asked: int | None) -> int | None:
+    """How many tokens the model reads, special tokens included: the least that anything says; None if nothing does."""
+    limits = [asked, tokenizer.model_max_length if tokenizer.model_max_length < _UNLIMITED else None]
+    config = config_of(model)
+    positions = getattr(config, "max_position_embeddings", None)
+    if isinstance(positions, int) and positions > 0:
+        reserved = [  # RoBERTa counts positions from the one of padding
+            module.padding_idx + 1
+            for module in (model.modules() if isinstance(model, nn.Module) else ())
+            if isinstance(module, nn.Embedding)
+            and module.num_embeddings == positions
+            and module.padding_idx is not None
+        ]
+        limits.append(positions - max(reserved, default=0))
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def warn_of_cut(cut: int, count: int, limit: int | None, remark: str, *, whose: str = "", stacklevel: int) -> None:
+    """Warn that ``cut`` of ``count`` texts were longer than the limit, if any were.
+
+    Args:
+        remark: what follows from it, or how to go on.
+        whose: the texts, where there may be others.
+        stacklevel: as of ``warnings.warn``, counted from the caller.
+    """
+    if cut:
+        found = f"{whose and whose + ': '}{cut} of {count} texts are longer than {limit} tokens and were cut"
+        warnings.warn(f"{found}: {remark}", stacklevel=stacklevel + 1)
+
+
+_UNLIMITED = 10**9  # transformers' model_max_length of tokenizers that know none is far more
+
+_turns: WeakKeyDictionary[Any, threading.RLock] = WeakKeyDictionary()
+_registering = threading.Lock()
+
+
+def _turn_at(tokenizer: Any) -> threading.RLock:
+    """The lock of a tokenizer: a fast one keeps truncation in its backend, which threads, and shallow copies, share.
+
+    It is kept beside the tokenizer, not in it, so that tokenizers can be pickled and copied as before.
+    """
+    with _registering:
+        return _turns.setdefault(getattr(tokenizer, "backend_tokenizer", tokenizer), threading.RLock())
