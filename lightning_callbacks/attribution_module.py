@@ -31,8 +31,9 @@ class AttributionModule(LightningModule):
     Batches are what a tokenizer or an image processor returns, a tensor, or (features, labels), where a mask may stand
     between text and labels. Labels, under the name ``labels`` or ``label``, are kept and do not go to the model, nor
     does what it does not take. What else a batch may hold, such as indices or weights, is refused where it has no
-    name: ``batch_inputs`` gives it one, or leaves it out. Texts without a word get zeros where ``processor`` is a tokenizer and ``method`` is built here. The model is left as it was; only its
-    device, and under ``precision="64-true"`` and the like its dtype, are Lightning's.
+    name: ``batch_inputs`` gives it one, or leaves it out. Texts without a word get zeros where ``processor`` is a
+    tokenizer and ``method`` is built here. The model is left as it was; only its device, and under
+    ``precision="64-true"`` and the like its dtype, are Lightning's.
 
     Args:
         model: a Hugging Face model or any ``nn.Module`` that ``method`` explains.

@@ -58,22 +58,27 @@ class ProbeSet:
         known = [labels for labels in each if labels is not None]
         return torch.cat(known) if len(known) == len(each) else None
 
+    def __getitem__(self, wanted: Tensor) -> ProbeSet:
+        """Some of the examples, bool (n,), numbered anew."""
+        parts = zip(self.batches, wanted.split([len(batch.rows) for batch in self.batches]), strict=True)
+        kept = [batch[some] for batch, some in parts if some.any()]
+        starts = list(accumulate((len(batch.rows) for batch in kept), initial=0))
+        rows = [torch.arange(start, stop) for start, stop in pairwise(starts)]
+        return ProbeSet([replace(batch, rows=own) for batch, own in zip(kept, rows, strict=True)])
+
     def with_players(self, special_ids: Collection[int] | None) -> ProbeSet:
         """The texts that hold more than padding and special tokens; a warning names the others."""
         if special_ids is None or self.batches[0].inputs.modality != "ids":
             return self
         special = torch.tensor(sorted(special_ids))
-        kept = [(~torch.isin(batch.inputs.features, special)).any(-1) for batch in self.batches]
-        idle = [int(row) for batch, some in zip(self.batches, kept, strict=True) for row in batch.rows[~some]]
-        if not idle:
+        kept = torch.cat([(~torch.isin(batch.inputs.features, special)).any(-1) for batch in self.batches])
+        if kept.all():
             return self
+        idle = (~kept).nonzero().flatten().tolist()
         warnings.warn(f"the examples {idle} of the probe set have no tokens but special ones: left out", stacklevel=2)
-        left = [batch[some] for batch, some in zip(self.batches, kept, strict=True) if some.any()]
-        if not left:
+        if not kept.any():
             raise MisconfigurationException("the examples of the probe set have no tokens but special ones")
-        starts = list(accumulate((len(batch.rows) for batch in left), initial=0))
-        rows = [torch.arange(start, stop) for start, stop in pairwise(starts)]
-        return ProbeSet([replace(batch, rows=own) for batch, own in zip(left, rows, strict=True)])
+        return self[kept]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -114,6 +119,9 @@ def read_probe(
         max_samples: the most examples; None for all.
         batch_size: the most in a batch.
         batch_inputs: takes a loader's batch apart.
+
+    Returns:
+        The examples; none, of a loader or data set that has none.
 
     Raises:
         MisconfigurationException: data in which there are no inputs, or not one label for each.
@@ -191,8 +199,6 @@ def _in_order(
     if max_samples is not None:
         kept = [batch[batch.rows < max_samples] for batch in batches]
         batches = [batch for batch in kept if len(batch.rows)]
-    if not batches:
-        raise MisconfigurationException("the probe set is empty: there are no validation data, or probe= has none")
     return ProbeSet(batches)
 
 
