@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_callbacks.attribution_folder import AttributionFolder, Bools
 from lightning_callbacks.attribution_module import AttributionModule
-from lightning_callbacks.neutrality import without_trace
+from lightning_callbacks.neutrality import forget_module, without_trace
 from lightning_callbacks.settings import plain
 
 
@@ -134,11 +134,13 @@ class AttributionWriter(BasePredictionWriter):
                 f"{self.folder.path}, and the same trainer.predict goes on from there."
             )
         self._current = None
+        forget_module(self)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Say so if there was nothing to explain; called by Lightning."""
+        """Let go of the module, and say so if there was nothing to explain; called by Lightning."""
         if stage == "predict" and not self._run:
             rank_zero_warn(f"AttributionWriter: the data loader is empty, so nothing was written to {self.folder.path}")
+        forget_module(self)
 
     def _opened(self, settings: dict[str, Any], samples: list[int]) -> tuple[str, list[Bools]] | str:
         """The run's name and what is done; or what is wrong with the folder."""

@@ -20,7 +20,7 @@ def could_be_companion(part: Any, features: Tensor) -> bool:
     """
     if not _fits(part, features):
         return False
-    return not part.is_floating_point() or is_padding_mask(part, features, _every_token(features))
+    return not part.is_floating_point() or is_padding_mask(part, features)
 
 
 def companion_names(features: Tensor, others: Sequence[Any], taken: Collection[str]) -> list[str]:
@@ -37,7 +37,7 @@ def companion_names(features: Tensor, others: Sequence[Any], taken: Collection[s
     free = [name for name in COMPANION_NAMES if name in taken]
     parts = list(takewhile(lambda part: _fits(part, features) and not part.is_floating_point(), others))
     every = _every_token(features)
-    real = next((part.bool() for part in parts if is_padding_mask(part, features, every)), every)
+    real = next((part.bool() for part in parts if is_padding_mask(part, features)), every)
     names: list[str] = []
     for part in parts:
         name = next((name for name in free if _CERTAIN[name](part, features, real)), None)
@@ -48,14 +48,16 @@ def companion_names(features: Tensor, others: Sequence[Any], taken: Collection[s
     return names
 
 
-def is_padding_mask(part: Tensor, features: Tensor, real: Tensor) -> bool:
+def is_padding_mask(part: Any, features: Tensor, real: Tensor | None = None) -> bool:
     """Whether it is 0 on one side of each text, where the same padding stands everywhere, and 1 elsewhere."""
+    if not _fits(part, features):
+        return False
     steps = part.long().diff(dim=1)
     one_side = bool((steps <= 0).all() or (steps >= 0).all())
     return one_side and bool(((part == 0) | (part == 1)).all() and part.any()) and _alike(features[part == 0])
 
 
-def is_segments(part: Tensor, features: Tensor, real: Tensor) -> bool:
+def _is_segments(part: Tensor, features: Tensor, real: Tensor) -> bool:
     """Whether it is 0; or numbers the segments of each text from 0, each of which ends with the same separator."""
     if not part.any():
         return True
@@ -66,7 +68,7 @@ def is_segments(part: Tensor, features: Tensor, real: Tensor) -> bool:
     return bool((numbers[first] == 0).all() and in_turn) and _alike(features[ends])
 
 
-def is_positions(part: Tensor, features: Tensor, real: Tensor) -> bool:
+def _is_positions(part: Tensor, features: Tensor, real: Tensor) -> bool:
     """Whether it counts the tokens of each text."""
     steps = _steps(part.long(), real)
     return len(steps) > 0 and bool((steps == 1).all())
@@ -74,8 +76,8 @@ def is_positions(part: Tensor, features: Tensor, real: Tensor) -> bool:
 
 _CERTAIN: dict[str, Callable[[Tensor, Tensor, Tensor], bool]] = {
     "attention_mask": is_padding_mask,
-    "token_type_ids": is_segments,
-    "position_ids": is_positions,
+    "token_type_ids": _is_segments,
+    "position_ids": _is_positions,
 }
 
 

@@ -34,7 +34,7 @@ from lightning_callbacks.history import History, Validation
 from lightning_callbacks.methods import Methods, named_methods
 from lightning_callbacks.model_in_module import ModelChoice
 from lightning_callbacks.names import CONCEPT_COLUMNS, COSTS, check_names, check_waiting
-from lightning_callbacks.neutrality import without_trace
+from lightning_callbacks.neutrality import forget_module, without_trace
 from lightning_callbacks.preparation import Plan, validation_loader
 from lightning_callbacks.probing import CONCEPTS, FAITHFULNESS, ExplainedExample, Probing
 from lightning_callbacks.progress import shown_progress
@@ -61,6 +61,8 @@ class ExplanationMonitor(Callback):
       ``tcav_p/...``, their p-values after Holm's correction for the concepts and layers of one validation;
     - ``explanations/seconds`` and ``explanations/samples``.
 
+    Without validation data nothing is explained, and a warning says so.
+
     Figures go to every logger that takes some (TensorBoard; ``log_image`` of W&B), else into PNG files. What fails is
     a warning, and scores are NaN then: ``ModelCheckpoint`` takes them for the worst, ``EarlyStopping`` stops unless its
     ``check_finite`` is False.
@@ -79,17 +81,18 @@ class ExplanationMonitor(Callback):
         probe: the examples to explain: texts, images, paths, a tensor, a tokenizer's mapping (with ``labels``), a data
             loader or a data set. Default: the first ones of the (first) validation loader, in its data set's order.
         labels: of ``probe``, if it holds none; numbers or names of classes.
-        model: the transformer in the LightningModule: a dotted name, or a function of the LightningModule. Default:
-            its attribute ``model``, else its only part with a Hugging Face configuration.
+        model: the transformer in the LightningModule, with its head: a dotted name, or a function of the
+            LightningModule. Default: its attribute ``model``, else its only part with a Hugging Face configuration.
         processor: the model's tokenizer or image processor; of text, it is needed for faithfulness.
         layers: those that concepts are scored in, as in :class:`captum_attn.TTCAV`.
         every_n_validations: 1 for each; the first one of each run is always among them. In between, other callbacks see
             the last scores again, of which the patience of ``EarlyStopping`` knows nothing.
-        max_samples: the most examples. Default: 64 of the validation loader, all of ``probe``.
+        max_samples: the most examples. Default: 64 of the validation loader, all of ``probe``. Under ``fast_dev_run``,
+            two of these.
         max_seconds: when so many have passed, no further batch is begun, on each process by itself; not for FSDP2.
         batch_size: how many inputs the model sees at a time.
         batch_inputs: makes of a batch of another form the mapping that is explained, with its labels; known forms are
-            what a tokenizer or an image processor returns, a tensor, and (features, labels).
+            what a tokenizer or an image processor returns, a tensor, (features, labels), and (ids, mask, labels).
         intervention: how faithfulness takes tokens away: ``"replacement"`` or ``"knockout"``.
         replacement: what replaces a token; as in :class:`captum_attn.metrics.MaskedModel`.
         concept_options: other arguments of :class:`captum_attn.TTCAV`, such as ``{"n_cavs": 20}``.
@@ -105,8 +108,8 @@ class ExplanationMonitor(Callback):
 
     Raises:
         MisconfigurationException: arguments that are none of the above; when training starts, a model without
-            attention, a target without labels, a ``monitor=`` of another callback that would never be logged, FSDP1,
-            DeepSpeed or tensor parallelism.
+            attention or without a head, batches that may be read in several ways, a target without labels, a
+            ``monitor=`` of another callback that would never be logged, FSDP1, DeepSpeed or tensor parallelism.
 
     Example:
         >>> from lightning.pytorch.callbacks import ModelCheckpoint
@@ -307,10 +310,10 @@ class ExplanationMonitor(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if not self._validated and stage in ("fit", "validate"):
             self._warn_of_nothing("there was no validation, or its data are empty")
-        self._probing = None  # it holds the model, the examples and the concepts
+        self._let_go()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._probing = None  # there will be no teardown
+        self._let_go()  # there will be no teardown
 
     def state_dict(self) -> dict[str, Any]:
         return {"validations": self._validations, "history": self._history.state()}
@@ -455,6 +458,11 @@ class ExplanationMonitor(Callback):
         same = [one for one in self._history.validations if one.probe == probing.probe.fingerprint]
         explained = [(one.step, example) for one in same for example in one.examples if example.row == row]
         return example_over_time(probing.probe.inputs(row), explained, names, self._plan.processor)
+
+    def _let_go(self) -> None:
+        """Hold no model, examples and concepts as read for it, but what was measured."""
+        self._probing = None
+        forget_module(self)
 
     def _warn(self, message: str) -> None:
         warnings.warn(f"{type(self).__name__}: {message}", stacklevel=3)

@@ -21,6 +21,7 @@ from captum_attn.core.inputs import ModelInputs, mapping_inputs
 from captum_attn.core.models import config_of, device_of
 from captum_attn.metrics.evaluation import checked_labels
 from lightning_callbacks.batches import LABEL_NAMES, BatchInputs, labelled_inputs
+from lightning_callbacks.companions import is_padding_mask
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def read_probe(
     data = DataLoader(data, batch_size) if isinstance(data, Dataset) else data
     if isinstance(data, DataLoader):
         found = list(_of_loader(model, data, max_samples, batch_inputs))
-    elif batch_inputs is None and not _has_labels(data):
+    elif batch_inputs is None and not _is_batch(data):
         reader = Reader(model, processor, batch_size)
         found = [(inputs, None) for inputs in reader.read(_first(data, max_samples), "the probe set")]
     else:
@@ -224,9 +225,21 @@ def _first(data: Any, count: int | None) -> Any:
     return data[:count] if isinstance(data, Sequence) and not isinstance(data, str) else data
 
 
-def _has_labels(data: Any) -> bool:
-    tuples = isinstance(data, tuple) and len(data) > 1 and isinstance(data[0], Tensor | Mapping)
-    return tuples or (isinstance(data, Mapping) and any(name in data for name in LABEL_NAMES))
+def _is_batch(data: Any) -> bool:
+    """Whether it is one batch with labels or the like, as loaders yield it; a list of batches has parts of one kind."""
+    if isinstance(data, Mapping):
+        return any(name in data for name in LABEL_NAMES)
+    if not isinstance(data, list | tuple) or len(data) < 2 or not isinstance(data[0], Tensor | Mapping):
+        return False
+    return isinstance(data, tuple) or any(_goes_along(part, data[0]) for part in data[1:])
+
+
+def _goes_along(part: Any, first: Tensor | Mapping[str, Any]) -> bool:
+    """Whether it is no further batch, or example, like the first one."""
+    if not isinstance(first, Tensor) or not isinstance(part, Tensor):
+        return isinstance(part, Tensor) or isinstance(first, Tensor)
+    alike = (part.dim(), part.is_floating_point()) == (first.dim(), first.is_floating_point())
+    return not alike or is_padding_mask(part, first)
 
 
 def _read(model: nn.Module, batch: Any, batch_inputs: BatchInputs | None) -> tuple[ModelInputs, Tensor | None]:
