@@ -79,10 +79,11 @@ def check_head(module: LightningModule, model: nn.Module, output: Tensor) -> Non
 def _signs_of_hidden_states(module: LightningModule, model: nn.Module, width: int) -> list[str]:
     """What says that an output of some width is no classes: its configuration, and what would read it."""
     config, signs, inside = config_of(model), [], {*model.modules()}
-    if width == getattr(config, "num_labels", None):
+    classes = getattr(config, "num_labels", None)
+    if width == classes:
         return []
     if width == getattr(config, "hidden_size", None):
-        signs.append(f"{type(model).__name__} has hidden states of this width, and {config.num_labels} classes")
+        signs.append(f"{type(model).__name__} has hidden states of this width, and {classes} classes")
     outside = ((name, part) for name, part in module.named_modules() if part not in inside)
     readers = [name for name, part in outside if getattr(part, "in_features", None) == width]
     if readers:

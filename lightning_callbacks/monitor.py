@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -172,26 +173,15 @@ class ExplanationMonitor(Callback):
             raise MisconfigurationException(
                 f"expected log_prefix, a string, and examples, 0 or more, got {log_prefix!r} and {examples!r}"
             )
-        self._plan = Plan(
-            concepts=concepts,
-            methods={} if faithfulness is None else named_methods(faithfulness),
-            target=target,
-            probe=probe,
-            labels=labels,
-            model=model,
-            processor=processor,
-            layers=layers,
-            max_samples=max_samples,
-            batch_size=batch_size,
-            batch_inputs=batch_inputs,
-            intervention=intervention,
-            replacement=replacement,
-            concept_options=dict(concept_options or {}),
-            seed=seed,
-        )
-        check_names("methods", self._plan.methods)
-        self.every_n_validations, self.max_seconds, self.autocast = every_n_validations, max_seconds, autocast
-        self.figures, self.examples = figures, examples
+        self.concepts, self.target, self.layers = concepts, target, layers
+        self.methods = {} if faithfulness is None else named_methods(faithfulness)
+        check_names("methods", self.methods)
+        self.probe, self.labels, self.batch_inputs = probe, labels, batch_inputs
+        self.model, self.processor = model, processor
+        self.every_n_validations, self.max_samples, self.max_seconds = every_n_validations, max_samples, max_seconds
+        self.batch_size, self.intervention, self.replacement = batch_size, intervention, replacement
+        self.concept_options = dict(concept_options or {})
+        self.autocast, self.figures, self.examples = autocast, figures, examples
         self.log_prefix, self.on_error, self.seed = log_prefix, on_error, seed
         self.scores: ConceptScores | None = None
         self._history = History()
@@ -229,7 +219,7 @@ class ExplanationMonitor(Callback):
             self._warn_of_nothing("there is no validation in this training")
         elif loader is not None and not any(trainer.num_val_batches):
             self._warn_of_nothing("the validation loader is empty")
-        elif self._plan.probe is not None or loader is not None:
+        elif self.probe is not None or loader is not None:
             self._prepare(trainer, pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -342,8 +332,8 @@ class ExplanationMonitor(Callback):
         Raises:
             ValueError: nothing was measured yet.
         """
-        output = "the predicted class" if self._plan.target is None else str(self._plan.target)
-        return trajectories(self.frame(), next(iter(self._plan.methods), ""), output)
+        output = "the predicted class" if self.target is None else str(self.target)
+        return trajectories(self.frame(), next(iter(self.methods), ""), output)
 
     def summary(self) -> str:
         """The table that is printed at the end of ``fit``: how faithfulness and concepts' effects went."""
@@ -359,9 +349,11 @@ class ExplanationMonitor(Callback):
             return
         self._prepared = True
 
+        plan = Plan(**{part.name: getattr(self, part.name) for part in fields(Plan)})
+
         def prepare() -> Probing | None:
             with without_trace(pl_module, self.seed):
-                return self._plan.probing(trainer, pl_module)
+                return plan.probing(trainer, pl_module)
 
         try:
             self._probing = together(trainer, prepare)
@@ -457,7 +449,7 @@ class ExplanationMonitor(Callback):
         names = getattr(config_of(probing.model), "id2label", None) or {}
         same = [one for one in self._history.validations if one.probe == probing.probe.fingerprint]
         explained = [(one.step, example) for one in same for example in one.examples if example.row == row]
-        return example_over_time(probing.probe.inputs(row), explained, names, self._plan.processor)
+        return example_over_time(probing.probe.inputs(row), explained, names, self.processor)
 
     def _let_go(self) -> None:
         """Hold no model, examples and concepts as read for it, but what was measured."""
