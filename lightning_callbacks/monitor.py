@@ -348,7 +348,6 @@ class ExplanationMonitor(Callback):
         if self._prepared:
             return
         self._prepared = True
-
         plan = Plan(**{part.name: getattr(self, part.name) for part in fields(Plan)})
 
         def prepare() -> Probing | None:
