@@ -28,10 +28,12 @@ Target = int | str | tuple[int, int] | None
 class AttributionModule(LightningModule):
     """A model whose ``predict_step`` explains a batch: ``trainer.predict`` then explains a data set.
 
-    Batches are what a tokenizer or an image processor returns, a tensor, or (features, labels). Labels, under the name
-    ``labels`` or ``label``, are kept and do not go to the model, nor does what it does not take. Texts without a word
-    get zeros where ``processor`` is a tokenizer and ``method`` is built here. The model is left as it was; only its
-    device, and under ``precision="64-true"`` and the like its dtype, are Lightning's.
+    Batches are what a tokenizer or an image processor returns, a tensor, or (features, labels), where a mask may stand
+    between text and labels. Labels, under the name ``labels`` or ``label``, are kept and do not go to the model, nor
+    does what it does not take. What else a batch may hold, such as indices or weights, is refused where it has no
+    name: ``batch_inputs`` gives it one, or leaves it out. Texts without a word get zeros where ``processor`` is a
+    tokenizer and ``method`` is built here. The model is left as it was; only its device, and under
+    ``precision="64-true"`` and the like its dtype, are Lightning's.
 
     Args:
         model: a Hugging Face model or any ``nn.Module`` that ``method`` explains.

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_callbacks.attribution_folder import AttributionFolder, Bools
 from lightning_callbacks.attribution_module import AttributionModule
-from lightning_callbacks.neutrality import without_trace
+from lightning_callbacks.neutrality import forget_module, without_trace
 from lightning_callbacks.settings import plain
 
 
@@ -58,6 +58,7 @@ class AttributionWriter(BasePredictionWriter):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check what goes together; called by Lightning."""
         super().setup(trainer, pl_module, stage)
+        self._run, self._current = "", None
         if stage == "predict":
             _explaining(pl_module)
             callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
@@ -123,13 +124,23 @@ class AttributionWriter(BasePredictionWriter):
         trainer.strategy.barrier("attributions written")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Say where it happened; called by Lightning."""
+        """Say where it happened, and let go of the batch; called by Lightning."""
+        if isinstance(pl_module, AttributionModule):
+            pl_module.wanted = None  # of the next batch, which will not come
         if self._current:
             dataloader, indices = self._current
             exception.add_note(
                 f"While explaining the samples {indices} of data loader {dataloader}. What was explained before is in "
                 f"{self.folder.path}, and the same trainer.predict goes on from there."
             )
+        self._current = None
+        forget_module(self)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let go of the module, and say so if there was nothing to explain; called by Lightning."""
+        if stage == "predict" and not self._run:
+            rank_zero_warn(f"AttributionWriter: the data loader is empty, so nothing was written to {self.folder.path}")
+        forget_module(self)
 
     def _opened(self, settings: dict[str, Any], samples: list[int]) -> tuple[str, list[Bools]] | str:
         """The run's name and what is done; or what is wrong with the folder."""

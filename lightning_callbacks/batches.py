@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from captum_attn.core.inputs import COMPANION_NAMES, FEATURE_NAMES, TOKEN_NOTES, constant, modality
+from captum_attn.core.inputs import FEATURE_NAMES, TOKEN_NOTES, check_features, constant, modality
 from captum_attn.core.models import parameter_names, takes_keyword
+from lightning_callbacks.companions import companion_names, could_be_companion
 
 BatchInputs = Callable[[Any], Any]
 """A function from a batch of the user's own form to one of the forms of :func:`labelled_inputs`."""
@@ -44,12 +46,15 @@ def labelled_inputs(batch: Any, model: nn.Module, batch_inputs: BatchInputs | No
     Args:
         batch: a mapping of inputs, with ``labels`` or ``label`` among them or not, in which what the model does not
             take is left out; ids (B, N), embeddings (B, N, D) or pixels (B, C, h, w); or a sequence that starts with
-            one of them, goes on with a mask and the like, and may end with labels, as ``TensorDataset`` makes it.
+            one of them and may end with labels, one for each of the B inputs. Between ids or embeddings and labels
+            there may be, each an integer or bool (B, N) that the model takes: an attention mask, of padding; token
+            types; positions.
         model: that takes the inputs.
         batch_inputs: brings other batches into one of these forms.
 
     Raises:
-        TypeError: anything else.
+        TypeError: anything else, such as (features, labels, indices) or (features, labels, weights); what has an entry
+            for each token and is none of the above, so that it may be labels.
 
     Example:
         >>> inputs, labels = labelled_inputs([batch["input_ids"], batch["attention_mask"], torch.tensor([1, 0])], model)
@@ -58,52 +63,120 @@ def labelled_inputs(batch: Any, model: nn.Module, batch_inputs: BatchInputs | No
     """
     given = batch if batch_inputs is None else batch_inputs(batch)
     features, *others = given if isinstance(given, list | tuple) and given else [given]
-    others = [part for part in others if part is not None]
-    labels = others.pop() if others and _are_labels(others[-1], features) else None
-    names = [name for name in COMPANION_NAMES if name in parameter_names(model)]
-    fits = isinstance(features, Mapping) or all(isinstance(part, Tensor) for part in (features, *others))
-    if not fits or len(others) > (0 if isinstance(features, Mapping) else len(names)):
+    named, rest = _named(features, others, model) if _features_given(features, others) else ({}, others)
+    main = next((name for name in FEATURE_NAMES.values() if name in named), None)
+    if main is None:
         raise _not_understood(given, batch_inputs)
-    if not isinstance(features, Mapping):
-        features = {FEATURE_NAMES[modality(features)]: features, **dict(zip(names, others, strict=False))}
-    if not any(name in features for name in FEATURE_NAMES.values()):
-        raise _not_understood(given, batch_inputs)
-    found = [features[name] for name in LABEL_NAMES if name in features]
-    taken = _taken(model, features)
-    inputs = {name: constant(value) for name, value in features.items() if name in taken}
-    return LabelledInputs(inputs, constant(found[0] if found and labels is None else labels))
+    found = [named[name] for name in LABEL_NAMES if name in named][:1]
+    rest = [] if len(rest) == 1 and rest[0] is None else rest
+    if len(rest) > 1 - len(found) or not all(_is_labels(part, named[main], named is features) for part in rest):
+        raise _ambiguous(given, main, named[main], batch_inputs)
+    taken = _taken(model, main, named)
+    inputs = {name: constant(value) for name, value in named.items() if name in taken}
+    return LabelledInputs(inputs, constant(next(iter((*found, *rest)), None)))
 
 
-def _taken(model: nn.Module, features: Mapping[str, Any]) -> set[str]:
+def _named(
+    features: Mapping[str, Any] | Tensor, others: list[Any], model: nn.Module
+) -> tuple[Mapping[str, Any], list[Any]]:
+    """Inputs by name, and what is left beside them."""
+    if isinstance(features, Mapping):
+        return features, others
+    kind = modality(features)
+    names = [] if kind == "pixels" else companion_names(features, others, parameter_names(model))
+    return {FEATURE_NAMES[kind]: features, **dict(zip(names, others, strict=False))}, others[len(names) :]
+
+
+def _is_labels(part: Any, features: Any, named: bool) -> bool:
+    """Whether it holds one label for each input, and is nothing else for certain; beside a mapping, no companion is."""
+    if isinstance(part, list | tuple):
+        parts = any(isinstance(label, Tensor) and label.dim() for label in part)  # (labels, indices), put together
+        return len(part) == len(features) and not parts
+    if getattr(part, "shape", ())[:1] != (len(features),):
+        return False
+    if not isinstance(part, Tensor) or not isinstance(features, Tensor):
+        return True
+    if part.is_floating_point() and part.dim() > 2:
+        return False  # other features
+    return named or modality(features) == "pixels" or not could_be_companion(part, features)
+
+
+def _taken(model: nn.Module, main: str, features: Mapping[str, Any]) -> set[str]:
     """The names that go to the model: of its arguments; all of them, if it takes any and does not name the first."""
-    main = next(name for name in FEATURE_NAMES.values() if name in features)
     named = parameter_names(model)
     takes_all = main not in named and takes_keyword(model, main)
     return {main, *(features if takes_all else named), *TOKEN_NOTES} - {*LABEL_NAMES}
 
 
+def _features_given(features: Any, others: list[Any]) -> bool:
+    """Whether a batch starts with what can be attributed; a tensor alone is looked at when it is explained."""
+    if not others or not isinstance(features, Tensor):
+        return isinstance(features, Mapping | Tensor)
+    try:
+        check_features(features)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 def _not_understood(given: Any, batch_inputs: BatchInputs | None) -> TypeError:
-    who = "the batch is" if batch_inputs is None else "batch_inputs made of a batch"
     advice = (
         "Give batch_inputs=, a function that makes one of these of a batch"
         if batch_inputs is None
         else "Let it return one of these"
     )
     return TypeError(
-        f"{who} {_described(given)}, expected the mapping that a tokenizer or an image processor returns, a tensor, or "
-        f"(features, labels). {advice}"
+        f"{_who(batch_inputs)} {_described(given)}, expected the mapping that a tokenizer or an image processor "
+        f"returns, a tensor, or (features, labels). {advice}"
     )
 
 
-def _are_labels(part: Any, features: Any) -> bool:
-    """Whether it is anything but a mask or the like, an integer for each token."""
-    if not isinstance(part, Tensor) or not isinstance(features, Tensor) or features.dim() > 3:
-        return True
-    return part.is_floating_point() or part.shape != features.shape[:2]
+def _ambiguous(given: Sequence[Any], main: str, features: Any, batch_inputs: BatchInputs | None) -> TypeError:
+    of_mapping, of_pixels = isinstance(given[0], Mapping), main == FEATURE_NAMES["pixels"]
+    known = (
+        "beside a mapping without labels: labels"
+        if of_mapping
+        else "beside pixels: labels"
+        if of_pixels
+        else "beside text: a mask (B, N) of its padding and the like, of what the model takes; then labels"
+    )
+    example = _example(given, main, features, of_mapping, of_pixels)
+    advice = (
+        "Say what is what by batch_inputs=, a function that makes a mapping of a batch, such as lambda batch: "
+        f"{example}, if that is what they are"
+        if batch_inputs is None
+        else f"Let it return a mapping, such as {example} of this one, if that is what they are"
+    )
+    return TypeError(
+        f"{_who(batch_inputs)} {_described(given)}, in which labels, indices, weights and masks cannot be told apart. "
+        f"Expected {known}, one for each input. {advice}"
+    )
+
+
+def _example(given: Sequence[Any], main: str, features: Any, of_mapping: bool, of_pixels: bool) -> str:
+    """What ``batch_inputs=`` may make of a batch, in Python."""
+    inputs = ["**batch[0]" if of_mapping else f'"{main}": batch[0]']
+    places = range(1, len(given))
+    labels = next((place for place in places if _is_labels(given[place], features, of_mapping)), len(given) - 1)
+    if not of_mapping and not of_pixels:
+        masks = (place for place in places[: labels - 1] if could_be_companion(given[place], features))
+        inputs += [f'"attention_mask": batch[{place}]' for place in islice(masks, 1)]
+    return f'{{{", ".join(inputs)}, "labels": batch[{labels}]}}'
+
+
+def _who(batch_inputs: BatchInputs | None) -> str:
+    return "the batch is" if batch_inputs is None else "batch_inputs made of a batch"
 
 
 def _described(batch: Any) -> str:
     if isinstance(batch, Mapping):
         return f"a {type(batch).__name__} with the keys {sorted(map(str, batch))}"
-    parts = ", ".join(type(part).__name__ for part in batch[:4]) if isinstance(batch, list | tuple) else ""
+    parts = ", ".join(map(_kind, batch[:6])) if isinstance(batch, list | tuple) else ""
     return f"a {type(batch).__name__}" + (f" of {len(batch)} ({parts})" if parts else "")
+
+
+def _kind(part: Any) -> str:
+    """A type; of a tensor, its dtype and shape."""
+    if isinstance(part, Tensor):
+        return f"{str(part.dtype).removeprefix('torch.')} {tuple(part.shape)}"
+    return type(part).__name__

@@ -28,7 +28,7 @@ class ConceptProbe:
         model: the model.
         concepts: one experimental set, in any form that :meth:`captum_attn.TTCAV.interpret` takes.
         target: the class whose examples are scored, a number or a name; None for all, each by its predicted class.
-        probe: the examples.
+        probe: the examples, by which the model gives logits (B, C).
         options: of :class:`captum_attn.TTCAV`.
 
     Attributes:
@@ -71,11 +71,6 @@ class ConceptProbe:
         example = fitted(probe.batches[0].inputs[:1], model)
         self.layers = find_layers(model, example, self.ttcav.layers)
         with observed_forward(model, example, gradients=False, modules=self.modules) as run:
-            if run.output.dim() != 2:
-                raise MisconfigurationException(
-                    f"the model's output has the shape {tuple(run.output.shape)}, expected logits (B, C): concepts are "
-                    "followed for the classes of a classifier"
-                )
             self._widths = [states.hidden.shape[-1] for states in self.states(run)]
         self.width = 1 + sum(self._widths)
         for concept in read.sets[0]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from captum_attn.concepts.significance import SIGNIFICANT
+from captum_attn.core.inputs import ModelInputs
 from captum_attn.metrics.methods import RANDOM
 from captum_attn.visualization import diverging_colours, plain_text, shown_pixels
 from lightning_callbacks.probing import ExplainedExample
@@ -77,6 +78,31 @@ def trajectories(frame: pd.DataFrame, method: str = "method", output: str = "the
         figure.legend(*concepts, loc="outside upper center", ncols=6, fontsize=8, frameon=False)
     figure.supxlabel("; ".join([_BANDS] * bool(metrics) + [_DOTS] * bool(layers)), fontsize=8)
     return figure
+
+
+def example_over_time(
+    inputs: ModelInputs,
+    explained: Sequence[tuple[int, ExplainedExample]],
+    class_names: Mapping[int, str],
+    processor: Any | None,
+) -> Figure:
+    """One example and its attributions at several validations.
+
+    Args:
+        inputs: the example.
+        explained: training steps, and the attributions then.
+        class_names: the names of classes, as far as they have some.
+        processor: names tokens, if it is a tokenizer.
+    """
+    labels = [
+        f"step {step}: {class_names.get(one.target, one.target)} {one.probability:.2f}" for step, one in explained
+    ]
+    each = [one for _, one in explained]
+    if inputs.modality == "pixels":
+        return patches_over_time(inputs.features[0], each, labels)
+    ids = inputs.features[0].tolist()
+    to_tokens = getattr(processor, "convert_ids_to_tokens", None)
+    return tokens_over_time(to_tokens(ids) if to_tokens else list(map(str, ids)), each, labels)
 
 
 def tokens_over_time(tokens: Sequence[str], explained: Sequence[ExplainedExample], labels: Sequence[str]) -> Figure:

@@ -7,9 +7,10 @@ from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
-from torch import nn
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
 
-from captum_attn.core.models import unwrapped
+from captum_attn.core.models import config_of, unwrapped
 
 ModelChoice = str | Callable[[LightningModule], nn.Module] | None
 
@@ -49,3 +50,42 @@ def find_model(module: LightningModule, choice: ModelChoice = None) -> nn.Module
         f"found {wanted} in {type(module).__name__}, whose parts are: {children}. Give model=, the name of the part "
         "that maps inputs to logits, or a function of the LightningModule that returns it"
     )
+
+
+def check_head(module: LightningModule, model: nn.Module, output: Tensor) -> None:
+    """See that the model's output can be scores of classes, not hidden states for a head that lies outside of it.
+
+    Args:
+        module: the LightningModule.
+        model: the part that is explained.
+        output: of the model.
+
+    Raises:
+        MisconfigurationException: an output that is not (B, C). One (B, C) that seems to be hidden states is warned of.
+    """
+    signs = _signs_of_hidden_states(module, model, output.shape[-1] if output.dim() else 0)
+    name = type(model).__name__
+    advice = (
+        f"{' and '.join(signs)}, so these seem to be hidden states. Put {name} and its head into one module that maps "
+        "inputs to logits, and name that one in model=, which may be a function of the LightningModule"
+    )
+    seen = f"the model's output has the shape {tuple(output.shape)}"
+    if output.dim() != 2:
+        raise MisconfigurationException(f"{seen}, expected logits (B, C) of a classifier{f': {advice}' * bool(signs)}")
+    if signs:
+        rank_zero_warn(f"{seen}, which is taken for scores of {output.shape[1]} classes. But {advice}")
+
+
+def _signs_of_hidden_states(module: LightningModule, model: nn.Module, width: int) -> list[str]:
+    """What says that an output of some width is no classes: its configuration, and what would read it."""
+    config, signs, inside = config_of(model), [], {*model.modules()}
+    classes = getattr(config, "num_labels", None)
+    if width == classes:
+        return []
+    if width == getattr(config, "hidden_size", None):
+        signs.append(f"{type(model).__name__} has hidden states of this width, and {classes} classes")
+    outside = ((name, part) for name, part in module.named_modules() if part not in inside)
+    readers = [name for name, part in outside if getattr(part, "in_features", None) == width]
+    if readers:
+        signs.append(f"{readers[0]!r} of {type(module).__name__} reads {width} features")
+    return signs

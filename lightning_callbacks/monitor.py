@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from difflib import get_close_matches
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,33 +15,28 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch import Tensor
 
 from captum_attn import ShapleyGradAttention
 from captum_attn.concepts import ConceptScores
 from captum_attn.concepts.activations import ConceptStates
 from captum_attn.concepts.experimental_sets import ExperimentalSets
-from captum_attn.concepts.layers import layer_labels
 from captum_attn.concepts.ttcav import warn_of_weak_tests
 from captum_attn.core.models import config_of
 from captum_attn.core.perturb import Replacement
-from captum_attn.core.tokens import special_ids_of
-from captum_attn.metrics import MaskedModel
 from captum_attn.metrics.masked_model import INTERVENTIONS, Intervention
 from lightning_callbacks.agreement import FailedTogetherError, together
 from lightning_callbacks.batches import BatchInputs
 from lightning_callbacks.concept_probe import ConceptProbe
-from lightning_callbacks.faithfulness_probe import FaithfulnessProbe
 from lightning_callbacks.figure_logging import log_figures
-from lightning_callbacks.figures import patches_over_time, tokens_over_time, trajectories
+from lightning_callbacks.figures import example_over_time, trajectories
 from lightning_callbacks.gathering import RowsOfExamples
 from lightning_callbacks.history import History, Validation
-from lightning_callbacks.methods import Methods, built, named_methods, tokenizer_of
-from lightning_callbacks.model_in_module import ModelChoice, find_model
-from lightning_callbacks.names import CONCEPT_COLUMNS, COSTS, GROUPS, check_names, concept_name, faithfulness_names
-from lightning_callbacks.neutrality import without_trace
-from lightning_callbacks.probe import Batches, ProbeSet, as_it_is, fitted, read_probe
+from lightning_callbacks.methods import Methods, named_methods
+from lightning_callbacks.model_in_module import ModelChoice
+from lightning_callbacks.names import CONCEPT_COLUMNS, COSTS, check_names, check_waiting
+from lightning_callbacks.neutrality import forget_module, without_trace
+from lightning_callbacks.preparation import Plan, validation_loader
 from lightning_callbacks.probing import CONCEPTS, FAITHFULNESS, ExplainedExample, Probing
 from lightning_callbacks.progress import shown_progress
 from lightning_callbacks.strategies import check_strategy, explains_together
@@ -50,10 +45,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-MAX_SAMPLES = 64
-"""So many examples of the validation loader are explained, unless another number is given."""
-
-_FEW = 2  # examples under fast_dev_run
 _CHEAPER = "max_samples=, every_n_validations= and figures=False make it less"
 
 
@@ -70,6 +61,8 @@ class ExplanationMonitor(Callback):
     - ``tcav/{concept}/layer_{i}``, T-TCAV scores; ``tcav_effect/...``, mean-shift effects in units of the output;
       ``tcav_p/...``, their p-values after Holm's correction for the concepts and layers of one validation;
     - ``explanations/seconds`` and ``explanations/samples``.
+
+    Without validation data nothing is explained, and a warning says so.
 
     Figures go to every logger that takes some (TensorBoard; ``log_image`` of W&B), else into PNG files. What fails is
     a warning, and scores are NaN then: ``ModelCheckpoint`` takes them for the worst, ``EarlyStopping`` stops unless its
@@ -89,17 +82,18 @@ class ExplanationMonitor(Callback):
         probe: the examples to explain: texts, images, paths, a tensor, a tokenizer's mapping (with ``labels``), a data
             loader or a data set. Default: the first ones of the (first) validation loader, in its data set's order.
         labels: of ``probe``, if it holds none; numbers or names of classes.
-        model: the transformer in the LightningModule: a dotted name, or a function of the LightningModule. Default:
-            its attribute ``model``, else its only part with a Hugging Face configuration.
+        model: the transformer in the LightningModule, with its head: a dotted name, or a function of the
+            LightningModule. Default: its attribute ``model``, else its only part with a Hugging Face configuration.
         processor: the model's tokenizer or image processor; of text, it is needed for faithfulness.
         layers: those that concepts are scored in, as in :class:`captum_attn.TTCAV`.
         every_n_validations: 1 for each; the first one of each run is always among them. In between, other callbacks see
             the last scores again, of which the patience of ``EarlyStopping`` knows nothing.
-        max_samples: the most examples. Default: 64 of the validation loader, all of ``probe``.
+        max_samples: the most examples. Default: 64 of the validation loader, all of ``probe``. Under ``fast_dev_run``,
+            two of these.
         max_seconds: when so many have passed, no further batch is begun, on each process by itself; not for FSDP2.
         batch_size: how many inputs the model sees at a time.
         batch_inputs: makes of a batch of another form the mapping that is explained, with its labels; known forms are
-            what a tokenizer or an image processor returns, a tensor, and (features, labels).
+            what a tokenizer or an image processor returns, a tensor, (features, labels), and (ids, mask, labels).
         intervention: how faithfulness takes tokens away: ``"replacement"`` or ``"knockout"``.
         replacement: what replaces a token; as in :class:`captum_attn.metrics.MaskedModel`.
         concept_options: other arguments of :class:`captum_attn.TTCAV`, such as ``{"n_cavs": 20}``.
@@ -115,8 +109,8 @@ class ExplanationMonitor(Callback):
 
     Raises:
         MisconfigurationException: arguments that are none of the above; when training starts, a model without
-            attention, a target without labels, a ``monitor=`` of another callback that would never be logged, FSDP1,
-            DeepSpeed or tensor parallelism.
+            attention or without a head, batches that may be read in several ways, a target without labels, a
+            ``monitor=`` of another callback that would never be logged, FSDP1, DeepSpeed or tensor parallelism.
 
     Example:
         >>> from lightning.pytorch.callbacks import ModelCheckpoint
@@ -175,8 +169,13 @@ class ExplanationMonitor(Callback):
         }.items():
             if number is not None and not number > 0:
                 raise MisconfigurationException(f"{name} must be above 0, got {number!r}")
+        if not isinstance(log_prefix, str) or examples < 0:
+            raise MisconfigurationException(
+                f"expected log_prefix, a string, and examples, 0 or more, got {log_prefix!r} and {examples!r}"
+            )
         self.concepts, self.target, self.layers = concepts, target, layers
         self.methods = {} if faithfulness is None else named_methods(faithfulness)
+        check_names("methods", self.methods)
         self.probe, self.labels, self.batch_inputs = probe, labels, batch_inputs
         self.model, self.processor = model, processor
         self.every_n_validations, self.max_samples, self.max_seconds = every_n_validations, max_samples, max_seconds
@@ -184,11 +183,6 @@ class ExplanationMonitor(Callback):
         self.concept_options = dict(concept_options or {})
         self.autocast, self.figures, self.examples = autocast, figures, examples
         self.log_prefix, self.on_error, self.seed = log_prefix, on_error, seed
-        check_names("methods", self.methods)
-        if not isinstance(log_prefix, str) or examples < 0:
-            raise MisconfigurationException(
-                f"expected log_prefix, a string, and examples, 0 or more, got {log_prefix!r} and {examples!r}"
-            )
         self.scores: ConceptScores | None = None
         self._history = History()
         self._validations = 0
@@ -196,6 +190,7 @@ class ExplanationMonitor(Callback):
         self._scoring_seconds = 0.0
         self._began, self._before = time.monotonic(), 0
         self._fresh = self._logged = False  # whether there are figures to draw; scores of this run
+        self._prepared = self._validated = False  # whether this run was prepared for; had a validation, or a warning
 
     # --- Lightning's hooks ---
 
@@ -207,7 +202,8 @@ class ExplanationMonitor(Callback):
         if stage not in ("fit", "validate"):
             return
         check_strategy(trainer, type(self).__name__, sharded=True)
-        self._probing, self.scores, self._logged = None, None, False
+        self._probing, self.scores = None, None
+        self._logged = self._prepared = self._validated = False
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         averaging = [place for place, other in enumerate(callbacks) if isinstance(other, WeightAveraging)]
         if averaging and min(averaging) < callbacks.index(self):
@@ -218,9 +214,12 @@ class ExplanationMonitor(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._began, self._before = time.monotonic(), len(self._history)
+        loader = validation_loader(trainer)
         if not trainer.enable_validation:
-            rank_zero_warn(f"{type(self).__name__}: there is no validation in this training, so nothing is explained")
-        elif self.probe is not None or _loader_of(trainer) is not None:
+            self._warn_of_nothing("there is no validation in this training")
+        elif loader is not None and not any(trainer.num_val_batches):
+            self._warn_of_nothing("the validation loader is empty")
+        elif self.probe is not None or loader is not None:
             self._prepare(trainer, pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -230,9 +229,10 @@ class ExplanationMonitor(Callback):
         self._fresh = False
         if trainer.sanity_checking:
             return
+        self._validated = True
         number = self._validations
         self._validations += 1
-        if number % self.every_n_validations and self._logged:
+        if self._probing is None or (number % self.every_n_validations and self._logged):
             return
         self._logged = True
         start = time.monotonic()
@@ -244,7 +244,8 @@ class ExplanationMonitor(Callback):
                 if self.on_error == "raise":
                     raise
                 self._warn(f"validation {number} was not explained, its scores are NaN: {error}")
-                metrics, samples, examples = dict.fromkeys(self._names(), math.nan), 0, []
+                self.scores = None
+                metrics, samples, examples = dict.fromkeys(self._known_probing.names, math.nan), 0, []
         seconds = time.monotonic() - start
         costs = dict(zip(COSTS, (seconds, float(samples)), strict=True))
         metrics = trainer.strategy.broadcast({**metrics, **costs})
@@ -297,7 +298,12 @@ class ExplanationMonitor(Callback):
             print(f"Explanations took {spent:.1f} s, {spent / seconds:.1%} of the training; {_CHEAPER}")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._probing = None  # it holds the model
+        if not self._validated and stage in ("fit", "validate"):
+            self._warn_of_nothing("there was no validation, or its data are empty")
+        self._let_go()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._let_go()  # there will be no teardown
 
     def state_dict(self) -> dict[str, Any]:
         return {"validations": self._validations, "history": self._history.state()}
@@ -339,66 +345,34 @@ class ExplanationMonitor(Callback):
 
     def _prepare(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the probe set and the concepts, once; all that can be wrong with them is found here."""
-        if self._probing is not None:
+        if self._prepared:
             return
+        self._prepared = True
+        plan = Plan(**{part.name: getattr(self, part.name) for part in fields(Plan)})
 
-        def prepare() -> Probing:
+        def prepare() -> Probing | None:
             with without_trace(pl_module, self.seed):
-                return self._read(trainer, pl_module)
+                return plan.probing(trainer, pl_module)
 
         try:
             self._probing = together(trainer, prepare)
         except FailedTogetherError as error:
             cause = error.__cause__ or error
-            named = (
-                ""
-                if isinstance(cause, TypeError | ValueError | MisconfigurationException)
-                else f"{type(cause).__name__}: "
-            )
+            expected = isinstance(cause, TypeError | ValueError | MisconfigurationException)
+            named = "" if expected else f"{type(cause).__name__}: "
             notes = "".join(f" ({note})" for note in getattr(cause, "__notes__", ()))
             raise MisconfigurationException(f"{type(self).__name__}: {named}{cause}{notes}") from cause
-        same = trainer.strategy.broadcast(self._probing.probe.fingerprint) == self._probing.probe.fingerprint
+        fingerprint = "" if self._probing is None else self._probing.probe.fingerprint
+        same = trainer.strategy.broadcast(fingerprint) == fingerprint
         if not trainer.strategy.reduce_boolean_decision(same):
             raise MisconfigurationException(
                 f"{type(self).__name__}: the processes read different validation examples, of which no common numbers "
                 "can be had: give all of them the same ones in probe="
             )
-        self._check_monitored(trainer)
-
-    def _read(self, trainer: Trainer, pl_module: LightningModule) -> Probing:
-        model = find_model(pl_module, self.model)
-        tokenizer = tokenizer_of(self.processor)
-        probe = self._probe(trainer, model).with_players(special_ids_of(tokenizer))
-        concepts = faithfulness = None
-        if self.concepts is not None:
-            options = {"processor": self.processor, "layers": self.layers, "batch_size": self.batch_size}
-            options |= {"seed": self.seed, **self.concept_options}
-            concepts = ConceptProbe(model, self.concepts, self.target, probe, options)
-            check_names("concepts", concepts.concepts)
-        if self.methods:
-            methods = {name: built(factory, model, self.processor) for name, factory in self.methods.items()}
-            masked = MaskedModel(model, tokenizer, replacement=self.replacement, batch_size=self.batch_size)
-            faithfulness = FaithfulnessProbe(masked, methods, self.intervention, self.seed)
-            faithfulness.check(fitted(probe.batches[0].inputs[:1], model), probe.labels)
-        return Probing(model, probe, concepts, faithfulness)
-
-    def _probe(self, trainer: Trainer, model: nn.Module) -> ProbeSet:
-        data, most = self.probe, self.max_samples
-        if data is None:
-            data, most = _loader_of(trainer), self.max_samples or MAX_SAMPLES
-            if data is not None and not isinstance(data, DataLoader):
-                data = DataLoader(Batches(data), batch_size=None, collate_fn=as_it_is)
-            if data is None:
-                raise MisconfigurationException("there is no validation loader: give one, or examples in probe=")
-            if self.labels is not None:
-                raise MisconfigurationException("labels= go with probe=; those of the validation loader are in it")
-            if trainer.world_size > 1 and isinstance(getattr(data, "dataset", data), IterableDataset):
-                raise MisconfigurationException(
-                    "the validation data are an IterableDataset, of which each process may read other examples: give "
-                    "the examples to explain in probe="
-                )
-        most = min(most or _FEW, _FEW) if trainer.fast_dev_run else most  # type: ignore[attr-defined]
-        return read_probe(model, data, self.labels, self.processor, most, self.batch_size, self.batch_inputs)
+        if self._probing is None:
+            self._warn_of_nothing("the first validation loader is empty")
+        else:
+            check_waiting(trainer.callbacks, self._probing.names, self.log_prefix)  # type: ignore[attr-defined]
 
     def _measured(self, trainer: Trainer) -> tuple[dict[str, float], int, list[ExplainedExample]]:
         """The metrics, of how many examples they are, and some of these to look at."""
@@ -434,7 +408,7 @@ class ExplanationMonitor(Callback):
             rows, numbers = known[FAITHFULNESS]
             labels = probing.probe.labels
             found = probing.faithfulness.metrics(numbers, None if labels is None else labels[rows.cpu()])
-            metrics |= {name: found[ranking][metric] for (ranking, metric), name in self._faithfulness_names.items()}
+            metrics |= {name: found[ranking][metric] for (ranking, metric), name in probing.faithfulness_names.items()}
         if probing.concepts is not None:
             _, numbers = known[CONCEPTS]
             metrics |= self._concept_scores(probing.concepts, states, numbers)
@@ -445,7 +419,7 @@ class ExplanationMonitor(Callback):
     ) -> dict[str, float]:
         if not len(numbers):  # the time was up before an example that counts
             self.scores = None
-            return dict.fromkeys(self._concept_names.values(), math.nan)
+            return dict.fromkeys(self._known_probing.concept_names.values(), math.nan)
         start = time.monotonic()
         self.scores = concepts.score(states, numbers)
         self._scoring_seconds = time.monotonic() - start
@@ -454,57 +428,15 @@ class ExplanationMonitor(Callback):
         rows = self.scores.table().set_index(["concept", "module"])
         return {
             name: float(rows.loc[(concept, module), CONCEPT_COLUMNS[group]])
-            for (group, concept, module), name in self._concept_names.items()
+            for (group, concept, module), name in self._known_probing.concept_names.items()
         }
-
-    @property
-    def _faithfulness_names(self) -> dict[tuple[str, str], str]:
-        """Names by ranking and metric."""
-        faithfulness, probe = self._known_probing.faithfulness, self._known_probing.probe
-        if faithfulness is None:
-            return {}
-        return faithfulness_names(faithfulness.rankings, faithfulness.metric_names(probe.labels is not None))
-
-    @property
-    def _concept_names(self) -> dict[tuple[str, str, str], str]:
-        """Names by group, concept and module."""
-        concepts = self._known_probing.concepts
-        if concepts is None:
-            return {}
-        labels = layer_labels(concepts.layers)
-        return {
-            (group, concept, layer.name): concept_name(group, concept, label)
-            for group in CONCEPT_COLUMNS
-            for concept in concepts.concepts
-            for layer, label in zip(concepts.layers, labels, strict=True)
-        }
-
-    def _names(self) -> list[str]:
-        """Of all metrics but costs."""
-        return [*self._faithfulness_names.values(), *self._concept_names.values()]
-
-    def _check_monitored(self, trainer: Trainer) -> None:
-        """Raise if another callback waits for a metric of ours that does not exist."""
-        ours = [f"{self.log_prefix}{name}" for name in (*self._names(), *COSTS)]
-        groups = tuple(f"{self.log_prefix}{group}" for group in GROUPS)
-        for other in trainer.callbacks:  # type: ignore[attr-defined]
-            wanted = getattr(other, "monitor", None)
-            if not isinstance(wanted, str) or not wanted.startswith(groups) or wanted in ours:
-                continue
-            similar = get_close_matches(wanted, ours, n=3, cutoff=0.7)
-            if similar:  # else it may be someone else's
-                raise MisconfigurationException(
-                    f"{type(other).__name__}(monitor={wanted!r}): {type(self).__name__} logs no such metric; did you "
-                    f"mean {' or '.join(map(repr, similar))}? There are {len(ours)} in all, such as "
-                    f"{', '.join(ours[:: max(1, len(ours) // 8)])}"
-                )
 
     def _figures(self) -> dict[str, Figure]:
         """The figures of the last validation."""
         found = {}
         if self.scores is not None:
             found["tcav/map"] = self.scores.plot()
-        if any(name.startswith(("faithfulness/", "tcav/")) for name in self._names()):
+        if any(name.startswith(("faithfulness/", "tcav/")) for name in self._known_probing.names):
             found["explanations/trajectories"] = self.plot()
         for example in self._history.validations[-1].examples:
             found[f"explanations/example_{example.row}"] = self._example_over_time(example.row)
@@ -512,37 +444,27 @@ class ExplanationMonitor(Callback):
 
     def _example_over_time(self, row: int) -> Figure:
         """The attributions of one example at several validations."""
-        inputs = self._known_probing.probe.inputs(row)
-        names = getattr(config_of(self._known_probing.model), "id2label", None) or {}
-        probe = self._known_probing.probe.fingerprint
-        same = [one for one in self._history.validations if one.probe == probe]
-        then = [(one, example) for one in same for example in one.examples if example.row == row]
-        described = [
-            f"step {one.step}: {names.get(example.target, example.target)} {example.probability:.2f}"
-            for one, example in then
-        ]
-        explained = [example for _, example in then]
-        if inputs.modality == "pixels":
-            return patches_over_time(inputs.features[0], explained, described)
-        ids = inputs.features[0].tolist()
-        to_tokens = getattr(self.processor, "convert_ids_to_tokens", None)
-        return tokens_over_time(to_tokens(ids) if to_tokens else list(map(str, ids)), explained, described)
+        probing = self._known_probing
+        names = getattr(config_of(probing.model), "id2label", None) or {}
+        same = [one for one in self._history.validations if one.probe == probing.probe.fingerprint]
+        explained = [(one.step, example) for one in same for example in one.examples if example.row == row]
+        return example_over_time(probing.probe.inputs(row), explained, names, self.processor)
+
+    def _let_go(self) -> None:
+        """Hold no model, examples and concepts as read for it, but what was measured."""
+        self._probing = None
+        forget_module(self)
 
     def _warn(self, message: str) -> None:
         warnings.warn(f"{type(self).__name__}: {message}", stacklevel=3)
+
+    def _warn_of_nothing(self, why: str) -> None:
+        """Say, once in a run, that nothing will be explained."""
+        self._validated = True
+        rank_zero_warn(f"{type(self).__name__}: {why}, so nothing is explained")
 
     @property
     def _known_probing(self) -> Probing:
         if self._probing is None:
             raise RuntimeError("nothing was prepared: this runs inside a Trainer only")
         return self._probing
-
-
-def _loader_of(trainer: Trainer) -> Any | None:
-    """The first validation loader."""
-    loaders = trainer.val_dataloaders
-    if isinstance(loaders, Mapping):
-        loaders = list(loaders.values())
-    if isinstance(loaders, list | tuple):
-        return loaders[0] if loaders else None
-    return loaders

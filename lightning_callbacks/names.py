@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
@@ -34,6 +36,23 @@ def check_names(what: str, names: Iterable[str]) -> None:
         )
     if what == "methods" and RANDOM in count:
         raise MisconfigurationException(f"the name {RANDOM!r} is taken by random scores, which are always measured")
+
+
+def check_waiting(callbacks: Iterable[Any], names: Iterable[str], prefix: str) -> None:
+    """Raise ``MisconfigurationException`` if a callback waits for a metric that looks like ours and does not exist."""
+    ours = [f"{prefix}{name}" for name in (*names, *COSTS)]
+    groups = tuple(f"{prefix}{group}" for group in GROUPS)
+    for callback in callbacks:
+        wanted = getattr(callback, "monitor", None)
+        if not isinstance(wanted, str) or not wanted.startswith(groups) or wanted in ours:
+            continue
+        similar = get_close_matches(wanted, ours, n=3, cutoff=0.7)
+        if similar:  # else it may be someone else's
+            raise MisconfigurationException(
+                f"{type(callback).__name__}(monitor={wanted!r}): ExplanationMonitor logs no such metric; did you mean "
+                f"{' or '.join(map(repr, similar))}? There are {len(ours)} in all, such as "
+                f"{', '.join(ours[:: max(1, len(ours) // 8)])}"
+            )
 
 
 def faithfulness_names(rankings: Iterable[str], metrics: Iterable[str]) -> dict[tuple[str, str], str]:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
@@ -40,3 +41,9 @@ def without_trace(module: nn.Module, seed: int) -> Iterator[None]:
             raise problem
     finally:
         del problem
+
+
+def forget_module(callback: Callback) -> None:
+    """Let a callback hold nothing of a run that is over: Lightning binds the module's log functions to each of them."""
+    for name in ("log", "log_dict"):
+        vars(callback).pop(name, None)

@@ -21,6 +21,7 @@ from captum_attn.core.inputs import ModelInputs, mapping_inputs
 from captum_attn.core.models import config_of, device_of
 from captum_attn.metrics.evaluation import checked_labels
 from lightning_callbacks.batches import LABEL_NAMES, BatchInputs, labelled_inputs
+from lightning_callbacks.companions import is_padding_mask
 
 
 @dataclass(frozen=True)
@@ -58,22 +59,27 @@ class ProbeSet:
         known = [labels for labels in each if labels is not None]
         return torch.cat(known) if len(known) == len(each) else None
 
+    def __getitem__(self, wanted: Tensor) -> ProbeSet:
+        """Some of the examples, bool (n,), numbered anew."""
+        parts = zip(self.batches, wanted.split([len(batch.rows) for batch in self.batches]), strict=True)
+        kept = [batch[some] for batch, some in parts if some.any()]
+        starts = list(accumulate((len(batch.rows) for batch in kept), initial=0))
+        rows = [torch.arange(start, stop) for start, stop in pairwise(starts)]
+        return ProbeSet([replace(batch, rows=own) for batch, own in zip(kept, rows, strict=True)])
+
     def with_players(self, special_ids: Collection[int] | None) -> ProbeSet:
         """The texts that hold more than padding and special tokens; a warning names the others."""
         if special_ids is None or self.batches[0].inputs.modality != "ids":
             return self
         special = torch.tensor(sorted(special_ids))
-        kept = [(~torch.isin(batch.inputs.features, special)).any(-1) for batch in self.batches]
-        idle = [int(row) for batch, some in zip(self.batches, kept, strict=True) for row in batch.rows[~some]]
-        if not idle:
+        kept = torch.cat([(~torch.isin(batch.inputs.features, special)).any(-1) for batch in self.batches])
+        if kept.all():
             return self
+        idle = (~kept).nonzero().flatten().tolist()
         warnings.warn(f"the examples {idle} of the probe set have no tokens but special ones: left out", stacklevel=2)
-        left = [batch[some] for batch, some in zip(self.batches, kept, strict=True) if some.any()]
-        if not left:
+        if not kept.any():
             raise MisconfigurationException("the examples of the probe set have no tokens but special ones")
-        starts = list(accumulate((len(batch.rows) for batch in left), initial=0))
-        rows = [torch.arange(start, stop) for start, stop in pairwise(starts)]
-        return ProbeSet([replace(batch, rows=own) for batch, own in zip(left, rows, strict=True)])
+        return self[kept]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -115,13 +121,16 @@ def read_probe(
         batch_size: the most in a batch.
         batch_inputs: takes a loader's batch apart.
 
+    Returns:
+        The examples; none, of a loader or data set that has none.
+
     Raises:
         MisconfigurationException: data in which there are no inputs, or not one label for each.
     """
     data = DataLoader(data, batch_size) if isinstance(data, Dataset) else data
     if isinstance(data, DataLoader):
         found = list(_of_loader(model, data, max_samples, batch_inputs))
-    elif batch_inputs is None and not _has_labels(data):
+    elif batch_inputs is None and not _is_batch(data):
         reader = Reader(model, processor, batch_size)
         found = [(inputs, None) for inputs in reader.read(_first(data, max_samples), "the probe set")]
     else:
@@ -191,8 +200,6 @@ def _in_order(
     if max_samples is not None:
         kept = [batch[batch.rows < max_samples] for batch in batches]
         batches = [batch for batch in kept if len(batch.rows)]
-    if not batches:
-        raise MisconfigurationException("the probe set is empty: there are no validation data, or probe= has none")
     return ProbeSet(batches)
 
 
@@ -218,9 +225,21 @@ def _first(data: Any, count: int | None) -> Any:
     return data[:count] if isinstance(data, Sequence) and not isinstance(data, str) else data
 
 
-def _has_labels(data: Any) -> bool:
-    tuples = isinstance(data, tuple) and len(data) > 1 and isinstance(data[0], Tensor | Mapping)
-    return tuples or (isinstance(data, Mapping) and any(name in data for name in LABEL_NAMES))
+def _is_batch(data: Any) -> bool:
+    """Whether it is one batch with labels or the like, as loaders yield it; a list of batches has parts of one kind."""
+    if isinstance(data, Mapping):
+        return any(name in data for name in LABEL_NAMES)
+    if not isinstance(data, list | tuple) or len(data) < 2 or not isinstance(data[0], Tensor | Mapping):
+        return False
+    return isinstance(data, tuple) or any(_goes_along(part, data[0]) for part in data[1:])
+
+
+def _goes_along(part: Any, first: Tensor | Mapping[str, Any]) -> bool:
+    """Whether it is no further batch, or example, like the first one."""
+    if not isinstance(first, Tensor) or not isinstance(part, Tensor):
+        return isinstance(part, Tensor) or isinstance(first, Tensor)
+    alike = (part.dim(), part.is_floating_point()) == (first.dim(), first.is_floating_point())
+    return not alike or is_padding_mask(part, first)
 
 
 def _read(model: nn.Module, batch: Any, batch_inputs: BatchInputs | None) -> tuple[ModelInputs, Tensor | None]:

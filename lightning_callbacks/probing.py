@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_attn import TokenAttributions
+from captum_attn.concepts.layers import layer_labels
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.run import ObservedForward, ReadoutGradients, observed_forward
 from captum_attn.methods.one_pass import explain_in_one_pass
@@ -17,6 +18,7 @@ from captum_attn.metrics.masked_model import WholeInputs
 from lightning_callbacks.concept_probe import ConceptProbe
 from lightning_callbacks.faithfulness_probe import FaithfulnessProbe
 from lightning_callbacks.gathering import RowsOfExamples
+from lightning_callbacks.names import CONCEPT_COLUMNS, concept_name, faithfulness_names
 from lightning_callbacks.probe import ProbeBatch, ProbeSet, fitted
 
 CONCEPTS, FAITHFULNESS = "concepts", "faithfulness"
@@ -63,6 +65,32 @@ class Probing:
         """How many numbers there are of each example."""
         halves = {CONCEPTS: self.concepts, FAITHFULNESS: self.faithfulness}
         return {name: half.width for name, half in halves.items() if half is not None}
+
+    @property
+    def faithfulness_names(self) -> dict[tuple[str, str], str]:
+        """The names of metrics of faithfulness, by ranking and metric."""
+        if self.faithfulness is None:
+            return {}
+        labelled = self.probe.labels is not None
+        return faithfulness_names(self.faithfulness.rankings, self.faithfulness.metric_names(labelled))
+
+    @property
+    def concept_names(self) -> dict[tuple[str, str, str], str]:
+        """The names of scores of concepts, by group, concept and module."""
+        if self.concepts is None:
+            return {}
+        labelled = list(zip(self.concepts.layers, layer_labels(self.concepts.layers), strict=True))
+        return {
+            (group, concept, layer.name): concept_name(group, concept, label)
+            for group in CONCEPT_COLUMNS
+            for concept in self.concepts.concepts
+            for layer, label in labelled
+        }
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all metrics but costs."""
+        return [*self.faithfulness_names.values(), *self.concept_names.values()]
 
     def measure(
         self,
