@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from captum_attn import ShapleyGradAttention
+from captum_attn.class_names import class_names
 from captum_attn.concepts import ConceptScores
 from captum_attn.concepts.activations import ConceptStates
 from captum_attn.concepts.experimental_sets import ExperimentalSets
 from captum_attn.concepts.layers import layer_labels
 from captum_attn.concepts.ttcav import warn_of_weak_tests
-from captum_attn.core.models import config_of
 from captum_attn.core.perturb import Replacement
 from captum_attn.core.tokens import special_ids_of
 from captum_attn.metrics import MaskedModel
@@ -513,14 +513,16 @@ class ExplanationMonitor(Callback):
     def _example_over_time(self, row: int) -> Figure:
         """The attributions of one example at several validations."""
         inputs = self._known_probing.probe.inputs(row)
-        names = getattr(config_of(self._known_probing.model), "id2label", None) or {}
+        model = self._known_probing.model
+
+        def named(example: ExplainedExample) -> str:
+            names = class_names(model, example.outputs)
+            return str(example.target) if names is None else names[example.target]
+
         probe = self._known_probing.probe.fingerprint
         same = [one for one in self._history.validations if one.probe == probe]
         then = [(one, example) for one in same for example in one.examples if example.row == row]
-        described = [
-            f"step {one.step}: {names.get(example.target, example.target)} {example.probability:.2f}"
-            for one, example in then
-        ]
+        described = [f"step {one.step}: {named(example)} {example.probability:.2f}" for one, example in then]
         explained = [example for _, example in then]
         if inputs.modality == "pixels":
             return patches_over_time(inputs.features[0], explained, described)

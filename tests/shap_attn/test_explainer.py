@@ -477,9 +477,67 @@ def test_a_model_without_a_configuration(model_and_tokenizer):
     explanation = explainer(TEXTS)
     assert explanation.output_names == ["Output 0", "Output 1"]
     assert_same(explanation, explainer(TEXTS, batch_size=1))
-    named = AttentionExplainer(explainer.model, model_and_tokenizer[1], output_names=["a", "b", "c"])
-    with pytest.raises(ValueError, match="3 output_names, but the model has 2 classes"):
-        named("good")
+
+
+class OwnHead(nn.Module):
+    """A head of one's own on an encoder whose configuration names two classes."""
+
+    def __init__(self, encoder, classes):
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Linear(encoder.config.hidden_size, classes)
+
+    def forward(self, input_ids, attention_mask=None, token_type_ids=None):
+        return self.head(self.encoder(input_ids, attention_mask, token_type_ids).last_hidden_state[:, 0])
+
+
+def own_head(model_and_tokenizer, classes=5):
+    return OwnHead(model_and_tokenizer[0].bert, classes).eval(), model_and_tokenizer[1]
+
+
+def replaced_head(model_and_tokenizer):
+    """What many do, without a word to the configuration."""
+    model = copy.deepcopy(model_and_tokenizer[0])
+    model.classifier = nn.Linear(model.config.hidden_size, 5)
+    return model, model_and_tokenizer[1]
+
+
+@pytest.mark.parametrize("head", [own_head, replaced_head])
+def test_a_configuration_of_other_classes_names_nothing(model_and_tokenizer, head):
+    model, tokenizer = head(model_and_tokenizer)
+    explanation = AttentionExplainer(model, tokenizer)(TEXTS)
+    assert explanation.output_names == [f"Output {index}" for index in range(5)]
+    named = AttentionExplainer(model, tokenizer, output_names=list("abcde"))
+    assert named(TEXTS).output_names == list("abcde")
+    for outputs in ("e", 4, -1):
+        assert_same(named(TEXTS, outputs=outputs), explanation[:, :, 4])
+    assert AttentionExplainer(model, tokenizer, outputs=4)(TEXTS).output_names == "Output 4"
+    assert AttentionExplainer(model, tokenizer).explain_row("good")["output_names"] is None
+    assert named.explain_row("good", outputs=[3])["output_names"] == list("abcde")
+    batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
+    expected = ShapleyGradAttention(model, tokenizer=tokenizer).attribute(batch, target=4)
+    for row, values, length in zip(rows_of(explanation), expected, batch["attention_mask"].sum(1), strict=True):
+        np.testing.assert_allclose(row[:, 4], values[1 : length - 1], rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("head", [own_head, replaced_head])
+def test_names_that_do_not_fit_are_refused(model_and_tokenizer, head):
+    model, tokenizer = head(model_and_tokenizer)
+    with left_untouched(model):
+        for outputs in (None, "a", 0, "predicted", shap.Explanation.argsort.flip[:1]):
+            named = AttentionExplainer(model, tokenizer, output_names=["a", "b", "c"], outputs=outputs)
+            with pytest.raises(ValueError, match="3 output_names, but the model has 5 classes"):
+                named("good")
+        with pytest.raises(ValueError, match="one of the configuration's 2 names, but the model has 5 outputs"):
+            AttentionExplainer(model, tokenizer, outputs="positive")("good")
+        with pytest.raises(IndexError, match=r"5 is out of range for 5 classes$"):
+            AttentionExplainer(model, tokenizer, outputs=5)("good")
+
+
+def test_names_of_other_numbers_than_the_outputs(model_and_tokenizer):
+    model = copy.deepcopy(model_and_tokenizer[0])
+    model.config.id2label = {1: "one", 2: "two"}
+    assert AttentionExplainer(model, model_and_tokenizer[1])("good").output_names == ["Output 0", "Output 1"]
 
 
 @pytest.mark.parametrize(
@@ -517,10 +575,10 @@ def test_what_it_cannot_explain(model_and_tokenizer, arguments, error, message):
         ({"outputs": "neutral"}, ValueError, "no class has the name 'neutral', expected one of"),
         ({"outputs": [0.5]}, TypeError, "0.5 is no class"),
         ({"outputs": []}, TypeError, r"outputs is \[\], expected a class"),
-        ({"output_names": ["one"]}, ValueError, "expected a list of 2 names"),
+        ({"output_names": "ab"}, ValueError, "output_names is 'ab', expected a list of names"),
+        ({"output_names": ["a", "b", "c"], "outputs": 3}, IndexError, "3 is out of range for 3 classes"),
         ({"batch_size": 0}, ValueError, "batch_size must be"),
         ({"gmae": "cls"}, TypeError, "unexpected keyword argument 'gmae': did you mean 'game'?"),
-        ({"outputs": 5}, IndexError, "5 is out of range for 2 classes"),
         ({"outputs": slice(0, 1)}, TypeError, "outputs is slice"),
         ({"max_length": 2}, ValueError, "leaves no token"),
     ],
@@ -552,7 +610,8 @@ def test_bad_texts(explainer, texts, error, message):
         (lambda e: e("a", words=True), TypeError, "'words' is an argument of the constructor"),
         (lambda e: e("a", output=1), TypeError, "did you mean 'outputs'"),
         (lambda e: e("a", outputs=shap.Explanation.abs.max(0)), ValueError, "expected numbers of classes"),
-        (lambda e: e("a", outputs=7), IndexError, "7 is out of range"),
+        (lambda e: e("a", outputs=7), IndexError, r"7 is out of range for 2 classes, \['negative', 'positive'\]"),
+        (lambda e: e("a", outputs=[0, -3]), IndexError, "-3 is out of range"),
     ],
 )
 def test_bad_calls(explainer, call, error, message):
