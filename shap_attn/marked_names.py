@@ -46,11 +46,13 @@ def rewrite(every: Sequence[Axes], label: Callable[[str], str]) -> None:
     def written(text: str) -> str:
         return unmarked(text) if is_marked(text) else label(text)
 
+    done: list[Any] = []  # twins share a formatter
     for axes in every:
         for axis in (axes.xaxis, axes.yaxis):
             formatter = axis.get_major_formatter()
-            if isinstance(formatter, FuncFormatter):  # of tick labels that were set by hand
-                axis.set_major_formatter(FuncFormatter(lambda *tick, given=formatter: written(given(*tick))))
+            if isinstance(formatter, FuncFormatter) and formatter not in done:  # of tick labels that were set by hand
+                done.append(FuncFormatter(lambda *tick, given=formatter: written(given(*tick))))
+                axis.set_major_formatter(done[-1])
         for text in axes.findobj(Text):
             if is_marked(text.get_text()):
                 text.set_parse_math(False)

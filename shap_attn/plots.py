@@ -11,7 +11,6 @@ they are written, ``$`` and all.
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Callable, Mapping
 from functools import wraps
@@ -139,7 +138,7 @@ def bar(shap_values: Any, *, show: bool = True, **kwargs: Any) -> Any:
     if any(names != features[0] for names in features):
         raise ValueError("cohorts in one plot need the same features: take them from pool(explanation)")
     unit = _unit(cohorts)
-    drawn = {marked(name): _named(_divided(each, unit)) for name, each in cohorts.items()}
+    drawn = {marked(name): _shown(each, unit) for name, each in cohorts.items()}
     alone = isinstance(shap_values, shap.Explanation)
     result = _drawn("bar", drawn[marked("")] if alone else shap.Cohorts(**drawn), **kwargs)
     return _finished(result, shap_values, show, unit, kwargs.get("ax"))
@@ -171,7 +170,7 @@ def force(shap_values: shap.Explanation, *, show: bool = True, **kwargs: Any) ->
     check_one("force", shap_values)
     unit = _unit({"": shap_values})
     formulas = {"out_names": f"$v(N)${_UNITS[unit]}"} if _is_ours(shap_values) else {}
-    result = _drawn("force", _named(_divided(shap_values, unit)), formulas=formulas, **{**kwargs, "matplotlib": True})
+    result = _drawn("force", _shown(shap_values, unit), formulas=formulas, **{**kwargs, "matplotlib": True})
     return _finished(result, shap_values, show)
 
 
@@ -183,8 +182,8 @@ def image(shap_values: shap.Explanation, *, show: bool = True, **kwargs: Any) ->
         ValueError: one of no images, or without pictures to show.
     """
     check_images(shap_values, with_pictures=kwargs.get("pixel_values") is not None)
-    names = shap_values.output_names
-    result = _drawn("image", shap_values, **{"labels": [names] if isinstance(names, str) else names, **kwargs})
+    shown = _with_classes(shap_values)
+    result = _drawn("image", shown, **{"labels": shown.output_names, **kwargs})
     for axes in plt.gcf().axes:
         if len(axes.images) == 2:  # shap.plots.image reaches half a patch beyond them
             faint, patches = axes.images
@@ -201,7 +200,7 @@ def waterfall(shap_values: shap.Explanation, *, show: bool = True, **kwargs: Any
     """
     check_one("waterfall", shap_values)
     unit = _unit({"": shap_values})
-    result = _drawn("waterfall", _named(_divided(shap_values, unit)), **kwargs)
+    result = _drawn("waterfall", _shown(shap_values, unit), **kwargs)
     if _is_ours(shap_values):
         plt.gcf().axes[0].set_xlabel(_VALUE + _UNITS[unit], labelpad=24, fontsize=13)
     return _finished(result, shap_values, show)
@@ -213,7 +212,8 @@ def _dense(name: str, **defaults: Any) -> Callable[..., Any]:
     @wraps(getattr(shap.plots, name))
     def with_labels(shap_values: shap.Explanation, *args: Any, show: bool = True, **kwargs: Any) -> Any:
         check_same_features(name, shap_values)
-        result = _drawn(name, _named(copy.copy(shap_values)), *args, **{**defaults, **kwargs})
+        shown = _shown(shap_values, display_data=shap_values.display_data, clustering=shap_values.clustering)
+        result = _drawn(name, shown, *args, **{**defaults, **kwargs})
         return _finished(result, shap_values, show, axes=kwargs.get("ax"))
 
     return with_labels
@@ -225,10 +225,11 @@ def _drawn(plot: str, shown: Any, *args: Any, formulas: Mapping[str, str] | None
     return getattr(shap.plots, plot)(shown, *args, **{**(formulas or {}), **given, "show": False})
 
 
-def _named(explanation: shap.Explanation) -> shap.Explanation:
-    """The explanation, with marks on the names of its features."""
-    explanation.feature_names = marked(explanation.feature_names)
-    return explanation
+def _with_classes(images: shap.Explanation) -> shap.Explanation:
+    """With the axis of classes that shap.plots.image wants, if one class was sliced out."""
+    if not isinstance(images.output_names, str):
+        return images
+    return shap.Explanation(images.values[..., None], data=images.data, output_names=[images.output_names])
 
 
 def _finished(result: Any, shap_values: Any, show: bool, unit: float = 1, axes: Axes | None = None) -> Any:
@@ -261,18 +262,19 @@ def _unit(cohorts: Mapping[str, shap.Explanation]) -> float:
     return next((unit for unit in _UNITS if peak >= unit), 1) if _is_ours(cohorts) else 1
 
 
-def _divided(explanation: shap.Explanation, unit: float) -> shap.Explanation:
-    """The explanation in a unit; words appear once, as names."""
+def _shown(explanation: shap.Explanation, unit: float = 1, **more: Any) -> shap.Explanation:
+    """What SHAP is to draw: values in a unit, and marked names; words appear once, as names."""
     words = explanation.data is not None and np.asarray(explanation.data).dtype.kind not in "biuf"
     base = np.zeros(explanation.shape[:-1]) if explanation.base_values is None else explanation.base_values
-    divided = shap.Explanation(
+    shown = shap.Explanation(
         explanation.values / unit,
         base_values=base / unit,
         data=None if words else explanation.data,
-        feature_names=explanation.feature_names,
+        feature_names=marked(explanation.feature_names),
+        **more,
     )
-    divided.op_history = explanation.op_history  # tells that values are means of magnitudes
-    return divided
+    shown.op_history = explanation.op_history  # tells that values are means of magnitudes
+    return shown
 
 
 def _honest_html(html: str) -> str:
