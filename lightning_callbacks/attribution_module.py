@@ -12,10 +12,10 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from captum_attn import ShapleyGradAttention, TokenAttributions
-from captum_attn.class_names import class_names, configured_names
 from captum_attn.core.inputs import ModelInputs, mapping_inputs
 from captum_attn.core.models import config_of, fingerprint, unwrapped
 from captum_attn.core.tokens import find_players, real_tokens, special_ids_of
+from captum_attn.output_names import class_names, configured_names
 from lightning_callbacks.attribution_table import attribution_table
 from lightning_callbacks.batches import BatchInputs, LabelledInputs, labelled_inputs
 from lightning_callbacks.classes import class_number

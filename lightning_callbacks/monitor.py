@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from captum_attn import ShapleyGradAttention
-from captum_attn.class_names import class_names
 from captum_attn.concepts import ConceptScores
 from captum_attn.concepts.activations import ConceptStates
 from captum_attn.concepts.experimental_sets import ExperimentalSets
@@ -29,6 +28,7 @@ from captum_attn.core.perturb import Replacement
 from captum_attn.core.tokens import special_ids_of
 from captum_attn.metrics import MaskedModel
 from captum_attn.metrics.masked_model import INTERVENTIONS, Intervention
+from captum_attn.output_names import class_names
 from lightning_callbacks.agreement import FailedTogetherError, together
 from lightning_callbacks.batches import BatchInputs
 from lightning_callbacks.concept_probe import ConceptProbe

@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor
 
-from captum_attn.class_names import class_names
 from captum_attn.comparison.agreement import check_top_k
 from captum_attn.comparison.inputs import Collected
 from captum_attn.comparison.results import Comparison
@@ -18,6 +17,7 @@ from captum_attn.metrics.evaluation import evaluate
 from captum_attn.metrics.functional import PERCENTAGES
 from captum_attn.metrics.masked_model import Intervention
 from captum_attn.metrics.methods import Method, check_methods
+from captum_attn.output_names import class_names
 
 
 def compare(

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from captum_attn._targets import Target, select_target, target_of_each
-from captum_attn.class_names import class_names
 from captum_attn.concepts.activations import ConceptStates, Scope, StateStore, tokens_in_scope
 from captum_attn.concepts.cavs import ESTIMATORS, CAVEstimator, EstimatorName
 from captum_attn.concepts.experimental_sets import ExperimentalSets, check_enough, concept_sets
@@ -36,6 +35,7 @@ from captum_attn.core.models import device_of, unwrapped
 from captum_attn.core.perturb import seeded
 from captum_attn.core.run import ObservedForward, ReadoutGradients, Tokens, observed_forward
 from captum_attn.core.tokens import special_ids_of
+from captum_attn.output_names import class_names
 
 Weighting = Literal["attention", "uniform"]
 

@@ -16,6 +16,7 @@ import torch
 import transformers as hf
 from families import FAMILIES
 from models import left_untouched
+from own_heads import OWN_HEADS
 from small_models import TEXT_MODEL, load_text_model
 from tokenizers_of_every_kind import TOKENIZERS, classifier
 from torch import nn
@@ -479,32 +480,9 @@ def test_a_model_without_a_configuration(model_and_tokenizer):
     assert_same(explanation, explainer(TEXTS, batch_size=1))
 
 
-class OwnHead(nn.Module):
-    """A head of one's own on an encoder whose configuration names two classes."""
-
-    def __init__(self, encoder, classes):
-        super().__init__()
-        self.encoder = encoder
-        self.head = nn.Linear(encoder.config.hidden_size, classes)
-
-    def forward(self, input_ids, attention_mask=None, token_type_ids=None):
-        return self.head(self.encoder(input_ids, attention_mask, token_type_ids).last_hidden_state[:, 0])
-
-
-def own_head(model_and_tokenizer, classes=5):
-    return OwnHead(model_and_tokenizer[0].bert, classes).eval(), model_and_tokenizer[1]
-
-
-def replaced_head(model_and_tokenizer):
-    """What many do, without a word to the configuration."""
-    model = copy.deepcopy(model_and_tokenizer[0])
-    model.classifier = nn.Linear(model.config.hidden_size, 5)
-    return model, model_and_tokenizer[1]
-
-
-@pytest.mark.parametrize("head", [own_head, replaced_head])
+@pytest.mark.parametrize("head", OWN_HEADS)
 def test_a_configuration_of_other_classes_names_nothing(model_and_tokenizer, head):
-    model, tokenizer = head(model_and_tokenizer)
+    model, tokenizer = head(), model_and_tokenizer[1]
     explanation = AttentionExplainer(model, tokenizer)(TEXTS)
     assert explanation.output_names == [f"Output {index}" for index in range(5)]
     named = AttentionExplainer(model, tokenizer, output_names=list("abcde"))
@@ -520,9 +498,9 @@ def test_a_configuration_of_other_classes_names_nothing(model_and_tokenizer, hea
         np.testing.assert_allclose(row[:, 4], values[1 : length - 1], rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize("head", [own_head, replaced_head])
+@pytest.mark.parametrize("head", OWN_HEADS)
 def test_names_that_do_not_fit_are_refused(model_and_tokenizer, head):
-    model, tokenizer = head(model_and_tokenizer)
+    model, tokenizer = head(), model_and_tokenizer[1]
     with left_untouched(model):
         for outputs in (None, "a", 0, "predicted", shap.Explanation.argsort.flip[:1]):
             named = AttentionExplainer(model, tokenizer, output_names=["a", "b", "c"], outputs=outputs)
