@@ -109,8 +109,8 @@ def _has_outputs(explanation: shap.Explanation) -> bool:
     if values.dtype == object:
         return np.ndim(values[0]) > 1
     if explanation.data is None:
-        return values.ndim > 1 and np.ndim(explanation.output_names) == 1
-    return values.ndim > 1 and np.ndim(explanation.data) < values.ndim
+        return bool(values.ndim > 1 and np.ndim(explanation.output_names) == 1)
+    return bool(values.ndim > 1 and np.ndim(explanation.data) < values.ndim)
 
 
 def _slice_of(explanation: shap.Explanation, name: str = "explanation", *first: str) -> str:

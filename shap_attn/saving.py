@@ -134,8 +134,8 @@ def from_plain(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _saver(part: str, value: Any, saver: Saver) -> Any:
     """The own form, a function of the value and a stream, or None to leave the value out."""
-    if saver is None or saver is False or saver == OWN_FORM:
-        return saver or None
+    if saver is None or saver == OWN_FORM:
+        return saver
     if isinstance(saver, str):
         method = getattr(value, saver.removeprefix("."), None)
         if not callable(method):
