@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from captum.attr._utils.visualization import VisualizationDataRecord
@@ -14,9 +14,11 @@ from captum_attn.token_attributions import TokenAttributions
 
 if TYPE_CHECKING:
     import numpy as np
+    from matplotlib.artist import Artist
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
+Drawn = TypeVar("Drawn", bound="Artist")
 _MOST_BARS = 40
 
 RAISES = (214, 39, 62)
@@ -91,7 +93,7 @@ def plot_tokens(
     heights = [float(values[index]) for index in shown]
     bars = axes.barh(range(len(shown)), heights, color=[_hex(RAISES if h >= 0 else LOWERS) for h in heights])
     axes.bar_label(bars, fmt="%+.2g", padding=3, fontsize=8)
-    axes.set_yticks(range(len(shown)), [plain_text(tokens[index]) for index in shown])
+    axes.set_yticks(range(len(shown)), [tokens[index] for index in shown])
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.axvline(0, color="0.4", linewidth=0.8)
     axes.margins(x=0.15)
@@ -99,9 +101,9 @@ def plot_tokens(
     if len(shown) < len(tokens):
         axes.set_ylabel(f"the {len(shown)} strongest of {len(tokens)} tokens")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_xlabel(plain_text(label))
-    axes.set_title(plain_text(title), fontsize=10, loc="left")
-    return figure
+    axes.set_xlabel(label)
+    axes.set_title(title, fontsize=10, loc="left")
+    return as_written(figure)
 
 
 def plot_patches(image: Tensor, patches: Tensor, title: str = "", label: str = "Shapley value of each patch") -> Figure:
@@ -140,13 +142,33 @@ def plot_patches(image: Tensor, patches: Tensor, title: str = "", label: str = "
     heat = right.imshow(values.numpy(), cmap=diverging_colours(), vmin=-limit, vmax=limit, extent=extent)
     if values.shape != image.shape[1:]:
         right.imshow(picture if picture.ndim == 2 else picture.mean(-1), cmap="gray", alpha=0.25, extent=extent)
-    right.set_title(plain_text(label), fontsize=10)
+    right.set_title(label, fontsize=10)
     figure.colorbar(heat, ax=right, shrink=0.85)
     for axes in (left, right):
         axes.set_xticks([])
         axes.set_yticks([])
-    figure.suptitle(plain_text(title), fontsize=11)
-    return figure
+    figure.suptitle(title, fontsize=11)
+    return as_written(figure)
+
+
+def as_written(drawn: Drawn) -> Drawn:
+    """A finished figure, or a part of one, that shows its texts as they are: ``$`` begins no formula of matplotlib's.
+
+    Tokens, names and titles are anybody's. ``$$`` would fail when the figure is saved, and ``$a_b$`` lose its signs.
+    Numbers of ticks are written later, and keep their form.
+
+    Example:
+        >>> from matplotlib.figure import Figure
+        >>> figure = Figure()
+        >>> text = figure.text(0, 0, "$$")
+        >>> as_written(figure).savefig("dollars.png")
+    """
+    from matplotlib.text import Text
+
+    for text in drawn.findobj(Text):
+        if isinstance(text, Text) and "$" in text.get_text():
+            text.set_parse_math(False)
+    return drawn
 
 
 def captum_record(
@@ -225,11 +247,6 @@ def _text_colour(background: tuple[int, int, int]) -> str:
 
 def _hex(colour: tuple[int, int, int]) -> str:
     return "#{:02x}{:02x}{:02x}".format(*colour)
-
-
-def plain_text(text: str) -> str:
-    """Text that matplotlib does not read as mathematics."""
-    return text.replace("$", r"\$")
 
 
 def _checked(tokens: Sequence[str], values: Tensor | Sequence[float]) -> Tensor:

@@ -15,6 +15,7 @@ from captum_attn import ShapleyGradAttention, TokenAttributions
 from captum_attn.core.inputs import ModelInputs, mapping_inputs
 from captum_attn.core.models import config_of, fingerprint, unwrapped
 from captum_attn.core.tokens import find_players, real_tokens, special_ids_of
+from captum_attn.output_names import class_names, configured_names
 from lightning_callbacks.attribution_table import attribution_table
 from lightning_callbacks.batches import BatchInputs, LabelledInputs, labelled_inputs
 from lightning_callbacks.classes import class_number
@@ -123,14 +124,15 @@ class AttributionModule(LightningModule):
         """What the explanations depend on, beside the inputs, as JSON has it.
 
         Returns:
-            The model's class and fingerprint, the method and its settings, the target, the names of the classes.
+            The model's class and fingerprint, the method and its settings, the target, the configuration's names of
+            classes.
         """
         own = {name.lstrip("_"): value for name, value in vars(self.attribution).items() if name != "forward_func"}
         return {
             "model": {"class": plain(type(unwrapped(self.model))), "fingerprint": fingerprint(self.model)},
             "method": {"class": plain(type(self.attribution)), **plain(own)},
             "target": plain(self.target),
-            "class_names": self._class_names(),
+            "class_names": configured_names(self.model),
         }
 
     def _explained(self, given: LabelledInputs) -> pa.Table:
@@ -141,7 +143,7 @@ class AttributionModule(LightningModule):
             real=real,
             ids=batch.features if batch.modality == "ids" else None,
             tokenizer=self.tokenizer,
-            class_names=self._class_names(),
+            class_names=class_names(self.model, result.output.shape[-1]),
             labels=given.labels,
             multi_label=getattr(config, "problem_type", None) == "multi_label_classification",
         )
@@ -173,10 +175,6 @@ class AttributionModule(LightningModule):
         if given.labels is None:
             raise ValueError("target='label', but the batch has no labels: expected them under 'labels' or 'label'")
         return given.labels
-
-    def _class_names(self) -> list[str] | None:
-        names = getattr(config_of(self.model), "id2label", None)
-        return [str(names[index]) for index in sorted(names)] if names else None
 
 
 def _checked_target(target: Any, model: nn.Module) -> Target:

@@ -71,6 +71,7 @@ class ConceptProbe:
         example = fitted(probe.batches[0].inputs[:1], model)
         self.layers = find_layers(model, example, self.ttcav.layers)
         with observed_forward(model, example, gradients=False, modules=self.modules) as run:
+            self._outputs = run.output.shape[-1]
             self._widths = [states.hidden.shape[-1] for states in self.states(run)]
         self.width = 1 + sum(self._widths)
         for concept in read.sets[0]:
@@ -124,4 +125,5 @@ class ConceptProbe:
         """The scores by concepts' states and the numbers (m, width) of the examples that count, m > 0."""
         targets, pooled = numbers.split([1, self.width - 1], dim=1)
         each = pooled.float().to(device_of(self.ttcav.model)).split(self._widths, dim=1)
-        return self.ttcav.score(self._concepts, states, self.layers, each, targets.long().cpu())
+        known = (self._concepts, states, self.layers, each, targets.long().cpu())
+        return self.ttcav.score(*known, outputs=self._outputs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,8 @@ from torch import Tensor
 from captum_attn.concepts.significance import SIGNIFICANT
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.metrics.methods import RANDOM
-from captum_attn.visualization import diverging_colours, plain_text, shown_pixels
+from captum_attn.output_names import class_names
+from captum_attn.visualization import as_written, diverging_colours, shown_pixels
 from lightning_callbacks.probing import ExplainedExample
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def trajectories(frame: pd.DataFrame, method: str = "method", output: str = "the
             if group == "faithfulness":
                 _draw_metric(axes, frame, times, panel, method)
             else:
-                what = "T-TCAV score" if group == "tcav" else f"effect on {plain_text(output)}"
+                what = "T-TCAV score" if group == "tcav" else f"effect on {output}"
                 _draw_layer(axes, frame, times, group, panel)
                 axes.set_title(f"{what}, {panel.replace('_', ' ')}", fontsize=9)
             axes.set_xlabel(times.name)
@@ -77,13 +78,13 @@ def trajectories(frame: pd.DataFrame, method: str = "method", output: str = "the
     if concepts is not None:
         figure.legend(*concepts, loc="outside upper center", ncols=6, fontsize=8, frameon=False)
     figure.supxlabel("; ".join([_BANDS] * bool(metrics) + [_DOTS] * bool(layers)), fontsize=8)
-    return figure
+    return as_written(figure)
 
 
 def example_over_time(
     inputs: ModelInputs,
     explained: Sequence[tuple[int, ExplainedExample]],
-    class_names: Mapping[int, str],
+    model: Callable[..., Any],
     processor: Any | None,
 ) -> Figure:
     """One example and its attributions at several validations.
@@ -91,12 +92,13 @@ def example_over_time(
     Args:
         inputs: the example.
         explained: training steps, and the attributions then.
-        class_names: the names of classes, as far as they have some.
+        model: names the classes, if it has a name for each.
         processor: names tokens, if it is a tokenizer.
     """
-    labels = [
-        f"step {step}: {class_names.get(one.target, one.target)} {one.probability:.2f}" for step, one in explained
-    ]
+    labels = []
+    for step, one in explained:
+        names = class_names(model, one.outputs)
+        labels.append(f"step {step}: {one.target if names is None else names[one.target]} {one.probability:.2f}")
     each = [one for _, one in explained]
     if inputs.modality == "pixels":
         return patches_over_time(inputs.features[0], each, labels)
@@ -121,12 +123,12 @@ def tokens_over_time(tokens: Sequence[str], explained: Sequence[ExplainedExample
     figure = Figure(figsize=(2.4 + 0.42 * len(shown), 1.2 + 0.34 * len(explained)), layout="constrained")
     axes = figure.add_subplot()
     axes.imshow(values / np.where(limits > 0, limits, 1), cmap=diverging_colours(), vmin=-1, vmax=1, aspect="auto")
-    axes.set_yticks(range(len(labels)), [plain_text(label) for label in labels], fontsize=8)
-    axes.set_xticks(range(len(shown)), [plain_text(tokens[place]) for place in shown], rotation=60, ha="right")
+    axes.set_yticks(range(len(labels)), list(labels), fontsize=8)
+    axes.set_xticks(range(len(shown)), [tokens[place] for place in shown], rotation=60, ha="right")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     figure.suptitle(fill(_COLOURS, 20 + 6 * len(shown)), fontsize=8)
-    return figure
+    return as_written(figure)
 
 
 def patches_over_time(image: Tensor, explained: Sequence[ExplainedExample], labels: Sequence[str]) -> Figure:
@@ -145,11 +147,11 @@ def patches_over_time(image: Tensor, explained: Sequence[ExplainedExample], labe
         axes.imshow(grey, cmap="gray", extent=extent)
         strength = 0.85 * np.sqrt(np.abs(patches) / limit)
         axes.imshow(patches, cmap=diverging_colours(), vmin=-limit, vmax=limit, extent=extent, alpha=strength)
-        axes.set_title(plain_text(label), fontsize=8)
+        axes.set_title(label, fontsize=8)
     for axes in (first, *others):
         axes.set_axis_off()
     figure.suptitle(fill(_COLOURS, 28 * (1 + len(explained))), fontsize=8)
-    return figure
+    return as_written(figure)
 
 
 _COLOURS = "red raises the predicted class, blue lowers it; each validation in its own scale"
@@ -160,7 +162,7 @@ def _draw_metric(axes: Axes, frame: pd.DataFrame, times: pd.Series, metric: str,
         method = name.split("/")[1] if name.count("/") == 2 else main
         colour: dict[str, Any] = {"color": "0.6"} if method == RANDOM else {}
         values = frame[name]
-        (line,) = axes.plot(times, values, marker="o", markersize=3, label=plain_text(method), **colour)
+        (line,) = axes.plot(times, values, marker="o", markersize=3, label=method, **colour)
         error = frame.get(name.replace("faithfulness/", "faithfulness_error/", 1))
         if error is not None:
             axes.fill_between(
@@ -173,7 +175,7 @@ def _draw_layer(axes: Axes, frame: pd.DataFrame, times: pd.Series, group: str, l
     for name in [name for name in frame if name.startswith(f"{group}/") and name.endswith(f"/{layer}")]:
         concept = name.split("/")[1]
         values, sure = frame[name], frame[f"tcav_p/{concept}/{layer}"] < SIGNIFICANT
-        (line,) = axes.plot(times, values, linewidth=1.2, label=plain_text(concept))
+        (line,) = axes.plot(times, values, linewidth=1.2, label=concept)
         colour = line.get_color()
         axes.scatter(times[sure], values[sure], s=18, color=colour, zorder=3)
         axes.scatter(times[~sure], values[~sure], s=18, facecolors="white", edgecolors=colour, zorder=3)

@@ -22,7 +22,6 @@ from captum_attn.concepts import ConceptScores
 from captum_attn.concepts.activations import ConceptStates
 from captum_attn.concepts.experimental_sets import ExperimentalSets
 from captum_attn.concepts.ttcav import warn_of_weak_tests
-from captum_attn.core.models import config_of
 from captum_attn.core.perturb import Replacement
 from captum_attn.metrics.masked_model import INTERVENTIONS, Intervention
 from lightning_callbacks.agreement import FailedTogetherError, together
@@ -445,10 +444,9 @@ class ExplanationMonitor(Callback):
     def _example_over_time(self, row: int) -> Figure:
         """The attributions of one example at several validations."""
         probing = self._known_probing
-        names = getattr(config_of(probing.model), "id2label", None) or {}
         same = [one for one in self._history.validations if one.probe == probing.probe.fingerprint]
         explained = [(one.step, example) for one in same for example in one.examples if example.row == row]
-        return example_over_time(probing.probe.inputs(row), explained, names, self.processor)
+        return example_over_time(probing.probe.inputs(row), explained, probing.model, self.processor)
 
     def _let_go(self) -> None:
         """Hold no model, examples and concepts as read for it, but what was measured."""

@@ -35,6 +35,7 @@ class ExplainedExample:
         target: the explained class.
         probability: of that class.
         grid: rows and columns of an image's patches; None for text.
+        outputs: how many classes the model tells apart; 0 where that was not kept.
     """
 
     row: int
@@ -43,6 +44,7 @@ class ExplainedExample:
     target: int
     probability: float
     grid: tuple[int, int] | None
+    outputs: int = 0
 
 
 @dataclass(frozen=True)
@@ -166,4 +168,5 @@ def _explained(batch: ProbeBatch, whole: WholeInputs, scores: Tensor, place: int
         int(whole.targets[place]),
         float(whole.confidence[place]),
         None if whole.grid is None else (whole.grid.rows, whole.grid.columns),
+        whole.probabilities.shape[1],
     )

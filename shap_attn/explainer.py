@@ -24,9 +24,9 @@ from captum_attn.core.readout import Readout
 from captum_attn.methods.shapley import CustomGame, Estimator
 from shap_attn import saving
 from shap_attn.images import ImageReader
-from shap_attn.outputs import Outputs, is_single, output_chooser
+from shap_attn.outputs import OutputNames, Outputs, is_single, output_chooser
 from shap_attn.shap_arguments import check_shap_arguments
-from shap_attn.sources import class_names, taken_apart
+from shap_attn.sources import taken_apart
 from shap_attn.texts import TextReader
 
 BatchSize = int | Literal["auto"]
@@ -45,12 +45,13 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
         model: a text or image classifier: a ``transformers`` pipeline, SHAP's ``TransformersPipeline`` around one, or
             the model itself.
         masker: beside a model, its tokenizer (a fast one, or in a ``shap.maskers.Text``) or its image processor. None
-            with a model that takes pixels: images are its own, processed pixel values. Nothing is ever masked.
+            with a model that takes pixels, such as timm's and torchvision's: images are its own pixel values, as the
+            model's transform returns them. Nothing is ever masked.
         game, sign, layers, heads, readout, estimator: as in :class:`captum_attn.ShapleyGradAttention`.
         outputs: which classes are explained, unless a call says otherwise: one by number or name, several in a list,
             ``"predicted"``, what an operation such as ``shap.Explanation.argsort.flip[:3]`` chooses for each input, or
             None for all. One forward pass serves them all, and each takes a backward pass.
-        output_names: of all classes. Default: the configuration's ``id2label``.
+        output_names: of all classes. Default: the configuration's ``id2label``, if it has one name for each output.
         words: whether the pieces of a word are added up to one value.
         special_tokens: whether the special tokens that the tokenizer adds are shown; their value is 0.
         max_length: tokens of a text, special ones included. Default: as many as the model reads.
@@ -93,10 +94,11 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
     ) -> None:
         """Build an explainer; the class says what the arguments are."""
         module, reads, own_length = taken_apart(model, masker)
-        super().__init__(module, output_names=class_names(module, output_names))
+        self._names = OutputNames(module, output_names)
+        super().__init__(module, output_names=self._names.expected)
         self.masker = reads
         self.outputs, self.batch_size = outputs, _checked_size(batch_size)
-        output_chooser(outputs, self.output_names)
+        self._chooser(outputs)
         self._reader: TextReader | ImageReader
         if isinstance(reads, PreTrainedTokenizerBase):
             max_length = own_length if max_length is None else max_length
@@ -154,7 +156,7 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
         self._check(shap_arguments, args)
         start = time.time()
         outputs = self.outputs if outputs is None else outputs
-        chooser = output_chooser(outputs, self.output_names)
+        chooser = self._chooser(outputs)
         size = self.batch_size if batch_size is None else _checked_size(batch_size)
         rows = self._reader.read(*args)
         batches = _batches([len(row) for row in rows], size if self._reader.can_pad else 1)
@@ -163,7 +165,7 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
             solved.update(zip(batch, self._solve([rows[index] for index in batch], chooser), strict=True))
         in_order = [solved[index] for index in range(len(rows))]
         text = isinstance(self._reader, TextReader)  # shap.plots.image wants the axis of classes
-        return self._explanation(rows, in_order, text and is_single(outputs, self.output_names), time.time() - start)
+        return self._explanation(rows, in_order, text and is_single(outputs, self._names), time.time() - start)
 
     def explain_row(self, *row_args: Any, outputs: Outputs = None, **shap_arguments: Any) -> dict[str, Any]:
         """Explain one text, one pair (as two arguments) or one image.
@@ -181,7 +183,7 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
         """
         given = {name: value for name, value in shap_arguments.items() if name not in ("batch_size", "silent")}
         self._check(given, row_args)
-        chooser = output_chooser(self.outputs if outputs is None else outputs, self.output_names)
+        chooser = self._chooser(self.outputs if outputs is None else outputs)
         rows = self._reader.read(*([argument] for argument in row_args))
         (solved,) = self._solve(rows, chooser)
         return {
@@ -192,37 +194,69 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
             "clustering": None,
             "error_std": solved.errors,
             "output_indices": solved.classes,
-            "output_names": self.output_names,
+            "output_names": solved.names,
         }
 
-    def save(self, out_file: BinaryIO | str | os.PathLike[str]) -> None:  # type: ignore[override]
+    def save(
+        self,
+        out_file: BinaryIO | str | os.PathLike[str],
+        model_saver: saving.Saver = saving.OWN_FORM,
+        masker_saver: saving.Saver = saving.OWN_FORM,
+    ) -> None:
         """Write the explainer to a file: the model's weights, its tokenizer or image processor, and all arguments.
 
         Only functions (a game or estimator of yours) and models that ``transformers`` alone cannot build are pickled.
 
         Args:
             out_file: a path, or a binary file that can seek.
+            model_saver: another way to write the model, as SHAP has it: a function ``saver(model, stream)``, or the
+                name of a method of the model that takes a binary stream. None keeps the model out of the file.
+            masker_saver: the same of the tokenizer or image processor.
+
+        Raises:
+            TypeError, ValueError: savers of another kind, or of no method.
 
         Example:
             >>> AttentionExplainer(model, tokenizer, game="mutual").save("explainer.zip")
             >>> AttentionExplainer.load("explainer.zip")("a gripping film").shape
             (1, 3, 2)
+            >>> AttentionExplainer(model, tokenizer, game="mutual").save("light.zip", model_saver=None)
+            >>> AttentionExplainer.load("light.zip", model_loader=lambda stream: model)("a gripping film").shape
+            (1, 3, 2)
         """
-        saving.write(_path_or_file(out_file), self.model, self.masker, self._settings)
+        savers = {"model_saver": model_saver, "masker_saver": masker_saver}
+        saving.write(_path_or_file(out_file), self.model, self.masker, self._settings, **savers)
 
     @classmethod
-    def load(cls, in_file: BinaryIO | str | os.PathLike[str], *, allow_pickle: bool = False) -> Self:  # type: ignore[override]
+    def load(  # type: ignore[override]
+        cls,
+        in_file: BinaryIO | str | os.PathLike[str],
+        model_loader: saving.Loader | None = None,
+        masker_loader: saving.Loader | None = None,
+        *,
+        allow_pickle: bool = False,
+    ) -> Self:
         """Read an explainer that :meth:`save` wrote, with its model on the CPU and in eval mode.
 
         Args:
             in_file: a path, or a binary file that can seek.
+            model_loader: a function of a binary stream that returns the model, where ``model_saver`` wrote it. Where it
+                was kept out of the file, the stream is empty.
+            masker_loader: the same of the tokenizer or image processor.
             allow_pickle: unpickle functions and models of yours, which can run any code. Only for files that you trust.
 
         Raises:
-            ValueError: a file of another kind, or one with pickled parts that are not allowed.
+            TypeError: loaders that are no functions.
+            ValueError: a file of another kind, one with pickled parts that are not allowed, or loaders that do not fit
+                what is in it; the error says what is.
         """
-        model, reads, settings = saving.read(_path_or_file(in_file), allow_pickle=allow_pickle)
+        loaders = (model_loader, masker_loader)
+        model, reads, settings = saving.read(_path_or_file(in_file), *loaders, allow_pickle=allow_pickle)
         return cls(model, reads, **settings)
+
+    def _chooser(self, outputs: Outputs) -> Callable[[Tensor], Tensor]:
+        """A function of the model's output (B, C) that returns the classes (B, K) that ``outputs`` means."""
+        return output_chooser(outputs, self._names)
 
     def _check(self, shap_arguments: dict[str, Any], inputs: tuple[Any, ...]) -> None:
         """Arguments of a call that are not its own, and the number of inputs."""
@@ -237,10 +271,11 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
         """What is attributed to the tokens of one batch, for each chosen class."""
         inputs, players = self._reader.collated(rows)
         weights = next((weight for weight in self.model.parameters() if weight.is_floating_point()), torch.empty(0))
-        batch = {
-            name: value.to(weights.device, weights.dtype if value.is_floating_point() else None)
-            for name, value in inputs.items()
-        }
+
+        def fitted(value: Tensor) -> Tensor:
+            return value.to(weights.device, weights.dtype if value.is_floating_point() else None)
+
+        batch = fitted(inputs) if isinstance(inputs, Tensor) else {name: fitted(part) for name, part in inputs.items()}
         players = None if players is None else players.to(weights.device)
         return self._attribution.attribute_targets(batch, chooser, players=players)
 
@@ -252,7 +287,8 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
         sampled = [replace(result, values=error) for result in results if (error := result.standard_error) is not None]
         if sampled:  # the error of a sum is at most the sum of errors
             errors = self._reader.arranged(rows, sampled)
-        return [_Solved(*row) for row in zip(values, classes, errors, strict=True)]
+        names = self._names.of(results[0].output.shape[1])
+        return [_Solved(*row, names) for row in zip(values, classes, errors, strict=True)]
 
     def _explanation(
         self, rows: Sequence[Any], solved: Sequence[_Solved], single: bool, seconds: float
@@ -261,7 +297,7 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
             return None if arrays[0] is None else _packed([array[..., 0] if single else array for array in arrays])
 
         classes = np.stack([row.classes for row in solved])
-        names: Any = [[self._class_name(index) for index in row] for row in classes]
+        names: Any = [[row.class_name(index) for index in row.classes] for row in solved]
         if (classes == classes[0]).all():
             names = names[0][0] if single else names[0]
         return shap.Explanation(
@@ -272,9 +308,6 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
             error_std=packed([row.errors for row in solved]),
             compute_time=seconds,
         )
-
-    def _class_name(self, index: int) -> str:
-        return self.output_names[index] if self.output_names else f"Output {index}"
 
 
 _SETTINGS = tuple(
@@ -294,11 +327,18 @@ def _path_or_file(file: BinaryIO | str | os.PathLike[str]) -> BinaryIO | Path:
 
 
 class _Solved(NamedTuple):
-    """One explained input: values (..., K) of its segments or patches, the K classes, standard errors if sampled."""
+    """One explained input: values (..., K) of its segments or patches, the K classes, standard errors if sampled.
+
+    ``names`` are those of all classes.
+    """
 
     values: Array
     classes: Array
     errors: Array | None
+    names: list[str] | None
+
+    def class_name(self, index: int) -> str:
+        return f"Output {index}" if self.names is None else self.names[index]
 
 
 def _batches(lengths: Sequence[int], size: BatchSize) -> list[list[int]]:

@@ -13,7 +13,7 @@ import shap
 from shap._serializable import Deserializer, Serializable, Serializer
 
 from shap_attn.explainer import AttentionExplainer
-from shap_attn.outputs import PREDICTED, output_chooser
+from shap_attn.outputs import PREDICTED
 from shap_attn.texts import TextReader
 
 Array = npt.NDArray[Any]
@@ -76,7 +76,7 @@ class AttentionText(shap.maskers.Text):  # type: ignore[misc]
         explainer = self.explainer
         outputs = PREDICTED if explainer.outputs is None else explainer.outputs
         (row,) = self._reader.read(s)
-        results = explainer._attributed([row], output_chooser(outputs, explainer.output_names))
+        results = explainer._attributed([row], explainer._chooser(outputs))
         if len(results) > 1:
             raise ValueError(
                 f"outputs={outputs!r} are {len(results)} classes, expected one, whose values make the tree"

@@ -70,9 +70,9 @@ class ImageReader:
             raise ValueError(f"images of several sizes (C, h, w), {sizes}: make them one size, or explain one by one")
         return rows
 
-    def collated(self, rows: Sequence[Image]) -> tuple[dict[str, Tensor], None]:
-        """Inputs of the model, whose patches play."""
-        return {"pixel_values": torch.stack([row.pixels for row in rows])}, None
+    def collated(self, rows: Sequence[Image]) -> tuple[Tensor, None]:
+        """Input of the model, (B, C, h, w), whatever the name of its argument; its patches play."""
+        return torch.stack([row.pixels for row in rows]), None
 
     def arranged(self, rows: Sequence[Image], results: Sequence[TokenAttributions]) -> list[Array]:
         """The values (rows, columns, 1, K) of each image's patches, from the results for K targets."""
@@ -111,7 +111,8 @@ class ImageReader:
         if array.dtype.kind != "f":
             raise TypeError(
                 f"the pixels are {array.dtype}, expected the model's own floating-point values: give the image "
-                "processor as second argument, or process the images first"
+                "processor as second argument, or, for a model without one, apply its own transform (resizing, "
+                "normalizing) first"
             )
         span = float(array.max() - array.min())
         return Image(_channels_first(array), _picture((array - array.min()) / (span or 1.0)))

@@ -1,16 +1,19 @@
-"""Which of a model's outputs are explained."""
+"""Which of a model's outputs are explained, and what they are called."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 import shap
 import torch
 from shap.utils import OpChain
-from torch import Tensor
+from torch import Tensor, nn
+
+from captum_attn.output_names import class_names, configured_names
 
 Outputs: TypeAlias = int | str | Sequence[int | str] | Any | None
 """Which classes; Any is shap's OpChain."""
@@ -18,22 +21,66 @@ PREDICTED = "predicted"
 _MANY = 100
 
 
-def output_chooser(outputs: Outputs, names: Sequence[str] | None) -> Callable[[Tensor], Tensor]:
+@dataclass(frozen=True)
+class OutputNames:
+    """The names of a model's outputs, of which only a forward pass tells how many there are.
+
+    Attributes:
+        model: whose configuration has names, ``id2label``, which count if there is one for each output: those of an
+            encoder say nothing of a head of one's own.
+        given: names that are used instead.
+
+    Raises:
+        ValueError: a str instead of a list of them.
+
+    Example:
+        >>> OutputNames(model).of(2), OutputNames(model).of(3), OutputNames(model, "abc".split()).of(1)
+        (['negative', 'positive'], None, ['abc'])
+    """
+
+    model: nn.Module
+    given: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.given, str):
+            raise ValueError(f"output_names is {self.given!r}, expected a list of names, one for each output")
+
+    @property
+    def expected(self) -> list[str] | None:
+        """The names as far as they are known before the model has run."""
+        return configured_names(self.model) if self.given is None else list(map(str, self.given))
+
+    def of(self, outputs: int) -> list[str] | None:
+        """The names of so many outputs; None if they have none.
+
+        Raises:
+            ValueError: another number of names was given.
+        """
+        if self.given is None:
+            return class_names(self.model, outputs)
+        if len(self.given) != outputs:
+            raise ValueError(
+                f"{len(self.given)} output_names, but the model has {outputs} classes: expected one for each"
+            )
+        return self.expected
+
+
+def output_chooser(outputs: Outputs, names: OutputNames) -> Callable[[Tensor], Tensor]:
     """A function of the model's output (B, C) that returns the classes to explain, int64 (B, K).
 
     Args:
         outputs: one class or several, by number or name; ``"predicted"``; an operation such as
             ``shap.Explanation.argsort.flip[:3]``, which chooses for each input; None for all.
-        names: of the C classes, where they have any.
+        names: of the C classes.
 
     Raises:
         ValueError: a name that no class has; from the function, an output that is not (B, C), or has not as many
-            classes as there are names.
+            classes as names were given.
         TypeError: something else.
-        IndexError: a number beyond the names.
+        IndexError: a number beyond the given names, or, from the function, beyond the classes.
 
     Example:
-        >>> output_chooser(["good", 0], ["bad", "good"])(torch.zeros(1, 2))
+        >>> output_chooser(["good", 0], OutputNames(model, ["bad", "good"]))(torch.zeros(1, 2))
         tensor([[1, 0]])
     """
     if isinstance(outputs, OpChain):
@@ -42,17 +89,19 @@ def output_chooser(outputs: Outputs, names: Sequence[str] | None) -> Callable[[T
         return lambda output: _checked(output, names).argmax(-1, keepdim=True)
     if outputs is None:
         return lambda output: _all_of(_checked(output, names))
-    classes = [_class_index(entry, names) for entry in _listed(outputs)]
-    return lambda output: torch.tensor(classes).expand(len(_checked(output, names)), -1)
+    entries = _listed(outputs)
+    for entry in entries:
+        _check_entry(entry, names)
+    return lambda output: _places(entries, _checked(output, names), names)
 
 
-def is_single(outputs: Outputs, names: Sequence[str] | None) -> bool:
+def is_single(outputs: Outputs, names: OutputNames) -> bool:
     """Whether one class was asked for, so that values have no axis of classes."""
     return isinstance(outputs, int | np.integer) or _is_named(outputs, names)
 
 
-def _is_named(outputs: Outputs, names: Sequence[str] | None) -> bool:
-    return isinstance(outputs, str) and (outputs != PREDICTED or outputs in (names or ()))
+def _is_named(outputs: Outputs, names: OutputNames) -> bool:
+    return isinstance(outputs, str) and (outputs != PREDICTED or outputs in (names.expected or ()))
 
 
 def _listed(outputs: Any) -> list[Any]:
@@ -67,16 +116,13 @@ def _listed(outputs: Any) -> list[Any]:
     return list(listed)
 
 
-def _checked(output: Tensor, names: Sequence[str] | None) -> Tensor:
+def _checked(output: Tensor, names: OutputNames) -> Tensor:
     if output.dim() != 2:
         raise ValueError(
             f"the model's output has shape {tuple(output.shape)}, expected scores of classes (inputs, classes). "
             "captum_attn.ShapleyGradAttention explains other outputs, with a target such as (token, class)"
         )
-    if names is not None and len(names) != output.shape[1]:
-        raise ValueError(
-            f"{len(names)} output_names, but the model has {output.shape[1]} classes: expected one for each"
-        )
+    names.of(output.shape[1])
     return output
 
 
@@ -101,13 +147,37 @@ def _all_of(output: Tensor) -> Tensor:
     return torch.arange(classes).expand(len(output), -1)
 
 
-def _class_index(entry: Any, names: Sequence[str] | None) -> int:
+def _check_entry(entry: Any, names: OutputNames) -> None:
+    """What can be said of a class before the model has run."""
+    known = names.expected
     if isinstance(entry, str):
-        if names is None or entry not in names:
-            raise ValueError(f"outputs: no class has the name {entry!r}, expected one of {list(names or ())}")
-        return list(names).index(entry)
-    if isinstance(entry, int) and not isinstance(entry, bool):
-        if names is not None and not -len(names) <= entry < len(names):
-            raise IndexError(f"outputs: {entry} is out of range for {len(names)} classes, {list(names)}")
-        return entry
-    raise TypeError(f"outputs: {entry!r} is no class, expected a number or a name")
+        if known is None or entry not in known:
+            raise ValueError(f"outputs: no class has the name {entry!r}, expected one of {known or []}")
+    elif not isinstance(entry, int) or isinstance(entry, bool):
+        raise TypeError(f"outputs: {entry!r} is no class, expected a number or a name")
+    elif names.given is not None:
+        _check_range(entry, len(names.given), known)
+
+
+def _check_range(entry: int, classes: int, known: list[str] | None) -> None:
+    if not -classes <= entry < classes:
+        raise IndexError(f"outputs: {entry} is out of range for {classes} classes" + f", {known}" * (known is not None))
+
+
+def _places(entries: Sequence[int | str], output: Tensor, names: OutputNames) -> Tensor:
+    """The numbers of the entries, (B, K), which for names and negative numbers depend on how many classes there are."""
+    classes = output.shape[1]
+    known = names.of(classes)
+    places = []
+    for entry in entries:
+        if isinstance(entry, int):
+            _check_range(entry, classes, known)
+            places.append(entry % classes)
+        elif known is None:
+            raise ValueError(
+                f"outputs: {entry!r} is one of the configuration's {len(names.expected or [])} names, but the model "
+                f"has {classes} outputs: give output_names=, one for each, or the number of the output"
+            )
+        else:
+            places.append(known.index(entry))
+    return torch.tensor(places).expand(len(output), -1)

@@ -5,13 +5,14 @@ explanation and the options of their namesakes in ``shap.plots``. Those work as 
 and "SHAP value (impact on model output)", and print two decimals, which is nothing of a small value. Here, ``bar``,
 ``force`` and ``waterfall`` print in thousandths or millionths where these are needed, and say so.
 
-Explanations whose base values are not 0 are SHAP's own, and keep SHAP's labels.
+Explanations whose base values are not 0 are SHAP's own, and keep SHAP's labels. Tokens, names and titles are shown as
+they are written, ``$`` and all.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any
 
@@ -20,8 +21,16 @@ import numpy as np
 import shap
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.text import Text
-from matplotlib.ticker import FuncFormatter
+
+from shap_attn.marked_names import marked, rewrite, unmarked
+from shap_attn.plottable import (
+    check_bars,
+    check_explanation,
+    check_images,
+    check_one,
+    check_same_features,
+    of_many_texts,
+)
 
 _VALUE = "Shapley value in the attention game"
 _LABELS = (
@@ -32,6 +41,12 @@ _LABELS = (
     (r"\$f\(x\)\$|\bf\(x\)", "$v(N)$"),
     (r"Model output value", "sum of attention-game values"),
 )
+_NAMES = ("feature_names", "labels", "legend_labels", "out_names", "title", "true_labels")
+"""Options of SHAP's plots that are somebody's names."""
+
+_NO_MATHEMATICS = "mathjax_ignore tex2jax_ignore"
+"""Notebooks read ``$`` in HTML as mathematics, but not in what is of these classes."""
+
 _UNITS = {1: "", 1e-3: " (× 0.001)", 1e-6: " (× 0.000001)"}
 
 
@@ -44,6 +59,9 @@ def relabel(figure: Figure | None = None) -> Figure:
     Returns:
         The same figure.
 
+    Raises:
+        TypeError: no figure.
+
     Example:
         >>> explanation = AttentionExplainer(model, tokenizer)("a gripping film")
         >>> axes = shap.plots.bar(explanation[0, :, "positive"], show=False)
@@ -51,24 +69,22 @@ def relabel(figure: Figure | None = None) -> Figure:
         'attention-game value'
     """
     figure = plt.gcf() if figure is None else figure
-    _relabel(figure.axes)
+    if not isinstance(figure, Figure):
+        raise TypeError(f"relabel takes a matplotlib Figure, got {type(figure).__name__}: of axes, give axes.figure")
+    rewrite(figure.axes, _honest())
     return figure
 
 
-def _relabel(every: Sequence[Axes], unit: float = 1) -> None:
+def _honest(unit: float = 1) -> Callable[[str], str]:
+    """A function that makes a label say what is meant, and in which unit."""
+
     def honest(label: str) -> str:
         for claimed, meant in _LABELS:
             label, found = re.subn(claimed, meant, label)
             label += _UNITS[unit] if found and "alue" in meant else ""
         return label
 
-    for axes in every:
-        for axis in (axes.xaxis, axes.yaxis):
-            formatter = axis.get_major_formatter()
-            if isinstance(formatter, FuncFormatter):  # of tick labels that were set by hand
-                axis.set_major_formatter(FuncFormatter(lambda *tick, given=formatter: honest(given(*tick))))
-        for label in axes.findobj(Text):
-            label.set_text(honest(label.get_text()))
+    return honest
 
 
 def text(shap_values: shap.Explanation, *args: Any, display: bool = True, **kwargs: Any) -> str | None:
@@ -83,19 +99,21 @@ def text(shap_values: shap.Explanation, *args: Any, display: bool = True, **kwar
 
     Raises:
         ImportError: no IPython to show it with.
+        TypeError: no explanation.
         ValueError: pooled values, which are no text any more.
 
     Example:
         >>> html = text(AttentionExplainer(model, tokenizer)(["a gripping film"]), display=False)
     """
-    html: str
-    data: Any = shap_values.data
-    if isinstance(data[0], str):
+    explanation = check_explanation("text", shap_values)
+    rows: Any = [] if explanation.data is None else explanation.data
+    if len(rows) and isinstance(rows[0], str):
         with np.printoptions(legacy="1.25"):  # shap 0.51 writes colours with repr: "np.float64(1.0)" in NumPy 2
-            html = shap.plots.text(shap_values, *args, display=False, **kwargs)
-        html = _honest_html(html) if _is_ours(shap_values) else html
-    elif np.ndim(data[0]) == 1 and all(isinstance(segment, str) for segment in data[0]):
-        parts = (text(each, *args, display=False, **kwargs) for each in shap_values)
+            html: str = shap.plots.text(explanation, *args, display=False, **kwargs)
+        html = _honest_html(html) if _is_ours(explanation) else html
+        html = f'<div class="{_NO_MATHEMATICS}">{html}</div>'
+    elif len(rows) and np.ndim(rows[0]) == 1 and all(isinstance(segment, str) for segment in rows[0]):
+        parts = (text(each, *args, display=False, **kwargs) for each in explanation)
         html = "".join(f"<hr><small>[{row}]</small>{part}" for row, part in enumerate(parts))
     else:
         raise ValueError("expected an explanation of texts, got one of other data (pooled?): see the other plots")
@@ -109,46 +127,80 @@ def text(shap_values: shap.Explanation, *args: Any, display: bool = True, **kwar
 
 
 def bar(shap_values: Any, *, show: bool = True, **kwargs: Any) -> Any:
-    """``shap.plots.bar`` of one input, of a mean over inputs, of cohorts, or of many inputs (whose mean it takes)."""
-    unit, drawn = _in_units(_means(shap_values))
-    return _finished(shap.plots.bar(drawn, show=False, **kwargs), shap_values, show, unit, kwargs.get("ax"))
+    """``shap.plots.bar`` of one input, of a mean over inputs, of cohorts, or of many inputs (whose mean it takes).
+
+    Raises:
+        TypeError: no explanation, nor cohorts of explanations.
+        ValueError: several outputs; cohorts of different features, which SHAP would take for the same.
+    """
+    cohorts = {name: _mean(check_bars(each)) for name, each in _cohorts(shap_values).items()}
+    features = [np.ravel(each.feature_names).tolist() for each in cohorts.values()]
+    if any(names != features[0] for names in features):
+        raise ValueError("cohorts in one plot need the same features: take them from pool(explanation)")
+    unit = _unit(cohorts)
+    drawn = {marked(name): _shown(each, unit) for name, each in cohorts.items()}
+    alone = isinstance(shap_values, shap.Explanation)
+    result = _drawn("bar", drawn[marked("")] if alone else shap.Cohorts(**drawn), **kwargs)
+    return _finished(result, shap_values, show, unit, kwargs.get("ax"))
 
 
 def decision(shap_values: shap.Explanation, *, show: bool = True, **kwargs: Any) -> Any:
-    """``shap.plots.decision`` of one output: base values, values and names are those of the explanation."""
-    names = kwargs.pop("feature_names", shap_values.feature_names)
-    base = float(np.mean(shap_values.base_values))
-    result = shap.plots.decision(base, shap_values.values, feature_names=names, show=False, **kwargs)
+    """``shap.plots.decision`` of one output: base values, values and names are those of the explanation.
+
+    Raises:
+        TypeError: no explanation.
+        ValueError: several outputs, or inputs of different features.
+    """
+    check_same_features("decision", shap_values, (1, 2))
+    given = {"feature_names": shap_values.feature_names, **kwargs}
+    base = 0.0 if shap_values.base_values is None else float(np.mean(shap_values.base_values))
+    result = _drawn("decision", base, shap_values.values, **given)
+    if result is not None:
+        result.feature_names = [unmarked(name) for name in result.feature_names]
     return _finished(result, shap_values, show)
 
 
 def force(shap_values: shap.Explanation, *, show: bool = True, **kwargs: Any) -> Any:
-    """``shap.plots.force`` of one input and output, always drawn by matplotlib: its JavaScript has fixed labels."""
-    unit, drawn = _in_units(shap_values)
-    labels = {"out_names": f"$v(N)${_UNITS[unit]}"} if _is_ours(shap_values) else {}
-    result = shap.plots.force(drawn, **{**labels, **kwargs, "matplotlib": True, "show": False})
+    """``shap.plots.force`` of one input and output, always drawn by matplotlib: its JavaScript has fixed labels.
+
+    Raises:
+        TypeError: no explanation.
+        ValueError: several inputs or outputs.
+    """
+    check_one("force", shap_values)
+    unit = _unit({"": shap_values})
+    formulas = {"out_names": f"$v(N)${_UNITS[unit]}"} if _is_ours(shap_values) else {}
+    result = _drawn("force", _shown(shap_values, unit), formulas=formulas, **{**kwargs, "matplotlib": True})
     return _finished(result, shap_values, show)
 
 
 def image(shap_values: shap.Explanation, *, show: bool = True, **kwargs: Any) -> Any:
-    """``shap.plots.image``, with the faint copy of each image where its patches are."""
-    result = shap.plots.image(shap_values, show=False, **kwargs)
+    """``shap.plots.image``, with the faint copy of each image where its patches are.
+
+    Raises:
+        TypeError: no explanation.
+        ValueError: one of no images, or without pictures to show.
+    """
+    check_images(shap_values, with_pictures=kwargs.get("pixel_values") is not None)
+    shown = _with_classes(shap_values)
+    result = _drawn("image", shown, **{"labels": shown.output_names, **kwargs})
     for axes in plt.gcf().axes:
         if len(axes.images) == 2:  # shap.plots.image reaches half a patch beyond them
-            copy, patches = axes.images
-            copy.set_extent(patches.get_extent())
+            faint, patches = axes.images
+            faint.set_extent(patches.get_extent())
     return _finished(result, shap_values, show)
 
 
 def waterfall(shap_values: shap.Explanation, *, show: bool = True, **kwargs: Any) -> Any:
-    """``shap.plots.waterfall`` of one input and output."""
-    if np.ndim(shap_values.values) != 1 or shap_values.values.dtype == object:
-        raise ValueError(
-            f"a waterfall shows one input and one output, got values of shape {shap_values.shape}: slice them, e.g. "
-            "explanation[0, :, 'positive']"
-        )
-    unit, drawn = _in_units(shap_values)
-    result = shap.plots.waterfall(drawn, show=False, **kwargs)
+    """``shap.plots.waterfall`` of one input and output.
+
+    Raises:
+        TypeError: no explanation.
+        ValueError: several inputs or outputs.
+    """
+    check_one("waterfall", shap_values)
+    unit = _unit({"": shap_values})
+    result = _drawn("waterfall", _shown(shap_values, unit), **kwargs)
     if _is_ours(shap_values):
         plt.gcf().axes[0].set_xlabel(_VALUE + _UNITS[unit], labelpad=24, fontsize=13)
     return _finished(result, shap_values, show)
@@ -156,23 +208,32 @@ def waterfall(shap_values: shap.Explanation, *, show: bool = True, **kwargs: Any
 
 def _dense(name: str, **defaults: Any) -> Callable[..., Any]:
     """A plot that takes one column for each feature."""
-    plot = getattr(shap.plots, name)
 
-    @wraps(plot)
+    @wraps(getattr(shap.plots, name))
     def with_labels(shap_values: shap.Explanation, *args: Any, show: bool = True, **kwargs: Any) -> Any:
-        if isinstance(shap_values, shap.Explanation) and isinstance(shap_values.data, tuple | list):
-            raise ValueError(
-                f"{name} needs the same features in each input: {name}(pool(explanation)[:, :, 'positive'])"
-            )
-        result = plot(shap_values, *args, **{**defaults, **kwargs}, show=False)
+        check_same_features(name, shap_values)
+        shown = _shown(shap_values, display_data=shap_values.display_data, clustering=shap_values.clustering)
+        result = _drawn(name, shown, *args, **{**defaults, **kwargs})
         return _finished(result, shap_values, show, axes=kwargs.get("ax"))
 
     return with_labels
 
 
+def _drawn(plot: str, shown: Any, *args: Any, formulas: Mapping[str, str] | None = None, **kwargs: Any) -> Any:
+    """One of SHAP's plots, with marks on the names and titles among its options; ``formulas`` are options, too."""
+    given = {name: marked(value) if name in _NAMES else value for name, value in kwargs.items()}
+    return getattr(shap.plots, plot)(shown, *args, **{**(formulas or {}), **given, "show": False})
+
+
+def _with_classes(images: shap.Explanation) -> shap.Explanation:
+    """With the axis of classes that shap.plots.image wants, if one class was sliced out."""
+    if not isinstance(images.output_names, str):
+        return images
+    return shap.Explanation(images.values[..., None], data=images.data, output_names=[images.output_names])
+
+
 def _finished(result: Any, shap_values: Any, show: bool, unit: float = 1, axes: Axes | None = None) -> Any:
-    if _is_ours(shap_values):
-        _relabel(plt.gcf().axes if axes is None else [axes], unit)
+    rewrite(plt.gcf().axes if axes is None else [axes], _honest(unit) if _is_ours(shap_values) else str)
     if show:
         plt.show()
     return result
@@ -187,35 +248,33 @@ def _is_ours(shap_values: Any) -> bool:
 def _cohorts(shap_values: Any) -> dict[str, shap.Explanation]:
     if isinstance(shap_values, shap.Cohorts):
         return dict(shap_values.cohorts)
-    return shap_values if isinstance(shap_values, dict) else {"": shap_values}
+    return dict(shap_values) if isinstance(shap_values, dict) else {"": shap_values}
 
 
-def _means(shap_values: Any) -> Any:
+def _mean(explanation: shap.Explanation) -> shap.Explanation:
     """Mean magnitudes of many texts, by name; anything else as it is."""
-    if isinstance(shap_values, shap.Explanation) and isinstance(shap_values.data, tuple | list):
-        return shap_values.abs.mean(0)
-    return shap_values
+    return explanation.abs.mean(0) if of_many_texts(explanation) else explanation
 
 
-def _in_units(shap_values: Any) -> tuple[float, Any]:
-    """The unit in which two decimals are enough, and the explanation in it; words appear once, as names."""
-    cohorts = _cohorts(shap_values)
+def _unit(cohorts: Mapping[str, shap.Explanation]) -> float:
+    """The unit in which two decimals are enough."""
     peak = max(np.abs(each.values).max() for each in cohorts.values())
-    unit = next((unit for unit in _UNITS if peak >= unit), 1) if _is_ours(shap_values) else 1
-    drawn = {name: _divided(each, unit) for name, each in cohorts.items()}
-    return unit, drawn[""] if isinstance(shap_values, shap.Explanation) else shap.Cohorts(**drawn)
+    return next((unit for unit in _UNITS if peak >= unit), 1) if _is_ours(cohorts) else 1
 
 
-def _divided(explanation: shap.Explanation, unit: float) -> shap.Explanation:
+def _shown(explanation: shap.Explanation, unit: float = 1, **more: Any) -> shap.Explanation:
+    """What SHAP is to draw: values in a unit, and marked names; words appear once, as names."""
     words = explanation.data is not None and np.asarray(explanation.data).dtype.kind not in "biuf"
-    divided = shap.Explanation(
+    base = np.zeros(explanation.shape[:-1]) if explanation.base_values is None else explanation.base_values
+    shown = shap.Explanation(
         explanation.values / unit,
-        base_values=None if explanation.base_values is None else explanation.base_values / unit,
+        base_values=base / unit,
         data=None if words else explanation.data,
-        feature_names=explanation.feature_names,
+        feature_names=marked(explanation.feature_names),
+        **more,
     )
-    divided.op_history = explanation.op_history  # tells that values are means of magnitudes
-    return divided
+    shown.op_history = explanation.op_history  # tells that values are means of magnitudes
+    return shown
 
 
 def _honest_html(html: str) -> str:

@@ -6,8 +6,10 @@ import copy
 import json
 import tempfile
 import zipfile
+from collections.abc import Callable, Mapping
+from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, TypeGuard
+from typing import Any, BinaryIO, TypeAlias, TypeGuard
 
 import cloudpickle
 import torch
@@ -15,27 +17,55 @@ import transformers
 from shap.utils import OpChain
 from torch import nn
 from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.image_processing_base import ImageProcessingMixin
 
-_FORMAT, _HEADER = 1, "explainer.json"
+Saver: TypeAlias = str | Callable[[Any, BinaryIO], Any] | None
+"""A function of what is saved and a stream, the name of a method that takes a stream, or None to leave it out."""
+
+Loader: TypeAlias = Callable[[BinaryIO], Any]
+
+OWN_FORM = ".save"
+"""SHAP's default, which stands for the form of this room."""
+
+_FORMAT, _HEADER = 2, "explainer.json"  # 1 has neither "absent" nor "others"
 
 
-def write(out_file: BinaryIO | Path, model: nn.Module, reads: Any, settings: dict[str, Any]) -> None:
+def write(
+    out_file: BinaryIO | Path,
+    model: nn.Module,
+    reads: Any,
+    settings: dict[str, Any],
+    model_saver: Saver = OWN_FORM,
+    masker_saver: Saver = OWN_FORM,
+) -> None:
     """Write a model, what reads its inputs, and the constructor's arguments.
 
-    What is no plain data is pickled: a game or an estimator that is a function, and a model that its class in
-    transformers and its configuration do not give back.
+    In the own form, what is no plain data is pickled: a game or an estimator that is a function, and a model that its
+    class in transformers and its configuration do not give back. The other forms are SHAP's: see :meth:`shap_attn.
+    AttentionExplainer.save`.
+
+    Raises:
+        TypeError, ValueError: savers of another kind.
     """
     plain = {name: value for name, value in settings.items() if _is_plain(value)}
     header: dict[str, Any] = {"format": _FORMAT, "settings": plain, "model": None, "reads": None}
     pickled: dict[str, Any] = {name: value for name, value in settings.items() if name not in plain}
+    savers = {"model": _saver("model", model, model_saver)}
+    if reads is not None:
+        savers["masker"] = _saver("masker", reads, masker_saver)
+    header["absent"] = [part for part, saver in savers.items() if saver is None]
+    header["others"] = [part for part, saver in savers.items() if callable(saver)]
     with tempfile.TemporaryDirectory() as room:
         folder = Path(room)
-        if _is_rebuilt(model):
+        for part in header["others"]:
+            with open(folder / f"{part}.other", "wb") as stream:
+                savers[part]({"model": model, "masker": reads}[part], stream)
+        if savers["model"] == OWN_FORM and _is_rebuilt(model):
             model.save_pretrained(folder / "model")
             header["model"] = type(model).__name__
-        else:
+        elif savers["model"] == OWN_FORM:
             pickled["model"] = model
-        if reads is not None:
+        if savers.get("masker") == OWN_FORM:
             reads.save_pretrained(folder / "reads")
             header["reads"] = "tokenizer" if isinstance(reads, PreTrainedTokenizerBase) else "image processor"
         (folder / _HEADER).write_text(json.dumps(header, default=_to_plain), encoding="utf-8")
@@ -46,11 +76,18 @@ def write(out_file: BinaryIO | Path, model: nn.Module, reads: Any, settings: dic
                 archive.write(path, path.relative_to(folder))
 
 
-def read(in_file: BinaryIO | Path, *, allow_pickle: bool) -> tuple[nn.Module, Any, dict[str, Any]]:
+def read(
+    in_file: BinaryIO | Path,
+    model_loader: Loader | None = None,
+    masker_loader: Loader | None = None,
+    *,
+    allow_pickle: bool,
+) -> tuple[nn.Module, Any, dict[str, Any]]:
     """Read what :func:`write` wrote.
 
     Raises:
-        ValueError: a file of another kind, or pickled parts that are not allowed.
+        TypeError: loaders that are no functions.
+        ValueError: a file of another kind; pickled parts that are not allowed; loaders that do not fit its parts.
     """
     another = "expected a file that AttentionExplainer.save wrote, got another kind of file"
     if not zipfile.is_zipfile(in_file):
@@ -61,8 +98,9 @@ def read(in_file: BinaryIO | Path, *, allow_pickle: bool) -> tuple[nn.Module, An
         folder = Path(room)
         archive.extractall(folder)
         header = json.loads((folder / _HEADER).read_text(encoding="utf-8"), object_hook=_from_plain)
-        if header["format"] != _FORMAT:
+        if header["format"] not in (1, _FORMAT):
             raise ValueError(f"the file has format {header['format']}, expected {_FORMAT}: another version wrote it")
+        others = _loaded(folder, header, {"model": model_loader, "masker": masker_loader})
         pickled: dict[str, Any] = {}
         if (folder / "pickled").exists():
             if not allow_pickle:
@@ -71,13 +109,17 @@ def read(in_file: BinaryIO | Path, *, allow_pickle: bool) -> tuple[nn.Module, An
                     "pickled, and unpickling can run any code; if you trust the file: load(file, allow_pickle=True)"
                 )
             pickled = cloudpickle.loads((folder / "pickled").read_bytes())
-        model = pickled.pop("model", None)
+        model = pickled.pop("model", others.get("model"))
         if header["model"] is not None:
             model_class = getattr(transformers, header["model"])
             model = model_class.from_pretrained(folder / "model", local_files_only=True, dtype="auto")
         reader = {"tokenizer": AutoTokenizer, "image processor": AutoImageProcessor}.get(header["reads"])
-        reads = reader and reader.from_pretrained(folder / "reads", local_files_only=True)
+        reads = reader.from_pretrained(folder / "reads", local_files_only=True) if reader else others.get("masker")
     return model, reads, {**header["settings"], **pickled}
+
+
+_PARTS = {"model": "model", "masker": "tokenizer or image processor"}
+_CALLABLE_PARTS = (nn.Module, PreTrainedTokenizerBase, ImageProcessingMixin)
 
 
 def to_plain(settings: dict[str, Any]) -> dict[str, Any]:
@@ -88,6 +130,55 @@ def to_plain(settings: dict[str, Any]) -> dict[str, Any]:
 def from_plain(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings that :func:`to_plain` was given."""
     return {name: _from_plain(value) if isinstance(value, dict) else value for name, value in settings.items()}
+
+
+def _saver(part: str, value: Any, saver: Saver) -> Any:
+    """The own form, a function of the value and a stream, or None to leave the value out."""
+    if saver is None or saver == OWN_FORM:
+        return saver
+    if isinstance(saver, str):
+        method = getattr(value, saver.removeprefix("."), None)
+        if not callable(method):
+            raise ValueError(
+                f"{part}_saver={saver!r}: {type(value).__name__} has no such method, to be called with a stream. "
+                f"Expected the name of one, {OWN_FORM!r} (the default), a function (value, stream) or None"
+            )
+        return lambda _, stream: method(stream)
+    if not callable(saver):
+        raise TypeError(
+            f"{part}_saver is a {type(saver).__name__}, expected a function (value, stream), the name of a method that "
+            f"takes a stream, {OWN_FORM!r} or None, to leave the {part} out"
+        )
+    return saver
+
+
+def _loaded(folder: Path, header: Mapping[str, Any], loaders: Mapping[str, Loader | None]) -> dict[str, Any]:
+    """The parts that are not in the own form, by their loaders."""
+    loaded = {}
+    for part, loader in loaders.items():
+        absent, other = (part in header.get(kind, ()) for kind in ("absent", "others"))
+        if loader is not None and (not callable(loader) or isinstance(loader, _CALLABLE_PARTS)):
+            raise TypeError(
+                f"{part}_loader is a {type(loader).__name__}, expected a function of a stream: "
+                f"{part}_loader=lambda stream: ..."
+            )
+        if not (absent or other):
+            if loader is not None:
+                raise ValueError(
+                    f"the file holds the {part} in AttentionExplainer's own form, or none that it needs, and no "
+                    f"{part}_loader reads that: leave it out"
+                )
+        elif loader is None:
+            missing = f"the explainer was saved without its {part} ({part}_saver=None): give it to"
+            foreign = f"a {part}_saver wrote the {part} in a form of its own: give what reads that to"
+            raise ValueError(
+                f"{missing if absent else foreign} AttentionExplainer.load(file, {part}_loader=lambda stream: ...), a "
+                f"function of a binary stream{' (an empty one)' * absent} that returns the {_PARTS[part]}"
+            )
+        else:
+            with BytesIO() if absent else open(folder / f"{part}.other", "rb") as stream:
+                loaded[part] = loader(stream)
+    return loaded
 
 
 def _is_rebuilt(model: nn.Module) -> TypeGuard[PreTrainedModel]:

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import Pipeline, PreTrainedTokenizerBase
 from transformers.image_processing_base import ImageProcessingMixin
 
-from captum_attn.core.models import config_of, parameter_names, unwrapped
+from captum_attn.core.models import parameter_names, unwrapped
 
 _TASKS = ("text-classification", "image-classification")
 _UNDERSTOOD = ("truncation", "max_length", "padding", "return_tensors", "timeout")
@@ -52,12 +52,20 @@ def taken_apart(model: Any, masker: Any) -> tuple[nn.Module, Any, int | None]:
             "captum_attn.ShapleyGradAttention(model) explains its next token, with a target (-1, token id)"
         )
     reads_pixels, reads_ids = (name in parameter_names(unwrapped(model)) for name in ("pixel_values", "input_ids"))
+    if not (reads_pixels or reads_ids) and masker is None:  # timm's and torchvision's models take x
+        reads_pixels = any(isinstance(module, nn.Conv2d) for module in model.modules())
     if masker is None and not reads_pixels:
-        raise ValueError(f"{type(model).__name__} needs its tokenizer: AttentionExplainer(model, tokenizer)")
+        raise ValueError(
+            f"{type(model).__name__} needs its tokenizer: AttentionExplainer(model, tokenizer). (If it takes images: "
+            "it has no argument pixel_values, nor a Conv2d that would cut them into patches to show; "
+            "captum_attn.ShapleyGradAttention(model).attribute_tokens(pixels) explains its tokens)"
+        )
     if masker is not None and not isinstance(masker, PreTrainedTokenizerBase | ImageProcessingMixin):
         raise TypeError(
             f"masker is a {type(masker).__name__}, expected a Hugging Face tokenizer, an image processor or a "
-            "shap.maskers.Text around a tokenizer; nothing is masked, it only says how inputs are read"
+            "shap.maskers.Text around a tokenizer; nothing is masked, it only says how inputs are read. Another "
+            "transform of images goes over them beforehand: "
+            "AttentionExplainer(model)(torch.stack([transform(image) for image in images]))"
         )
     reads_text = isinstance(masker, PreTrainedTokenizerBase)
     if masker is not None and reads_pixels != reads_ids and reads_text != reads_ids:
@@ -74,18 +82,3 @@ def _max_length(settings: Mapping[str, Any]) -> int | None:
     if others:
         warnings.warn(f"the pipeline's settings {others} are not followed", stacklevel=4)
     return settings.get("max_length")
-
-
-def class_names(model: nn.Module, given: Any) -> list[str] | None:
-    """Names of the model's outputs: the given ones, else the configuration's, else None.
-
-    Raises:
-        ValueError: not one for each output.
-    """
-    labels = getattr(config_of(model), "id2label", None)
-    names = [str(labels[index]) for index in sorted(labels)] if labels else None
-    if given is None:
-        return names
-    if isinstance(given, str) or (names is not None and len(given) != len(names)):
-        raise ValueError(f"output_names is {given!r}, expected a list of {len(names) if names else ''} names")
-    return [str(name) for name in given]

@@ -13,7 +13,7 @@ from scipy.spatial.distance import squareform
 from captum_attn.comparison.inputs import ComparedInput, Picture
 from captum_attn.comparison.wording import short
 from captum_attn.metrics.methods import RANDOM
-from captum_attn.visualization import diverging_colours, plain_text, shown_pixels
+from captum_attn.visualization import as_written, diverging_colours, shown_pixels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,12 +65,12 @@ def comparison_figure(comparison: Comparison, example: int) -> Figure:
     _bars(middle, table, "comprehensiveness", "higher is better")
     _bars(right, table, "sufficiency", "lower is better")
     title = f"input {example}, predicted: {comparison.class_name(shown.target)} (probability {shown.probability:.2f})"
-    bottom.suptitle(plain_text(title), fontsize=10, x=0.01, ha="left")
+    bottom.suptitle(title, fontsize=10, x=0.01, ha="left")
     if shown.picture is None:
         _token_rows(bottom, shown, order)
     else:
         _patch_maps(bottom, shown, shown.picture, order)
-    return figure
+    return as_written(figure)
 
 
 def _heat_map(axes: Axes, matrix: pd.DataFrame) -> None:
@@ -82,7 +82,7 @@ def _heat_map(axes: Axes, matrix: pd.DataFrame) -> None:
         value = matrix.iloc[row, column]
         colour = "white" if abs(value) > 0.6 else "#222"
         axes.text(column, row, short(value), ha="center", va="center", fontsize=7, color=colour)
-    names = [plain_text(name) for name in matrix.index]
+    names = list(matrix.index)
     axes.set_yticks(range(len(names)), names)
     axes.set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
     axes.tick_params(length=0)
@@ -115,10 +115,10 @@ def _token_rows(figure: SubFigure, shown: ComparedInput, order: Sequence[str]) -
     lines = figure.subplots(len(starts), 1, squeeze=False)[:, 0]
     for axes, start in zip(lines, starts, strict=True):
         line = slice(start, start + _TOKENS_IN_A_LINE)
-        tokens = [plain_text(token) for token in shown.tokens[line]]
+        tokens = shown.tokens[line]
         axes.imshow(values[:, line], cmap=diverging_colours(), vmin=-1, vmax=1, aspect="auto")
         axes.set_xlim(-0.5, longest - 0.5)
-        axes.set_yticks(range(len(order)), [plain_text(name) for name in order], fontsize=8)
+        axes.set_yticks(range(len(order)), list(order), fontsize=8)
         axes.set_xticks(range(len(tokens)), tokens, rotation=50, ha="right", rotation_mode="anchor", fontsize=9)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
@@ -137,7 +137,7 @@ def _patch_maps(figure: SubFigure, shown: ComparedInput, picture: Picture, order
     for axes, method in zip(panels[1:], order, strict=False):
         patches = picture.patches(shown.relative(method))
         axes.imshow(patches.numpy(), cmap=diverging_colours(), vmin=-1, vmax=1)
-        axes.set_title(plain_text(method), fontsize=8)
+        axes.set_title(method, fontsize=8)
     for axes in panels:
         axes.set_xticks([])
         axes.set_yticks([])

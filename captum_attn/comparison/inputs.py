@@ -72,14 +72,20 @@ class Collected:
         tokenizer: names the tokens; without one, they are numbers.
         reruns: by method, copies of it with other seeds, which are asked about the same batches.
         seed: of random scores.
+
+    Attributes:
+        inputs: those that were explained so far.
+        outputs: how many classes the model tells apart, as soon as one was explained.
     """
 
     def __init__(self, tokenizer: Any | None, reruns: Mapping[str, Sequence[Method]], seed: int) -> None:
         self.inputs: dict[int, ComparedInput] = {}
+        self.outputs = 0
         self._tokenizer, self._reruns, self._seed = tokenizer, reruns, seed
 
     def __call__(self, name: str, scores: Tensor, batch: PerturbedBatch) -> None:
         """Take in a method's scores (B, N) of a batch, and ask its copies about it."""
+        self.outputs = batch.whole.probabilities.shape[1]
         copies = [
             token_scores(f"{name}, rerun {number}", copy, batch.batch, batch.whole)
             for number, copy in enumerate(self._reruns.get(name, ()), start=1)

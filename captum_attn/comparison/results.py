@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from html import escape
 from itertools import combinations
@@ -60,7 +60,7 @@ class Comparison:
         inputs: Sequence[ComparedInput],
         top_k: int | float,
         paraphrased: Sequence[Paraphrased] | None,
-        class_names: Mapping[int, str],
+        class_names: Sequence[str] | None,
     ) -> None:
         self.evaluation, self.inputs, self.top_k = evaluation, inputs, top_k
         self.methods = evaluation.methods
@@ -86,8 +86,8 @@ class Comparison:
         return [one.scores[method] for one in self.inputs]
 
     def class_name(self, number: int) -> str:
-        """A class as the model's configuration names it; its number without one."""
-        return str(self._class_names.get(number, number))
+        """A class as the model's configuration names it; its number if there is not one name for each output."""
+        return str(number) if self._class_names is None else self._class_names[number]
 
     def agreement(self) -> pd.DataFrame:
         """How far each two methods agree: one row for each pair, random scores included.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from captum_attn.concepts.significance import SIGNIFICANT
-from captum_attn.visualization import diverging_colours, plain_text, shown_pixels
+from captum_attn.visualization import as_written, diverging_colours, shown_pixels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,11 +52,11 @@ def concepts_by_layers(
             fontsize=8,
             color="white" if dark else "#555" if np.isnan(score) or not sure[row, column] else "black",
         )
-    axes.set_yticks(range(len(concepts)), [plain_text(name) for name in concepts])
+    axes.set_yticks(range(len(concepts)), list(concepts))
     slanted: dict[str, Any] = {"rotation": 20, "ha": "right", "fontsize": 8} if max(map(len, layers)) > 3 else {}
     axes.set_xticks(range(len(layers)), layers, **slanted)
     axes.set_xlabel("layer")
-    axes.set_title(plain_text(title), fontsize=10, loc="left")
+    axes.set_title(title, fontsize=10, loc="left")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     figure.supxlabel(
@@ -64,7 +64,7 @@ def concepts_by_layers(
         "▲ the mean-shift effect raises, ▼ lowers the output (Holm, 5 %); pale: it is not significant",
         fontsize=7,
     )
-    return figure
+    return as_written(figure)
 
 
 def scores_of_draws(
@@ -108,11 +108,11 @@ def scores_of_draws(
         axes.set_xticks([0, 0.5, 1])
         axes.set_title(f"layer {layers[place]}", fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_yticks(range(len(concepts)), [plain_text(name) for name in concepts])
+    panels[0].set_yticks(range(len(concepts)), list(concepts))
     panels[0].invert_yaxis()
-    figure.suptitle(plain_text(title), fontsize=10)
+    figure.suptitle(title, fontsize=10)
     figure.supxlabel("T-TCAV score of each vector; hollow: vectors separate no better than chance", fontsize=8)
-    return figure
+    return as_written(figure)
 
 
 def concepts_over_image(pixels: Tensor, patches: Tensor, names: Sequence[str], title: str) -> Figure:
@@ -135,12 +135,12 @@ def concepts_over_image(pixels: Tensor, patches: Tensor, names: Sequence[str], t
         axes.imshow(grey, cmap="gray", extent=extent, vmin=0, vmax=1)
         strength = (values.abs() / limit).sqrt().numpy()  # what matters little shows the image
         axes.imshow(values.numpy(), cmap=colours, norm=scale, extent=extent, alpha=0.9 * strength)
-        axes.set_title(fill(plain_text(name), 20), fontsize=9)
+        axes.set_title(fill(name, 20), fontsize=9)
     for axes in panels:
         axes.set_axis_off()
     figure.colorbar(ScalarMappable(scale, colours), ax=panels, shrink=0.8, label=_SENSITIVITY)
-    figure.suptitle(plain_text(title), fontsize=10)
-    return figure
+    figure.suptitle(title, fontsize=10)
+    return as_written(figure)
 
 
 def concepts_under_text(tokens: Sequence[str], values: Tensor, names: Sequence[str], title: str) -> Figure:
@@ -161,14 +161,14 @@ def concepts_under_text(tokens: Sequence[str], values: Tensor, names: Sequence[s
         shown = tokens[line]
         axes.imshow(values[:, line].cpu().double().numpy(), cmap=colours, norm=scale, aspect="auto")
         axes.set_xlim(-0.5, longest - 0.5)
-        axes.set_yticks(range(len(names)), [fill(plain_text(name), 24) for name in names])
-        axes.set_xticks(range(len(shown)), [plain_text(token) for token in shown], rotation=60, ha="right", fontsize=9)
+        axes.set_yticks(range(len(names)), [fill(name, 24) for name in names])
+        axes.set_xticks(range(len(shown)), list(shown), rotation=60, ha="right", fontsize=9)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-    lines[0].set_title(plain_text(title), fontsize=10, loc="left")
+    lines[0].set_title(title, fontsize=10, loc="left")
     bar = figure.colorbar(ScalarMappable(scale, colours), ax=list(lines), shrink=0.9, aspect=12)
     bar.set_label(_SENSITIVITY, fontsize=8)
-    return figure
+    return as_written(figure)
 
 
 _TOKENS_IN_A_LINE = 30

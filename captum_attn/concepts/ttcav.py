@@ -31,10 +31,11 @@ from captum_attn.concepts.sensitivity_maps import SensitivityMaps, token_sensiti
 from captum_attn.concepts.significance import SIGNIFICANT, examples_p_values
 from captum_attn.concepts.token_states import TokenStates, draw_negatives, joined
 from captum_attn.core.inputs import ModelInputs
-from captum_attn.core.models import config_of, device_of, unwrapped
+from captum_attn.core.models import device_of, unwrapped
 from captum_attn.core.perturb import seeded
 from captum_attn.core.run import ObservedForward, ReadoutGradients, Tokens, observed_forward
 from captum_attn.core.tokens import special_ids_of
+from captum_attn.output_names import class_names
 
 Weighting = Literal["attention", "uniform"]
 
@@ -46,6 +47,7 @@ class _Explained:
     Attributes:
         inputs: the batch.
         targets: int64 (B, k).
+        outputs: the length of the last dimension of the model's output.
         tokens: which tokens are which.
         gradients: g of each layer, (B, N, D).
         weights: a of each layer, (B, N); 0 for tokens out of scope.
@@ -53,6 +55,7 @@ class _Explained:
 
     inputs: ModelInputs
     targets: Tensor
+    outputs: int
     tokens: Tokens
     gradients: list[Tensor]
     weights: list[Tensor]
@@ -218,11 +221,11 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         states = self.read_states(concepts, layers, _readout_target(target, batches), show_progress=show_progress)
         clock.append(time.perf_counter())
         each = self._explained(batches, layers, self.tokens, target, show_progress)
-        explained = [(batch.pooled(), batch.targets) for batch in each]
-        pooled = [torch.cat(parts) for parts in zip(*(parts for parts, _ in explained), strict=True)]
-        targets = torch.cat([targets for _, targets in explained])
+        explained = [(batch.pooled(), batch.targets, batch.outputs) for batch in each]
+        pooled = [torch.cat(parts) for parts in zip(*(parts for parts, *_ in explained), strict=True)]
+        targets, outputs = torch.cat([targets for _, targets, _ in explained]), explained[0][2]
         clock.append(time.perf_counter())
-        found = self.score(concepts, states, layers, pooled, targets, show_progress=show_progress)
+        found = self.score(concepts, states, layers, pooled, targets, outputs=outputs, show_progress=show_progress)
         clock.append(time.perf_counter())
         found.seconds |= {stage: clock[k + 1] - clock[k] for k, stage in enumerate(("states", "gradients", "vectors"))}
         warn_of_weak_tests(found.sets, self.permutations, stacklevel=5)
@@ -287,6 +290,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         pooled: Sequence[Tensor],
         targets: Tensor,
         *,
+        outputs: int = 0,
         show_progress: bool = False,
     ) -> ConceptScores:
         """Score concepts by inputs whose pooled gradients are known.
@@ -297,12 +301,13 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
             layers: those of the states.
             pooled: (n, D) of each layer, of :meth:`pooled_gradients`.
             targets: int64 (n, k), what was explained.
+            outputs: how many classes the model tells apart, by which their names are found.
             show_progress: show a progress bar.
         """
         total = len(concepts.sets) * len(layers)
         with tqdm(total=total, desc="T-TCAV: CAVs", unit="layer", disable=not show_progress) as bar:
             found = [self._scores(members, states, layers, pooled, bar.update) for members in concepts.sets]
-        return ConceptScores(found, targets, self._names(targets))
+        return ConceptScores(found, targets, self._names(targets, outputs))
 
     @torch.inference_mode(False)
     def sensitivity_maps(
@@ -365,7 +370,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
             [concept.name for concept in members],
             [layer.name for layer in layers],
             targets,
-            self._names(targets),
+            self._names(targets, explained[0].outputs),
             torch.cat([_lengthened(batch.tokens.real, longest) for batch in explained]),
             explained[0].tokens.grid,
             torch.cat([batch.features for batch in batches]) if pictures else None,
@@ -420,7 +425,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
                 selection = select_target(run.output, rows, tokens.real)
                 readout = run.readout_gradients(selection.scores, [layer.of(run) for layer in layers])
                 weights = self._weights(scope, tokens, readout)
-            yield _Explained(batch, selection.targets, tokens, readout.gradients, weights)
+            yield _Explained(batch, selection.targets, run.output.shape[-1], tokens, readout.gradients, weights)
 
     def _weights(self, scope: Scope, tokens: Tokens, readout: ReadoutGradients) -> list[Tensor]:
         """a of each layer, (B, N); 0 for tokens out of scope."""
@@ -465,11 +470,13 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
             [len(states[concept.id].counts) for concept in concepts],
         )
 
-    def _names(self, targets: Tensor) -> list[str]:
+    def _names(self, targets: Tensor, outputs: int) -> list[str]:
         """The targets (n, k) in words."""
-        labels = getattr(config_of(self.model), "id2label", None) or {}
+        names = class_names(self.model, outputs) if targets.shape[1] == 1 else None
+        if names is not None:
+            return [names[number] for number in targets[:, 0].tolist()]
         rows = targets.tolist()
-        return [labels.get(row[0], f"target {row[0]}") if len(row) == 1 else f"target {tuple(row)}" for row in rows]
+        return [f"target {row[0] if len(row) == 1 else tuple(row)}" for row in rows]
 
     def _texts(self, batch: _Explained) -> list[list[str]]:
         """The tokens of texts; none without a tokenizer."""

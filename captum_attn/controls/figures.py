@@ -11,7 +11,7 @@ import pandas as pd
 from torch import Tensor
 
 from captum_attn.core.tokens import PatchGrid, patch_values
-from captum_attn.visualization import diverging_colours, plain_text
+from captum_attn.visualization import as_written, diverging_colours
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -81,16 +81,16 @@ def boxes_by_layer(
             fontsize=7,
             color="#555",
         )
-    axes.set_xticks(range(len(places)), [plain_text(place) for place in places])
+    axes.set_xticks(range(len(places)), places)
     axes.set_xlim(-0.6, len(places) - 0.4)
     axes.set_xlabel("layer")
     axes.set_ylabel(label)
-    axes.set_title(plain_text(title), fontsize=10, loc="left", pad=18 if above else None)
+    axes.set_title(title, fontsize=10, loc="left", pad=18 if above else None)
     axes.spines[["top", "right"]].set_visible(False)
     if named:
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=8)
     _note(figure, note, figure.get_figwidth())
-    return figure
+    return as_written(figure)
 
 
 def layers_by_heads(values: Mapping[str, pd.DataFrame], label: str, title: str) -> Figure:
@@ -117,13 +117,13 @@ def layers_by_heads(values: Mapping[str, pd.DataFrame], label: str, title: str) 
         axes.set_xticks(range(columns), panel.columns, fontsize=8)
         axes.set_yticks(range(rows), panel.index, fontsize=8)
         axes.set_xlabel("head")
-        axes.set_title(plain_text(name), fontsize=9)
+        axes.set_title(name, fontsize=9)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
     panels[0].set_ylabel("layer")
     figure.colorbar(heat, ax=list(panels), label=f"mean {label}", shrink=0.9)
-    figure.suptitle(fill(plain_text(title), int(14 * size[0])), fontsize=10)
-    return figure
+    figure.suptitle(fill(title, int(14 * size[0])), fontsize=10)
+    return as_written(figure)
 
 
 def two_attentions(
@@ -152,7 +152,7 @@ def _two_maps(own: Tensor, other: Tensor, tokens: Sequence[str], title: str, not
     panels = figure.subplots(1, 2, sharey=True)
     for axes, name, values in zip(panels, ("the model's own", "counterfactual"), (own, other), strict=True):
         heat = axes.imshow(values[:, most].double().numpy(), cmap="Blues", vmin=0, vmax=high, aspect="auto")
-        names = [plain_text(tokens[index]) for index in most.tolist()]
+        names = [tokens[index] for index in most.tolist()]
         axes.set_xticks(range(len(most)), names, rotation=90, fontsize=7)
         axes.set_yticks(range(len(own)), range(len(own)), fontsize=7)
         axes.set_title(name + (f" ({left_out} of {len(tokens)} tokens left out)" if left_out else ""), fontsize=9)
@@ -160,9 +160,9 @@ def _two_maps(own: Tensor, other: Tensor, tokens: Sequence[str], title: str, not
         axes.spines[:].set_visible(False)
     panels[0].set_ylabel("head")
     figure.colorbar(heat, ax=list(panels), label="attention", shrink=0.9)
-    figure.suptitle(fill(plain_text(title), int(14 * size[0])), fontsize=10)
+    figure.suptitle(fill(title, int(14 * size[0])), fontsize=10)
     _note(figure, note, size[0])
-    return figure
+    return as_written(figure)
 
 
 def _two_images(own: Tensor, other: Tensor, grid: PatchGrid, title: str, note: str) -> Figure:
@@ -178,9 +178,9 @@ def _two_images(own: Tensor, other: Tensor, grid: PatchGrid, title: str, note: s
         axes.set_xticks([])
         axes.set_yticks([])
     figure.colorbar(heat, ax=list(panels), label="attention", shrink=0.85)
-    figure.suptitle(plain_text(title), fontsize=10)
+    figure.suptitle(title, fontsize=10)
     _note(figure, note, 7.6)
-    return figure
+    return as_written(figure)
 
 
 def _note(figure: Figure, note: str, inches: float) -> None:

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from captum_attn.core.origins import FEATURES, OTHER, Provenance
 from captum_attn.core.models import config_of, parameter_names, takes_keyword
+from captum_attn.core.origins import FEATURES, OTHER, Provenance
 
 Modality = Literal["ids", "embeddings", "pixels"]
 

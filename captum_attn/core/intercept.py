@@ -62,7 +62,7 @@ class AttentionIntercept(TorchFunctionMode, ABC):
     def eager(self, number: int, probabilities: Tensor, scores: Tensor) -> Tensor:
         """What the softmax with this number returns: over the last dimension of ``scores``, (..., Q, K)."""
 
-    def sideways(self, number: int, scores: Tensor) -> None:  # noqa: B027
+    def sideways(self, number: int, scores: Tensor) -> None:
         """Take note of a softmax over another dimension, whose result nothing changes."""
 
     def by_head(self, scores: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from captum_attn.core.origins import FEATURES
 from captum_attn.core.outputs import AttentionOutput, OutputCapture
 from captum_attn.core.readout import ReachedRows, Readout, RowWeights, check_readout, rows_by_rule, warn_of_rule
 from captum_attn.core.stacks import sort_calls
-from captum_attn.core.states import StateCapture, States, layers_with_attention
+from captum_attn.core.states import StateCapture, States
 from captum_attn.core.tiles import Tile
 from captum_attn.core.tokens import PatchGrid, find_players, patch_grid, real_tokens
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any, Unpack
 
 from captum_attn.core.norms import NormObserver
-from captum_attn.core.readout import RowWeights
 from captum_attn.core.outputs import AttentionOutput
+from captum_attn.core.readout import RowWeights
 from captum_attn.core.run import ObservedForward
 from captum_attn.methods.attribution import CommonArguments, Explained
 from captum_attn.methods.token_relevance import Rows, TokenRelevance

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from captum_attn.visualization import as_written
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -62,6 +64,7 @@ def distributions(scores: pd.DataFrame, families: dict[str, str] | None, ax: Axe
         if len(reverse):
             ax.plot(reverse.mean(), place, "o", markerfacecolor="white", color=colour_of[method])
     ax.set_yticks(range(len(methods)), methods)
+    as_written(ax.yaxis)
     notes = [f"{scale} scale"] * bool(scale) + [kind for kind in scores.intervention.unique() if kind != "none"]
     better = "lower" if metric in _LOWER_IS_BETTER else "higher"
     ax.set_xlabel(f"{metric.replace('_', ' ')}, {better} is better" + (f" ({', '.join(notes)})" if notes else ""))
@@ -69,7 +72,8 @@ def distributions(scores: pd.DataFrame, families: dict[str, str] | None, ax: Axe
         colour_of_family = {families[method]: colour_of[method] for method in families if method in colour_of}
         for family, colour in colour_of_family.items():
             ax.plot([], [], "s", color=colour, label=family)
-        ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(colour_of_family), frameon=False)
+        legend = ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(colour_of_family), frameon=False)
+        as_written(legend)
     return ax
 
 
@@ -90,7 +94,7 @@ def curves(frame: pd.DataFrame, ax: Axes | None) -> Axes:
         )
     ax.set_xlabel(f"% of tokens, {frame.removal.iloc[0]} ({frame.intervention.iloc[0]})")
     ax.set_ylabel("probability of the predicted class")
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    as_written(ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False))
     return ax
 
 

@@ -53,7 +53,7 @@ def test_a_bar_for_each_token():
     figure = plot_tokens(TOKENS, VALUES, "cost: $5 or $6")
     (axes,) = figure.axes
     assert [bar.get_width() for bar in axes.patches] == VALUES.tolist()
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["<b>", "a & b", '"quoted"', r"\$x\$"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["<b>", "a & b", '"quoted"', "$x$"]
     figure.canvas.draw()
 
 

@@ -14,11 +14,13 @@ from families import FAMILIES, image_batch, text_batch
 from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from models import PlainClassifier, left_untouched
+from own_heads import OWN_HEADS
 from predictions import TEXTS, predict, text_loader
 from small_models import digits, load_image_model, load_text_model
 from torch.utils.data import DataLoader, TensorDataset
 
 from captum_attn import ShapleyAttention, ShapleyGradAttention
+from captum_attn.core.models import config_of
 from lightning_callbacks.attribution_module import AttributionModule
 
 MODEL, TOKENIZER = load_text_model()
@@ -43,6 +45,16 @@ def test_scores_are_those_of_each_sentence_alone(method):
         assert row["logit"] == pytest.approx(alone.scores.item(), abs=1e-5)
         assert row["probability"] == pytest.approx(MODEL(**batch).logits.softmax(-1).max().item(), abs=1e-6)
         assert row["label"] is row["rows"] is row["columns"] is None
+
+
+@pytest.mark.parametrize("head", OWN_HEADS)
+def test_a_configuration_of_other_classes_names_nothing(head):
+    model = head()
+    rows = rows_of(predict(AttributionModule(model, processor=TOKENIZER), text_loader(TOKENIZER, TEXTS)))
+    assert [row["target_name"] for row in rows] == [None] * len(TEXTS)
+    config_of(model).id2label = dict(enumerate("abcde"))
+    rows = rows_of(predict(AttributionModule(model, processor=TOKENIZER), text_loader(TOKENIZER, TEXTS)))
+    assert [row["target_name"] for row in rows] == ["abcde"[row["target"]] for row in rows]
 
 
 def test_images_with_labels_from_a_tensor_data_set():

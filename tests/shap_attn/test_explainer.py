@@ -16,6 +16,7 @@ import torch
 import transformers as hf
 from families import FAMILIES
 from models import left_untouched
+from own_heads import OWN_HEADS
 from small_models import TEXT_MODEL, load_text_model
 from tokenizers_of_every_kind import TOKENIZERS, classifier
 from torch import nn
@@ -477,9 +478,44 @@ def test_a_model_without_a_configuration(model_and_tokenizer):
     explanation = explainer(TEXTS)
     assert explanation.output_names == ["Output 0", "Output 1"]
     assert_same(explanation, explainer(TEXTS, batch_size=1))
-    named = AttentionExplainer(explainer.model, model_and_tokenizer[1], output_names=["a", "b", "c"])
-    with pytest.raises(ValueError, match="3 output_names, but the model has 2 classes"):
-        named("good")
+
+
+@pytest.mark.parametrize("head", OWN_HEADS)
+def test_a_configuration_of_other_classes_names_nothing(model_and_tokenizer, head):
+    model, tokenizer = head(), model_and_tokenizer[1]
+    explanation = AttentionExplainer(model, tokenizer)(TEXTS)
+    assert explanation.output_names == [f"Output {index}" for index in range(5)]
+    named = AttentionExplainer(model, tokenizer, output_names=list("abcde"))
+    assert named(TEXTS).output_names == list("abcde")
+    for outputs in ("e", 4, -1):
+        assert_same(named(TEXTS, outputs=outputs), explanation[:, :, 4])
+    assert AttentionExplainer(model, tokenizer, outputs=4)(TEXTS).output_names == "Output 4"
+    assert AttentionExplainer(model, tokenizer).explain_row("good")["output_names"] is None
+    assert named.explain_row("good", outputs=[3])["output_names"] == list("abcde")
+    batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
+    expected = ShapleyGradAttention(model, tokenizer=tokenizer).attribute(batch, target=4)
+    for row, values, length in zip(rows_of(explanation), expected, batch["attention_mask"].sum(1), strict=True):
+        np.testing.assert_allclose(row[:, 4], values[1 : length - 1], rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("head", OWN_HEADS)
+def test_names_that_do_not_fit_are_refused(model_and_tokenizer, head):
+    model, tokenizer = head(), model_and_tokenizer[1]
+    with left_untouched(model):
+        for outputs in (None, "a", 0, "predicted", shap.Explanation.argsort.flip[:1]):
+            named = AttentionExplainer(model, tokenizer, output_names=["a", "b", "c"], outputs=outputs)
+            with pytest.raises(ValueError, match="3 output_names, but the model has 5 classes"):
+                named("good")
+        with pytest.raises(ValueError, match="one of the configuration's 2 names, but the model has 5 outputs"):
+            AttentionExplainer(model, tokenizer, outputs="positive")("good")
+        with pytest.raises(IndexError, match=r"5 is out of range for 5 classes$"):
+            AttentionExplainer(model, tokenizer, outputs=5)("good")
+
+
+def test_names_of_other_numbers_than_the_outputs(model_and_tokenizer):
+    model = copy.deepcopy(model_and_tokenizer[0])
+    model.config.id2label = {1: "one", 2: "two"}
+    assert AttentionExplainer(model, model_and_tokenizer[1])("good").output_names == ["Output 0", "Output 1"]
 
 
 @pytest.mark.parametrize(
@@ -517,10 +553,10 @@ def test_what_it_cannot_explain(model_and_tokenizer, arguments, error, message):
         ({"outputs": "neutral"}, ValueError, "no class has the name 'neutral', expected one of"),
         ({"outputs": [0.5]}, TypeError, "0.5 is no class"),
         ({"outputs": []}, TypeError, r"outputs is \[\], expected a class"),
-        ({"output_names": ["one"]}, ValueError, "expected a list of 2 names"),
+        ({"output_names": "ab"}, ValueError, "output_names is 'ab', expected a list of names"),
+        ({"output_names": ["a", "b", "c"], "outputs": 3}, IndexError, "3 is out of range for 3 classes"),
         ({"batch_size": 0}, ValueError, "batch_size must be"),
         ({"gmae": "cls"}, TypeError, "unexpected keyword argument 'gmae': did you mean 'game'?"),
-        ({"outputs": 5}, IndexError, "5 is out of range for 2 classes"),
         ({"outputs": slice(0, 1)}, TypeError, "outputs is slice"),
         ({"max_length": 2}, ValueError, "leaves no token"),
     ],
@@ -552,7 +588,8 @@ def test_bad_texts(explainer, texts, error, message):
         (lambda e: e("a", words=True), TypeError, "'words' is an argument of the constructor"),
         (lambda e: e("a", output=1), TypeError, "did you mean 'outputs'"),
         (lambda e: e("a", outputs=shap.Explanation.abs.max(0)), ValueError, "expected numbers of classes"),
-        (lambda e: e("a", outputs=7), IndexError, "7 is out of range"),
+        (lambda e: e("a", outputs=7), IndexError, r"7 is out of range for 2 classes, \['negative', 'positive'\]"),
+        (lambda e: e("a", outputs=[0, -3]), IndexError, "-3 is out of range"),
     ],
 )
 def test_bad_calls(explainer, call, error, message):

@@ -12,6 +12,7 @@ from families import FAMILIES
 from models import left_untouched
 from PIL import Image
 from small_models import digits, load_image_model
+from torch import nn
 
 from captum_attn import ShapleyGradAttention
 from shap_attn import AttentionExplainer, plots
@@ -208,3 +209,73 @@ def test_without_a_processor_pixels_must_be_the_models_own(vit, photos):
         AttentionExplainer(vit)(photos)
     with pytest.raises(ValueError, match="several sizes"):
         AttentionExplainer(vit)([np.zeros((12, 12, 3)), np.zeros((16, 16, 3))])
+
+
+class VisionTransformer(nn.Module):
+    """As timm and torchvision write it: no configuration, an input ``x``, a convolution that cuts patches."""
+
+    def __init__(self, channels=3, position=None):
+        super().__init__()
+        self.patch_embed = nn.Conv2d(channels, 16, 4, 4)
+        self.cls_token = nn.Parameter(torch.randn(1, 1, 16))
+        self.pos_embed = nn.Embedding(10, 16)
+        layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, dropout=0.0)
+        self.blocks = nn.TransformerEncoder(layer, 2)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x):
+        tokens = self.patch_embed(x).flatten(2).mT
+        tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), tokens], 1) + self.pos_embed.weight
+        return self.head(self.blocks(tokens)[:, 0])
+
+
+class WithOptions(VisionTransformer):
+    """As some libraries write it."""
+
+    def forward(self, img, **options):
+        return super().forward(img)
+
+
+class NamedAsText(VisionTransformer):
+    """An argument of a name that means nothing here, and another one beside it."""
+
+    def forward(self, samples, return_features=False):
+        return super().forward(samples)
+
+
+@pytest.mark.parametrize("kind", [VisionTransformer, WithOptions, NamedAsText])
+@pytest.mark.parametrize("channels", [3, 1])
+def test_a_vision_transformer_without_a_configuration(kind, channels):
+    model = kind(channels).eval()
+    pixels = torch.randn(2, channels, 12, 12)
+    explainer = AttentionExplainer(model)
+    with left_untouched(model):
+        explanation = explainer(pixels)
+    assert explanation.shape == (2, 3, 3, 1, 4)
+    assert explanation.output_names == ["Output 0", "Output 1", "Output 2", "Output 3"]
+    assert explanation.data.shape == (2, 12, 12, 3)
+    for target in range(4):
+        expected = ShapleyGradAttention(model).attribute_tokens(pixels, target=target).patches
+        np.testing.assert_allclose(explanation.values[..., 0, target], expected, rtol=1e-4, atol=1e-7)
+    named = AttentionExplainer(model, output_names=list("abcd"), outputs="predicted")(pixels)
+    assert set(np.ravel(named.output_names)) == {"abcd"[index] for index in model(pixels).argmax(-1)}
+    plots.image(explanation, show=False)
+
+
+def test_a_processor_with_a_vision_transformer_without_a_configuration(processor, photos):
+    model = VisionTransformer().eval()
+    pixels = processor(photos, return_tensors="pt")["pixel_values"]
+    explanation = AttentionExplainer(model, processor, outputs=[1])(photos)
+    expected = AttentionExplainer(model, outputs=[1])(pixels)
+    np.testing.assert_allclose(explanation.values, expected.values, rtol=1e-4, atol=1e-7)
+
+
+def test_what_a_vision_transformer_without_a_configuration_needs(photos):
+    model = VisionTransformer().eval()
+    with pytest.raises(TypeError, match=r"give the image processor .* or, for a model without one, apply its own"):
+        AttentionExplainer(model)(photos)
+    with pytest.raises(TypeError, match=r"masker is a function, .* transform of images goes over them beforehand"):
+        AttentionExplainer(model, lambda image: image)
+    model.patch_embed = nn.Linear(48, 16)
+    with pytest.raises(ValueError, match=r"needs its tokenizer.* nor a Conv2d .*attribute_tokens\(pixels\)"):
+        AttentionExplainer(model)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from io import BytesIO
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import shap
+import torch
+from dollars import NAMES, assert_as_written
 from matplotlib.text import Text
 from small_models import load_text_model
 
@@ -180,3 +183,222 @@ def test_display_in_a_notebook(explanation, monkeypatch):
     monkeypatch.setattr(plt, "show", lambda: figures.append(plt.gcf()))
     plots.waterfall(explanation[0, :, "positive"])
     assert len(figures) == 1
+
+
+# Names as they are written
+
+NAMES_OF_LABELS = ["f(x)", "SHAP value", "base value", "$f(x)$", "a=$b$"]
+HOSTILE = [*NAMES, *NAMES_OF_LABELS]
+
+
+def hostile(rows=4, base=0.0):
+    """As :func:`pool` makes it: one column for each name."""
+    values = np.random.default_rng(0).uniform(0.5, 1, (rows, len(HOSTILE)))
+    return shap.Explanation(values, np.full(rows, base), np.ones(values.shape), feature_names=list(HOSTILE))
+
+
+def assert_formulas(figure):
+    """SHAP's formulas stay formulas."""
+    for text in figure.findobj(Text):
+        written = text.get_text()
+        if re.search(r"\$(v\(|E\[|\\leftarrow|\\rightarrow)", written):
+            assert text.get_parse_math(), written
+        assert "\u2060" not in written
+        assert "\u200b" not in written
+
+
+@pytest.mark.parametrize("base", [0.0, 0.5])
+@pytest.mark.parametrize("plot", ONE_ROW.values(), ids=ONE_ROW)
+def test_names_of_a_row_are_shown_as_they_are(plot, base):
+    options = {"max_display": 99}
+    if plot in (plots.force, plots.decision):
+        options = {"contribution_threshold": 0} if plot is plots.force else {"title": "$title$ $$"}
+    row = hostile(base=base)[0]
+    row.data = None if plot in (plots.force, plots.decision) else row.data
+    plot(row, show=False, **options)
+    assert_as_written(plt.gcf(), [name for name in HOSTILE if not base or name != "$f(x)$"])  # SHAP has that one, too
+    assert_as_written(plt.gcf(), ["$title$ $$"] * (plot is plots.decision))
+    assert_formulas(plt.gcf())
+    assert row.feature_names == HOSTILE
+
+
+@pytest.mark.parametrize("plot", [plots.bar, plots.beeswarm, plots.heatmap, plots.violin, plots.decision])
+def test_names_of_columns_are_shown_as_they_are(plot):
+    columns = hostile()
+    options = {} if plot is plots.decision else {"max_display": 99}
+    plot(columns, show=False, **options)
+    assert_as_written(plt.gcf(), HOSTILE)
+    assert_formulas(plt.gcf())
+    assert columns.feature_names == HOSTILE
+
+
+def test_names_of_cohorts_are_shown_as_they_are():
+    columns = hostile()
+    plots.bar({"$$": columns[:2], "$\\foo$": columns[2:]}, show=False, max_display=99)
+    assert_as_written(plt.gcf(), [*HOSTILE, "$$", "$\\foo$"])
+
+
+def test_names_of_decisions_are_given_back_as_they_are():
+    result = plots.decision(hostile()[0], show=False, return_objects=True, legend_labels=["$$"])
+    assert_as_written(plt.gcf(), ["$$"])
+    assert sorted(result.feature_names) == sorted(HOSTILE)
+
+
+def test_names_of_classes_and_outputs_are_shown_as_they_are():
+    values, pictures = (
+        np.random.default_rng(0).normal(size=(2, 3, 3, 1, 2)),
+        np.random.default_rng(0).random((2, 6, 6, 3)),
+    )
+    images = shap.Explanation(values, np.zeros((2, 2)), pictures, output_names=["$$", "$a_b$"])
+    plots.image(images, show=False, true_labels=["$\\foo$", 3])
+    assert_as_written(plt.gcf(), ["$$", "$a_b$", "$\\foo$", "3"])
+    for part in (images[:, :, :, :, "$$"], images[0, :, :, :, "$$"], images[1]):
+        plots.image(part, show=False)
+        assert_as_written(plt.gcf(), ["$$"])
+    plots.image(images, show=False, labels=[["$x$", "$y$"], ["$z^$", "$"]])
+    assert_as_written(plt.gcf(), ["$x$", "$y$", "$z^$"])
+    plots.force(hostile()[0], show=False, out_names="$\\class$ $$")
+    assert_as_written(plt.gcf(), ["$\\class$ $$"])
+
+
+def test_texts_in_a_notebook_are_no_formulas():
+    texts = (np.array(["$$", " $a_b$ "]), np.array(["$x$", "$"]))
+    html = plots.text(shap.Explanation(np.ones((2, 2)), np.zeros(2), texts), display=False)
+    assert html.count('<div class="mathjax_ignore tex2jax_ignore">') == 2
+    for token in ("$$", "$a_b$", "$x$"):
+        assert token in html
+
+
+def test_texts_of_the_same_axes_that_are_not_shaps_stay_formulas():
+    axes = plt.figure().add_subplot(title="$x^2$")
+    plots.bar(hostile()[0], show=False, ax=axes)
+    assert axes.title.get_parse_math()
+    assert axes.get_title() == "$x^2$"
+
+
+def test_a_tokens_dollars_from_the_text_to_the_figure(explanation):
+    texts = ["the price is $$ , but $a_b$ is good", "US$ 5"]
+    shown = AttentionExplainer(*load_text_model(), outputs="positive", words=True)(texts)
+    for plot in ONE_ROW.values():
+        plot(shown[0], show=False)
+        plt.gcf().savefig(BytesIO())
+        plt.close("all")
+    plots.heatmap(pool(shown), show=False)
+    assert_as_written(plt.gcf(), [name for name in pool(shown).feature_names if "$" in name and len(name) > 1])
+
+
+# What they take
+
+SHAP_OF_ALL = {**ONE_ROW, **{name: getattr(plots, name) for name in ("beeswarm", "heatmap", "violin", "image", "text")}}
+
+
+@pytest.mark.parametrize("name", SHAP_OF_ALL)
+@pytest.mark.parametrize("given", [np.ones(3), [1.0, 2.0], None, "text", torch.ones(3)])
+def test_what_is_no_explanation(name, given):
+    with pytest.raises(TypeError, match=rf"plots.{name} takes a shap.Explanation, .* got {type(given).__name__}"):
+        SHAP_OF_ALL[name](given, show=False)
+
+
+@pytest.mark.parametrize("name", SHAP_OF_ALL)
+def test_a_list_of_explanations(explanation, name):
+    with pytest.raises(TypeError, match="got list; of a list, give one"):
+        SHAP_OF_ALL[name]([explanation[0], explanation[1]], show=False)
+
+
+SLICES = {
+    "a batch of texts": (lambda e: e, r"explanation\[0, :, 'positive'\]"),
+    "one text": (lambda e: e[0], r"explanation\[:, 'positive'\]"),
+    "one class": (lambda e: e[:, :, "positive"], r"explanation\[0\]"),
+    "texts of one length": (
+        lambda e: AttentionExplainer(*load_text_model())(["a b", "c d"]),
+        r"explanation\[0, :, 'positive'\]",
+    ),
+    "predicted classes": (
+        lambda e: AttentionExplainer(*load_text_model())(["good", "not bad at"], outputs="predicted"),
+        r"explanation\[0, :, (0|'\w+')\]",
+    ),
+    "pooled": (pool, r"explanation\[0, :, 'positive'\]"),
+    "columns": (lambda e: pool(e)[:, :, "positive"], r"explanation\[0\]"),
+}
+
+
+@pytest.mark.parametrize("plot", ["waterfall", "force"])
+@pytest.mark.parametrize("name", SLICES)
+def test_the_slice_that_is_named_can_be_shown(explanation, plot, name):
+    part, advice = SLICES[name]
+    given = part(explanation)
+    with pytest.raises(
+        ValueError, match=rf"a {plot} shows one input and one output, .*slice them, e.g. {advice}$"
+    ) as error:
+        SHAP_OF_ALL[plot](given, show=False)
+    SHAP_OF_ALL[plot](eval(str(error.value).rpartition("e.g. ")[2], {"explanation": given}), show=False)
+
+
+@pytest.mark.parametrize("name", ["a batch of texts", "one text", "texts of one length", "pooled"])
+def test_bars_are_of_one_output(explanation, name):
+    given = SLICES[name][0](explanation)
+    with pytest.raises(ValueError, match=r"a bar shows one output, .* of several: slice one out") as error:
+        plots.bar(given, show=False)
+    plots.bar(eval(str(error.value).rpartition("e.g. ")[2], {"explanation": given}), show=False)
+
+
+@pytest.mark.parametrize("plot", ["decision", "beeswarm", "heatmap", "violin"])
+@pytest.mark.parametrize("name", ["a batch of texts", "one class", "texts of one length", "pooled"])
+def test_columns_are_of_one_output(explanation, plot, name):
+    given = SLICES[name][0](explanation)
+    with pytest.raises(ValueError, match=f"{plot} needs the same features|a {plot} shows one output") as error:
+        SHAP_OF_ALL[plot](given, show=False)
+    advice = re.search(r"(pool\(explanation\)(\[[^]]*\])?|explanation\[[^]]*\])\)?$", str(error.value))[1]
+    SHAP_OF_ALL[plot](eval(advice, {"explanation": given, "pool": pool}), show=False)
+
+
+@pytest.mark.parametrize("plot", ["beeswarm", "heatmap", "violin"])
+def test_columns_are_of_many_inputs(explanation, plot):
+    with pytest.raises(ValueError, match=r"many inputs \(N, features\), got values of shape \(\d+,\)"):
+        SHAP_OF_ALL[plot](pool(explanation)[0, :, "positive"], show=False)
+
+
+def test_images_are_shown_as_images():
+    images = shap.Explanation(
+        np.ones((2, 3, 3, 1, 2)), np.zeros((2, 2)), np.ones((2, 6, 6, 3)), output_names=["a", "b"]
+    )
+    for name, plot in SHAP_OF_ALL.items():
+        if name not in ("image", "text"):
+            for part in (images, images[0], images[0, :, :, :, "a"]):
+                with pytest.raises(ValueError, match=f"a {name} shows values of named features, got those of images"):
+                    plot(part, show=False)
+    with pytest.raises(ValueError, match="got one of other data"):
+        plots.text(images)
+    images.data = None
+    with pytest.raises(ValueError, match="the explanation has no pictures"):
+        plots.image(images, show=False)
+    plots.image(images, pixel_values=np.ones((2, 6, 6, 3)), show=False)
+
+
+def test_texts_are_no_images(explanation):
+    for part in (explanation, explanation[0], pool(explanation)):
+        with pytest.raises(ValueError, match=r"plots\.image shows images, got values of shape"):
+            plots.image(part, show=False)
+
+
+def test_cohorts_have_the_same_features(explanation):
+    row = explanation[:, :, "positive"]
+    with pytest.raises(ValueError, match="need the same features: take them from pool"):
+        plots.bar({"one": row[0], "another": row[1]}, show=False)
+    with pytest.raises(TypeError, match=r"plots.bar takes a shap.Explanation, .* got ndarray"):
+        plots.bar({"one": row[0].values}, show=False)
+
+
+def test_an_explanation_without_data_names_or_base_values():
+    bare = shap.Explanation(np.array([0.5, -0.2]))
+    for plot in ONE_ROW.values():
+        plot(bare, show=False)
+        assert not [label for label in labels() if CLAIMS.search(label)]
+        plt.close("all")
+    with pytest.raises(ValueError, match="got one of other data"):
+        plots.text(bare, display=False)
+
+
+def test_only_figures_are_relabelled():
+    with pytest.raises(TypeError, match=r"takes a matplotlib Figure, got Axes: of axes, give axes.figure"):
+        relabel(plt.gca())

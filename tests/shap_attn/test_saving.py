@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import io
+import json
 import pickle
 import subprocess
 import sys
@@ -219,3 +220,161 @@ def test_other_files_are_refused():
         archive.writestr("hello.txt", "hello")
     with pytest.raises(ValueError, match="got another kind of file"):
         AttentionExplainer.load(other)
+
+
+# SHAP's savers and loaders
+
+
+class WithMethod(Wrapped):
+    """A model that knows how to write itself."""
+
+    def to_stream(self, stream):
+        torch.save(self.state_dict(), stream)
+
+    @classmethod
+    def from_stream(cls, stream):
+        model = cls()
+        model.load_state_dict(torch.load(stream))
+        return model.eval()
+
+
+def saved_by(explainer, **savers):
+    file = io.BytesIO()
+    explainer.save(file, **savers)
+    size = len(file.getvalue())
+    file.seek(0)
+    return file, size
+
+
+def without_weights(explainer, absent):
+    """A file without some of its parts, and the error of loading it as it is."""
+    file, size = saved_by(explainer, **{f"{part}_saver": None for part in absent})
+    assert 0 < size < saved_by(explainer)[1]
+    with pytest.raises(ValueError, match=rf"saved without its {absent[0]} \({absent[0]}_saver=None\): give it to "):
+        AttentionExplainer.load(file, allow_pickle=True)
+    return file
+
+
+@pytest.mark.parametrize("wrapper", [lambda model: model, lambda model: Wrapped().eval()])
+@pytest.mark.parametrize("absent", [["model"], ["masker"], ["model", "masker"]])
+def test_parts_that_were_kept_out_of_the_file(wrapper, absent):
+    model, tokenizer = load_text_model()
+    model = wrapper(model)
+    explainer = AttentionExplainer(model, tokenizer, game="mutual", outputs=["positive"])
+    file = without_weights(explainer, absent)
+    parts, streams = {"model": model, "masker": tokenizer}, []
+
+    def loader(part):
+        return lambda stream: (streams.append(stream.read()), parts[part])[1]
+
+    loaders = {f"{part}_loader": loader(part) for part in absent}
+    other = AttentionExplainer.load(file, **loaders, allow_pickle="model" not in absent and type(model) is Wrapped)
+    assert other._settings["game"] == "mutual"
+    assert streams == [b""] * len(absent)
+    assert ("model" not in absent) or other.model is model
+    assert_same(other(TEXTS), explainer(TEXTS))
+
+
+def test_a_file_without_weights_is_small_and_not_pickled():
+    _, tokenizer = load_text_model()
+    file, size = saved_by(AttentionExplainer(Wrapped().eval(), tokenizer), model_saver=None, masker_saver=None)
+    assert size < 2000
+    with zipfile.ZipFile(file) as archive:
+        assert archive.namelist() == ["explainer.json"]
+
+
+SAVERS = {
+    "a function": lambda model, stream: model.to_stream(stream),
+    "a method's name": ".to_stream",
+    "without a dot": "to_stream",
+}
+
+
+@pytest.mark.parametrize("saver", SAVERS.values(), ids=SAVERS)
+@pytest.mark.parametrize("place", ["keyword", "position"])
+def test_savers_of_ones_own(saver, place):
+    explainer = AttentionExplainer(WithMethod().eval(), load_text_model()[1], words=True)
+    file = io.BytesIO()
+    explainer.save(file, saver) if place == "position" else explainer.save(file, model_saver=saver)
+    file.seek(0)
+    with pytest.raises(ValueError, match="a model_saver wrote the model in a form of its own: give what reads that"):
+        AttentionExplainer.load(file)
+    loader = WithMethod.from_stream
+    other = AttentionExplainer.load(file, loader) if place == "position" else None
+    other = other or AttentionExplainer.load(file, model_loader=loader)
+    assert_same(other(TEXTS), explainer(TEXTS))
+
+
+def test_a_masker_of_ones_own_form():
+    model, tokenizer = load_text_model()
+    explainer = AttentionExplainer(model, tokenizer)
+    file, _ = saved_by(explainer, masker_saver=lambda part, stream: pickle.dump(part, stream))
+    with pytest.raises(ValueError, match=r"a masker_saver wrote the masker .* that returns the tokenizer or image"):
+        AttentionExplainer.load(file)
+    assert_same(AttentionExplainer.load(file, masker_loader=pickle.load)(TEXTS), explainer(TEXTS))
+
+
+def test_shaps_defaults_mean_the_own_form():
+    explainer = AttentionExplainer(*load_text_model())
+    file, _ = saved_by(explainer, model_saver=".save", masker_saver=".save")
+    assert_same(AttentionExplainer.load(file, None, None)(TEXTS), explainer(TEXTS))
+
+
+def test_pixels_have_no_masker_to_save():
+    _, _, images, _ = digits()
+    model = load_image_model()
+    file, _ = saved_by(AttentionExplainer(model), model_saver=None, masker_saver=None)
+    other = AttentionExplainer.load(file, lambda stream: model)
+    assert_same(other(images[:2]), AttentionExplainer(model)(images[:2]))
+
+
+@pytest.mark.parametrize(
+    ("savers", "error", "message"),
+    [
+        ({"model_saver": ".no_method"}, ValueError, "BertForSequenceClassification has no such method"),
+        ({"masker_saver": "config"}, ValueError, "BertTokenizer.* has no such method"),
+        ({"model_saver": 3}, TypeError, "model_saver is a int, expected a function"),
+    ],
+)
+def test_what_is_no_saver(savers, error, message):
+    with pytest.raises(error, match=message):
+        AttentionExplainer(*load_text_model()).save(io.BytesIO(), **savers)
+
+
+def test_what_is_no_loader():
+    model, tokenizer = load_text_model()
+    file, _ = saved_by(AttentionExplainer(model, tokenizer), model_saver=None)
+    with pytest.raises(TypeError, match="model_loader is a BertForSequenceClassification, expected a function"):
+        AttentionExplainer.load(file, model_loader=model)
+    with pytest.raises(TypeError, match="masker_loader is a BertTokenizer"):
+        AttentionExplainer.load(file, lambda stream: model, tokenizer)
+    with pytest.raises(ValueError, match="the file holds the masker in AttentionExplainer's own form"):
+        AttentionExplainer.load(file, lambda stream: model, lambda stream: tokenizer)
+    with pytest.raises(TypeError, match="model is a NoneType, expected"):
+        AttentionExplainer.load(file, lambda stream: None)
+
+
+def test_a_failed_saver_leaves_the_older_file_alone(tmp_path):
+    path = tmp_path / "explainer.zip"
+    explainer = AttentionExplainer(*load_text_model())
+    explainer.save(path)
+    before = path.read_bytes()
+
+    def fails(model, stream):
+        raise OSError("no space")
+
+    with pytest.raises(OSError, match="no space"):
+        explainer.save(path, model_saver=fails)
+    assert path.read_bytes() == before
+
+
+def test_files_of_the_first_version_can_be_read():
+    explainer = AttentionExplainer(*load_text_model())
+    with zipfile.ZipFile(saved(explainer)) as archive, zipfile.ZipFile(older := io.BytesIO(), "w") as first:
+        for name in archive.namelist():
+            content = archive.read(name)
+            if name == "explainer.json":
+                header = json.loads(content)
+                content = json.dumps({"format": 1, **{key: header[key] for key in ("settings", "model", "reads")}})
+            first.writestr(name, content)
+    assert_same(AttentionExplainer.load(older)(TEXTS), explainer(TEXTS))

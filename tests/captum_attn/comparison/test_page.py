@@ -34,7 +34,7 @@ def comparison():
         ComparedInput([HOSTILE, *one.tokens[1:]], one.target, one.probability, None, one.scores, one.reruns)
         for one in found.inputs
     ]
-    return Comparison(found.evaluation, hostile, found.top_k, None, {0: HOSTILE, 1: HOSTILE})
+    return Comparison(found.evaluation, hostile, found.top_k, None, [HOSTILE, HOSTILE])
 
 
 class Read(HTMLParser):

@@ -262,7 +262,7 @@ def test_maps_of_images_have_a_panel_for_each_concept(vit):
     maps = TTCAV(vit, n_cavs=5).sensitivity_maps(images(2, 9), SETS, 0, **QUIET)
     figure = maps.plot(1, layer="vit.layers.0")
     panels = [axes for axes in figure.axes if axes.images]
-    assert [axes.get_title() for axes in panels] == ["input", "bright", r"dark \$", "plain"]
+    assert [axes.get_title() for axes in panels] == ["input", "bright", "dark $", "plain"]
     drawn = torch.tensor(panels[2].images[-1].get_array())
     torch.testing.assert_close(drawn, maps.patches[1, 0, 1].double())
     assert len({axes.images[-1].get_clim() for axes in panels[1:]}) == 1

@@ -149,7 +149,7 @@ def test_two_attentions_show_the_tokens_attended_to_most(tmp_path):
     figure = two_attentions(own, other, tokens, None, "title", "note")
     shown = [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
     assert len(shown) == 40
-    assert {r"\$7", r"\$50"} <= set(shown)
+    assert {"$7", "$50"} <= set(shown)
     assert "20 of 60 tokens left out" in figure.axes[0].get_title()
     figure.savefig(tmp_path / "figure.png")
 

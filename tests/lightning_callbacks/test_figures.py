@@ -1,0 +1,78 @@
+"""Tokens, names and classes in every figure of a history."""
+
+from __future__ import annotations
+
+import re
+
+import pandas as pd
+import pytest
+import torch
+from dollars import NAMES, assert_as_written
+from fine_tuning import FineTuned, fit, monitored
+from lightning.pytorch.loggers import CSVLogger
+
+from lightning_callbacks import ExplanationMonitor
+from lightning_callbacks.figures import patches_over_time, tokens_over_time, trajectories
+from lightning_callbacks.probing import ExplainedExample
+
+
+def test_trajectories():
+    columns = {"epoch": [0, 1], "step": [10, 20]}
+    for name in NAMES:
+        columns |= {f"faithfulness/{name}/comprehensiveness": [0.1, 0.2]}
+        columns |= {f"{group}/{name}/layer_$1$": [0.4, 0.6] for group in ("tcav", "tcav_p", "tcav_effect")}
+    figure = trajectories(pd.DataFrame(columns), "$main$", "$$, the output")
+    assert_as_written(figure, [*NAMES, "$$, the output", "$1$"])
+
+
+def explained(values, grid=None):
+    return ExplainedExample(0, values, list(range(len(values))), 1, 0.5, grid, 2)
+
+
+def test_texts():
+    values = [0.1] * len(NAMES)
+    figure = tokens_over_time(NAMES, [explained(values)] * 2, ["step 1: $$", "step 2: $\\class$"])
+    assert_as_written(figure, [*NAMES, "step 1: $$", "step 2: $\\class$"])
+
+
+def test_images():
+    figure = patches_over_time(torch.rand(3, 8, 8), [explained([0.1] * 4, (2, 2))] * 2, ["1: $$", "2: $\\class$"])
+    assert_as_written(figure, ["1: $$", "2: $\\class$"])
+
+
+class Gallery(CSVLogger):
+    """A logger like TensorBoard's."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        self.figures = {}
+
+    @property
+    def experiment(self):
+        return self
+
+    def add_figure(self, name, figure, step):
+        self.figures[name] = figure
+
+    def log_metrics(self, metrics, step=None):
+        pass
+
+    def log_hyperparams(self, *arguments):
+        pass
+
+    def save(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [({0: "a", 1: "b", 2: "c"}, "[abc]"), ({0: "a", 1: "b"}, "[012]"), ({1: "a", 2: "b", 3: "c"}, "[012]")],
+)
+def test_names_of_classes_count_if_there_is_one_for_each_output(tmp_path, names, shown):
+    module, gallery = FineTuned(), Gallery(tmp_path)
+    module.model.config.id2label = names
+    monitor = ExplanationMonitor(**monitored(concepts=None, target=None, figures=True, examples=1))
+    fit([monitor], module, logger=gallery)
+    labels = [text.get_text() for text in gallery.figures["explanations/example_0"].axes[0].get_yticklabels()]
+    assert len(labels) == 2
+    assert all(re.fullmatch(rf"step \d+: {shown} 0\.\d\d", label) for label in labels)
