@@ -139,7 +139,7 @@ class StateStore:
             with observed_forward(self._model, batch, gradients=readout, modules=modules) as run:
                 tokens = run.tokens(self._special_ids)
                 if readout:
-                    selection = select_target(run.output, target_of_each(readout_target, len(batch)), tokens.real)
+                    selection = select_target(run, target_of_each(readout_target, len(batch)))
                     run.influence(selection.scores, variant="attention", layers=[-1], row_weights=run.readout_rows)
                 chosen = tokens_in_scope(run, scope, tokens)
                 if not chosen.any(-1).all():

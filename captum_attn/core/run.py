@@ -15,15 +15,17 @@ from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.models import (
     check_differentiable,
     check_evaluated,
+    check_gradients,
     check_observable,
     config_of,
     evaluation_mode,
-    output_tensor,
     same_random_state,
     unwrapped,
 )
 from captum_attn.core.observers import InfluenceObserver, LayerObserver, Per, RowWeights, Variant
+from captum_attn.core.output_tokens import OutputTokens, decoder_tokens, shifts_its_input
 from captum_attn.core.outputs import AttentionOutput, OutputCapture
+from captum_attn.core.scores import output_scores
 from captum_attn.core.states import StateCapture, States
 from captum_attn.core.tiles import Tile
 from captum_attn.core.tokens import PatchGrid, find_players, patch_grid, real_tokens
@@ -67,6 +69,9 @@ class ObservedForward:
         model: the module that was called.
         states: the hidden states that modules returned, where these were asked for.
         outputs: what followed each attention call, by its number; None unless this was asked for.
+
+    Args:
+        wrapped: whether a function called the model, which may give it other inputs than these.
     """
 
     def __init__(
@@ -76,8 +81,11 @@ class ObservedForward:
         inputs: ModelInputs,
         states: Sequence[States] = (),
         outputs: Mapping[int, AttentionOutput] | None = None,
+        *,
+        wrapped: bool = False,
     ) -> None:
         self.output, self.states, self.outputs = output, states, outputs
+        self._wrapped = wrapped
         self.model = capture.root
         self._capture, self._inputs = capture, inputs
         self.calls = token_attention(capture.calls, inputs)
@@ -243,6 +251,20 @@ class ObservedForward:
         """bool (B, N): the tokens that are no padding."""
         return real_tokens(self._inputs, self.length, config_of(self.model))
 
+    @cached_property
+    def output_tokens(self) -> OutputTokens | None:
+        """The tokens that the rows of an output (B, T, C) are about; None of an output that has no row for each."""
+        if self.output.dim() != 3:
+            return None
+        own = decoder_tokens(self._inputs, config_of(self.model))
+        if own is not None and own.shape[1] == self.output.shape[1]:
+            return OutputTokens(own, of_the_input=False)
+        if self.crosses_stacks and (self._wrapped or not shifts_its_input(self.model)):
+            return OutputTokens(None, of_the_input=False)
+        if self.output.shape[1] != self.length:
+            return None
+        return OutputTokens(self.real, of_the_input=not self.crosses_stacks)
+
     def tokens(self, special_ids: Collection[int] | None) -> Tokens:
         """Which tokens are padding, which ones play (:func:`~captum_attn.core.tokens.find_players`), where patches lie.
 
@@ -320,10 +342,10 @@ def observed_forward(
             (:class:`~captum_attn.core.capture.ScaledAttentionCapture`); with gradients.
 
     Raises:
-        TypeError: an output in which there are no scores, or hidden states that are none.
+        TypeError: an output in which there are no scores (hidden states will do for attention alone).
         ValueError: a name of no module; attention that cannot be observed, or does not relate the input's tokens to
-            each other; a function whose module is in training mode.
-        RuntimeError: weights that were made under ``torch.inference_mode()``.
+            each other; a function whose module is in training mode; an output whose rows are not the examples.
+        RuntimeError: weights that were made under ``torch.inference_mode()``; layers without gradients.
 
     Example:
         >>> from captum_attn.core import tensor_inputs
@@ -343,9 +365,12 @@ def observed_forward(
             following if outputs else nullcontext(),
             capture,
         ):
-            output = output_tensor(inputs.call(model))
+            output = output_scores(inputs.call(model), len(inputs), hidden_states=not gradients)
         check_evaluated(capture.root)
-        yield ObservedForward(output, capture, inputs, kept.states, following.outputs if outputs else None)
+        if gradients:
+            check_gradients(output)
+        wrapped, followed = capture.root is not model, following.outputs if outputs else None
+        yield ObservedForward(output, capture, inputs, kept.states, followed, wrapped=wrapped)
 
 
 def token_attention(calls: Sequence[AttentionCall], inputs: ModelInputs) -> list[AttentionCall]:
@@ -402,4 +427,4 @@ def plain_output(model: Callable[..., Any], inputs: ModelInputs) -> Tensor:
         torch.no_grad(),
         same_random_state(inputs.features),
     ):
-        return output_tensor(inputs.call(model))
+        return output_scores(inputs.call(model), len(inputs))

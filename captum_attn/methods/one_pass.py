@@ -56,7 +56,7 @@ def explain_in_one_pass(
         for wanted in (False, True)
     )
     run.show(of_attention, None)
-    readout, selected = None, select_target(run.output, each, run.real).scores
+    readout, selected = None, select_target(run, each).scores
     if states:
         readout = run.readout_gradients(selected, states, of_gradients, retain_graph)
     elif of_gradients:
