@@ -76,6 +76,8 @@ class ConceptProbe:
                     f"the model's output has the shape {tuple(run.output.shape)}, expected logits (B, C): concepts are "
                     "followed for the classes of a classifier"
                 )
+            if target is not None:
+                class_number(model, target, run.output.shape[1])
             self._widths = [states.hidden.shape[-1] for states in self.states(run)]
         self.width = 1 + sum(self._widths)
         for concept in read.sets[0]:
