@@ -65,7 +65,7 @@ def target_of_each(target: Target, batch: int) -> list[tuple[Index, ...]] | None
         return [tuple(index if isinstance(index, str) else operator.index(index) for index in row) for row in rows]
     except TypeError:
         raise TypeError(
-            f"target must be an int, the name of a class, a tuple of these, a list of these, an integer tensor or None, "
+            "target must be an int, the name of a class, a tuple of these, a list of these, an integer tensor or None, "
             f"got {target!r}"
         ) from None
 
@@ -83,12 +83,20 @@ def select_target(run: ObservedForward, targets: list[tuple[Index, ...]] | None)
         IndexError: a target out of range.
     """
     output, tokens = run.output, run.output_tokens
-    if targets is not None:
-        targets = [_numbered(row, output, run) for row in targets]
+    if not run.rows_are_examples:
+        raise ValueError(
+            f"a row of the output {tuple(output.shape)} depends on other examples of the {len(output)} than its own: rows "
+            "are classes, tokens, one example's or means over the batch, or examples see each other. Each row must hold "
+            "the scores of one example, (B,), (B, C) or (B, N, C), that depend on no other"
+        )
+    if targets is None:
+        indices = _predicted(output)
+    else:
+        rows = [_numbered(row, output, run) for row in targets]
         if tokens is not None:
-            of_each = [None] * len(targets) if tokens.real is None else tokens.real
-            targets = [(_token_index(row, real), *row[1:]) for row, real in zip(targets, of_each, strict=True)]
-    indices = _predicted(output) if targets is None else _checked(output, targets)
+            of_each = [None] * len(rows) if tokens.real is None else tokens.real
+            rows = [(_token_index(row, real), *row[1:]) for row, real in zip(rows, of_each, strict=True)]
+        indices = _checked(output, rows)
     scores = output if output.dim() == 1 else _select_targets(output, [tuple(row) for row in indices.tolist()])
     if not scores.isfinite().all():
         examples = (~scores.isfinite()).nonzero().flatten().tolist()
@@ -104,18 +112,20 @@ def no_selection(output: Tensor) -> Selection:
     return Selection(output.new_empty(0), torch.empty(len(output), 0, dtype=torch.long), None)
 
 
-def _numbered(target: tuple[Index, ...], output: Tensor, run: ObservedForward) -> tuple[Any, ...]:
+def _numbered(target: tuple[Index, ...], output: Tensor, run: ObservedForward) -> tuple[int, ...]:
     """The target with the number of its class in place of the name."""
-    if not any(isinstance(index, str) for index in target):
-        return target
-    *places, last = target
-    if output.dim() not in (2, 3) or len(target) != output.dim() - 1 or any(isinstance(i, str) for i in places):
+    numbers = tuple(index for index in target if not isinstance(index, str))
+    if len(numbers) == len(target):
+        return numbers
+    name = target[-1]
+    alone = len(numbers) == len(target) - 1 and isinstance(name, str)
+    if not alone or output.dim() not in (2, 3) or len(target) != output.dim() - 1:
         raise ValueError(
             f"target {target[0] if len(target) == 1 else target!r} does not select one score of each example from the "
             f"output {tuple(output.shape)}: a name is a class's, alone for outputs (B, C) and as (token, name) for "
             "outputs (B, N, C)"
         )
-    return (*places, class_number(str(last), config_of(run.model), output.shape[-1]))
+    return (*numbers, class_number(str(name), config_of(run.model), output.shape[-1]))
 
 
 def _predicted(output: Tensor) -> Tensor:

@@ -50,9 +50,10 @@ def check_runs_python(model: Any) -> None:
     for name, module in model.named_modules() if isinstance(model, nn.Module) else ():
         part = f"part {name!r} of the model" if name else "the model"
         if isinstance(module, torch.jit.ScriptModule):
-            kinds = {node.kind() for node in module.inlined_graph.nodes()} if hasattr(module, "forward") else set()
-            if any(_ATTENTION_OP.search(kind) for kind in kinds):
-                raise ValueError(f"{part} is a {type(module).__name__}, {_NO_PYTHON.format('torch.jit traced or scripted')}")
+            if _ATTENTION_OP.search(str(getattr(module, "inlined_graph", ""))):  # a list of modules has no graph
+                raise ValueError(
+                    f"{part} is a {type(module).__name__}, {_NO_PYTHON.format('torch.jit traced or scripted')}"
+                )
         elif isinstance(module, fx.GraphModule):
             operators = [node.target for node in module.graph.nodes if isinstance(node.target, torch._ops.OpOverload)]
             if any(_ATTENTION_OP.search(operator.name()) for operator in operators):
@@ -63,8 +64,8 @@ def check_model(model: Any) -> None:
     """Raise ``TypeError`` unless it is a module or a function: a pipeline, say, which tokenizes by itself."""
     if not callable(model) or (hasattr(model, "tokenizer") and not isinstance(model, nn.Module)):
         raise TypeError(
-            f"model must be a module or a function, got {type(model).__name__}; of a pipeline, give pipeline.model, and "
-            "of an object that keeps a tokenizer beside its model, a function: lambda **inputs: ..."
+            f"model must be a module or a function, got {type(model).__name__}; of a pipeline, give pipeline.model, "
+            "and of an object that keeps a tokenizer beside its model, a function: lambda **inputs: ..."
         )
 
 
@@ -116,8 +117,8 @@ def check_gradients(output: Tensor) -> None:
         seen.add(node)
         if _NO_GRADIENT_NODE.search(node.name()):
             raise RuntimeError(
-                f"the model computes its output by a step that has no gradient ({node.name()}), as kernels for quantized "
-                f"weights and rounding have none, {_NO_GRADIENT}"
+                f"the model computes its output by a step that has no gradient ({node.name()}), as rounding and many "
+                f"kernels for quantized weights have none, {_NO_GRADIENT}"
             )
         waiting.extend(parent for parent, _ in node.next_functions)
 
@@ -128,7 +129,7 @@ def _rounds_activations(module: nn.Module) -> bool:
     Embeddings lie below all attention; weights that are dequantized before they are used have right gradients.
     """
     if _QUANTIZED.match(type(module).__module__):
-        return "Embedding" not in type(module).__name__
+        return not re.search("Embedding|PackedParams", type(module).__name__)
     weights = [weight for weight in module.parameters(recurse=False) if type(weight) is not nn.Parameter]
     return any(getattr(weight, kind, None) is not None for weight in weights for kind in _ROUNDED_INPUTS)
 
@@ -144,6 +145,14 @@ def parameter_names(model: Callable[..., Any]) -> frozenset[str]:
     model = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT forwards *args, **kwargs
     forward = model.forward if isinstance(model, nn.Module) else model
     return frozenset(inspect.signature(forward).parameters)
+
+
+def positional_names(model: Callable[..., Any]) -> tuple[str, ...]:
+    """The names of the arguments that the model takes by place, in order."""
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model
+    forward = model.forward if isinstance(model, nn.Module) else model
+    by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return tuple(name for name, p in inspect.signature(forward).parameters.items() if p.kind in by_place)
 
 
 def takes_keyword(model: Callable[..., Any], name: str) -> bool:
@@ -208,7 +217,7 @@ def same_random_state(example: Tensor) -> AbstractContextManager[None]:
 _NO_PYTHON = (
     "{}, whose attention runs outside of Python and cannot be observed. Explain the module that it was made from"
 )
-_ATTENTION_OP = re.compile(r"softmax|attention|multi_head")
+_ATTENTION_OP = re.compile(r"aten::_?(safe_)?softmax|aten::\w*(attention|multi_head|transformer)")
 _QUANTIZED = re.compile(r"torch\.(ao\.)?nn\.(intrinsic\.)?(sparse\.)?quantized\.(?!reference)")
 _ROUNDED_INPUTS = ("act_quant_kwargs", "activation_quantization", "input_quant_func")
 _NO_GRADIENT_NODE = re.compile(r"NotImplemented|^Round")

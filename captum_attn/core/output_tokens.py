@@ -26,8 +26,8 @@ class OutputTokens(NamedTuple):
 def decoder_tokens(inputs: ModelInputs, config: Any | None) -> Tensor | None:
     """bool (B, T): the tokens given to a decoder that are no padding; None if none are given.
 
-    From ``decoder_attention_mask``, else from the padding id: behind the first token, as many a decoder starts with that
-    id, and not where it ends texts, too. Embeddings without a mask have no padding.
+    From ``decoder_attention_mask``, else from the padding id: behind the first token, as many a decoder starts with
+    that id, and not where it ends texts, too. Embeddings without a mask have no padding.
 
     Example:
         >>> from types import SimpleNamespace
@@ -37,8 +37,8 @@ def decoder_tokens(inputs: ModelInputs, config: Any | None) -> Tensor | None:
         >>> decoder_tokens(inputs, SimpleNamespace(pad_token_id=0, eos_token_id=1))
         tensor([[ True,  True,  True, False, False]])
     """
-    ids, embeddings = (inputs.keywords.get(name) for name in ("decoder_input_ids", "decoder_inputs_embeds"))
-    given = ids if isinstance(ids, Tensor) else embeddings
+    ids: Any = inputs.keywords.get("decoder_input_ids")
+    given = ids if isinstance(ids, Tensor) else inputs.keywords.get("decoder_inputs_embeds")
     if not isinstance(given, Tensor):
         return None
     mask = inputs.keywords.get("decoder_attention_mask")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ def given_masks(inputs: ModelInputs, length: int) -> dict[str, Tensor]:
     They are tensors of zeros and ones (B, N), tensors of four dimensions over N keys, and what is called a mask.
     """
     shape = (len(inputs), length)
-    return {name: value for name, value in _companions(inputs) if _is_mask(name, value, shape)}
+    return {name: value for name, value in inputs.companions.items() if _is_mask(name, value, shape)}
 
 
 def tokens_of(masks: dict[str, Tensor], shape: tuple[int, int], surely: Tensor | None) -> Tensor | None:
@@ -45,11 +44,6 @@ def tokens_of(masks: dict[str, Tensor], shape: tuple[int, int], surely: Tensor |
     marked = [tokens for tokens in readings if tokens is not None]
     agree = len(marked) == len(readings) > 0 and all(torch.equal(tokens, marked[0]) for tokens in marked)
     return marked[0] if agree else None
-
-
-def _companions(inputs: ModelInputs) -> Iterator[tuple[str, Any]]:
-    yield from inputs.keywords.items()
-    yield from ((f"argument {place}", value) for place, value in enumerate(inputs.positional, 1))
 
 
 def _is_mask(name: str, value: Any, shape: tuple[int, int]) -> bool:
@@ -79,4 +73,6 @@ def _reading(name: str, mask: Tensor, shape: tuple[int, int], surely: Tensor | N
 
 
 _USUAL = re.compile(r"(?i)(input_|token_|text_|encoder_|src_|key_)*(attention_?|pad_?|padding_?)?masks?$")
-_OF_SOMETHING_ELSE = re.compile(r"(?i)^token_type|^position|^decoder|^cross|head_?mask|global|label|masked|pixel|visual")
+_OF_SOMETHING_ELSE = re.compile(
+    r"(?i)^token_type|^position|^decoder|^cross|head_?mask|global|label|masked|pixel|visual"
+)

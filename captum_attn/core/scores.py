@@ -93,14 +93,14 @@ def _checked(scores: Tensor, what: str, batch: int) -> Tensor:
         )
     if scores.dim() == 0:
         raise ValueError(
-            f"{what} {described(scores)}, for a batch of {batch}: it has no dimension of examples, so a score cannot be "
-            "told from a loss or a mean over the batch. Return scores (B,) or (B, C), without .squeeze() or .mean()"
+            f"{what} {described(scores)}, for a batch of {batch}: it has no dimension of examples, so a score cannot "
+            "be told from a loss or a mean over the batch. Return scores (B,) or (B, C), without .squeeze() or .mean()"
         )
     if len(scores) != batch:
         raise ValueError(
-            f"{what} {described(scores)} for a batch of {batch}, so its rows are not the examples{_cause(scores, batch)}. "
-            "Every row must hold the scores of one example, (B,), (B, C) or (B, N, C), or another example's would be "
-            "explained. Explain a function that returns them so: lambda **inputs: ..."
+            f"{what} {described(scores)} for a batch of {batch}, so its rows are not the examples"
+            f"{_cause(scores, batch)}. Every row must hold the scores of one example, (B,), (B, C) or (B, N, C), or "
+            "another example's would be explained. Explain a function that returns them so: lambda **inputs: ..."
         )
     return scores
 

@@ -32,7 +32,7 @@ def real_tokens(inputs: ModelInputs, length: int, config: Any | None) -> Tensor:
     if inputs.modality == "pixels":
         return real
     for name, marks_real in PADDING_MASKS.items():
-        mask = inputs.keywords.get(name)
+        mask = inputs.companions.get(name)
         if isinstance(mask, Tensor) and mask.dim() == 2:
             return mask.bool() if marks_real else ~mask.bool()
     pads = _config_ids(config, ("pad_token_id",)) if inputs.modality == "ids" else set()
@@ -52,8 +52,8 @@ def real_tokens(inputs: ModelInputs, length: int, config: Any | None) -> Tensor:
         )
     elif not known and doubtful:
         warnings.warn(
-            f"whether {', '.join(doubtful)} marks tokens or padding cannot be told, so all tokens count as tokens: give "
-            "it as attention_mask (ones for tokens; additional_forward_arg_names= names arguments), or give players=",
+            f"whether {', '.join(doubtful)} marks tokens or padding cannot be told, so all tokens count as tokens: "
+            "give it as attention_mask (ones for tokens; additional_forward_arg_names= names arguments), or players=",
             stacklevel=2,
         )
     return real
