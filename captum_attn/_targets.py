@@ -85,9 +85,9 @@ def select_target(run: ObservedForward, targets: list[tuple[Index, ...]] | None)
     output, tokens = run.output, run.output_tokens
     if not run.rows_are_examples:
         raise ValueError(
-            f"a row of the output {tuple(output.shape)} depends on other examples of the {len(output)} than its own: rows "
-            "are classes, tokens, one example's or means over the batch, or examples see each other. Each row must hold "
-            "the scores of one example, (B,), (B, C) or (B, N, C), that depend on no other"
+            f"a row of the output {tuple(output.shape)} depends on other examples of the {len(output)} than its own: "
+            "rows are classes, tokens, one example's or means over the batch, or examples see each other. Each row "
+            "must hold the scores of one example, (B,), (B, C) or (B, N, C), that depend on no other"
         )
     if targets is None:
         indices = _predicted(output)

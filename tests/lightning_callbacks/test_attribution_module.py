@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 import torch
 import transformers as hf
+import transformers as hf
 from families import FAMILIES, image_batch, text_batch
 from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -230,3 +231,31 @@ def test_functions_without_a_name_are_told_apart():
 
 
 GAMES = (lambda influence, members: influence.sum() * members.sum(1), lambda influence, members: -members.sum(1))
+
+
+def test_a_class_by_its_name_alone_or_of_a_token():
+    batch = {name: part.clone() for name, part in TOKENIZER(TEXTS[:2], padding=True, return_tensors="pt").items()}
+    for name in ("positive", "Positive"):
+        module = AttributionModule(MODEL, target=name, processor=TOKENIZER)
+        assert module.predict_step(batch)["target"].to_pylist() == [1, 1]
+    tagger = hf.BertForTokenClassification(MODEL.config).eval()
+    rows = AttributionModule(tagger, target=(1, "positive"), processor=TOKENIZER)
+    assert rows.target == (1, 1)
+    with pytest.raises(MisconfigurationException, match=r"unknown target 'postive'.*did you mean 'positive'"):
+        AttributionModule(tagger, target=(1, "postive"))
+
+
+def test_names_of_another_number_of_classes_are_refused():
+    class OwnHead(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = MODEL.bert
+            self.head = torch.nn.Linear(MODEL.config.hidden_size, 5)
+
+        def forward(self, input_ids, attention_mask=None):
+            return self.head(self.encoder(input_ids, attention_mask=attention_mask).last_hidden_state[:, 0])
+
+    module = AttributionModule(OwnHead(), target="positive", processor=TOKENIZER)
+    batch = TOKENIZER(TEXTS[:2], padding=True, return_tensors="pt", return_token_type_ids=False)
+    with pytest.raises(MisconfigurationException, match="names 2 classes and the output has 5"):
+        module.predict_step(dict(batch))
