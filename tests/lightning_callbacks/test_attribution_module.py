@@ -10,7 +10,6 @@ import pyarrow as pa
 import pytest
 import torch
 import transformers as hf
-import transformers as hf
 from families import FAMILIES, image_batch, text_batch
 from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
