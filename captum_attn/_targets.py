@@ -83,12 +83,6 @@ def select_target(run: ObservedForward, targets: list[tuple[Index, ...]] | None)
         IndexError: a target out of range.
     """
     output, tokens = run.output, run.output_tokens
-    if not run.rows_are_examples:
-        raise ValueError(
-            f"a row of the output {tuple(output.shape)} depends on other examples of the {len(output)} than its own: "
-            "rows are classes, tokens, one example's or means over the batch, or examples see each other. Each row "
-            "must hold the scores of one example, (B,), (B, C) or (B, N, C), that depend on no other"
-        )
     if targets is None:
         indices = _predicted(output)
     else:
@@ -103,6 +97,12 @@ def select_target(run: ObservedForward, targets: list[tuple[Index, ...]] | None)
         raise ValueError(
             f"the model's output is not finite (NaN or infinite) for the examples {examples}, so there is nothing to "
             "explain. Check the inputs and the weights; half precision may have overflowed"
+        )
+    if not run.rows_are_examples:
+        raise ValueError(
+            f"a row of the output {tuple(output.shape)} depends on other examples of the {len(output)} than its own: "
+            "rows are classes, tokens, one example's or means over the batch, or examples see each other. Each row "
+            "must hold the scores of one example, (B,), (B, C) or (B, N, C), that depend on no other"
         )
     return Selection(scores, indices, indices[:, 0] if tokens is not None and tokens.of_the_input else None)
 

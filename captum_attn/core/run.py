@@ -255,16 +255,16 @@ class ObservedForward:
     def rows_are_examples(self) -> bool:
         """Whether a row of the output depends on its own example alone, as one backward pass for all presupposes.
 
-        The scores of classes (C, B), of tokens (N, B, C), of one example alone and means over the batch, (C,) and
-        (N, C), pass for rows of examples where sizes happen to agree with B. There, the gradients of the first and the
-        last row are followed to the last attention: each must reach its own example only.
+        The scores of classes (C, B), of tokens (N, B, C), of the first or last example alone and means over the batch,
+        (C,) and (N, C), pass for rows of examples where sizes happen to agree with B. There, the gradient of a row
+        between first and last, or of both, is followed to the last attention: it must reach its own example only.
         """
         batch, last = len(self._inputs), self.calls[-1]
         doubtful = batch > 1 and (self.output.dim() == 1 or batch in (self.output.shape[1], self.length))
         if not doubtful or not self.output.requires_grad or not last.differentiable:
             return True
         apart = True
-        for row in (0, batch - 1):
+        for row in (0, 1) if batch == 2 else (batch // 2,):
             self._capture.backward(self.output[row].sum(), lambda tile: None, {last.layer}, retain_graph=True)
             if last.reached is not None:
                 examples = last.reached.any(-1).nonzero().flatten().tolist()

@@ -134,6 +134,15 @@ def test_rows_that_are_no_examples_are_found_where_sizes_agree(name, form):
         explainer.attribute(inputs, target=target)
 
 
+@pytest.mark.parametrize("form", AS_MANY.values(), ids=AS_MANY)
+def test_two_classes_of_two_examples(form):
+    model, inputs = FAMILIES["bert"].build(), {name: part[:2] for name, part in text_batch().items()}
+    explainer = ShapleyGradAttention(lambda **given: form(model(**given).logits[:, :2]))
+    target = None if form(torch.ones(2, 2)).dim() == 1 else 0
+    with pytest.raises(ValueError, match=r"output \(2,.*depends on other examples of the 2"):
+        explainer.attribute(inputs, target=target)
+
+
 def test_tokens_first_are_found_where_sizes_agree():
     model = hf.BertForTokenClassification(FAMILIES["bert"].config()).eval()
     inputs = {name: part.repeat(3, 1) for name, part in text_batch().items()}  # 9 texts of 9 tokens
