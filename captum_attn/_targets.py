@@ -5,11 +5,18 @@ from __future__ import annotations
 import operator
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from captum._utils.common import _select_targets
 from torch import Tensor
 
-Target = int | tuple[int, ...] | Tensor | list[int] | list[tuple[int, ...]] | None
+from captum_attn.core.class_names import class_number
+from captum_attn.core.models import config_of
+from captum_attn.core.run import ObservedForward
+
+Index = int | str
+Target = Index | tuple[Index, ...] | Tensor | list[int] | list[str] | list[tuple[Index, ...]] | None
+"""An int or a class's name, a tuple (token, class), a list of these, an integer tensor; None, the predicted class."""
 
 
 class Selection(NamedTuple):
@@ -18,7 +25,8 @@ class Selection(NamedTuple):
     Attributes:
         scores: (B,), with the output's graph.
         targets: int64 (B, k): the class (k = 1), the token and the class (k = 2), nothing (k = 0: one score only).
-        positions: int64 (B,), the token whose output is explained; None where the output is one per example.
+        positions: int64 (B,), the token of the input whose output is explained; None where the output is one per
+            example, or a decoder's.
     """
 
     scores: Tensor
@@ -26,15 +34,20 @@ class Selection(NamedTuple):
     positions: Tensor | None
 
 
-def target_of_each(target: Target, batch: int) -> list[tuple[int, ...]] | None:
+def target_of_each(target: Target, batch: int) -> list[tuple[Index, ...]] | None:
     """The target of each example as a tuple of indices; None for the predicted class.
+
+    Names of classes become numbers in :func:`select_target`, when the output is known.
 
     Raises:
         TypeError, ValueError: no form of target that Captum knows, or not one for each example.
     """
     if target is None:
         return None
-    each: Any = torch.as_tensor(target) if hasattr(target, "__array__") else target
+    each: Any = target
+    if hasattr(each, "__array__") and not isinstance(each, Tensor | str):
+        names = np.asarray(each)
+        each = names.tolist() if names.dtype.kind in "OU" else torch.as_tensor(each)
     if isinstance(each, Tensor):
         if each.is_floating_point() or each.dtype == torch.bool or each.dim() > 2:
             raise TypeError(
@@ -49,31 +62,35 @@ def target_of_each(target: Target, batch: int) -> list[tuple[int, ...]] | None:
         raise ValueError(f"{len(each)} targets for a batch of {batch}: give one for each example, or one for all")
     rows = [entry if isinstance(entry, tuple) else (entry,) for entry in each]
     try:
-        return [tuple(map(operator.index, row)) for row in rows]
+        return [tuple(index if isinstance(index, str) else operator.index(index) for index in row) for row in rows]
     except TypeError:
         raise TypeError(
-            f"target must be an int, a tuple of ints, a list of these, an integer tensor or None, got {target!r}; the "
-            "number of a class with a name is model.config.label2id[name]"
+            "target must be an int, the name of a class, a tuple of these, a list of these, an integer tensor or None, "
+            f"got {target!r}"
         ) from None
 
 
-def select_target(output: Tensor, targets: list[tuple[int, ...]] | None, real: Tensor) -> Selection:
+def select_target(run: ObservedForward, targets: list[tuple[Index, ...]] | None) -> Selection:
     """Select one score of each example.
 
     Args:
-        output: (B,), (B, C) or (B, N, C).
+        run: a forward pass whose output is (B,), (B, C) or (B, N, C).
         targets: what :func:`target_of_each` returns; negative indices count from the end, those of tokens from the
-            last one that is no padding.
-        real: bool (B, N), the tokens that are no padding.
+            last one that is no padding. The configuration of the model that ran tells the numbers of names.
 
     Raises:
-        ValueError: targets that do not fit the output, or name padding; a score that is not finite.
+        ValueError: targets that do not fit the output, or name padding or no class; a score that is not finite.
         IndexError: a target out of range.
     """
-    per_token = output.dim() == 3 and output.shape[1] == real.shape[1]
-    if targets is not None and per_token:
-        targets = [(_token_index(row, tokens), *row[1:]) for row, tokens in zip(targets, real, strict=True)]
-    indices = _predicted(output) if targets is None else _checked(output, targets)
+    output, tokens = run.output, run.output_tokens
+    if targets is None:
+        indices = _predicted(output)
+    else:
+        rows = [_numbered(row, output, run) for row in targets]
+        if tokens is not None:
+            of_each = [None] * len(rows) if tokens.real is None else tokens.real
+            rows = [(_token_index(row, real), *row[1:]) for row, real in zip(rows, of_each, strict=True)]
+        indices = _checked(output, rows)
     scores = output if output.dim() == 1 else _select_targets(output, [tuple(row) for row in indices.tolist()])
     if not scores.isfinite().all():
         examples = (~scores.isfinite()).nonzero().flatten().tolist()
@@ -81,12 +98,34 @@ def select_target(output: Tensor, targets: list[tuple[int, ...]] | None, real: T
             f"the model's output is not finite (NaN or infinite) for the examples {examples}, so there is nothing to "
             "explain. Check the inputs and the weights; half precision may have overflowed"
         )
-    return Selection(scores, indices, indices[:, 0] if per_token else None)
+    if not run.rows_are_examples:
+        raise ValueError(
+            f"a row of the output {tuple(output.shape)} depends on other examples of the {len(output)} than its own: "
+            "rows are classes, tokens, one example's or means over the batch, or examples see each other. Each row "
+            "must hold the scores of one example, (B,), (B, C) or (B, N, C), that depend on no other"
+        )
+    return Selection(scores, indices, indices[:, 0] if tokens is not None and tokens.of_the_input else None)
 
 
 def no_selection(output: Tensor) -> Selection:
     """No scores at all, for what does not depend on any."""
     return Selection(output.new_empty(0), torch.empty(len(output), 0, dtype=torch.long), None)
+
+
+def _numbered(target: tuple[Index, ...], output: Tensor, run: ObservedForward) -> tuple[int, ...]:
+    """The target with the number of its class in place of the name."""
+    numbers = tuple(index for index in target if not isinstance(index, str))
+    if len(numbers) == len(target):
+        return numbers
+    name = target[-1]
+    alone = len(numbers) == len(target) - 1 and isinstance(name, str)
+    if not alone or output.dim() not in (2, 3) or len(target) != output.dim() - 1:
+        raise ValueError(
+            f"target {target[0] if len(target) == 1 else target!r} does not select one score of each example from the "
+            f"output {tuple(output.shape)}: a name is a class's, alone for outputs (B, C) and as (token, name) for "
+            "outputs (B, N, C)"
+        )
+    return (*numbers, class_number(str(name), config_of(run.model), output.shape[-1]))
 
 
 def _predicted(output: Tensor) -> Tensor:
@@ -99,9 +138,18 @@ def _predicted(output: Tensor) -> Tensor:
     return output.detach().argmax(-1, keepdim=True) if output.dim() == 2 else output.new_zeros(len(output), 0).long()
 
 
-def _token_index(target: tuple[int, ...], real: Tensor) -> int:
+def _token_index(target: tuple[int, ...], real: Tensor | None) -> int:
     """The token of a target (token, class), counted from the front."""
-    token, own = target[0], real.nonzero().flatten().tolist()
+    token = target[0]
+    if real is None:
+        if token < 0:
+            raise ValueError(
+                f"target {target} counts from the last token of a decoder, of whose tokens it is not known which are "
+                "padding, as the model makes them itself: count from the front. Of a Hugging Face model, give "
+                "decoder_input_ids and decoder_attention_mask along with the inputs"
+            )
+        return token
+    own = real.nonzero().flatten().tolist()
     if token < 0:
         if -token > len(own):
             raise IndexError(f"target {target} is out of range: there are {len(own)} tokens that are no padding")

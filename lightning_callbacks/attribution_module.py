@@ -23,7 +23,7 @@ from lightning_callbacks.methods import built, tokenizer_of
 from lightning_callbacks.settings import plain
 from lightning_callbacks.strategies import check_strategy
 
-Target = int | str | tuple[int, int] | None
+Target = int | str | tuple[int, int | str] | None
 
 
 class AttributionModule(LightningModule):
@@ -43,8 +43,8 @@ class AttributionModule(LightningModule):
             an attribution of the same model, already built. It must have ``attribute_tokens``.
         processor: the tokenizer, which names tokens and knows the special ones. Image processors are taken and not
             used: batches hold processed pixels.
-        target: what is explained: a class, by number or name, a tuple (token, class), ``"label"`` for each input's own
-            label, or None for the predicted class.
+        target: what is explained: a class, by number or by its name in the configuration, a tuple (token, class),
+            ``"label"`` for each input's own label, or None for the predicted class.
         batch_inputs: makes of a batch of another form one that is understood.
 
     Raises:
@@ -84,6 +84,7 @@ class AttributionModule(LightningModule):
         self.model = model
         self.tokenizer = tokenizer_of(processor)
         self.target, self.batch_inputs = _checked_target(target, model), batch_inputs
+        self._class_name = None if target == "label" else _class_name(target)
         self.attribution = _attribution(method, model, self.tokenizer)
         self.wanted: list[bool] | None = None
         """Which inputs of the next batch are explained, as :class:`AttributionWriter` says; None for all."""
@@ -138,6 +139,8 @@ class AttributionModule(LightningModule):
     def _explained(self, given: LabelledInputs) -> pa.Table:
         batch, config = mapping_inputs(self.model, given.inputs), config_of(self.model)
         result, real = self._attributed(given, batch)
+        if self._class_name is not None:
+            class_number(self.model, self._class_name, result.output.shape[-1])
         return attribution_table(
             result,
             real=real,
@@ -178,8 +181,11 @@ class AttributionModule(LightningModule):
 
 
 def _checked_target(target: Any, model: nn.Module) -> Target:
-    pair = isinstance(target, tuple) and len(target) == 2 and all(isinstance(index, int) for index in target)
-    if target is None or target == "label" or pair or (isinstance(target, int) and not isinstance(target, bool)):
+    if isinstance(target, tuple) and len(target) == 2 and isinstance(target[0], int):
+        token, of_token = target
+        if isinstance(of_token, int | str):
+            return token, class_number(model, of_token) if isinstance(of_token, str) else of_token
+    if target is None or target == "label" or (isinstance(target, int) and not isinstance(target, bool)):
         return target  # type: ignore[no-any-return]
     if isinstance(target, str):
         return class_number(model, target)
@@ -187,6 +193,12 @@ def _checked_target(target: Any, model: nn.Module) -> Target:
         f"target is {target!r}, expected a class, by number or name, a tuple (token, class), 'label' for each input's "
         "own label, or None for the predicted class"
     )
+
+
+def _class_name(target: Any) -> str | None:
+    """The name in a target; None if its class is a number."""
+    last = target[-1] if isinstance(target, tuple) else target
+    return last if isinstance(last, str) else None
 
 
 def _attribution(method: Any, model: nn.Module, tokenizer: Any | None) -> Any:

@@ -72,6 +72,8 @@ class ConceptProbe:
         self.layers = find_layers(model, example, self.ttcav.layers)
         with observed_forward(model, example, gradients=False, modules=self.modules) as run:
             self._outputs = run.output.shape[-1]
+            if target is not None:
+                class_number(model, target, run.output.shape[1])
             self._widths = [states.hidden.shape[-1] for states in self.states(run)]
         self.width = 1 + sum(self._widths)
         for concept in read.sets[0]:

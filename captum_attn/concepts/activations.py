@@ -142,7 +142,7 @@ class StateStore:
                 selected = run.output
                 if readout:
                     targets = target_of_each(readout_target, len(batch))
-                    selected = select_target(run.output, targets, tokens.real).scores
+                    selected = select_target(run, targets).scores
                 chosen = tokens_in_scope(scope, tokens, run.readout_rows(selected))
                 if not chosen.any(-1).all():
                     raise ValueError(

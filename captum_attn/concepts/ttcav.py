@@ -422,7 +422,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
             start += len(batch)
             with observed_forward(self.model, batch, modules={layer.module for layer in layers}) as run:
                 tokens = run.tokens(self._special_ids)
-                selection = select_target(run.output, rows, tokens.real)
+                selection = select_target(run, rows)
                 readout = run.readout_gradients(selection.scores, [layer.of(run) for layer in layers])
                 weights = self._weights(scope, tokens, readout)
             yield _Explained(batch, selection.targets, run.output.shape[-1], tokens, readout.gradients, weights)

@@ -158,7 +158,7 @@ class AttentionCapture(AttentionIntercept):
                 graph.
         """
         if not scalar.requires_grad:
-            raise RuntimeError(_INDEPENDENT)
+            raise RuntimeError(INDEPENDENT)
         without_graph = [call.module for call in self.calls if call.layer in layers and not call.differentiable]
         if without_graph:
             raise RuntimeError(
@@ -175,8 +175,6 @@ class AttentionCapture(AttentionIntercept):
         finally:
             for call in self.calls:  # an observer may know the run, and the run knows the calls
                 call.observer = None
-        if all(call.reached is None for call in self.calls if call.layer in layers):
-            raise RuntimeError(_INDEPENDENT)
         return gradients[: len(states)]
 
     def __torch_function__(
@@ -568,7 +566,7 @@ def _joined(factors: Collection[Factors], side: str) -> Origin:
 
 
 _SLICES = frozenset({Tensor.__getitem__, Tensor.narrow, torch.narrow})
-_INDEPENDENT = (
+INDEPENDENT = (
     "the selected output does not depend on any of the attention that is explained: it was computed under "
     "torch.no_grad() or torch.inference_mode() inside the model, or from detached states, or from other inputs"
 )

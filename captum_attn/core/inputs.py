@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from captum_attn.core.models import config_of, parameter_names, takes_keyword
+from captum_attn.core.models import config_of, parameter_names, positional_names, takes_keyword
 from captum_attn.core.origins import FEATURES, OTHER, Provenance
 
 Modality = Literal["ids", "embeddings", "pixels"]
@@ -38,7 +38,8 @@ class ModelInputs:
             (B, C, h, w) of a floating dtype.
         name: the keyword under which the model takes them; None for its first positional argument.
         keywords: the model's other arguments, by name.
-        positional: the model's other arguments that have no name.
+        positional: the model's other arguments that are given by place.
+        places: what the model calls these, as far as it says.
         notes: what is known of the tokens: ``special_tokens_mask`` (B, T), ``players`` (B, T).
     """
 
@@ -47,6 +48,7 @@ class ModelInputs:
     keywords: Mapping[str, Any] = field(default_factory=dict)
     positional: tuple[Any, ...] = ()
     notes: Mapping[str, Any] = field(default_factory=dict)
+    places: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return self.features.shape[0]
@@ -86,6 +88,15 @@ class ModelInputs:
         if size < 1:
             raise ValueError(f"internal_batch_size must be at least 1, got {size}")
         return [slice(start, start + size) for start in range(0, len(self), size)]
+
+    @property
+    def companions(self) -> dict[str, Any]:
+        """The model's other arguments, by name or, where one has none, by place."""
+        names = (
+            *self.places,
+            *(f"argument {place}" for place in range(len(self.places) + 1, len(self.positional) + 1)),
+        )
+        return {**dict(zip(names, self.positional, strict=False)), **self.keywords}
 
     @property
     def modality(self) -> Modality:
@@ -150,6 +161,7 @@ def tensor_inputs(
         _for_the_model(model, named),
         tuple(companions[len(names) :]),
         _notes(named),
+        () if names else positional_names(model)[1 : len(companions) + 1],
     )
 
 
@@ -225,6 +237,12 @@ def _tells_of_tokens(name: str, value: Any) -> bool:
 
 
 def _for_the_model(model: Callable[..., Any], companions: Mapping[str, Any]) -> dict[str, Any]:
+    decoder_reads = {"decoder_input_ids", "decoder_inputs_embeds"} & companions.keys()
+    if "labels" in companions and hasattr(model, "prepare_decoder_input_ids_from_labels") and not decoder_reads:
+        raise ValueError(
+            f"labels do not go to the model, but {type(model).__name__}'s decoder would read them, shifted by a place: "
+            "give decoder_input_ids=model.prepare_decoder_input_ids_from_labels(labels) in their place"
+        )
     dropped = (*TOKEN_NOTES, "labels")  # with labels, some models return their loss first
     keywords = {name: value for name, value in companions.items() if name not in dropped}
     if "use_cache" in parameter_names(model) and getattr(config_of(model), "use_cache", False):

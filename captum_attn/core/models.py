@@ -12,7 +12,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from captum_attn.core.hashing import add_to_hash
 
@@ -23,8 +23,9 @@ def unwrapped(model: Callable[..., Any]) -> Callable[..., Any]:
     """The module inside ``torch.compile`` and data parallel wrappers, or behind ``model.forward``; else the model.
 
     Raises:
-        ValueError: a part inside the model is compiled, where observing it is not possible.
+        ValueError: a part inside the model is compiled, traced or exported, where observing it is not possible.
     """
+    check_runs_python(model)
     original = getattr(model, "_orig_mod", model)
     owner = getattr(model, "__self__", None)
     if isinstance(owner, nn.Module) and getattr(model, "__name__", None) in ("forward", "__call__"):
@@ -42,11 +43,29 @@ def unwrapped(model: Callable[..., Any]) -> Callable[..., Any]:
     return original
 
 
+def check_runs_python(model: Any) -> None:
+    """Raise ``ValueError`` for a model whose attention ``torch.jit`` or ``torch.export`` has taken out of Python."""
+    if isinstance(model, torch.jit.ScriptModule | torch.jit.ScriptFunction | torch.ScriptMethod):
+        raise ValueError(f"the model is a {type(model).__name__}, {_NO_PYTHON.format('torch.jit traced or scripted')}")
+    for name, module in model.named_modules() if isinstance(model, nn.Module) else ():
+        part = f"part {name!r} of the model" if name else "the model"
+        if isinstance(module, torch.jit.ScriptModule):
+            if _ATTENTION_OP.search(str(getattr(module, "inlined_graph", ""))):  # a list of modules has no graph
+                raise ValueError(
+                    f"{part} is a {type(module).__name__}, {_NO_PYTHON.format('torch.jit traced or scripted')}"
+                )
+        elif isinstance(module, fx.GraphModule):
+            operators = [node.target for node in module.graph.nodes if isinstance(node.target, torch._ops.OpOverload)]
+            if any(_ATTENTION_OP.search(operator.name()) for operator in operators):
+                raise ValueError(f"{part} is a {type(module).__name__}, {_NO_PYTHON.format('torch.export exported')}")
+
+
 def check_model(model: Any) -> None:
-    """Raise ``TypeError`` unless it is a module or a function."""
-    if not callable(model) or hasattr(model, "tokenizer"):
+    """Raise ``TypeError`` unless it is a module or a function: a pipeline, say, which tokenizes by itself."""
+    if not callable(model) or (hasattr(model, "tokenizer") and not isinstance(model, nn.Module)):
         raise TypeError(
-            f"model must be a module or a function, got {type(model).__name__}; of a pipeline, give pipeline.model"
+            f"model must be a module or a function, got {type(model).__name__}; of a pipeline, give pipeline.model, "
+            "and of an object that keeps a tokenizer beside its model, a function: lambda **inputs: ..."
         )
 
 
@@ -69,7 +88,7 @@ def check_observable(config: Any | None) -> None:
 
 
 def check_differentiable(model: Callable[..., Any]) -> None:
-    """Raise ``RuntimeError`` for weights that autograd cannot save."""
+    """Raise ``RuntimeError`` for weights that autograd cannot save, and for layers that gradients cannot pass."""
     if isinstance(model, nn.Module):
         for name, parameter in model.named_parameters():
             if parameter.is_inference():
@@ -77,6 +96,42 @@ def check_differentiable(model: Callable[..., Any]) -> None:
                     f"weight {name!r} was created under torch.inference_mode(), so no gradient can pass it. Load "
                     "the model outside inference mode; explaining it inside is fine"
                 )
+        if quantized := [name or "model" for name, module in model.named_modules() if _rounds_activations(module)]:
+            others = f" and {len(quantized) - _NAMED} others" if len(quantized) > _NAMED else ""
+            raise RuntimeError(
+                f"the layers {', '.join(map(repr, quantized[:_NAMED]))}{others} are quantized together with what they "
+                f"take, so they have no gradients, {_NO_GRADIENT}"
+            )
+
+
+def check_gradients(output: Tensor) -> None:
+    """Raise ``RuntimeError`` if a step on the way to the output rounds, or has a kernel without a gradient.
+
+    Autograd gives such a step the gradient zero, or none with a warning, and the others theirs: a wrong sum.
+    """
+    seen, waiting = set(), [output.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if _NO_GRADIENT_NODE.search(node.name()):
+            raise RuntimeError(
+                f"the model computes its output by a step that has no gradient ({node.name()}), as rounding and many "
+                f"kernels for quantized weights have none, {_NO_GRADIENT}"
+            )
+        waiting.extend(parent for parent, _ in node.next_functions)
+
+
+def _rounds_activations(module: nn.Module) -> bool:
+    """Whether a layer computes in integers: PyTorch's quantized ones, and those whose weights torchao made so.
+
+    Embeddings lie below all attention; weights that are dequantized before they are used have right gradients.
+    """
+    if _QUANTIZED.match(type(module).__module__):
+        return not re.search("Embedding|PackedParams", type(module).__name__)
+    weights = [weight for weight in module.parameters(recurse=False) if type(weight) is not nn.Parameter]
+    return any(getattr(weight, kind, None) is not None for weight in weights for kind in _ROUNDED_INPUTS)
 
 
 def device_of(model: Callable[..., Any]) -> torch.device:
@@ -90,6 +145,14 @@ def parameter_names(model: Callable[..., Any]) -> frozenset[str]:
     model = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT forwards *args, **kwargs
     forward = model.forward if isinstance(model, nn.Module) else model
     return frozenset(inspect.signature(forward).parameters)
+
+
+def positional_names(model: Callable[..., Any]) -> tuple[str, ...]:
+    """The names of the arguments that the model takes by place, in order."""
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model
+    forward = model.forward if isinstance(model, nn.Module) else model
+    by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return tuple(name for name, p in inspect.signature(forward).parameters.items() if p.kind in by_place)
 
 
 def takes_keyword(model: Callable[..., Any], name: str) -> bool:
@@ -115,30 +178,6 @@ def fingerprint(model: Callable[..., Any]) -> str | None:
         if adapters[:2] != [None, None]:
             add_to_hash(digest, (name, adapters))
     return digest.hexdigest()
-
-
-def output_tensor(output: Any) -> Tensor:
-    """The scores in a model's output: logits, start and end logits stacked (B, N, 2), hidden states, or itself.
-
-    Raises:
-        TypeError: there is no tensor of scores in the output.
-    """
-    if isinstance(output, Tensor):
-        return output
-    logits = getattr(output, "logits", None)
-    if isinstance(logits, Tensor):
-        return logits
-    if hasattr(output, "start_logits") and hasattr(output, "end_logits"):
-        return torch.stack((output.start_logits, output.end_logits), dim=-1)
-    if isinstance(getattr(output, "last_hidden_state", None), Tensor):
-        hidden: Tensor = output.last_hidden_state
-        return hidden
-    if isinstance(output, tuple) and output and isinstance(output[0], Tensor):
-        return output[0]
-    raise TypeError(
-        f"the model returned {type(output).__name__}, in which there are no scores to explain: expected a tensor, "
-        "a tuple that starts with one, or an output with .logits. Give the model a classification head"
-    )
 
 
 @contextmanager
@@ -175,5 +214,17 @@ def same_random_state(example: Tensor) -> AbstractContextManager[None]:
     return torch.random.fork_rng([example.device] if example.is_cuda else [])
 
 
+_NO_PYTHON = (
+    "{}, whose attention runs outside of Python and cannot be observed. Explain the module that it was made from"
+)
+_ATTENTION_OP = re.compile(r"aten::_?(safe_)?softmax|aten::\w*(attention|multi_head|transformer)")
+_QUANTIZED = re.compile(r"torch\.(ao\.)?nn\.(intrinsic\.)?(sparse\.)?quantized\.(?!reference)")
+_ROUNDED_INPUTS = ("act_quant_kwargs", "activation_quantization", "input_quant_func")
+_NO_GRADIENT_NODE = re.compile(r"NotImplemented|^Round")
+_NO_GRADIENT = (
+    "and a map from gradients would be wrong. Explain the model from before, or one whose weights alone are quantized; "
+    "methods that need attention alone (RawAttention, AttentionRollout, ShapleyAttention) take this one"
+)
+_NAMED = 5
 _lock = threading.Lock()
 _evaluated: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()  # how often each module is inside

@@ -17,8 +17,9 @@ from captum_attn.core.frozen import without_weights
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.intercept import AttentionIntercept, Kernel
 from captum_attn.core.masks import causal_mask, open_keys
-from captum_attn.core.models import check_differentiable, evaluation_mode, output_tensor, same_random_state, unwrapped
+from captum_attn.core.models import check_differentiable, evaluation_mode, same_random_state, unwrapped
 from captum_attn.core.run import ObservedForward
+from captum_attn.core.scores import output_scores
 from captum_attn.core.tiles import full_precision, widen
 
 Replace = Callable[[int, Tensor, Tensor], Tensor]
@@ -75,7 +76,7 @@ def replaced_output(
         same_random_state(inputs.features),
         AttentionReplacement(replace, calls, len(inputs)),
     ):
-        return output_tensor(inputs.call(model))
+        return output_scores(inputs.call(model), len(inputs))
 
 
 def replacement_calls(run: ObservedForward, layers: Sequence[int] | None = None) -> dict[int, int]:

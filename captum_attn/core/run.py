@@ -10,22 +10,24 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from captum_attn.core.capture import AttentionCapture, ScaledAttentionCapture
+from captum_attn.core.capture import INDEPENDENT, AttentionCapture, ScaledAttentionCapture
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.models import (
     check_differentiable,
     check_evaluated,
+    check_gradients,
     check_observable,
     config_of,
     evaluation_mode,
-    output_tensor,
     same_random_state,
     unwrapped,
 )
 from captum_attn.core.observers import InfluenceObserver, LayerObserver, Per, Variant
 from captum_attn.core.origins import FEATURES
+from captum_attn.core.output_tokens import OutputTokens, decoder_tokens, shifts_its_input
 from captum_attn.core.outputs import AttentionOutput, OutputCapture
 from captum_attn.core.readout import ReachedRows, Readout, RowWeights, check_readout, rows_by_rule, warn_of_rule
+from captum_attn.core.scores import output_scores
 from captum_attn.core.stacks import sort_calls
 from captum_attn.core.states import StateCapture, States
 from captum_attn.core.tiles import Tile
@@ -73,6 +75,9 @@ class ObservedForward:
         model: the module that was called.
         states: the hidden states that modules returned, where these were asked for.
         outputs: what followed each attention call, by its number; None unless this was asked for.
+
+    Args:
+        wrapped: whether a function called the model, which may give it other inputs than these.
     """
 
     def __init__(
@@ -82,8 +87,11 @@ class ObservedForward:
         inputs: ModelInputs,
         states: Sequence[States] = (),
         outputs: Mapping[int, AttentionOutput] | None = None,
+        *,
+        wrapped: bool = False,
     ) -> None:
         self.output, self.states, self.outputs = output, states, outputs
+        self._wrapped = wrapped
         self.model = capture.root
         self._capture, self._inputs = capture, inputs
         if not capture.calls:
@@ -185,6 +193,8 @@ class ObservedForward:
             gradients = self._capture.backward(selected.sum(), show, layers, retain_graph, hidden)
         finally:
             self._showing = False
+        if all(call.reached is None for call in self.calls if call.layer in layers):
+            raise RuntimeError(INDEPENDENT)
         return [torch.zeros_like(h) if g is None else g for h, g in zip(hidden, gradients, strict=True)]
 
     def readout_gradients(
@@ -260,6 +270,41 @@ class ObservedForward:
         """bool (B, N): the tokens that are no padding."""
         return real_tokens(self._inputs, self.length, config_of(self.model))
 
+    @cached_property
+    def rows_are_examples(self) -> bool:
+        """Whether a row of the output depends on its own example alone, as one backward pass for all presupposes.
+
+        The scores of classes (C, B), of tokens (N, B, C), of the first or last example alone and means over the batch,
+        (C,) and (N, C), pass for rows of examples where sizes happen to agree with B. There, the gradient of a row
+        between first and last, or of both, is followed to the last attention: it must reach its own example only.
+        """
+        batch, last = len(self._inputs), self.calls[-1]
+        doubtful = batch > 1 and (self.output.dim() == 1 or batch in (self.output.shape[1], self.length))
+        if not doubtful or not self._finds_readout:
+            return True
+        apart = True
+        for row in (0, 1) if batch == 2 else (batch // 2,):
+            self.find_reached(self.output[row], [last.layer])
+            if last.reached is not None:
+                examples = last.reached.any(-1).nonzero().flatten().tolist()
+                apart &= examples in ([], [row])
+        last.reached = self._shown = None
+        return apart
+
+    @cached_property
+    def output_tokens(self) -> OutputTokens | None:
+        """The tokens that the rows of an output (B, T, C) are about; None of an output that has no row for each."""
+        if self.output.dim() != 3:
+            return None
+        own = decoder_tokens(self._inputs, config_of(self.model))
+        if own is not None and own.shape[1] == self.output.shape[1]:
+            return OutputTokens(own, of_the_input=False)
+        if self.crosses_stacks and (self._wrapped or not shifts_its_input(self.model)):
+            return OutputTokens(None, of_the_input=False)
+        if self.output.shape[1] != self.length:
+            return None
+        return OutputTokens(self.real, of_the_input=not self.crosses_stacks)
+
     def tokens(self, special_ids: Collection[int] | None) -> Tokens:
         """Which tokens are padding, which ones play (:func:`~captum_attn.core.tokens.find_players`), where patches lie.
 
@@ -314,8 +359,7 @@ class ObservedForward:
             ValueError: an index out of range, or another word.
         """
         check_readout(readout)
-        findable = len(selected) > 0 and self._capture.follows and (self._capture.gradients or not self.crosses_stacks)
-        if readout == "auto" and findable:
+        if readout == "auto" and len(selected) and self._finds_readout:
             return self.readout_rows(selected)
         if readout == "auto" and len(selected) and not self._capture.follows:
             warn_of_rule(self.causal)
@@ -328,6 +372,11 @@ class ObservedForward:
             causal=self.causal,
             read_by_others=self.crosses_stacks,
         )
+
+    @property
+    def _finds_readout(self) -> bool:
+        """Whether a gradient can be followed from the output to the last layer."""
+        return self._capture.follows and (self._capture.gradients or not self.crosses_stacks)
 
     def _reached_by(self, selected: Tensor) -> Tensor:
         """bool (B, N): the queries of the last layer that a gradient of the scores reaches."""
@@ -374,10 +423,10 @@ def observed_forward(
             (:class:`~captum_attn.core.capture.ScaledAttentionCapture`); with gradients.
 
     Raises:
-        TypeError: an output in which there are no scores, or hidden states that are none.
+        TypeError: an output in which there are no scores (hidden states will do for attention alone).
         ValueError: a name of no module; attention that cannot be observed, or does not relate the input's tokens to
-            each other; a function whose module is in training mode.
-        RuntimeError: weights that were made under ``torch.inference_mode()``.
+            each other; a function whose module is in training mode; an output whose rows are not the examples.
+        RuntimeError: weights that were made under ``torch.inference_mode()``; layers without gradients.
 
     Example:
         >>> from captum_attn.core import tensor_inputs
@@ -400,10 +449,14 @@ def observed_forward(
             capture.recording(),
             capture,
         ):
-            output = output_tensor(inputs.call(model, capture.provenance))
+            returned = inputs.call(model, capture.provenance)
+            output = output_scores(returned, len(inputs), hidden_states=not gradients)
         for root in capture.owners.roots:
             check_evaluated(root)
-        run = ObservedForward(output, capture, inputs, kept.states, following.outputs if outputs else None)
+        if gradients:
+            check_gradients(output)
+        wrapped, followed = capture.root is not model, following.outputs if outputs else None
+        run = ObservedForward(output, capture, inputs, kept.states, followed, wrapped=wrapped)
         capture.provenance.forget()
         if any(call.mixed for call in run.calls):
             _check_examples_first(model, inputs, run)
@@ -475,4 +528,4 @@ def plain_output(model: Callable[..., Any], inputs: ModelInputs) -> Tensor:
         torch.no_grad(),
         same_random_state(inputs.features),
     ):
-        return output_tensor(inputs.call(model))
+        return output_scores(inputs.call(model), len(inputs))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_attn.core.inputs import PADDING_MASKS, ModelInputs, check_token_mask
+from captum_attn.core.padding_masks import given_masks, tokens_of
 
 _START_IDS = ("bos_token_id", "cls_token_id")
 _END_IDS = ("eos_token_id", "sep_token_id")
@@ -18,25 +19,38 @@ _END_IDS = ("eos_token_id", "sep_token_id")
 def real_tokens(inputs: ModelInputs, length: int, config: Any | None) -> Tensor:
     """bool (B, N): the tokens that are no padding.
 
-    From ``attention_mask`` or PyTorch's ``src_key_padding_mask`` where the inputs hold one, else from the
-    configuration's padding id, else all. Padding without a mask is a mistake more often than not, and gets a warning.
+    From ``attention_mask`` or PyTorch's ``src_key_padding_mask`` where the inputs hold one, or a mask of another name
+    or form that can be read in one sense only; else from the configuration's padding id, else all. Padding without a
+    mask is a mistake more often than not, and gets a warning, as does a mask that cannot be read where nothing else
+    tells what is padding.
     """
     features = inputs.features
     real = torch.ones(len(inputs), length, dtype=torch.bool, device=features.device)
     if inputs.modality == "pixels":
         return real
     for name, marks_real in PADDING_MASKS.items():
-        mask = inputs.keywords.get(name)
+        mask = inputs.companions.get(name)
         if isinstance(mask, Tensor) and mask.dim() == 2:
             return mask.bool() if marks_real else ~mask.bool()
-    if inputs.modality != "ids":
-        return real
-    pads = _config_ids(config, ("pad_token_id",))
-    real = ~torch.isin(features, torch.tensor(sorted(pads), device=real.device))
-    if not real.all() and not pads & _config_ids(config, (*_START_IDS, *_END_IDS)):
+    pads = _config_ids(config, ("pad_token_id",)) if inputs.modality == "ids" else set()
+    if pads:
+        real = ~torch.isin(features, torch.tensor(sorted(pads), device=real.device))
+    known = bool(pads) and not pads & _config_ids(config, (*_START_IDS, *_END_IDS))
+    masks = given_masks(inputs, length)
+    read = tokens_of(masks, (len(inputs), length), real if known else None)
+    if read is not None:
+        return read
+    doubtful = [name for name, mask in masks.items() if mask.shape == real.shape and (mask != mask[0, 0]).any()]
+    if known and not real.all() and not masks:
         warnings.warn(
             f"the input ids hold padding ({sorted(pads)}) but there is no attention_mask, so the model attends to the "
             "padding and its output changes; pass the tokenizer's attention_mask",
+            stacklevel=2,
+        )
+    elif not known and doubtful:
+        warnings.warn(
+            f"whether {', '.join(doubtful)} marks tokens or padding cannot be told, so all tokens count as tokens: "
+            "give it as attention_mask (ones for tokens; additional_forward_arg_names= names arguments), or players=",
             stacklevel=2,
         )
     return real

@@ -15,7 +15,7 @@ from captum.attr import Attribution
 from captum.log import log_usage
 from torch import Tensor
 
-from captum_attn._targets import Selection, Target, no_selection, select_target, target_of_each
+from captum_attn._targets import Index, Selection, Target, no_selection, select_target, target_of_each
 from captum_attn.core.inputs import ModelInputs, mapping_inputs, tensor_inputs
 from captum_attn.core.models import check_model, unwrapped
 from captum_attn.core.observers import LayerObserver
@@ -26,7 +26,7 @@ from captum_attn.token_attributions import TokenAttributions, concatenated
 
 Inputs = Tensor | tuple[Tensor] | Mapping[str, Any]
 Targets = Sequence[Target] | Callable[[Tensor], Tensor]
-TargetsOfEach = Callable[[Tensor], Tensor] | list[list[tuple[int, ...]] | None]
+TargetsOfEach = Callable[[Tensor], Tensor] | list[list[tuple[Index, ...]] | None]
 Result = TypeVar("Result")
 
 
@@ -141,8 +141,9 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
             inputs: token ids (B, N), embeddings (B, N, D), pixels (B, C, h, w), a tuple of one of them, or the mapping
                 that a tokenizer or an image processor returns.
             target: which output is explained, in Captum's forms: an int, a tensor (B,) or a list of ints for
-                classes; a tuple (token, class) or a list of such for outputs (B, N, C). ``None`` is the predicted
-                class of each example (elsewhere in Captum: the only output).
+                classes; a tuple (token, class) or a list of such for outputs (B, N, C). A class may be given by its
+                name in the model's configuration. Tokens are the decoder's, where it is given any. ``None`` is the
+                predicted class of each example (elsewhere in Captum: the only output).
             additional_forward_args: other arguments of the model, one or a tuple; see the constructor for names.
             internal_batch_size: explain that many examples at a time; arguments whose first dimension is the batch
                 size are cut along it. Default: all at once.
@@ -252,14 +253,14 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
         batch = self._formatted(inputs, _format_additional_forward_args(additional_forward_args) or ())
         return batch if players is None else replace(batch, notes={**batch.notes, "players": players})
 
-    def select(self, run: ObservedForward, targets: list[tuple[int, ...]] | None) -> Selection:
+    def select(self, run: ObservedForward, targets: list[tuple[Index, ...]] | None) -> Selection:
         """The scores to explain; none where nothing depends on them and none are meant."""
         if targets is None and run.output.dim() > 2 and not self.needs_gradients:
             return no_selection(run.output)
-        return select_target(run.output, targets, run.real)
+        return select_target(run, targets)
 
     def explained(
-        self, run: ObservedForward, targets: list[list[tuple[int, ...]] | None]
+        self, run: ObservedForward, targets: list[list[tuple[Index, ...]] | None]
     ) -> Iterator[Explained]:
         """Find out about the tokens, and select the scores of each target."""
         tokens = run.tokens(self.special_ids)
@@ -284,6 +285,8 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
     ) -> list[list[Result]]:
         """``explain`` each part of the batch, of which nothing else is kept while the next runs: for each target."""
         parts: Any = batch.parts(internal_batch_size)
+        if isinstance(targets, str):
+            raise TypeError(f"targets must be a list of targets or a function, got {targets!r}: put it into a list")
         choose = targets if callable(targets) else None
         chosen = [] if callable(targets) else [target_of_each(target, len(batch)) for target in targets]
         if not choose and not chosen:

@@ -11,7 +11,7 @@ from captum.attr import Attribution
 from captum.log import log_usage
 from torch import Tensor
 
-from captum_attn._targets import Target, target_of_each
+from captum_attn._targets import Index, Target, target_of_each
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.models import config_of
 from captum_attn.core.perturb import Replacement, check_replacement, default_replacement, replace_tokens, seeded
@@ -127,7 +127,7 @@ class MaskTunnel(Attribution):  # type: ignore[misc]
         parts = batch.parts(internal_batch_size)
         return concatenated([self._average(batch[part], each and each[part]) for part in parts])
 
-    def _average(self, batch: ModelInputs, each: list[tuple[int, ...]] | None) -> TokenAttributions:
+    def _average(self, batch: ModelInputs, each: list[tuple[Index, ...]] | None) -> TokenAttributions:
         method = self.attribution_method
         with observed_forward(method.forward_func, batch, gradients=False) as run:
             tokens, output, config = run.tokens(method.special_ids), run.output, config_of(run.model)

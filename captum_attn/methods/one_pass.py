@@ -50,7 +50,7 @@ def explain_in_one_pass(
         raise ValueError("nothing to explain: expected methods, states or both")
     each = target_of_each(target, len(batch))
     depends = bool(states) or any(method.needs_gradients for method in methods)
-    selection = select_target(run.output, each, run.real) if depends else methods[0].select(run, each)
+    selection = select_target(run, each) if depends else methods[0].select(run, each)
     explained = [method.explained_selection(run, selection) for method in methods]
     observers = [method.observer(one) for method, one in zip(methods, explained, strict=True)]
     of_attention, of_gradients = (

@@ -30,8 +30,9 @@ from torch import Tensor
 
 from captum_attn.core.estimators import CharacteristicFunction
 from captum_attn.core.inputs import FEATURE_NAMES, ModelInputs, constant
-from captum_attn.core.models import evaluation_mode, output_tensor, parameter_names, same_random_state
+from captum_attn.core.models import evaluation_mode, parameter_names, same_random_state
 from captum_attn.core.perturb import replace_tokens
+from captum_attn.core.scores import output_scores
 from captum_attn.metrics.masked_model import MaskedModel, check_masked
 from captum_attn.metrics.methods import Scorer, patch_scores
 
@@ -114,9 +115,10 @@ class GradientBaseline:
 
         def logits(features: Tensor, examples: Tensor) -> Tensor:
             try:
-                return output_tensor(model(**{name: features}, **inputs[examples].keywords))
+                output = model(**{name: features}, **inputs[examples].keywords)
             except NotImplementedError as error:
                 raise ValueError(_NO_EMBEDDINGS.format(type(model).__name__)) from error
+            return output_scores(output, len(features))
 
         with evaluation_mode(model), torch.enable_grad():
             examples = torch.arange(len(inputs), device=targets.device)

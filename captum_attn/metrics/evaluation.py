@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from captum_attn.core.class_names import class_number
 from captum_attn.core.models import config_of, fingerprint
 from captum_attn.core.perturb import Replacement
 from captum_attn.metrics.data import (
@@ -191,12 +192,13 @@ def checked_labels(labels: Any, count: int, config: Any | None) -> list[int] | N
     if labels is None:
         return None
     gold: list[Any] = labels.tolist() if hasattr(labels, "tolist") else list(labels)
-    names = getattr(config, "label2id", None) or {}
-    gold = [names.get(label, label) if isinstance(label, str) else label for label in gold]
+    try:
+        numbers = {name: class_number(name, config) for name in {label for label in gold if isinstance(label, str)}}
+    except ValueError as error:
+        raise TypeError(f"labels must be numbers or names of classes, got {gold[:3]!r}, ...: {error}") from None
+    gold = [numbers.get(label, label) if isinstance(label, str) else label for label in gold]
     if not all(isinstance(label, int | float) and label == int(label) for label in gold):
-        raise TypeError(
-            f"labels must be numbers or names of classes, got {gold[:3]!r}, ...; the names are {list(names)}"
-        )
+        raise TypeError(f"labels must be numbers or names of classes, got {gold[:3]!r}, ...")
     if len(gold) != count:
         raise ValueError(f"{len(gold)} labels for {count} examples: give one for each")
     return list(map(int, gold))

@@ -172,7 +172,7 @@ def test_settings_tell_methods_apart_however_they_are_given():
         (lambda: AttributionModule(MODEL, lambda model, tokenizer: "x"), "makes a str, which has no attribute_tokens"),
         (lambda: AttributionModule(MODEL, ShapleyGradAttention(load_image_model())), "of another model"),
         (lambda: AttributionModule(MODEL, target=[0, 1]), r"target is \[0, 1\], expected a class"),
-        (lambda: AttributionModule(MODEL, target="great"), r"unknown target 'great'.*\['negative', 'positive'\]"),
+        (lambda: AttributionModule(MODEL, target="great"), r"unknown target 'great'.*'negative', 'positive'"),
         (lambda: AttributionModule(MODEL, batch_inputs={}), "batch_inputs must be a function"),
     ],
 )
@@ -242,3 +242,31 @@ def test_functions_without_a_name_are_told_apart():
 
 
 GAMES = (lambda influence, members: influence.sum() * members.sum(1), lambda influence, members: -members.sum(1))
+
+
+def test_a_class_by_its_name_alone_or_of_a_token():
+    batch = {name: part.clone() for name, part in TOKENIZER(TEXTS[:2], padding=True, return_tensors="pt").items()}
+    for name in ("positive", "Positive"):
+        module = AttributionModule(MODEL, target=name, processor=TOKENIZER)
+        assert module.predict_step(batch)["target"].to_pylist() == [1, 1]
+    tagger = hf.BertForTokenClassification(MODEL.config).eval()
+    rows = AttributionModule(tagger, target=(1, "positive"), processor=TOKENIZER)
+    assert rows.target == (1, 1)
+    with pytest.raises(MisconfigurationException, match=r"unknown target 'postive'.*did you mean 'positive'"):
+        AttributionModule(tagger, target=(1, "postive"))
+
+
+def test_names_of_another_number_of_classes_are_refused():
+    class OwnHead(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = MODEL.bert
+            self.head = torch.nn.Linear(MODEL.config.hidden_size, 5)
+
+        def forward(self, input_ids, attention_mask=None):
+            return self.head(self.encoder(input_ids, attention_mask=attention_mask).last_hidden_state[:, 0])
+
+    module = AttributionModule(OwnHead(), target="positive", processor=TOKENIZER)
+    batch = TOKENIZER(TEXTS[:2], padding=True, return_tensors="pt", return_token_type_ids=False)
+    with pytest.raises(MisconfigurationException, match="names 2 classes and the output has 5"):
+        module.predict_step(dict(batch))

@@ -131,8 +131,8 @@ def test_targets_matter_where_gradients_do(method):
 def test_models_without_a_head_have_attention_to_show(method):
     attribution = method(bert().bert)
     if attribution.needs_gradients:
-        with pytest.raises(ValueError, match="so a target is needed"):
-            attribution.attribute(text_batch())
+        with pytest.raises(TypeError, match="hidden states, so an index of a class would be taken"):
+            attribution.attribute(text_batch(), target=(0, 3))
     else:
         assert attribution.attribute(text_batch()).abs().max() > 0
 

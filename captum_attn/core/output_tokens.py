@@ -1,0 +1,57 @@
+"""Which tokens the rows of a model's output (B, T, C) are about: the input's, or those that a decoder has written."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from captum_attn.core.inputs import ModelInputs
+
+
+class OutputTokens(NamedTuple):
+    """The tokens that an output (B, T, C) has a row for each of.
+
+    Attributes:
+        real: bool (B, T), those that are no padding; None where that is not known, as of a decoder's tokens that are
+            made inside the model.
+        of_the_input: whether they are the tokens that are explained.
+    """
+
+    real: Tensor | None
+    of_the_input: bool
+
+
+def decoder_tokens(inputs: ModelInputs, config: Any | None) -> Tensor | None:
+    """bool (B, T): the tokens given to a decoder that are no padding; None if none are given.
+
+    From ``decoder_attention_mask``, else from the padding id: behind the first token, as many a decoder starts with
+    that id, and not where it ends texts, too. Embeddings without a mask have no padding.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> from captum_attn.core.inputs import ModelInputs
+        >>> source, target = torch.tensor([[5, 6, 1]]), torch.tensor([[0, 7, 8, 0, 0]])
+        >>> inputs = ModelInputs(source, "input_ids", {"decoder_input_ids": target})
+        >>> decoder_tokens(inputs, SimpleNamespace(pad_token_id=0, eos_token_id=1))
+        tensor([[ True,  True,  True, False, False]])
+    """
+    ids: Any = inputs.keywords.get("decoder_input_ids")
+    given = ids if isinstance(ids, Tensor) else inputs.keywords.get("decoder_inputs_embeds")
+    if not isinstance(given, Tensor):
+        return None
+    mask = inputs.keywords.get("decoder_attention_mask")
+    if isinstance(mask, Tensor) and mask.shape == given.shape[:2]:
+        return mask.bool()
+    real = torch.ones(given.shape[:2], dtype=torch.bool, device=given.device)
+    text = getattr(config, "decoder", None) or config  # of two models with a configuration each
+    pad, end = (getattr(text, name, None) for name in ("pad_token_id", "eos_token_id"))
+    if pad is not None and given is ids and pad not in (end if isinstance(end, list) else [end]):
+        real[:, 1:] = given[:, 1:] != pad
+    return real
+
+
+def shifts_its_input(model: Any) -> bool:
+    """Whether a model whose decoder is given nothing makes its tokens from the input's, place by place (BART, T5)."""
+    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
