@@ -163,7 +163,7 @@ class AttributionModule(LightningModule):
         """The tokens that play, bool (B, N), where that is known beforehand."""
         if self._special_ids is None or batch.modality != "ids":
             return None
-        return find_players(batch, real, special_ids=self._special_ids, config=None, causal=False, patches=0)
+        return find_players(batch, real, special_ids=self._special_ids, config=None, causal=False)
 
     def _target_of(self, given: LabelledInputs) -> Any:
         if self.target != "label":

@@ -18,7 +18,8 @@ from captum_attn.concepts.layers import Layer
 from captum_attn.core.hashing import add_to_hash
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.models import device_of, fingerprint
-from captum_attn.core.run import ObservedForward, Tokens, observed_forward
+from captum_attn.core.run import ObservedForward, observed_forward
+from captum_attn.core.tokens import Tokens
 
 Scope = Literal["players", "readout", "all"]
 

@@ -33,8 +33,8 @@ from captum_attn.concepts.token_states import TokenStates, draw_negatives, joine
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.models import config_of, device_of, unwrapped
 from captum_attn.core.perturb import seeded
-from captum_attn.core.run import ObservedForward, ReadoutGradients, Tokens, observed_forward
-from captum_attn.core.tokens import special_ids_of
+from captum_attn.core.run import ObservedForward, ReadoutGradients, observed_forward
+from captum_attn.core.tokens import Tokens, special_ids_of
 
 Weighting = Literal["attention", "uniform"]
 

@@ -24,23 +24,10 @@ from captum_attn.core.models import (
 )
 from captum_attn.core.observers import InfluenceObserver, LayerObserver, Per, RowWeights, Variant
 from captum_attn.core.outputs import AttentionOutput, OutputCapture
+from captum_attn.core.patch_trail import PatchTrail
 from captum_attn.core.states import StateCapture, States
 from captum_attn.core.tiles import Tile
-from captum_attn.core.tokens import PatchGrid, find_players, patch_grid, real_tokens
-
-
-class Tokens(NamedTuple):
-    """What the tokens of a batch are.
-
-    Attributes:
-        real: bool (B, N), those that are no padding.
-        players: bool (B, N), those that carry input.
-        grid: how images are cut into patches; None for text.
-    """
-
-    real: Tensor
-    players: Tensor
-    grid: PatchGrid | None
+from captum_attn.core.tokens import Tokens, find_players, named_players, real_tokens
 
 
 class ReadoutGradients(NamedTuple):
@@ -76,10 +63,11 @@ class ObservedForward:
         inputs: ModelInputs,
         states: Sequence[States] = (),
         outputs: Mapping[int, AttentionOutput] | None = None,
+        patches: PatchTrail | None = None,
     ) -> None:
         self.output, self.states, self.outputs = output, states, outputs
         self.model = capture.root
-        self._capture, self._inputs = capture, inputs
+        self._capture, self._inputs, self._patches = capture, inputs, patches
         self.calls = token_attention(capture.calls, inputs)
         self._shape = self.calls[0].shape[:3]
         self.layers, self.heads, self.length = len(self.calls), self._shape[1], self._shape[2]
@@ -247,15 +235,13 @@ class ObservedForward:
         """Which tokens are padding, which ones play (:func:`~captum_attn.core.tokens.find_players`), where patches lie.
 
         Raises:
-            ValueError: an example without players.
+            ValueError: an example without players, or a mask of players that is none.
         """
         inputs, config, real = self._inputs, config_of(self.model), self.real
-        grid = patch_grid(self.model, inputs.features, self.length) if inputs.modality == "pixels" else None
-        patches = grid.rows * grid.columns if grid else 0
-        players = find_players(
-            inputs, real, special_ids=special_ids, config=config, causal=self.causal, patches=patches
-        )
-        if not players.any(-1).all():
+        named = named_players(inputs, tuple(real.shape))
+        grid = None if self._patches is None else self._patches.grid(self.length, named)
+        players = find_players(inputs, real, special_ids=special_ids, config=config, causal=self.causal, grid=grid)
+        if players is not None and not players.any(-1).all():
             idle = (~players.any(-1)).nonzero().flatten().tolist()
             raise ValueError(
                 f"the examples {idle} have no players: all of their tokens are padding or special tokens. Leave "
@@ -341,11 +327,12 @@ def observed_forward(
             same_random_state(inputs.features),
             StateCapture(model, modules, capture) as kept,
             following if outputs else nullcontext(),
+            PatchTrail(inputs.features) if inputs.modality == "pixels" else nullcontext() as patches,
             capture,
         ):
             output = output_tensor(inputs.call(model))
         check_evaluated(capture.root)
-        yield ObservedForward(output, capture, inputs, kept.states, following.outputs if outputs else None)
+        yield ObservedForward(output, capture, inputs, kept.states, following.outputs if outputs else None, patches)
 
 
 def token_attention(calls: Sequence[AttentionCall], inputs: ModelInputs) -> list[AttentionCall]:

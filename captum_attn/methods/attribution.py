@@ -19,8 +19,9 @@ from captum_attn._targets import Selection, Target, no_selection, select_target,
 from captum_attn.core.inputs import ModelInputs, mapping_inputs, tensor_inputs
 from captum_attn.core.models import check_model, config_of, unwrapped
 from captum_attn.core.observers import LayerObserver, RowWeights
+from captum_attn.core.patches import Grid
 from captum_attn.core.run import ObservedForward, observed_forward
-from captum_attn.core.tokens import PatchGrid, Readout, readout_weights, special_ids_of
+from captum_attn.core.tokens import Readout, Tokens, readout_weights, special_ids_of
 from captum_attn.token_attributions import TokenAttributions, concatenated
 
 Inputs = Tensor | tuple[Tensor] | Mapping[str, Any]
@@ -40,10 +41,23 @@ class Explained:
     run: ObservedForward
     selection: Selection
     last: bool
-    real: Tensor
-    players: Tensor
+    tokens: Tokens
     readout: RowWeights
-    grid: PatchGrid | None
+
+    @property
+    def real(self) -> Tensor:
+        """bool (B, N), the tokens that are no padding."""
+        return self.tokens.real
+
+    @property
+    def players(self) -> Tensor:
+        """bool (B, N), the tokens that play; ``ValueError`` if nothing says which do."""
+        return self.tokens.players
+
+    @property
+    def grid(self) -> Grid:
+        """How images are cut into patches; None for text."""
+        return self.tokens.grid
 
     def attributions(self, values: Tensor, standard_error: Tensor | None = None) -> TokenAttributions:
         """The result that gives players their values (B, ..., N), and the others 0."""
@@ -259,21 +273,21 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
         self, run: ObservedForward, batch: ModelInputs, targets: list[list[tuple[int, ...]] | None]
     ) -> Iterator[Explained]:
         """Find out about the tokens, and select the scores of each target."""
-        real, players, grid = run.tokens(self.special_ids)
+        tokens = run.tokens(self.special_ids)
         for count, rows in enumerate(targets, 1):
             selection = self.select(run, rows)
             readout: RowWeights = run.readout_rows
             if self.readout != "auto" or not self.needs_gradients:
                 readout = readout_weights(
                     self.readout,
-                    real=real,
-                    players=players,
+                    real=tokens.real,
+                    players=tokens.real if isinstance(self.readout, int) else tokens.players,
                     positions=selection.positions,
                     inputs=batch,
                     config=config_of(run.model),
                     causal=run.causal,
                 )
-            yield Explained(run, selection, count == len(targets), real, players, readout, grid)
+            yield Explained(run, selection, count == len(targets), tokens, readout)
 
     def _in_parts(
         self,

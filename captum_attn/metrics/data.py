@@ -15,8 +15,8 @@ from torch import Tensor
 
 from captum_attn.core.hashing import add_to_hash
 from captum_attn.core.models import device_of
-from captum_attn.core.perturb import at_patches, patch_pixels
-from captum_attn.core.tokens import PatchGrid, length_limit, special_token_ids
+from captum_attn.core.patches import Grid, at_patches, known_grid, patch_means
+from captum_attn.core.tokens import length_limit, special_token_ids
 
 Data = Sequence[str] | Sequence[tuple[str, str]] | Tensor | Mapping[str, Any]
 Rationales = Sequence[Sequence[tuple[int, int]]] | Tensor
@@ -39,7 +39,7 @@ class Examples(ABC):
         """Some of the examples, as the model takes them."""
 
     @abstractmethod
-    def rationales(self, given: Any, rows: Sequence[int], shape: tuple[int, int], grid: PatchGrid | None) -> Tensor:
+    def rationales(self, given: Any, rows: Sequence[int], shape: tuple[int, int], grid: Grid) -> Tensor:
         """bool (B, N) = ``shape``: the tokens that people chose in some of the examples."""
 
     @abstractmethod
@@ -93,7 +93,7 @@ class Texts(Examples):
         padded = self._tokenizer.pad(part, padding=True, return_tensors="pt", verbose=False)
         return {name: column.to(self._device) for name, column in padded.items()}
 
-    def rationales(self, given: Any, rows: Sequence[int], shape: tuple[int, int], grid: PatchGrid | None) -> Tensor:
+    def rationales(self, given: Any, rows: Sequence[int], shape: tuple[int, int], grid: Grid) -> Tensor:
         if self._offsets is None:
             raise ValueError("rationales need a fast tokenizer, which knows where in the text its tokens stand")
         chosen = torch.zeros(shape, dtype=torch.bool, device=self._device)
@@ -133,7 +133,7 @@ class Tensors(Examples):
     def batch(self, rows: Sequence[int]) -> dict[str, Any]:
         return {name: column[list(rows)].to(self._device) for name, column in self._columns.items()}
 
-    def rationales(self, given: Any, rows: Sequence[int], shape: tuple[int, int], grid: PatchGrid | None) -> Tensor:
+    def rationales(self, given: Any, rows: Sequence[int], shape: tuple[int, int], grid: Grid) -> Tensor:
         masks: Tensor = given[list(rows)].to(self._device)
         features = self._columns[self._main]
         expected = (len(features), *(features.shape[1:2] if grid is None else features.shape[2:]))
@@ -141,8 +141,7 @@ class Tensors(Examples):
             raise ValueError(f"rationales must be bool {expected}, got {given.dtype} {tuple(given.shape)}")
         if grid is None:
             return masks
-        patches = patch_pixels(masks.unsqueeze(1).double(), grid).mean((3, 4, 5)).flatten(1) >= 0.5
-        return at_patches(patches, shape[1])
+        return at_patches(patch_means(masks.double(), grid) >= 0.5, known_grid(grid), shape[1])
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256()
