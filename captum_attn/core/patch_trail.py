@@ -381,10 +381,21 @@ def _chosen(name: str, numbers: Tensor, call: _Call) -> Tensor | None:
 
 
 def _reshaped(numbers: Tensor, shape: Sequence[int]) -> Tensor:
-    """The numbers in another form, without a copy of more than one channel."""
-    if numbers.dim() and _constant(numbers, numbers.dim() - 1) and numbers.shape[-1] == shape[-1]:
-        return numbers.narrow(-1, 0, 1).reshape(*shape[:-1], 1).expand(*shape)
-    return numbers.view(*shape)
+    """The numbers in another form; where that takes a copy, one of what differs between examples and channels."""
+    try:
+        return numbers.view(*shape)
+    except RuntimeError:
+        pass
+    for side in (0, -1):  # examples and channels mostly keep their places
+        if numbers.shape[side] == shape[side] > 1 and _constant(numbers, side):
+            numbers, shape_once = numbers.narrow(side, 0, 1), list(shape)
+            shape_once[side] = 1
+            return _reshaped(numbers, shape_once).expand(*shape)
+    copied = numbers.reshape(*shape)
+    for side in range(copied.dim()):
+        first = copied.narrow(side, 0, 1)
+        copied = first if (copied == first).all() else copied
+    return copied.expand(*shape)
 
 
 def _held_once(numbers: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ def real_tokens(inputs: ModelInputs, length: int, config: Any | None) -> Tensor:
     An id that pads *and* opens or closes texts (a chat model's pad token that is its eos) is padding only in a run of
     two or more at one end of a row, or before the row's bos. A run of an id that opens texts before a text, or closes
     them after it, has one real token, the one beside the text; but if some row of the batch has none there, texts
-    are neither opened nor closed by it, and the whole run is padding.
+    are neither opened nor closed by it, and the whole run is padding. So is a row of nothing else.
     """
     features = inputs.features
     real = torch.ones(len(inputs), length, dtype=torch.bool, device=features.device)
