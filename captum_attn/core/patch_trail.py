@@ -13,58 +13,11 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from captum_attn.core import image_cells
+from captum_attn.core.image_cells import Axis, Cells, Option
 from captum_attn.core.patches import NoPatchGrid, PatchGrid
 
 _NONE = -1
-
-
-@dataclass(frozen=True)
-class Axis:
-    """Cells along one side of the given image: cell i covers its pixels from first + i · step on, ``step`` of them."""
-
-    first: Fraction
-    step: Fraction
-    count: int
-
-    def cut(self, start: int, every: int, count: int) -> Axis:
-        """Some of the cells."""
-        return Axis(self.first + start * self.step, every * self.step, count)
-
-    def resized(self, count: int, scale: Fraction) -> Axis:
-        """Cells of another size, of which ``scale`` are as long as one of these."""
-        return Axis(self.first, self.step / scale, count)
-
-    def windows(self, kernel: int, stride: int, padding: int, count: int) -> Axis:
-        """What a convolution reads: for each window, a stride around its centre."""
-        centred = Fraction(kernel - stride, 2) - padding
-        return Axis(self.first + centred * self.step, stride * self.step, count)
-
-
-@dataclass(frozen=True)
-class Cells:
-    """How the image is cut: rows and columns of cells, and what cut it; pixels are cells, too."""
-
-    rows: Axis
-    columns: Axis
-    made_by: str
-
-    def __len__(self) -> int:
-        return self.rows.count * self.columns.count
-
-    def __str__(self) -> str:
-        return f"{self.made_by} {self.rows.count} × {self.columns.count}"
-
-    def numbers(self, shape: Sequence[int]) -> Tensor:
-        """The number of the cell that each entry of a tensor (B, C, rows, columns) belongs to, held once."""
-        every = torch.arange(len(self), device="cpu").view(1, 1, self.rows.count, self.columns.count)
-        return every.expand(*shape)
-
-    def same_place(self, other: Cells) -> bool:
-        return (self.rows, self.columns) == (other.rows, other.columns)
-
-    def grid(self, positions: tuple[int, ...]) -> PatchGrid:
-        sizes = (self.rows.step, self.columns.step, self.rows.first, self.columns.first)
-        return PatchGrid(self.rows.count, self.columns.count, *map(_number, sizes), positions)
 
 
 @dataclass(frozen=True)
@@ -111,8 +64,8 @@ class PatchTrail(TorchFunctionMode):
         self._size = tuple(pixels.shape[2:])
 
     def __enter__(self) -> PatchTrail:
-        sides = (Axis(Fraction(0), Fraction(1), side) for side in self._size)
-        cells = Cells(*sides, made_by="pixels")
+        rows, columns = (Axis(Fraction(0), Fraction(1), side) for side in self._size)
+        cells = Cells(rows, columns, "pixels")
         self._keep(self._pixels, cells, cells.numbers(self._pixels.shape))
         super().__enter__()
         return self
@@ -150,7 +103,7 @@ class PatchTrail(TorchFunctionMode):
         if players is None or not (players == players[0]).all():
             return None
         positions = tuple(players[0].nonzero().flatten().tolist())
-        cuts = {(cut.rows, cut.columns): cut for cut in self._cuts if len(cut) == len(positions)}
+        cuts = {cut.place: cut for cut in self._cuts if len(cut) == len(positions)}
         return next(iter(cuts.values())).grid(positions) if len(cuts) == 1 else None
 
     def _reason(self, length: int) -> str:
@@ -243,7 +196,7 @@ class PatchTrail(TorchFunctionMode):
         parts = call.args[0] if call.args else call.kwargs["tensors"]
         dim = call.kwargs.get("dim", call.kwargs.get("axis", call.args[1] if len(call.args) > 1 else 0))
         dim %= call.result.dim()
-        if any(not trace.cells.same_place(followed[0].cells) for trace in followed):
+        if any(trace.cells.place != followed[0].cells.place for trace in followed):
             return None
         if all(trace.numbers.shape[dim] > 1 and _constant(trace.numbers, dim) for trace in followed):
             return followed[0].numbers.narrow(dim, 0, 1).expand(call.result.shape) if dim else None  # more channels
@@ -297,65 +250,13 @@ class _Call:
 
 
 def _on_image(name: str, call: _Call, trace: _Trace) -> Cells | None:
-    """What a function of images makes of the cells of its input (B, C, rows, columns)."""
-    image = _as_image(trace)
-    if image is None or not isinstance(call.result, Tensor) or call.result.dim() != 4:
+    """What a function of images makes of the cells of its input (B, C, rows, columns); None for other input."""
+    numbers, result = trace.numbers, call.result
+    images = numbers.dim() == 4 and _constant(numbers, 0) and _constant(numbers, 1)
+    if not images or not isinstance(result, Tensor) or result.dim() != 4:
         return None
-    counts = tuple(call.result.shape[2:])
-    axes = (image.rows, image.columns)
-    if name == "pad":
-        sides = [*call.option("pad", 1, ()), 0, 0, 0, 0]
-        if any(sides[4:]):
-            return None
-        cut = [axis.cut(-before, 1, n) for axis, before, n in zip(axes, (sides[2], sides[0]), counts, strict=True)]
-        return Cells(*cut, made_by=f"{image.made_by}, padded to")
-    if name in _RESIZING:
-        scales = [Fraction(n, axis.count) for axis, n in zip(axes, counts, strict=True)]
-        given = call.option("scale_factor", 2, None) if name == "interpolate" else None
-        if given is not None and not call.option("recompute_scale_factor", 5, None):
-            scales = [Fraction(scale).limit_denominator(10**6) for scale in _pair(given)]
-        resized = [axis.resized(n, scale) for axis, n, scale in zip(axes, counts, scales, strict=True)]
-        if call.kwargs.get("align_corners"):  # the centres of the outer pixels stay where they are
-            resized = [_aligned(axis, n) for axis, n in zip(axes, counts, strict=True)]
-        return Cells(*resized, made_by=f"{image.made_by}, resized to")
-    if name == "conv2d":
-        kernel = tuple((call.args[1] if len(call.args) > 1 else call.kwargs["weight"]).shape[2:])
-        stride, padding = call.option("stride", 3, 1), call.option("padding", 4, 0)
-        dilation = call.option("dilation", 5, 1)
-    else:
-        kernel = _pair(call.option("kernel_size", 1, None))
-        stride = call.option("stride", 2, None)
-        stride, padding, dilation = stride or kernel, call.option("padding", 3, 0), call.option("dilation", 4, 1)
-        dilation = dilation if name == "max_pool2d" else 1
-    reach = [(k - 1) * d + 1 for k, d in zip(kernel, _pair(dilation), strict=True)]
-    if padding in ("same", "valid"):
-        padding = [(r - 1) // 2 if padding == "same" else 0 for r in reach]
-    sides = zip(axes, reach, _pair(stride), _pair(padding), counts, strict=True)
-    windows = [axis.windows(*size) for axis, *size in sides]
-    return Cells(*windows, made_by="a convolution to" if name == "conv2d" else f"{image.made_by}, pooled to")
-
-
-def _as_image(trace: _Trace) -> Cells | None:
-    """The cells of (B, C, rows, columns), of which some at the edges may have been cut off; None for another form."""
-    numbers, cells = trace.numbers, trace.cells
-    if numbers.dim() != 4 or not (_constant(numbers, 0) and _constant(numbers, 1)):
-        return None
-    across = cells.columns.count
-    top, left = divmod(numbers.storage_offset(), across)
-    strides = [numbers.stride(side) if numbers.shape[side] > 1 else unit for side, unit in ((2, across), (3, 1))]
-    down, remainder = divmod(strides[0], across)
-    last = left + strides[1] * (numbers.shape[3] - 1)
-    if remainder or not down or not strides[1] or last >= across or int(numbers[0, 0, 0, 0]) != top * across + left:
-        return None
-    rows = cells.rows.cut(top, down, numbers.shape[2])
-    return Cells(rows, cells.columns.cut(left, strides[1], numbers.shape[3]), cells.made_by)
-
-
-def _aligned(axis: Axis, count: int) -> Axis:
-    if count == 1 or axis.count == 1:
-        return axis.resized(count, Fraction(count, axis.count))
-    step = axis.step * Fraction(axis.count - 1, count - 1)
-    return Axis(axis.first + (axis.step - step) / 2, step, count)
+    cells = trace.cells.seen_in(numbers[0, 0])
+    return None if cells is None else _ON_IMAGES[name](cells, (result.shape[2], result.shape[3]), call.option)
 
 
 def _chosen(name: str, numbers: Tensor, call: _Call) -> Tensor | None:
@@ -411,7 +312,7 @@ def _constant(numbers: Tensor, side: int) -> bool:
 
 def _agree(one: _Trace, other: _Trace) -> bool:
     """Whether two tensors that are added are of the same cells, entry by entry."""
-    if not one.cells.same_place(other.cells) or one.numbers.shape != other.numbers.shape:
+    if one.cells.place != other.cells.place or one.numbers.shape != other.numbers.shape:
         return False
     layouts = [(trace.numbers.stride(), trace.numbers.storage_offset()) for trace in (one, other)]
     return layouts[0] == layouts[1] or torch.equal(one.numbers, other.numbers)
@@ -429,15 +330,6 @@ def _name_of(func: Any) -> str:
     """A function's name; that of the attribute, for ``Tensor.mT`` and the like."""
     name: str = getattr(func, "__name__", "")
     return getattr(func.__self__, "__name__", "") if name == "__get__" else name
-
-
-def _pair(value: Any) -> tuple[Any, ...]:
-    pair = tuple(value) if isinstance(value, list | tuple) else (value,)
-    return pair * 2 if len(pair) == 1 else pair
-
-
-def _number(value: Fraction) -> float:
-    return int(value) if value.denominator == 1 else float(value)
 
 
 def _functions(names: str) -> frozenset[str]:
@@ -463,5 +355,13 @@ _CHOICE = _functions("getitem index_select flip")
 _JOINING = _functions("cat concat concatenate")
 _ROWS = _functions("linear matmul bmm baddbmm addmm") - {"__rmatmul__"}  # A row stays a row; Tensor @ rows mixes them
 _SECOND = _functions("baddbmm addmm")
-_RESIZING = _functions("interpolate upsample adaptive_avg_pool2d adaptive_max_pool2d")
-_ON_IMAGES = _functions("conv2d pad max_pool2d avg_pool2d") | _RESIZING
+_ON_IMAGES: dict[str, Callable[[Cells, tuple[int, int], Option], Cells | None]] = {
+    "conv2d": image_cells.convolved,
+    "pad": image_cells.padded,
+    "interpolate": image_cells.interpolated,
+    "upsample": image_cells.interpolated,
+    "max_pool2d": image_cells.max_pooled,
+    "avg_pool2d": image_cells.pooled,
+    "adaptive_avg_pool2d": image_cells.pooled_to_size,
+    "adaptive_max_pool2d": image_cells.pooled_to_size,
+}

@@ -76,7 +76,7 @@ def patch_values(values: Tensor, grid: Grid) -> Tensor:
     """
     grid = known_grid(grid)
     patches: Tensor = values[..., grid.tokens(values.shape[-1]).to(values.device)]
-    return patches.unflatten(-1, (grid.rows, grid.columns))
+    return patches.reshape(*values.shape[:-1], grid.rows, grid.columns)
 
 
 def at_patches(values: Tensor, grid: PatchGrid, length: int) -> Tensor:
@@ -154,7 +154,7 @@ def with_patches_replaced(pixels: Tensor, chosen: Tensor, mean: bool, grid: Grid
 
 def _patches(pixels: Tensor, grid: PatchGrid) -> Tensor:
     """Pixels (B, C, rows · height, columns · width) as patches (B, rows, columns, C, height, width)."""
-    patches = pixels.unflatten(3, (grid.columns, -1)).unflatten(2, (grid.rows, -1))
+    patches: Tensor = pixels.unflatten(3, (grid.columns, -1)).unflatten(2, (grid.rows, -1))
     return patches.permute(0, 2, 4, 1, 3, 5)
 
 

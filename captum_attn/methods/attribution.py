@@ -161,17 +161,20 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
             additional_forward_args: other arguments of the model, one or a tuple; see the constructor for names.
             internal_batch_size: explain that many examples at a time; arguments whose first dimension is the batch
                 size are cut along it. Default: all at once.
-            players: bool (B, N), the tokens that play, if you know better. Under ``NoiseTunnel``, which repeats the
-                batch, pass them in ``additional_forward_args`` instead.
+            players: bool (B, N), or 0 and 1: the tokens that play, if you know better. Under ``NoiseTunnel``, which
+                repeats the batch, pass them in ``additional_forward_args`` instead. An image model of which nothing
+                says which tokens are patches (no patch convolution, or rearranged in unknown ways) needs them.
             show_progress: show a progress bar over the parts.
 
         Returns:
             For ids (B, N); for embeddings (B, N, D) and pixels (B, C, h, w), each token's value is spread evenly, so
-            that sums are kept. A tuple for a tuple. Detached; float32, or float64 for a float64 model.
+            that sums are kept; a patch's value over the pixels of the given image that it covers, in proportion where
+            the model resizes images. A tuple for a tuple. Detached; float32, or float64 for a float64 model.
 
         Raises:
             TypeError, ValueError, IndexError: inputs, targets or masks that do not fit, a sequence without players,
-                a model without observable attention, an output that is not finite. Each says what was expected.
+                a model without observable attention, an output that is not finite, an image of which nothing says where
+                its patches lie (:meth:`attribute_tokens` works then). Each says what was expected.
 
         Example:
             >>> from captum_attn import ShapleyGradAttention

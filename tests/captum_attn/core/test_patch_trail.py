@@ -139,6 +139,10 @@ EXACT = {
     ),
     "in parts": (Reader(tokens=lambda x: torch.cat(rows_of(x).chunk(2, 1), 1)), images()),
     "turned round": (Reader(tokens=lambda x: torch.cat(rows_of(x).split(4, 1)[::-1], 1)), images()),
+    "tokens and a map again": (
+        Reader(tokens=lambda x: rows_of(F.conv2d(rows_of(x).mT.unflatten(2, (4, 4)), seeded((WIDTH, WIDTH, 1, 1))))),
+        images(),
+    ),
     "pixels": (Reader(nn.Identity(), tokens=lambda x: rows_of(x)[..., :1] * seeded((WIDTH,))), images(4, 5)),
 }
 
@@ -238,6 +242,11 @@ LOST = {
         "no patch embedding.*linear",
     ),
     "mixed": (Reader(tokens=lambda x: F.linear(x.flatten(2), seeded((16, 16))).mT), "4 × 4.*linear"),
+    "another map again": (
+        Reader(tokens=lambda x: rows_of(F.conv2d(by_column(x).mT.unflatten(2, (4, 4)), seeded((WIDTH, WIDTH, 1, 1))))),
+        "conv2d",
+    ),
+    "pooled with gaps": (Reader(nn.Conv2d(3, WIDTH, 4, 4), nn.MaxPool2d(2, 1, dilation=2)), "max_pool2d"),
     "put in order": (Reader(tokens=lambda x: rows_of(x).sort(1).values), "sort"),
     "some left out": (Reader(tokens=lambda x: rows_of(x)[:, 3:]), "13 of the 14 tokens"),
     "twice": (Reader(tokens=lambda x: torch.cat([rows_of(x), rows_of(x)], 1)), "32 of the 33 tokens"),
