@@ -148,7 +148,14 @@ class PatchTrail(TorchFunctionMode):
             return
         try:
             found = self._found(name, call, followed)
-        except (RuntimeError, ValueError, IndexError, TypeError, KeyError):  # not how these functions are called
+        except (
+            RuntimeError,
+            ValueError,
+            IndexError,
+            TypeError,
+            KeyError,
+            AttributeError,
+        ):  # not how these functions are called
             found = None
         if found is None:
             self._lost_in = {**dict(list(self._lost_in.items())[-2:]), name: None}
@@ -161,8 +168,9 @@ class PatchTrail(TorchFunctionMode):
         """The cells that the results of a function come from; None if that is not known."""
         trace, shape = followed[0], getattr(call.result, "shape", torch.Size())
         if name in _ENTRY_BY_ENTRY:
-            agree = all(_agree(trace, other) for other in followed[1:])
-            return (trace.cells, [trace.numbers.expand(shape)]) if agree else None
+            first, *others = [one for one in followed if one.numbers.shape == shape] or followed  # not a gate for all
+            agree = all(_agree(first, other) for other in others)
+            return (first.cells, [first.numbers.expand(shape)]) if agree else None
         if name in _JOINING:
             joined = self._concatenated(call, followed)
             return None if joined is None else (trace.cells, [joined])
@@ -314,8 +322,7 @@ def _agree(one: _Trace, other: _Trace) -> bool:
     """Whether two tensors that are added are of the same cells, entry by entry."""
     if one.cells.place != other.cells.place or one.numbers.shape != other.numbers.shape:
         return False
-    layouts = [(trace.numbers.stride(), trace.numbers.storage_offset()) for trace in (one, other)]
-    return layouts[0] == layouts[1] or torch.equal(one.numbers, other.numbers)
+    return bool((_held_once(one.numbers) == _held_once(other.numbers)).all())
 
 
 def _tensors(args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Tensor]:
@@ -329,7 +336,7 @@ def _tensors(args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Tensor]:
 def _name_of(func: Any) -> str:
     """A function's name; that of the attribute, for ``Tensor.mT`` and the like."""
     name: str = getattr(func, "__name__", "")
-    return getattr(func.__self__, "__name__", "") if name == "__get__" else name
+    return getattr(getattr(func, "__self__", None), "__name__", "") if name == "__get__" else name
 
 
 def _functions(names: str) -> frozenset[str]:

@@ -163,7 +163,8 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
                 size are cut along it. Default: all at once.
             players: bool (B, N), or 0 and 1: the tokens that play, if you know better. Under ``NoiseTunnel``, which
                 repeats the batch, pass them in ``additional_forward_args`` instead. An image model of which nothing
-                says which tokens are patches (no patch convolution, or rearranged in unknown ways) needs them.
+                says which tokens are patches (no patch convolution, or rearranged in unknown ways) needs them; if the
+                convolution made as many patches, they are taken for these, row by row.
             show_progress: show a progress bar over the parts.
 
         Returns:

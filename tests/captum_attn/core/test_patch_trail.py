@@ -350,6 +350,30 @@ def test_nothing_is_kept_of_the_model_and_it_stays_as_it_was():
     assert not torch.overrides._get_current_function_mode_stack()
 
 
+def test_a_gate_for_the_whole_map_changes_nothing():
+    def gated(states):
+        return rows_of(states * F.adaptive_avg_pool2d(states, 1).sigmoid() + F.avg_pool2d(states, 4))
+
+    tokens, _ = found(Reader(tokens=gated), images())
+    assert tokens.grid == found(Reader(), images())[0].grid
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        lambda x: rows_of(x) + by_column(x),
+        lambda x: rows_of(x + F.conv2d(x, seeded((WIDTH, WIDTH, 3, 3)), padding=2)[..., 2:, 1:-1]),
+    ],
+)
+def test_maps_that_do_not_lie_on_each_other_lose_the_trail(tokens):
+    assert isinstance(found(Reader(tokens=tokens), images())[0].grid, NoPatchGrid)
+
+
+def test_a_residual_convolution_keeps_it():
+    model = Reader(tokens=lambda x: rows_of(x + F.conv2d(x, seeded((WIDTH, WIDTH, 3, 3)), padding=1)))
+    assert found(model, images())[0].grid == found(Reader(), images())[0].grid
+
+
 def test_families_of_transformers():
     small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
     yolos = hf.YolosModel(hf.YolosConfig(**small, image_size=[32, 32], patch_size=8, num_detection_tokens=5)).eval()
