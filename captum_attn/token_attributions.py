@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from captum_attn.core.tokens import PatchGrid, patch_values
+from captum_attn.core.patches import Grid, patch_values, spread_over_pixels
 
 
 @dataclass(frozen=True, repr=False)
@@ -22,7 +22,7 @@ class TokenAttributions:
         targets: int64 (B, k), what was explained: the class (k = 1), or the token and the class (k = 2).
         scores: (B,), the model's output for the targets.
         output: the model's whole output, (B, C) for a classifier; detached.
-        grid: how an image was cut into patches; None for text.
+        grid: how an image was cut into patches, or why that is not known; None for text.
         standard_error: (B, N), of sampled values; None for exact ones.
     """
 
@@ -31,7 +31,7 @@ class TokenAttributions:
     targets: Tensor
     scores: Tensor
     output: Tensor
-    grid: PatchGrid | None = None
+    grid: Grid = None
     standard_error: Tensor | None = None
 
     def __repr__(self) -> str:
@@ -43,7 +43,7 @@ class TokenAttributions:
         """The values of an image's patches, (B, ..., rows, columns).
 
         Raises:
-            ValueError: the inputs were no images.
+            ValueError: the inputs were no images, or nothing says which tokens are patches.
         """
         return patch_values(self.values, self.grid)
 
@@ -55,22 +55,30 @@ class TokenAttributions:
 
         Returns:
             The shape of ``features``. Sums are kept: over D it is the token's value, over C and the pixels of a patch
-            the patch's. Pixels that no patch covers get 0.
+            the patch's. A pixel that two patches share, as where the model resizes images, gets a part of each, by
+            area. Pixels that no patch covers get 0.
+
+        Raises:
+            ValueError: an image of which nothing says where its patches lie, or with patches that cover no pixel.
         """
         if features.dim() == 2:
             return self.values
         if features.dim() == 3:
             return (self.values / features.shape[-1]).unsqueeze(-1).expand_as(features).contiguous()
         _, channels, height, width = features.shape
-        patches = self.patches
-        _, _, tall, wide = self.grid or (1, 1, 1, 1)
-        spread = (patches / (channels * tall * wide)).repeat_interleave(tall, -2).repeat_interleave(wide, -1)
-        uncovered = (0, width - spread.shape[-1], 0, height - spread.shape[-2])
-        return torch.nn.functional.pad(spread, uncovered).unsqueeze(1).expand_as(features).contiguous()
+        spread = spread_over_pixels(self.patches / channels, self.grid, height, width)
+        return spread.unsqueeze(1).expand_as(features).contiguous()
 
 
 def concatenated(parts: Sequence[TokenAttributions]) -> TokenAttributions:
-    """The attributions of one batch that was explained in parts."""
+    """The attributions of one batch that was explained in parts.
+
+    Raises:
+        ValueError: the parts' images were cut in several ways, as by players that differ from part to part.
+    """
+    grid = parts[0].grid
+    if any(part.grid != grid for part in parts):
+        raise ValueError("the patches are other tokens in one part of the batch than in another: explain them apart")
     errors = [part.standard_error for part in parts if part.standard_error is not None]
     return TokenAttributions(
         torch.cat([part.values for part in parts]),
@@ -78,6 +86,6 @@ def concatenated(parts: Sequence[TokenAttributions]) -> TokenAttributions:
         torch.cat([part.targets for part in parts]),
         torch.cat([part.scores for part in parts]),
         torch.cat([part.output for part in parts]),
-        parts[0].grid,
+        grid,
         torch.cat(errors) if errors else None,
     )

@@ -45,8 +45,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, Vi
 
 from captum_attn import TTCAV, ShapleyAttention
 from captum_attn.concepts import ConceptScores, agreement
-from captum_attn.core.perturb import patch_pixels
-from captum_attn.core.tokens import PatchGrid
+from captum_attn.core.patches import PatchGrid, patch_means
 
 if TYPE_CHECKING:
     from captum_attn.concepts.activations import Scope
@@ -243,7 +242,7 @@ def where(page: Page, model: ViTForImageClassification) -> None:
 
 def covered(masks: Tensor) -> Tensor:
     """Which share of each patch lies in the masks, bool (n, h, w): (n, rows, columns)."""
-    return patch_pixels(masks[:, None].float(), GRID).mean((3, 4, 5))
+    return patch_means(masks.float(), GRID)
 
 
 def shares(maps: Tensor, area: Tensor) -> tuple[float, float, float]:

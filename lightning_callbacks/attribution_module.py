@@ -12,10 +12,10 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from captum_attn import ShapleyGradAttention, TokenAttributions
+from captum_attn.core.class_names import class_names, configured_names
 from captum_attn.core.inputs import ModelInputs, mapping_inputs
 from captum_attn.core.models import config_of, fingerprint, unwrapped
 from captum_attn.core.tokens import find_players, real_tokens, special_ids_of
-from captum_attn.output_names import class_names, configured_names
 from lightning_callbacks.attribution_table import attribution_table
 from lightning_callbacks.batches import BatchInputs, LabelledInputs, labelled_inputs
 from lightning_callbacks.classes import class_number
@@ -170,7 +170,7 @@ class AttributionModule(LightningModule):
         """The tokens that play, bool (B, N), where that is known beforehand."""
         if self._special_ids is None or batch.modality != "ids":
             return None
-        return find_players(batch, real, special_ids=self._special_ids, config=None, causal=False, patches=0)
+        return find_players(batch, real, special_ids=self._special_ids, config=None, causal=False)
 
     def _target_of(self, given: LabelledInputs) -> Any:
         if self.target != "label":

@@ -29,7 +29,7 @@ def class_number(model: nn.Module, target: Any, classes: int | None = None) -> i
             return class_names.class_number(target, config, classes)
         except ValueError as error:
             raise MisconfigurationException(f"unknown target {target!r}: {error}") from None
-    count = classes or getattr(config, "num_labels", None)
+    count = classes
     number = operator.index(target) if hasattr(target, "__index__") and not isinstance(target, bool) else -1
     if 0 <= number < (count or number + 1):
         return number

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from captum_attn.concepts.significance import SIGNIFICANT
+from captum_attn.core.class_names import class_names
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.metrics.methods import RANDOM
-from captum_attn.output_names import class_names
 from captum_attn.visualization import as_written, diverging_colours, shown_pixels
 from lightning_callbacks.probing import ExplainedExample
 

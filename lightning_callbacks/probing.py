@@ -161,12 +161,14 @@ class Probing:
 
 def _explained(batch: ProbeBatch, whole: WholeInputs, scores: Tensor, place: int) -> ExplainedExample:
     players = whole.players[place].nonzero().flatten()
+    if whole.grid:  # the patches, row by row
+        players = whole.grid.tokens(whole.players.shape[1]).to(players.device)
     return ExplainedExample(
         int(batch.rows[place]),
         scores[place, players].tolist(),
         players.tolist(),
         int(whole.targets[place]),
         float(whole.confidence[place]),
-        None if whole.grid is None else (whole.grid.rows, whole.grid.columns),
+        (whole.grid.rows, whole.grid.columns) if whole.grid else None,
         whole.probabilities.shape[1],
     )

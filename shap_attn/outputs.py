@@ -13,7 +13,7 @@ import torch
 from shap.utils import OpChain
 from torch import Tensor, nn
 
-from captum_attn.output_names import class_names, configured_names
+from captum_attn.core.class_names import class_names, configured_names
 
 Outputs: TypeAlias = int | str | Sequence[int | str] | Any | None
 """Which classes; Any is shap's OpChain."""

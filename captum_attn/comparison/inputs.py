@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_attn.core.tokens import PatchGrid
+from captum_attn.core.patches import PatchGrid, known_grid
 from captum_attn.metrics.masked_model import WholeInputs
 from captum_attn.metrics.methods import RANDOM, Method, random_scores, token_scores
 from captum_attn.metrics.perturbed_batch import PerturbedBatch
@@ -104,15 +104,23 @@ class Collected:
 
 
 def described(whole: WholeInputs, place: int, tokenizer: Any | None) -> ComparedInput:
-    """One input of a batch, without scores."""
+    """One input of a batch, without scores.
+
+    Raises:
+        ValueError: an image whose players are no patches.
+    """
     players = whole.players[place].nonzero().flatten().cpu()
     target, probability = int(whole.targets[place]), float(whole.confidence[place])
     if whole.grid is None:
         ids = whole.inputs.features[place].cpu()[players].tolist()
         return ComparedInput(_names(ids, tokenizer), target, probability)
-    places = players - (whole.players.shape[1] - whole.grid.rows * whole.grid.columns)
-    tokens = ["{}, {}".format(*divmod(patch, whole.grid.columns)) for patch in places.tolist()]
-    picture = Picture(whole.inputs.features[place].cpu().float(), whole.grid, places)
+    grid = known_grid(whole.grid)
+    patch_of = {token: patch for patch, token in enumerate(grid.tokens(whole.players.shape[1]).tolist())}
+    if not patch_of.keys() >= {*players.tolist()}:
+        raise ValueError("some players are no patches of the image, where their scores could be shown")
+    places = torch.tensor([patch_of[token] for token in players.tolist()])
+    tokens = ["{}, {}".format(*divmod(patch, grid.columns)) for patch in places.tolist()]
+    picture = Picture(whole.inputs.features[place].cpu().float(), grid, places)
     return ComparedInput(tokens, target, probability, picture)
 
 

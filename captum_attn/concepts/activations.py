@@ -19,7 +19,8 @@ from captum_attn.core.hashing import add_to_hash
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.models import device_of, fingerprint
 from captum_attn.core.readout import RowWeights
-from captum_attn.core.run import Tokens, observed_forward
+from captum_attn.core.run import observed_forward
+from captum_attn.core.tokens import Tokens
 
 Scope = Literal["players", "readout", "all"]
 

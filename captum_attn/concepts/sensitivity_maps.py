@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from captum_attn.core.tokens import PatchGrid, patch_values
+from captum_attn.core.patches import Grid, patch_values
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,7 +38,7 @@ class SensitivityMaps:
     targets: Tensor
     target_names: Sequence[str]
     real: Tensor
-    grid: PatchGrid | None = None
+    grid: Grid = None
     pixels: Tensor | None = None
     tokens: Sequence[Sequence[str]] | None = None
 

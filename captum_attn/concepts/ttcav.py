@@ -30,12 +30,12 @@ from captum_attn.concepts.scoring import score_layer
 from captum_attn.concepts.sensitivity_maps import SensitivityMaps, token_sensitivity
 from captum_attn.concepts.significance import SIGNIFICANT, examples_p_values
 from captum_attn.concepts.token_states import TokenStates, draw_negatives, joined
+from captum_attn.core.class_names import class_names
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.models import device_of, unwrapped
 from captum_attn.core.perturb import seeded
-from captum_attn.core.run import ObservedForward, ReadoutGradients, Tokens, observed_forward
-from captum_attn.core.tokens import special_ids_of
-from captum_attn.output_names import class_names
+from captum_attn.core.run import ObservedForward, ReadoutGradients, observed_forward
+from captum_attn.core.tokens import Tokens, special_ids_of
 
 Weighting = Literal["attention", "uniform"]
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from captum_attn.core.tokens import PatchGrid, patch_values
+from captum_attn.core.patches import Grid, patch_values
 from captum_attn.visualization import as_written, diverging_colours
 
 if TYPE_CHECKING:
@@ -126,9 +126,7 @@ def layers_by_heads(values: Mapping[str, pd.DataFrame], label: str, title: str) 
     return as_written(figure)
 
 
-def two_attentions(
-    own: Tensor, other: Tensor, tokens: Sequence[str], grid: PatchGrid | None, title: str, note: str
-) -> Figure:
+def two_attentions(own: Tensor, other: Tensor, tokens: Sequence[str], grid: Grid, title: str, note: str) -> Figure:
     """A token's attention before and after, side by side: heads by tokens, or of images the mean over heads by patch.
 
     Args:
@@ -165,7 +163,7 @@ def _two_maps(own: Tensor, other: Tensor, tokens: Sequence[str], title: str, not
     return as_written(figure)
 
 
-def _two_images(own: Tensor, other: Tensor, grid: PatchGrid, title: str, note: str) -> Figure:
+def _two_images(own: Tensor, other: Tensor, grid: Grid, title: str, note: str) -> Figure:
     from matplotlib.figure import Figure
 
     maps = [patch_values(values.mean(0), grid).double().numpy() for values in (own, other)]

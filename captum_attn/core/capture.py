@@ -163,7 +163,7 @@ class AttentionCapture(AttentionIntercept):
         if without_graph:
             raise RuntimeError(
                 f"the attention {', '.join(map(repr, without_graph))} ran under torch.no_grad() inside the model, so "
-                f"it has no gradient; choose other layers, or let the model compute gradients there. {SWITCH_CHECKPOINTS}"
+                f"it has no gradient: let the model compute gradients there. {SWITCH_CHECKPOINTS}"
             )
         for call in self.calls:
             call.observer = observer if call.layer in layers else None
@@ -232,8 +232,15 @@ class AttentionCapture(AttentionIntercept):
         if origin.factors or not followed:
             self.calls.append(call)
         else:
-            self._candidates[number] = call, OddSoftmax(
-                number, call.module, tuple(scores.shape), origin.settled, "whose scores are no products of two states"
+            self._candidates[number] = (
+                call,
+                OddSoftmax(
+                    number,
+                    call.module,
+                    tuple(scores.shape),
+                    origin.settled,
+                    "whose scores are no products of two states",
+                ),
             )
         if torch.is_grad_enabled():
             probabilities = _ObservedSoftmax.apply(call, call.probe, probabilities)
@@ -571,8 +578,8 @@ INDEPENDENT = (
     "torch.no_grad() or torch.inference_mode() inside the model, or from detached states, or from other inputs"
 )
 SWITCH_CHECKPOINTS = (
-    "If that is gradient checkpointing, switch it off while explaining: model.gradient_checkpointing_disable() (Hugging "
-    "Face), model.set_grad_checkpointing(False) (timm), or the module inside of checkpoint_wrapper (FSDP)"
+    "If that is gradient checkpointing, switch it off while explaining: model.gradient_checkpointing_disable() (of "
+    "Hugging Face), model.set_grad_checkpointing(False) (timm), or the module inside of checkpoint_wrapper (FSDP)"
 )
 _CHECKPOINTED = (
     "the model saves memory by gradient checkpointing (or another hook on saved tensors), which would run its layers "

@@ -123,4 +123,3 @@ class AttentionKnockout(AttentionIntercept):
         shift = self._calls[number]
         moved = torch.nn.functional.pad(self._blocked, (shift, shape[3] - length - shift))
         return moved[:, None, None].to(device)
-

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from captum_attn.core.inputs import ModelInputs
-from captum_attn.core.tokens import PatchGrid
+from captum_attn.core.patches import Grid, with_patches_replaced
 
 PatchReplacement = Literal["mean", "zeros"]
 Replacement = int | PatchReplacement
@@ -62,24 +62,24 @@ def top_players(ranks: Tensor, players: Tensor, percent: float) -> Tensor:
     return players & (ranks < (share - 1e-9).ceil())  # 7 % of 100 are 7, not 8
 
 
-def replace_tokens(
-    inputs: ModelInputs, chosen: Tensor, replacement: Replacement, grid: PatchGrid | None = None
-) -> ModelInputs:
+def replace_tokens(inputs: ModelInputs, chosen: Tensor, replacement: Replacement, grid: Grid = None) -> ModelInputs:
     """The inputs with some tokens replaced; their padding mask and all else stay.
 
     Args:
         inputs: token ids (B, N) or pixels (B, C, h, w).
-        chosen: bool (B, N), the tokens to replace; of an image, the last ones are its patches.
+        chosen: bool (B, N), the tokens to replace.
         replacement: a token id for text; for images ``"mean"``, the mean of the image's patches, or ``"zeros"``.
         grid: how the image is cut into patches.
 
     Raises:
         TypeError: embeddings, or a replacement of the other kind.
+        ValueError: an image whose patches are not known, or share pixels.
     """
     if inputs.modality == "ids" and isinstance(replacement, int):
         return replace(inputs, features=inputs.features.masked_fill(chosen, replacement))
-    if inputs.modality == "pixels" and grid is not None and replacement in ("mean", "zeros"):
-        return replace(inputs, features=_with_patches(inputs.features, chosen, replacement == "mean", grid))
+    if inputs.modality == "pixels" and replacement in ("mean", "zeros"):
+        features = with_patches_replaced(inputs.features, chosen, replacement == "mean", grid)
+        return replace(inputs, features=features)
     raise TypeError(
         f"cannot replace tokens of {inputs.modality} by {replacement!r}: expected token ids and an id, or pixels and "
         "'mean' or 'zeros'"
@@ -126,27 +126,6 @@ def default_replacement(inputs: ModelInputs, tokenizer: Any | None, config: Any 
     )
 
 
-def patch_pixels(pixels: Tensor, grid: PatchGrid) -> Tensor:
-    """The patches (B, rows, columns, C, height, width) of an image (B, C, h, w), without what no patch covers."""
-    covered = pixels[:, :, : grid.rows * grid.height, : grid.columns * grid.width]
-    patches: Tensor = covered.unflatten(3, (grid.columns, -1)).unflatten(2, (grid.rows, -1))
-    return patches.permute(0, 2, 4, 1, 3, 5)
-
-
-def at_patches(values: Tensor, length: int) -> Tensor:
-    """Values (B, P) of an image's patches, as values (B, N) of its tokens, of which the patches are the last."""
-    return torch.nn.functional.pad(values, (length - values.shape[1], 0))
-
-
 def seeded(seed: int, number: int) -> torch.Generator:
     """The generator of one of many draws, which do not depend on each other."""
     return torch.Generator().manual_seed(1_000_003 * seed + number)
-
-
-def _with_patches(pixels: Tensor, chosen: Tensor, mean: bool, grid: PatchGrid) -> Tensor:
-    changed = pixels.clone()
-    patches = patch_pixels(changed, grid)  # a view
-    where = chosen[:, -grid.rows * grid.columns :].view(-1, grid.rows, grid.columns)[..., None, None, None]
-    filling = patches.mean((1, 2), keepdim=True) if mean else torch.zeros_like(patches[:, :1, :1])
-    patches.copy_(torch.where(where, filling, patches))
-    return changed

@@ -14,6 +14,8 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from captum_attn.core.tokens import Tokens
+
 Readout = int | Literal["auto", "mean"]
 
 
@@ -63,8 +65,8 @@ def check_readout(readout: Any) -> None:
 def rows_by_rule(
     readout: Readout,
     *,
-    real: Tensor,
-    pooled: Tensor,
+    tokens: Tokens,
+    images: bool,
     positions: Tensor | None,
     config: Any | None,
     causal: bool,
@@ -73,25 +75,26 @@ def rows_by_rule(
     """The readout that was asked for, or what the model's kind says where no gradient can tell.
 
     Args:
-        readout: an index (negative: from the end), ``"mean"`` for ``pooled``, or ``"auto"``: the mean where the
-            configuration says so (BEiT, ModernBERT) or other stacks read the tokens (T5, BART); else the token that
-            the target names (``positions``), the last token that is no padding in a causal decoder, and the first one
-            in an encoder.
-        real, pooled: bool (B, N): the tokens that are no padding, and those that pooling takes.
+        readout: an index (negative: from the end), ``"mean"`` for the players of an image, or all tokens of a text that
+            are no padding, or ``"auto"``: the mean where the configuration says so (BEiT, ModernBERT) or other stacks
+            read the tokens (T5, BART); else the token that the target names (``positions``), the last token that is no
+            padding in a causal decoder, and the first one in an encoder.
+        tokens: of a forward pass, on images or not.
         positions: int64 (B,), the token whose output is explained; None where the output is one per example.
         config: the model's configuration.
         causal, read_by_others: of the pass.
 
     Raises:
-        ValueError: an index out of range.
+        ValueError: an index out of range; the mean over players that nothing names.
     """
+    real = tokens.real
     batch, length = real.shape
     if readout == "auto":
         mean = getattr(config, "use_mean_pooling", False) or getattr(config, "classifier_pooling", "") == "mean"
         if read_by_others or (mean and positions is None):
             readout = "mean"
     if readout == "mean":
-        weights = pooled.double()
+        weights = (tokens.players if images else real).double()
         return KnownRows(weights / weights.sum(-1, keepdim=True))
     if readout != "auto":
         if not -length <= readout < length:

@@ -175,4 +175,3 @@ def _softmax_over(allowed: Tensor, scores: Tensor) -> Tensor:
     blind = ~allowed.any(-1, keepdim=True)
     masked = scores.masked_fill(~allowed & ~blind, -torch.inf)  # a row of -inf alone would have NaN for gradients
     return masked.softmax(-1).masked_fill(blind, 0.0)
-

@@ -26,26 +26,13 @@ from captum_attn.core.observers import InfluenceObserver, LayerObserver, Per, Va
 from captum_attn.core.origins import FEATURES
 from captum_attn.core.output_tokens import OutputTokens, decoder_tokens, shifts_its_input
 from captum_attn.core.outputs import AttentionOutput, OutputCapture
+from captum_attn.core.patch_trail import PatchTrail
 from captum_attn.core.readout import ReachedRows, Readout, RowWeights, check_readout, rows_by_rule, warn_of_rule
 from captum_attn.core.scores import output_scores
 from captum_attn.core.stacks import sort_calls
 from captum_attn.core.states import StateCapture, States
 from captum_attn.core.tiles import Tile
-from captum_attn.core.tokens import PatchGrid, find_players, patch_grid, real_tokens
-
-
-class Tokens(NamedTuple):
-    """What the tokens of a batch are.
-
-    Attributes:
-        real: bool (B, N), those that are no padding.
-        players: bool (B, N), those that carry input.
-        grid: how images are cut into patches; None for text.
-    """
-
-    real: Tensor
-    players: Tensor
-    grid: PatchGrid | None
+from captum_attn.core.tokens import Tokens, find_players, named_players, real_tokens
 
 
 class ReadoutGradients(NamedTuple):
@@ -87,13 +74,14 @@ class ObservedForward:
         inputs: ModelInputs,
         states: Sequence[States] = (),
         outputs: Mapping[int, AttentionOutput] | None = None,
+        patches: PatchTrail | None = None,
         *,
         wrapped: bool = False,
     ) -> None:
         self.output, self.states, self.outputs = output, states, outputs
         self._wrapped = wrapped
         self.model = capture.root
-        self._capture, self._inputs = capture, inputs
+        self._capture, self._inputs, self._patches = capture, inputs, patches
         if not capture.calls:
             raise ValueError(_no_attention(capture, output, inputs))
         self.sorted = sort_calls(capture.calls, capture.odd, inputs, capture.follows)
@@ -309,15 +297,13 @@ class ObservedForward:
         """Which tokens are padding, which ones play (:func:`~captum_attn.core.tokens.find_players`), where patches lie.
 
         Raises:
-            ValueError: an example without players.
+            ValueError: an example without players, or a mask of players that is none.
         """
         inputs, config, real = self._inputs, config_of(self.model), self.real
-        grid = patch_grid(self.model, inputs.features, self.length) if inputs.modality == "pixels" else None
-        patches = grid.rows * grid.columns if grid else 0
-        players = find_players(
-            inputs, real, special_ids=special_ids, config=config, causal=self.causal, patches=patches
-        )
-        if not players.any(-1).all():
+        named = named_players(inputs, tuple(real.shape))
+        grid = None if self._patches is None else self._patches.grid(self.length, named)
+        players = find_players(inputs, real, special_ids=special_ids, config=config, causal=self.causal, grid=grid)
+        if players is not None and not players.any(-1).all():
             idle = (~players.any(-1)).nonzero().flatten().tolist()
             raise ValueError(
                 f"the examples {idle} have no players: all of their tokens are padding or special tokens. Leave "
@@ -365,8 +351,8 @@ class ObservedForward:
             warn_of_rule(self.causal)
         return rows_by_rule(
             readout,
-            real=tokens.real,
-            pooled=tokens.players if self._inputs.modality == "pixels" else tokens.real,
+            tokens=tokens,
+            images=self._inputs.modality == "pixels",
             positions=positions,
             config=config_of(self.model),
             causal=self.causal,
@@ -446,6 +432,7 @@ def observed_forward(
             same_random_state(inputs.features),
             StateCapture(model, modules, capture) as kept,
             following if outputs else nullcontext(),
+            PatchTrail(inputs.features) if inputs.modality == "pixels" else nullcontext() as patches,
             capture.recording(),
             capture,
         ):
@@ -456,7 +443,7 @@ def observed_forward(
         if gradients:
             check_gradients(output)
         wrapped, followed = capture.root is not model, following.outputs if outputs else None
-        run = ObservedForward(output, capture, inputs, kept.states, followed, wrapped=wrapped)
+        run = ObservedForward(output, capture, inputs, kept.states, followed, patches, wrapped=wrapped)
         capture.provenance.forget()
         if any(call.mixed for call in run.calls):
             _check_examples_first(model, inputs, run)

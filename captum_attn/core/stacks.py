@@ -257,7 +257,8 @@ def _under_no_grad(calls: Sequence[AttentionCall]) -> str:
 
 
 def _nothing_reads(calls: Sequence[AttentionCall], odd: Sequence[OddSoftmax]) -> str:
-    seen = ", ".join(f"{one.module!r} {one.shape}" for one in [*calls, *odd][:4])
+    kinds = [(call.module, call.shape) for call in calls] + [(softmax.module, softmax.shape) for softmax in odd]
+    seen = ", ".join(f"{module!r} {shape}" for module, shape in kinds[:4])
     return (
         f"attention was seen ({seen}, …), but none in which the explained input's tokens attend to each other: the "
         "input is read by cross attention alone, or on a way that autograd does not follow (.detach(), NumPy). "

@@ -139,10 +139,8 @@ def layers_with_attention(model: nn.Module | None, calls: Sequence[AttentionCall
     if model is None:
         return None
     owners = [call.module.split(".") for call in calls]
-    lists = [name for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
-    for name in lists:
+    for name, blocks in model.named_modules():
         path = name.split(".")
-        if all(owner[: len(path)] == path for owner in owners):
-            entries = {owner[len(path)] for owner in owners if len(owner) > len(path)}
-            return len(entries), len(model.get_submodule(name))
+        if isinstance(blocks, nn.ModuleList) and all(owner[: len(path)] == path for owner in owners):
+            return len({owner[len(path)] for owner in owners if len(owner) > len(path)}), len(blocks)
     return None

@@ -7,13 +7,42 @@ from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from captum_attn.core.inputs import PADDING_MASKS, ModelInputs, check_token_mask
 from captum_attn.core.padding_masks import given_masks, tokens_of
+from captum_attn.core.patches import Grid, NoPatchGrid, PatchGrid
 
 _START_IDS = ("bos_token_id", "cls_token_id")
 _END_IDS = ("eos_token_id", "sep_token_id")
+
+
+class Tokens(NamedTuple):
+    """What the tokens of a batch are.
+
+    Attributes:
+        real: bool (B, N), those that are no padding.
+        playing: bool (B, N), those that carry input; None for an image of which nothing says where its patches are.
+        grid: how images are cut into patches, or why that is not known; None for text.
+    """
+
+    real: Tensor
+    playing: Tensor | None
+    grid: Grid
+
+    @property
+    def players(self) -> Tensor:
+        """bool (B, N), the tokens that carry input.
+
+        Raises:
+            ValueError: nothing says which they are.
+        """
+        if self.playing is None:
+            reason = self.grid.reason if isinstance(self.grid, NoPatchGrid) else ""
+            raise ValueError(
+                f"{reason}. Say which tokens play: players=, a bool tensor (B, N) = {tuple(self.real.shape)}"
+            )
+        return self.playing
 
 
 def real_tokens(inputs: ModelInputs, length: int, config: Any | None) -> Tensor:
@@ -23,6 +52,11 @@ def real_tokens(inputs: ModelInputs, length: int, config: Any | None) -> Tensor:
     or form that can be read in one sense only; else from the configuration's padding id, else all. Padding without a
     mask is a mistake more often than not, and gets a warning, as does a mask that cannot be read where nothing else
     tells what is padding.
+
+    An id that pads *and* opens or closes texts (a chat model's pad token that is its eos) is padding only in a run of
+    two or more at one end of a row, or before the row's bos. A run of an id that opens texts before a text, or closes
+    them after it, has one real token, the one beside the text; but if some row of the batch has none there, texts
+    are neither opened nor closed by it, and the whole run is padding. So is a row of nothing else.
     """
     features = inputs.features
     real = torch.ones(len(inputs), length, dtype=torch.bool, device=features.device)
@@ -33,15 +67,18 @@ def real_tokens(inputs: ModelInputs, length: int, config: Any | None) -> Tensor:
         if isinstance(mask, Tensor) and mask.dim() == 2:
             return mask.bool() if marks_real else ~mask.bool()
     pads = _config_ids(config, ("pad_token_id",)) if inputs.modality == "ids" else set()
+    roles = pads & _config_ids(config, (*_START_IDS, *_END_IDS))
+    known = bool(pads - roles)
     if pads:
-        real = ~torch.isin(features, torch.tensor(sorted(pads), device=real.device))
-    known = bool(pads) and not pads & _config_ids(config, (*_START_IDS, *_END_IDS))
+        real = ~torch.isin(features, torch.tensor(sorted(pads - roles), device=real.device))
     masks = given_masks(inputs, length)
     read = tokens_of(masks, (len(inputs), length), real if known else None)
     if read is not None:
         return read
+    for pad in roles:
+        real &= ~_runs_of_padding(features, pad, config)
     doubtful = [name for name, mask in masks.items() if mask.shape == real.shape and (mask != mask[0, 0]).any()]
-    if known and not real.all() and not masks:
+    if not real.all() and not masks:
         warnings.warn(
             f"the input ids hold padding ({sorted(pads)}) but there is no attention_mask, so the model attends to the "
             "padding and its output changes; pass the tokenizer's attention_mask",
@@ -63,26 +100,29 @@ def find_players(
     special_ids: Collection[int] | None,
     config: Any | None,
     causal: bool,
-    patches: int,
-) -> Tensor:
+    grid: Grid = None,
+) -> Tensor | None:
     """bool (B, N): the tokens that play. Padding never does; of the rest, the first rule that applies decides.
 
     1. ``players`` in the inputs' notes;
     2. ``special_tokens_mask`` in the inputs' notes;
-    3. images: the last ``patches`` tokens play, which leaves out class, distillation and register tokens;
+    3. images: the patches play, which leaves out class, distillation and register tokens; None without a ``grid``;
     4. token ids: ``special_ids``, a tokenizer's, do not play;
     5. token ids: the configuration's bos, cls, eos and sep ids do not play;
     6. encoders whose configuration names no such id (BERT's), and any encoder's embeddings: the first and the last
        token that is no padding are taken for ``[CLS]`` and ``[SEP]``, as are other tokens with their ids;
     7. every token plays (decoders' embeddings, models without a configuration).
+
+    Raises:
+        TypeError, ValueError: a mask that is none, such as numbers of groups.
     """
-    for name, marks_players in (("players", True), ("special_tokens_mask", False)):
-        mask: Tensor | None = inputs.notes.get(name)
-        if mask is not None:
-            check_token_mask(name, mask, real.shape)
-            return mask.bool() & real if marks_players else ~mask.bool() & real
+    named = named_players(inputs, tuple(real.shape))
+    if named is not None:
+        return named & real
     if inputs.modality == "pixels":
-        return torch.arange(real.shape[1], 0, -1, device=real.device).expand_as(real) <= patches
+        if not isinstance(grid, PatchGrid):
+            return None
+        return torch.zeros_like(real).index_fill(1, grid.tokens(real.shape[1]).to(real.device), True)
     starts, ends = _config_ids(config, _START_IDS), _config_ids(config, _END_IDS)
     if inputs.modality == "ids" and (special_ids is not None or starts or ends):
         special = torch.tensor(sorted(starts | ends if special_ids is None else special_ids), device=real.device)
@@ -93,6 +133,28 @@ def find_players(
     return real & ~_outermost(inputs, real, first=bool(starts) or unknown, last=bool(ends) or unknown)
 
 
+def named_players(inputs: ModelInputs, shape: tuple[int, ...]) -> Tensor | None:
+    """bool (B, N) = ``shape``: the players that the inputs' notes name, by ``players`` or ``special_tokens_mask``.
+
+    Raises:
+        TypeError: no tensor, or one of floats.
+        ValueError: another shape, or numbers other than 0 and 1.
+    """
+    for name, marks_players in (("players", True), ("special_tokens_mask", False)):
+        mask: Tensor | None = inputs.notes.get(name)
+        if mask is None:
+            continue
+        check_token_mask(name, mask, shape)
+        if mask.dtype != torch.bool and not ((mask == 0) | (mask == 1)).all():
+            raise ValueError(
+                f"{name} must be bool, or 0 and 1 for each token, got {mask.dtype} with {int(mask.min())} to "
+                f"{int(mask.max())}. Numbers of groups are no players: each marked token plays by itself, and the "
+                "values of a group's tokens can be added up"
+            )
+        return mask.bool() if marks_players else ~mask.bool()
+    return None
+
+
 def special_ids_of(tokenizer: Any | None) -> frozenset[int] | None:
     """:func:`special_token_ids`, or None without a tokenizer; ``TypeError`` for what is none."""
     if tokenizer is not None and not hasattr(tokenizer, "all_special_ids"):
@@ -101,60 +163,44 @@ def special_ids_of(tokenizer: Any | None) -> frozenset[int] | None:
 
 
 def special_token_ids(tokenizer: Any) -> frozenset[int]:
-    """Ids of a tokenizer's special tokens, without the unknown token, which stands for a word of the input."""
-    special = set(tokenizer.all_special_ids)
+    """Ids that ``decode(skip_special_tokens=True)`` skips: of tokens with a role, and of those added as special ones.
+
+    Not the unknown token's, which stands for a word of the input.
+    """
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    special = {*tokenizer.all_special_ids, *(index for index, token in added.items() if token.special)}
     roles = tokenizer.special_tokens_map
     if roles.get("unk_token") not in [token for role, token in roles.items() if role != "unk_token"]:
         special.discard(tokenizer.unk_token_id)
     return frozenset(special)
 
 
-
-
-class PatchGrid(NamedTuple):
-    """How an image is cut into patches: rows and columns of them, and the height and width of one in pixels."""
-
-    rows: int
-    columns: int
-    height: int
-    width: int
-
-
-def patch_values(values: Tensor, grid: PatchGrid | None) -> Tensor:
-    """Values (..., N) of an image's tokens as those of its patches, (..., rows, columns): the last tokens.
-
-    Raises:
-        ValueError: no grid, as of texts.
-    """
-    if grid is None:
-        raise ValueError("there are no patches, the inputs were no images: use .values")
-    patches: Tensor = values[..., -grid.rows * grid.columns :]
-    return patches.reshape(*values.shape[:-1], grid.rows, grid.columns)
-
-
-def patch_grid(model: nn.Module | None, pixels: Tensor, length: int) -> PatchGrid:
-    """How the model cuts ``pixels`` (B, C, h, w) into patches, which must be among its ``length`` tokens.
-
-    Raises:
-        ValueError: no patch embedding in the model (a convolution whose kernel size is its stride), or none of so few
-            patches.
-    """
-    for module in model.modules() if model is not None else ():
-        if isinstance(module, nn.Conv2d) and module.kernel_size == module.stride:
-            height, width = module.stride
-            grid = PatchGrid(pixels.shape[2] // height, pixels.shape[3] // width, height, width)
-            if 0 < grid.rows * grid.columns <= length:
-                return grid
-    raise ValueError(
-        f"no patch embedding (a Conv2d whose kernel size is its stride) in {type(model).__name__} that makes at most "
-        f"{length} patches of {tuple(pixels.shape[2:])} pixels, so its {length} tokens cannot be mapped to pixels"
-    )
-
-
 def _config_ids(config: Any | None, names: Iterable[str]) -> set[int]:
     text = config.get_text_config() if config is not None and hasattr(config, "get_text_config") else config
     values = (getattr(text, name, None) for name in names)
     return {i for value in values for i in (value if isinstance(value, list) else [value]) if i is not None}
+
+
+def _runs_of_padding(ids: Tensor, pad: int, config: Any | None) -> Tensor:
+    """bool (B, N): where an id that also opens or closes texts is padding; see :func:`real_tokens`."""
+    starts, ends = _config_ids(config, _START_IDS), _config_ids(config, _END_IDS)
+    openers = torch.tensor(sorted(starts - {pad}), device=ids.device)
+    before = _run_at_the_end(ids.flip(1) == pad, opens := pad in starts)
+    after = _run_at_the_end(ids == pad, pad in ends)
+    leading = (ids == pad).int().cummin(1).values.bool()
+    next_opens = torch.isin(ids, openers) & ~leading & torch.nn.functional.pad(leading, (1, -1))
+    before_the_start = leading & next_opens.any(1, keepdim=True) & (not opens)
+    return before.flip(1) | after | before_the_start
+
+
+def _run_at_the_end(same: Tensor, has_role: bool) -> Tensor:
+    """bool (B, N): of a run of two or more at the end of rows, what is padding."""
+    run = same.flip(1).int().cummin(1).values.flip(1).bool()
+    lengths = run.sum(1, keepdim=True)
+    kept = int(has_role and bool(lengths.min() > 0))  # the token that closes the text
+    first = run.int().argmax(1, keepdim=True)
+    places = torch.arange(run.shape[1], device=run.device)
+    return run & (lengths > 1) & (places >= first + kept)
 
 
 def _outermost(inputs: ModelInputs, real: Tensor, *, first: bool, last: bool) -> Tensor:

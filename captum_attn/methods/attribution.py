@@ -19,9 +19,10 @@ from captum_attn._targets import Index, Selection, Target, no_selection, select_
 from captum_attn.core.inputs import ModelInputs, mapping_inputs, tensor_inputs
 from captum_attn.core.models import check_model, unwrapped
 from captum_attn.core.observers import LayerObserver
+from captum_attn.core.patches import Grid
 from captum_attn.core.readout import Readout, RowWeights, check_readout
-from captum_attn.core.run import ObservedForward, Tokens, observed_forward
-from captum_attn.core.tokens import PatchGrid, special_ids_of
+from captum_attn.core.run import ObservedForward, observed_forward
+from captum_attn.core.tokens import Tokens, special_ids_of
 from captum_attn.token_attributions import TokenAttributions, concatenated
 
 Inputs = Tensor | tuple[Tensor] | Mapping[str, Any]
@@ -40,10 +41,23 @@ class Explained:
     run: ObservedForward
     selection: Selection
     last: bool
-    real: Tensor
-    players: Tensor
+    tokens: Tokens
     readout: RowWeights
-    grid: PatchGrid | None
+
+    @property
+    def real(self) -> Tensor:
+        """bool (B, N), the tokens that are no padding."""
+        return self.tokens.real
+
+    @property
+    def players(self) -> Tensor:
+        """bool (B, N), the tokens that play; ``ValueError`` if nothing says which do."""
+        return self.tokens.players
+
+    @property
+    def grid(self) -> Grid:
+        """How images are cut into patches; None for text."""
+        return self.tokens.grid
 
     def attributions(self, values: Tensor, standard_error: Tensor | None = None) -> TokenAttributions:
         """The result that gives players their values (B, ..., N), and the others 0."""
@@ -147,17 +161,21 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
             additional_forward_args: other arguments of the model, one or a tuple; see the constructor for names.
             internal_batch_size: explain that many examples at a time; arguments whose first dimension is the batch
                 size are cut along it. Default: all at once.
-            players: bool (B, N), the tokens that play, if you know better. Under ``NoiseTunnel``, which repeats the
-                batch, pass them in ``additional_forward_args`` instead.
+            players: bool (B, N), or 0 and 1: the tokens that play, if you know better. Under ``NoiseTunnel``, which
+                repeats the batch, pass them in ``additional_forward_args`` instead. An image model of which nothing
+                says which tokens are patches (no patch convolution, or rearranged in unknown ways) needs them; if the
+                convolution made as many patches, they are taken for these, row by row.
             show_progress: show a progress bar over the parts.
 
         Returns:
             For ids (B, N); for embeddings (B, N, D) and pixels (B, C, h, w), each token's value is spread evenly, so
-            that sums are kept. A tuple for a tuple. Detached; float32, or float64 for a float64 model.
+            that sums are kept; a patch's value over the pixels of the given image that it covers, in proportion where
+            the model resizes images. A tuple for a tuple. Detached; float32, or float64 for a float64 model.
 
         Raises:
             TypeError, ValueError, IndexError: inputs, targets or masks that do not fit, a sequence without players,
-                a model without observable attention, an output that is not finite. Each says what was expected.
+                a model without observable attention, an output that is not finite, an image of which nothing says where
+                its patches lie (:meth:`attribute_tokens` works then). Each says what was expected.
 
         Example:
             >>> from captum_attn import ShapleyGradAttention
@@ -259,9 +277,7 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
             return no_selection(run.output)
         return select_target(run, targets)
 
-    def explained(
-        self, run: ObservedForward, targets: list[list[tuple[Index, ...]] | None]
-    ) -> Iterator[Explained]:
+    def explained(self, run: ObservedForward, targets: list[list[tuple[Index, ...]] | None]) -> Iterator[Explained]:
         """Find out about the tokens, and select the scores of each target."""
         tokens = run.tokens(self.special_ids)
         for count, rows in enumerate(targets, 1):
@@ -273,7 +289,7 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
         """Find out about the tokens where the scores are selected."""
         tokens = tokens or run.tokens(self.special_ids)
         readout = run.readout(self.readout, selection.scores, tokens, selection.positions)
-        return Explained(run, selection, last, tokens.real, tokens.players, readout, tokens.grid)
+        return Explained(run, selection, last, tokens, readout)
 
     def _in_parts(
         self,

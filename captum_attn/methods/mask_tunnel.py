@@ -15,7 +15,8 @@ from captum_attn._targets import Index, Target, target_of_each
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.models import config_of
 from captum_attn.core.perturb import Replacement, check_replacement, default_replacement, replace_tokens, seeded
-from captum_attn.core.run import Tokens, observed_forward
+from captum_attn.core.run import observed_forward
+from captum_attn.core.tokens import Tokens
 from captum_attn.methods.attribution import AttentionAttribution, Inputs
 from captum_attn.token_attributions import TokenAttributions, concatenated
 

@@ -92,8 +92,8 @@ def check_one_stack(run: ObservedForward, method: str) -> None:
         raise ValueError(
             f"{method} follows relevance down one stack of layers, from the states that the output is read from, but "
             f"another stack of this {type(run.model).__name__} reads the tokens, such as a decoder by cross attention. "
-            "Expected an encoder or a decoder alone; RawAttention, NormAttention, GradSAM, IntegratedAttention and ShapleyGradAttention explain "
-            "encoder-decoder models"
+            "Expected an encoder or a decoder alone; RawAttention, NormAttention, GradSAM, IntegratedAttention and "
+            "ShapleyGradAttention explain encoder-decoder models"
         )
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from captum_attn.core.encoding import encode, length_limit, padded, warn_of_cut
 from captum_attn.core.hashing import add_to_hash
 from captum_attn.core.models import device_of
-from captum_attn.core.perturb import at_patches, patch_pixels
-from captum_attn.core.tokens import PatchGrid, special_token_ids
+from captum_attn.core.patches import Grid, at_patches, known_grid, patch_means
+from captum_attn.core.tokens import special_token_ids
 from captum_attn.metrics.rationales import (
     GivenText,
     chosen_tokens,
@@ -61,7 +61,7 @@ class Examples(ABC):
         """
 
     @abstractmethod
-    def chosen(self, rationales: Any, rows: Sequence[int], shape: tuple[int, int], grid: PatchGrid | None) -> Tensor:
+    def chosen(self, rationales: Any, rows: Sequence[int], shape: tuple[int, int], grid: Grid) -> Tensor:
         """bool (B, N) = ``shape``: the tokens in some of the examples that :meth:`read_rationales` are about."""
 
     @abstractmethod
@@ -111,7 +111,7 @@ class Texts(Examples):
         warn_of_lost_spans(spans, self._texts, self._both, self._limit, stacklevel=4)
         return spans
 
-    def chosen(self, rationales: Any, rows: Sequence[int], shape: tuple[int, int], grid: PatchGrid | None) -> Tensor:
+    def chosen(self, rationales: Any, rows: Sequence[int], shape: tuple[int, int], grid: Grid) -> Tensor:
         chosen = torch.zeros(shape, dtype=torch.bool, device=self._device)
         left = self._tokenizer.padding_side == "left"
         for place, row in enumerate(rows):
@@ -162,12 +162,11 @@ class Tensors(Examples):
             raise ValueError(f"rationales must be bool {expected}, got {masks.dtype} {tuple(masks.shape)}")
         return masks
 
-    def chosen(self, rationales: Any, rows: Sequence[int], shape: tuple[int, int], grid: PatchGrid | None) -> Tensor:
+    def chosen(self, rationales: Any, rows: Sequence[int], shape: tuple[int, int], grid: Grid) -> Tensor:
         masks: Tensor = rationales[list(rows)].to(self._device)
         if grid is None:
             return masks
-        patches = patch_pixels(masks.unsqueeze(1).double(), grid).mean((3, 4, 5)).flatten(1) >= 0.5
-        return at_patches(patches, shape[1])
+        return at_patches(patch_means(masks.double(), grid) >= 0.5, known_grid(grid), shape[1])
 
     def has_rationale(self, rationales: Any, row: int) -> bool:
         return bool(rationales[row].any())

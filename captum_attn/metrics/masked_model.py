@@ -13,9 +13,10 @@ from captum_attn.core.estimators import CharacteristicFunction
 from captum_attn.core.inputs import ModelInputs, mapping_inputs, tensor_inputs
 from captum_attn.core.knockout import knocked_out_output, knockout_calls
 from captum_attn.core.models import check_model, config_of, unwrapped
+from captum_attn.core.patches import Grid
 from captum_attn.core.perturb import Replacement, check_replacement, default_replacement, replace_tokens
 from captum_attn.core.run import ObservedForward, observed_forward, plain_output
-from captum_attn.core.tokens import PatchGrid, special_ids_of
+from captum_attn.core.tokens import special_ids_of
 
 Intervention = Literal["replacement", "knockout"]
 INTERVENTIONS: tuple[Intervention, ...] = get_args(Intervention)
@@ -37,7 +38,7 @@ class WholeInputs:
     inputs: ModelInputs
     probabilities: Tensor
     players: Tensor
-    grid: PatchGrid | None
+    grid: Grid
     calls: Mapping[int, int]
     config: Any | None
 
@@ -117,9 +118,9 @@ class MaskedModel:
         Raises:
             ValueError: as :meth:`read`.
         """
-        _, players, grid = run.tokens(self._special_ids)
+        tokens = run.tokens(self._special_ids)
         calls = knockout_calls(run, self.layers)
-        return WholeInputs(inputs, _probabilities(run.output), players, grid, calls, config_of(run.model))
+        return WholeInputs(inputs, _probabilities(run.output), tokens.players, tokens.grid, calls, config_of(run.model))
 
     def probabilities(self, whole: WholeInputs, examples: Tensor, taken: Tensor, intervention: Intervention) -> Tensor:
         """What the model says of inputs from which tokens are taken.

@@ -12,8 +12,8 @@ from captum.attr import Attribution
 from torch import Tensor, nn
 
 from captum_attn.core.inputs import COMPANION_NAMES
-from captum_attn.core.perturb import at_patches, patch_pixels, seeded
-from captum_attn.core.tokens import PatchGrid
+from captum_attn.core.patches import Grid, at_patches, known_grid, patch_sums
+from captum_attn.core.perturb import seeded
 from captum_attn.metrics.masked_model import WholeInputs
 
 Scorer = Callable[[Mapping[str, Any], Tensor], Tensor]
@@ -60,9 +60,9 @@ def token_scores(name: str, method: Any, batch: Mapping[str, Any], whole: WholeI
     return scores
 
 
-def patch_scores(attributions: Tensor, grid: PatchGrid, length: int) -> Tensor:
+def patch_scores(attributions: Tensor, grid: Grid, length: int) -> Tensor:
     """Attributions of pixels (B, C, h, w), summed over each patch, as scores of the tokens (B, N)."""
-    return at_patches(patch_pixels(attributions, grid).sum((3, 4, 5)).flatten(1), length)
+    return at_patches(patch_sums(attributions.sum(1), grid), known_grid(grid), length)
 
 
 def random_scores(rows: Sequence[int], players: Tensor, seed: int) -> Tensor:

@@ -8,7 +8,7 @@ from own_heads import OWN_HEADS, own_head
 from small_models import load_text_model
 
 from captum_attn import TTCAV, GradSAM, ShapleyGradAttention, compare
-from captum_attn.output_names import class_names, configured_names
+from captum_attn.core.class_names import class_names, configured_names
 
 WORDS = {"praise": ["a gem", "superb", "funny", "warm", "fine"], "blame": ["awful", "stale", "dull", "bad", "poor"]}
 TEXTS = ["a gripping film", "not good at all"]

@@ -121,7 +121,6 @@ class OneHead(nn.Module):
 
 
 def pixels(model, scores):
-    model.patches = nn.Conv2d(1, 1, 1, stride=1)  # says how the image is cut into patches
     return torch.tensor(scores).view(1, 1, 1, -1)
 
 

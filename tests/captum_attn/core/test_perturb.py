@@ -13,16 +13,15 @@ from hypothesis import strategies as st
 from tokenizers_of_every_kind import TOKENIZERS
 
 from captum_attn.core import ModelInputs
+from captum_attn.core.patches import NoPatchGrid, PatchGrid, patch_means, patch_sums, spread_over_pixels
 from captum_attn.core.perturb import (
     check_replacement,
     default_replacement,
-    patch_pixels,
     rank_players,
     replace_tokens,
     reversed_ranks,
     top_players,
 )
-from captum_attn.core.tokens import PatchGrid
 
 SCORES = st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=1, max_size=12)
 
@@ -101,11 +100,49 @@ def test_patches_are_replaced_pixel_by_pixel(replacement):
     torch.testing.assert_close(changed, expected)
 
 
-def test_patches_are_in_reading_order():
-    pixels = torch.arange(16.0).view(1, 1, 4, 4)
-    patches = patch_pixels(pixels, PatchGrid(2, 2, 2, 2))
-    assert patches.shape == (1, 2, 2, 1, 2, 2)
-    assert patches[0, 0, 1, 0].tolist() == [[2, 3], [6, 7]]
+def test_patches_that_the_model_padded_or_cut_off_are_replaced_where_they_lie():
+    pixels = torch.rand(1, 2, 5, 6) + 1
+    grid = PatchGrid(2, 2, 4, 3, top=-2, left=1, positions=(3, 2, 1, 0))
+    chosen = torch.tensor([[False, True, False, True]])  # the first and the third patch
+    zeros = replace_tokens(ModelInputs(pixels, "pixel_values"), chosen, "zeros", grid).features
+    expected = pixels.clone()
+    expected[..., 1:4] = 0
+    assert torch.equal(zeros, expected)
+    mean = replace_tokens(ModelInputs(pixels, "pixel_values"), chosen, "mean", grid).features
+    assert torch.equal(mean[..., 0], pixels[..., 0])
+    assert torch.equal(mean[..., 4:], pixels[..., 4:])
+    left, right = pixels[..., 2, 1:4], pixels[..., 2, 4:6]  # the first line of the lower patches, padding in the upper
+    torch.testing.assert_close(mean[..., 2, 1:3], (left[..., :2] + right) / 2)
+    torch.testing.assert_close(mean[..., 2, 3], left[..., 2])
+
+
+def test_patches_that_share_pixels_cannot_be_replaced_one_by_one():
+    inputs, chosen = ModelInputs(torch.rand(1, 3, 5, 5), "pixel_values"), torch.ones(1, 4, dtype=torch.bool)
+    for grid in (PatchGrid(2, 2, 2.5, 2.5), PatchGrid(2, 2, 2, 2, top=-0.5)):
+        with pytest.raises(ValueError, match="share pixels"):
+            replace_tokens(inputs, chosen, "zeros", grid)
+    with pytest.raises(ValueError, match="the reason; so its tokens cannot"):
+        replace_tokens(inputs, chosen, "mean", NoPatchGrid("the reason"))
+
+
+def test_values_of_pixels_are_summed_over_patches_in_reading_order():
+    pixels = torch.arange(16.0).view(1, 4, 4)
+    assert patch_sums(pixels, PatchGrid(2, 2, 2, 2)).tolist() == [[[10, 18], [42, 50]]]
+    assert patch_means(pixels, PatchGrid(2, 2, 2, 2)).tolist() == [[[2.5, 4.5], [10.5, 12.5]]]
+    assert patch_sums(pixels, PatchGrid(1, 2, 4, 1.5, left=-0.5)).tolist() == [[[24, 28 + 32 / 2]]]
+
+
+SIZES = st.floats(0.3, 3)
+
+
+@given(st.integers(1, 4), st.integers(1, 4), SIZES, SIZES, st.floats(-0.2, 3), st.floats(-0.2, 3))
+def test_spreading_keeps_sums_and_summing_up_gives_the_patches_back(rows, columns, height, width, top, left):
+    grid = PatchGrid(rows, columns, height, width, top, left)
+    values = torch.rand(2, rows, columns, dtype=torch.double, generator=torch.Generator().manual_seed(0))
+    spread = spread_over_pixels(values, grid, 16, 16)
+    torch.testing.assert_close(spread.sum((1, 2)), values.sum((1, 2)))
+    whole = PatchGrid(rows, columns, 4, 3)
+    torch.testing.assert_close(patch_sums(spread_over_pixels(values, whole, 4 * rows, 3 * columns), whole), values)
 
 
 def test_what_does_not_fit_the_inputs_is_refused():

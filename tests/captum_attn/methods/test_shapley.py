@@ -727,14 +727,22 @@ def test_patches_of_a_text_are_refused():
         _ = ShapleyGradAttention(bert()).attribute_tokens(IDS).patches
 
 
+class Pixels(torch.nn.Module):
+    def __init__(self, tokens):
+        super().__init__()
+        self.classifier, self.tokens = PlainClassifier(), tokens
+
+    def forward(self, pixels):
+        return self.classifier(self.tokens(pixels))
+
+
+def test_tokens_may_be_pixels():
+    model = Pixels(lambda pixels: pixels.flatten(2).mT.expand(-1, -1, 16)).eval()
+    result = ShapleyGradAttention(model).attribute_tokens(torch.rand(1, 1, 3, 4))
+    assert torch.equal(result.patches.flatten(1), result.values)
+
+
 def test_an_image_model_without_patches_is_refused():
-    class Pixels(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.classifier = PlainClassifier()
-
-        def forward(self, pixels):
-            return self.classifier(pixels.flatten(2).mT.expand(-1, -1, 16))
-
+    model = Pixels(lambda pixels: torch.nn.functional.unfold(pixels, 4, stride=4).mT).eval()
     with pytest.raises(ValueError, match="no patch embedding"):
-        ShapleyGradAttention(Pixels().eval()).attribute(torch.rand(1, 1, 3, 3))
+        ShapleyGradAttention(model).attribute(torch.rand(1, 1, 8, 8))
