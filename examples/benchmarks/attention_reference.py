@@ -56,13 +56,28 @@ def reference(model: Any, run: Callable[..., Any], select: Select, tolerance: fl
     """
     with recording(model) as recorded:
         scores = select(run())
-    found = [(one, gradient) for one, gradient in zip(recorded, gradients(scores, recorded), strict=True) if gradient is not None]
+    found = [
+        (one, gradient)
+        for one, gradient in zip(recorded, gradients(scores, recorded), strict=True)
+        if gradient is not None
+    ]
     seen = [(one.owner, tuple(one.attention.shape)) for one, _ in found]
     returned = returned_layers(model, run, select, scores.detach(), tolerance)
     if returned:
         return Reference(returned, "returned", seen)
-    layers = [one.attention.detach() * gradient for one, gradient in found if not _OTHER_STACK.search(one.owner)]
-    return Reference(layers, "recorded", seen)
+    own = [(one.attention, gradient) for one, gradient in found if not _OTHER_STACK.search(one.owner)]
+    layers = [attention.detach() * gradient for attention, gradient in own if not is_router(attention)]
+    return Reference([of_heads(layer, len(scores)) for layer in layers], "recorded", seen)
+
+
+def is_router(probabilities: Tensor) -> bool:
+    """Whether a softmax of three dimensions relates tokens to something else, such as experts."""
+    return probabilities.dim() == 3 and probabilities.shape[1] != probabilities.shape[2]
+
+
+def of_heads(layer: Tensor, batch: int) -> Tensor:
+    """(B, H, Q, K) of (B · H, Q, K); others as they are."""
+    return layer.unflatten(0, (batch, -1)) if layer.dim() == 3 and len(layer) % batch == 0 else layer
 
 
 def gradients(scores: Tensor, recorded: Sequence[Recorded]) -> Sequence[Tensor | None]:
@@ -71,7 +86,9 @@ def gradients(scores: Tensor, recorded: Sequence[Recorded]) -> Sequence[Tensor |
     return torch.autograd.grad(scores.sum(), attentions, allow_unused=True) if attentions else ()
 
 
-def returned_layers(model: Any, run: Callable[..., Any], select: Select, scores: Tensor, tolerance: float) -> list[Tensor] | None:
+def returned_layers(
+    model: Any, run: Callable[..., Any], select: Select, scores: Tensor, tolerance: float
+) -> list[Tensor] | None:
     """A ⊙ G of the attentions that the model returns in eager attention: the encoder's if there are two stacks."""
     try:
         model.set_attn_implementation("eager")
@@ -105,7 +122,16 @@ def recording(model: nn.Module) -> Iterator[list[Recorded]]:
     def watched(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return lambda *args, **options: keep(original(*args, **options))
 
-    def spelled_out(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False) -> Tensor:
+    def spelled_out(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
         if enable_gqa:
             key, value = (part.repeat_interleave(query.shape[-3] // part.shape[-3], -3) for part in (key, value))
         scores = query @ key.mT * (query.shape[-1] ** -0.5 if scale is None else scale)
@@ -117,6 +143,7 @@ def recording(model: nn.Module) -> Iterator[list[Recorded]]:
         return keep(plain_softmax(scores.masked_fill(idle, 0.0), -1).masked_fill(idle, 0.0)) @ value
 
     plain_softmax = softmax
+
     def enter(module: nn.Module, *_: Any) -> None:
         running.append(names.get(module, ""))
 

@@ -13,12 +13,16 @@ Each class of the mappings in ``TASKS`` is built with few, small layers and rand
 - *not buildable*: the class needs something that isn't here, or isn't built by the generic way;
 - *wrong*: anything else.
 
-Families run in processes of their own, without a network. Runs on Linux and macOS.
+Multiple choice is left out: its inputs, (B, choices, T), are refused before the model runs. Of models that read images
+and text, the language tower is put to the test, with text alone.
+
+Families run in processes of their own, without a network, one core. Runs on Linux.
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import multiprocessing
 import os
@@ -26,7 +30,7 @@ import re
 import resource
 import traceback
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -40,7 +44,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 import transformers
 from attention_reference import Reference, reference
-from shrunk_models import tiny_inputs, tiny_model
+from shrunk_models import LABELS, tiny_inputs, tiny_model
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 from transformers.models.auto import modeling_auto
@@ -56,7 +60,6 @@ TASKS: Mapping[str, str] = {
     "sequence to sequence": "SEQ_TO_SEQ_CAUSAL_LM",
     "token classification": "TOKEN_CLASSIFICATION",
     "question answering": "QUESTION_ANSWERING",
-    "multiple choice": "MULTIPLE_CHOICE",
     "image classification": "IMAGE_CLASSIFICATION",
     "audio classification": "AUDIO_CLASSIFICATION",
     "speech recognition (CTC)": "CTC",
@@ -102,12 +105,14 @@ class Candidate:
 
 
 def candidates() -> list[Candidate]:
-    """Every class of the mappings, once, in the order of families."""
+    """Every class of the mappings, once, by family: the one whose name its own begins with, if several list it."""
     found: dict[str, Candidate] = {}
     for task, mapping in TASKS.items():
         for family, names in getattr(modeling_auto, f"MODEL_FOR_{mapping}_MAPPING_NAMES").items():
             for name in [names] if isinstance(names, str) else names:
-                found.setdefault(name, Candidate(name, family, task))
+                own = name.lower().startswith(re.sub("[-_]", "", family))
+                if name not in found or (own and task == found[name].task):
+                    found[name] = Candidate(name, family, task)
     return sorted(found.values(), key=lambda candidate: candidate.family)
 
 
@@ -118,7 +123,9 @@ def tried(candidate: Candidate) -> Outcome:
         return Outcome(candidate.model_class, candidate.family, candidate.task, kind, reason, **also)
 
     try:
-        model = tiny_model(getattr(transformers, candidate.model_class))
+        model = tiny_model(
+            getattr(transformers, candidate.model_class), 2 if candidate.task == "question answering" else LABELS
+        )
         inputs = tiny_inputs(model, candidate.task)
         run = partial(seeded, model, inputs)
         logits = logits_of(run())
@@ -143,6 +150,8 @@ def tried(candidate: Candidate) -> Outcome:
 def seeded(model: Any, inputs: Mapping[str, Tensor], **options: Any) -> Any:
     """What the model returns from one random state: some hash or sample in eval mode, too."""
     torch.manual_seed(0)
+    if "use_cache" in inspect.signature(model.forward).parameters:
+        options["use_cache"] = False
     return model(**inputs, **options)
 
 
@@ -181,7 +190,12 @@ def verdict(influence: Tensor, expected: Reference) -> dict[str, Any]:
     if error <= TOLERANCE:
         return {"kind": "exact", "error": error, **about}
     layers = (influence - reference).abs().amax((0, 2, 3, 4)) / largest
-    return {"kind": "wrong", "reason": f"differs by layer: {[round(value, 4) for value in layers.tolist()]}", "error": error, **about}
+    return {
+        "kind": "wrong",
+        "reason": f"differs by layer: {[round(value, 4) for value in layers.tolist()]}",
+        "error": error,
+        **about,
+    }
 
 
 def is_refusal(error: Exception) -> bool:
@@ -250,8 +264,8 @@ def main() -> None:
     found = []
     for outcome in tqdm(outcomes(chosen, options.seconds), total=len(chosen), desc="Classes", leave=False):
         found.append(outcome)
-    if options.json:
-        options.json.write_text(json.dumps([asdict(outcome) for outcome in found], indent=1), encoding="utf-8")
+        if options.json:  # each time: the run takes a while
+            options.json.write_text(json.dumps([asdict(one) for one in found], indent=1), encoding="utf-8")
     print("\n".join(table_of_families(found) if options.markdown else [*lines(found), "", *counts(found)]))
 
 
@@ -286,7 +300,28 @@ def lines(found: Sequence[Outcome]) -> list[str]:
 
 
 def table_of_families(found: Sequence[Outcome]) -> list[str]:
-    return counts(found)
+    """What the documentation shows: families by what became of their classes, then the counts."""
+    exact: list[str] = []
+    others: dict[tuple[Kind, str], list[str]] = defaultdict(list)
+    for family, own in groupby(found, key=lambda outcome: outcome.family):
+        outcomes = list(own)
+        reasons = {(outcome.kind, general(outcome.reason)) for outcome in outcomes if outcome.kind != "exact"}
+        classes = Counter(outcome.kind for outcome in outcomes)
+        if classes["exact"]:
+            exact.append(f"{family} ({classes['exact']} of {classes.total()})" if reasons else family)
+        for reason in reasons:
+            others[reason].append(family)
+    rows = ["| outcome | families |", "|---|---|", f"| exact ({len(exact)}) | {', '.join(exact)} |"]
+    for kind, reason in sorted(others, key=lambda key: (KINDS.index(key[0]), -len(others[key]), key)):
+        rows.append(f"| {kind}: {reason.replace('|', '/')} | {', '.join(others[kind, reason])} |")
+    return ["## What it works on", "", *rows, "", *counts(found)]
+
+
+def general(reason: str) -> str:
+    """A reason without the names and numbers of one model."""
+    reason = re.sub(r"'[^']*'", "…", reason)
+    reason = re.sub(r"\b[A-Z]\w*For[A-Z]\w*", "…", reason)
+    return re.sub(r"(\([\d, x×]+\)|\d+)", "…", reason)
 
 
 if __name__ == "__main__":

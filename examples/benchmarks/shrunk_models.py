@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
@@ -28,39 +27,98 @@ def at_most(bound: int) -> Callable[[int], int]:
     return lambda value: min(value, bound)
 
 
+def power_of_two(bound: int) -> Callable[[int], int]:
+    """The largest one that is at most the value and the bound."""
+    return lambda value: 1 << (min(value, bound).bit_length() - 1) if value > 0 else value
+
+
+def unchanged(value: int) -> int:
+    return value
+
+
 SIZES: Sequence[tuple[str, Callable[[int], int]]] = (
-    (r"max_window_layers|first_k_dense_replace|moe_layer_start_index", at_most(1)),
-    (r"num_feat_extract_layers|num_adapter_layers|num_kv_shared_layers|sampling_rate|num_frames|seed", lambda value: value),
-    (r"type_vocab_size|num_labels|num_channels|in_channels|spatial_merge_size|temporal_patch_size", lambda value: value),
+    (r".*(kernel|stride|padding|dilation|ratio|factor).*|(in|out)_channels|num_channels|.*merge_size", unchanged),
+    (r"num_(feat_extract|adapter)_layers|type_vocab_size|temporal_patch_size|num_frames|num_labels", unchanged),
+    (r".*(rate|seed|seconds|offset|period|length)", unchanged),
     (r".*vocab.*", at_most(VOCABULARY)),
     (r"max_source_positions", at_most(LENGTH)),
-    (r".*max.*position.*|n_positions|n_ctx|max_seq_len|context_length|model_max_length|seq_length", at_most(64)),
-    (r"(.*_)?(n|num)_(group|expert_group)|topk_group", at_most(1)),
-    (r".*shared_experts?", at_most(1)),
-    (r".*(per_tok|per_token|topk|top_k|moe_k)", at_most(2)),
+    (r".*max.*position.*|n_positions|n_ctx|max_seq_len|context_length|model_max_length", at_most(64)),
+    (r"max_window_layers|first_k_dense_replace|moe_layer_start_index|num_kv_shared_layers", at_most(1)),
+    (r"(n|num|num_expert)_group|topk_group|.*shared_experts?", at_most(1)),
+    (r".*(n|num)_?groups|.*(per_tok|per_token|topk|top_k|moe_k)", at_most(2)),
     (r".*experts?(_num)?", at_most(4)),
-    (r"(.*_)?(layers?|n_layer|n_layers|depth|num_blocks|layers_per_stack|num_self_attends_per_block)", at_most(LAYERS)),
+    (r"(.*_)?(layers?|n_layer|depth|depths|num_blocks|layers_per_stack|self_attends_per_block)", at_most(LAYERS)),
     (r"qk_head_dim", at_most(2 * HEAD_WIDTH)),
-    (r".*(head_dim|d_kv|kv_channels|d_head|dim_head|head_size|headdim)", at_most(HEAD_WIDTH)),
-    (r".*heads?", at_most(HEADS)),
+    (r".*(head_dim|d_kv|kv_channels|d_head|dim_head|head_size|headdim)|rotary_dim", at_most(HEAD_WIDTH)),
+    (r".*heads?", power_of_two(HEADS)),
     (r".*rank", at_most(WIDTH // 2)),
     (r".*(intermediate|ffn|feed_forward|inner|mlp|d_ff|dff|dim_ff|ff_dim).*", at_most(INNER)),
     (r"(image|crop|input)_size", at_most(IMAGE)),
     (r".*patch_size", at_most(PATCH)),
     (r".*window.*|local_attention|.*chunk_size|block_size", at_most(WINDOW)),
     (r"num_mel_bins|input_feat_size", at_most(16)),
-    (r".*(hidden|embed|embd|embedding|projection|proj|model|output|conv|out|bottleneck|latents?).*(size|dim|channels)?", at_most(WIDTH)),
+    (r".*(hidden|embed|embd|embedding|proj|model|output|conv|out|bottleneck|latents?).*", at_most(WIDTH)),
     (r".*(size|dim|width|channels|filters)", at_most(WIDTH)),
 )
 """What becomes of a whole number: the first pattern that matches its whole name says it."""
 
-OVERRIDES: Mapping[str, Mapping[str, Any]] = {}
-"""Attributes of the configuration of a ``model_type`` that are set after the shrinking."""
+MISSING: Mapping[str, Any] = {
+    "head_dim": HEAD_WIDTH,
+    "num_key_value_heads": HEADS // 2,
+    "vocab_size": VOCABULARY,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+}
+"""What stands for None where a configuration leaves it open."""
+
+_MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 1}
+_ROPE = {"rope_type": "default", "rope_theta": 1e4}
+_KINDS = {"num_hidden_layers": 4, "layers_block_type": ["linear_attention", "hybrid"] * 2}
+
+OVERRIDES: Mapping[str, Mapping[str, Any]] = {
+    "DbrxAttentionConfig": {"rope_theta": 1e4},
+    "bamba": {**_MAMBA, "attn_layer_indices": [1]},
+    "cohere_compass_text": {"rope_parameters": {"full_attention": {**_ROPE, "mrope_section": [2, 1, 1]}}},
+    "cvt": {"depth": (1, 2, 3), "num_heads": (1, 2, 4)},
+    "esm": {"vocab_size": VOCABULARY},
+    "falcon_h1": {**_MAMBA, "mamba_d_ssm": 64},
+    "gemma3n_text": {"num_kv_shared_layers": 0},
+    "gemma4_unified_assistant_text": {"num_kv_shared_layers": 0},
+    "granitemoehybrid": {**_MAMBA, "layer_types": ["linear_attention", "full_attention"]},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1},
+    "layoutlmv3": {"coordinate_size": 6, "shape_size": 4},
+    "levit": {"image_size": 64, "patch_size": 16},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "lilt": {"hidden_size": 48},
+    "mamba2": {"num_heads": 8, "head_dim": 8},
+    "mobilevitv2": {"image_size": 64},
+    "mobilevit": {"image_size": 64},
+    "musicgen_decoder": {"num_codebooks": 1},
+    "musicgen_melody_decoder": {"num_codebooks": 1},
+    "nemotron_h": {"mamba_num_heads": 8, "mamba_head_dim": 8, "n_groups": 2},
+    "neomme": {"head_dim": 16},
+    "perceiver": {"num_cross_attention_heads": 1},
+    "recurrent_gemma": {"num_hidden_layers": 3},
+    "reformer": {"axial_pos_shape": (4, 16), "axial_pos_embds_dim": (16, 16)},
+    "ReformerModelWithLMHead": {"is_decoder": True},
+    "t5": {"decoder_start_token_id": PAD},
+    "xmod": {"default_language": "en_XX"},
+    "zamba": {**_KINDS, "attention_hidden_size": 64, "attention_head_dim": 16, "mamba_dt_rank": 4},
+    "zamba2": {
+        **_KINDS,
+        "hybrid_layer_ids": [1, 3],
+        "attention_hidden_size": 64,
+        "attention_head_dim": 16,
+        "n_mamba_heads": 8,
+        "mamba_headdim": 8,
+    },
+}
+"""Attributes of the configuration of a ``model_type``, or for one class, that the generic way does not find."""
 
 
-def tiny_config(config_class: type[PreTrainedConfig]) -> PreTrainedConfig:
+def tiny_config(model_class: Any, labels: int) -> PreTrainedConfig:
     """The class's default configuration, shrunk."""
-    return shrunk(config_class(), num_labels=LABELS)
+    return shrunk(model_class.config_class(), num_labels=labels, **OVERRIDES.get(model_class.__name__, {}))
 
 
 def shrunk(config: PreTrainedConfig, **also: Any) -> PreTrainedConfig:
@@ -80,11 +138,15 @@ def shrunk(config: PreTrainedConfig, **also: Any) -> PreTrainedConfig:
             small[name] = len(layers)
         elif _KEY_VALUE_HEADS.fullmatch(name) and isinstance(value, int):
             small[name] = HEADS if value == values.get("num_attention_heads") else min(value, HEADS // 2)
+        elif value is None:
+            small[name] = MISSING.get(name)
         else:
             small[name] = smaller(name, value)
     if "pad_token_id" in small:
         small["pad_token_id"] = PAD
-    return type(config)(**{**small, **OVERRIDES.get(config.model_type, {}), **also})
+    if "mrope_section" in getattr(config, "ignore_keys_at_rope_validation", ()):
+        small["rope_parameters"] = with_sections(small["rope_parameters"])
+    return type(config)(**{**small, **OVERRIDES.get(config.model_type or type(config).__name__, {}), **also})
 
 
 def smaller(name: str, value: Any) -> Any:
@@ -98,14 +160,27 @@ def smaller(name: str, value: Any) -> Any:
 
 def kept_layers(values: Mapping[str, Any]) -> tuple[int | None, list[int]]:
     """The number of layers, and which of them to keep: one of each kind, where there are lists of kinds."""
-    depth = next((values[name] for name in _DEPTHS if type(values.get(name)) is int), None)
-    kinds = [v for v in values.values() if isinstance(v, list | tuple) and len(v) == depth and v and isinstance(v[0], str)]
+    depth = (
+        None if "depths" in values else next((values[name] for name in _DEPTHS if type(values.get(name)) is int), None)
+    )
+    kinds = [
+        v for v in values.values() if isinstance(v, list | tuple) and len(v) == depth and v and isinstance(v[0], str)
+    ]
     if depth is None or depth <= LAYERS:
         return None, []
     of_each = list(zip(*kinds, strict=True)) if kinds else [()] * depth
     first = {kind: layer for layer, kind in reversed(list(enumerate(of_each)))}
     kept = sorted(first.values())
     return depth, kept + [kept[-1]] * (LAYERS - len(kept))
+
+
+def with_sections(rope: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Rotary parameters whose frequencies are divided among time, height and width."""
+    frequencies = int(HEAD_WIDTH * rope.get("partial_rotary_factor", 1.0)) // 2
+    third = frequencies // 3
+    sections = {"mrope_section": [frequencies - 2 * third, third, third]}
+    nested = {name: {**part, **sections} for name, part in rope.items() if isinstance(part, Mapping)}
+    return {**rope, **(nested or sections)}
 
 
 def special_id(name: str, value: Any, ids: Any) -> Any:
@@ -120,13 +195,15 @@ def special_id(name: str, value: Any, ids: Any) -> Any:
 _DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers", "depth")
 _SPECIAL_ID = re.compile(r".*(token_id|token_index|mask_index|pad_index|bos_index|eos_index|tag_pad_id|subs_pad_id)")
 _KEY_VALUE_HEADS = re.compile(r"(.*_)?(key_value|kv)_heads|kv_n_heads")
-_DERIVED = frozenset({"id2label", "label2id", "transformers_version", "architectures", "model_type"})
+_DERIVED = frozenset(
+    {"id2label", "label2id", "transformers_version", "architectures", "model_type", "ignore_keys_at_rope_validation"}
+)
 
 
-def tiny_model(model_class: type[nn.Module], seed: int = 0) -> Any:
+def tiny_model(model_class: Any, labels: int = LABELS, seed: int = 0) -> Any:
     """A model of the class with random weights that are larger than usual; norms and buffers are as they are made."""
     torch.manual_seed(seed)
-    model = model_class(tiny_config(model_class.config_class)).eval()
+    model = model_class(tiny_config(model_class, labels)).eval()
     for name, parameter in model.named_parameters():
         if parameter.dim() > 1 and not _NO_WEIGHT.search(name):
             nn.init.normal_(parameter, std=STD)
@@ -139,52 +216,75 @@ _NO_WEIGHT = re.compile(r"(?i)norm|A_log|dt_bias")
 def tiny_inputs(model: Any, task: str) -> dict[str, Tensor]:
     """A batch that the model can read."""
     torch.manual_seed(1)
-    config, taken = model.config, inspect.signature(model.forward).parameters
-    if task in ("image classification", "video classification"):
-        sides = image_sides(config)
-        shape = (BATCH, getattr(config, "num_frames", FRAMES), 3, *sides) if task.startswith("video") else (BATCH, channels(config), *sides)
-        return {next(name for name in ("pixel_values_videos", "pixel_values") if name in taken): torch.rand(shape)}
-    if not (task.startswith("audio") or task.startswith("speech")):
-        return text_inputs(model, task)
+    taken = inspect.signature(model.forward).parameters
+    if task.startswith(("audio", "speech")):
+        return sound(model.config, taken)
+    if task.startswith("video"):
+        name = next(name for name in ("pixel_values_videos", "pixel_values") if name in taken)
+        return {name: torch.rand(BATCH, getattr(model.config, "num_frames", FRAMES), *image_shape(model.config))}
+    if task.startswith("image c") and "pixel_values" in taken:
+        return images(model.config, taken)
+    return texts(model.config, taken, task)
+
+
+def images(config: Any, taken: Container[str]) -> dict[str, Tensor]:
+    if "spatial_shapes" in taken:  # patches, of images of any shape
+        width = 3 * config.vision_config.patch_size**2
+        shapes = torch.tensor([[4, 4], [4, 4]])
+        return {
+            "pixel_values": torch.rand(BATCH, 16, width),
+            "pixel_attention_mask": torch.ones(BATCH, 16, dtype=torch.long),
+            "spatial_shapes": shapes,
+        }
+    return {"pixel_values": torch.rand(BATCH, *image_shape(config))}
+
+
+def sound(config: Any, taken: Container[str]) -> dict[str, Tensor]:
+    """Samples, or spectra over time."""
+    mels = next(
+        (
+            getattr(part, name)
+            for part in (config, getattr(config, "encoder_config", None))
+            for name in ("feature_projection_input_dim", "input_dim", "num_mel_bins")
+            if getattr(part, name, None)
+        ),
+        None,
+    )
+    if "input_features" in taken and hasattr(config, "encoder_layers"):
+        return {"input_features": torch.randn(BATCH, mels, 2 * config.max_source_positions)}
     if "input_features" in taken:
-        mels = getattr(config, "num_mel_bins", None) or getattr(config, "feature_projection_input_dim", 16)
-        if "max_source_positions" in vars(config):
-            return {"input_features": torch.randn(BATCH, mels, 2 * config.max_source_positions)}
         return {"input_features": torch.randn(BATCH, 64, mels)}
-    if "input_values" in taken:
-        if "num_mel_bins" in vars(config):
-            return {"input_values": torch.randn(BATCH, config.max_length, config.num_mel_bins)}
-        return {"input_values": torch.randn(BATCH, SAMPLES)}
-    return text_inputs(model, task)
+    if mels and hasattr(config, "frequency_stride"):
+        return {"input_values": torch.randn(BATCH, config.max_length, mels)}
+    return {"input_values": torch.randn(BATCH, SAMPLES)}
 
 
-def text_inputs(model, task):
-    config, taken = model.config, inspect.signature(model.forward).parameters
-    text = config.get_text_config()
-    vocabulary = min(getattr(text, "vocab_size", VOCABULARY) or VOCABULARY, VOCABULARY)
-    lengths = (LENGTH, LENGTH - 3)
+def texts(config: Any, taken: Container[str], task: str) -> dict[str, Tensor]:
+    """Two texts, the second one padded."""
+    words = min(getattr(config.get_text_config(), "vocab_size", VOCABULARY) or VOCABULARY, VOCABULARY)
     ids = torch.full((BATCH, LENGTH), PAD)
-    for row, length in enumerate(lengths):
-        ids[row, :length] = torch.randint(FIRST_WORD, vocabulary, (length,))
+    for row, length in enumerate((LENGTH, LENGTH - 3)):
+        ids[row, :length] = torch.randint(FIRST_WORD, words, (length,))
         ids[row, 0], ids[row, length - 1] = START, END
-    mask = (ids != PAD).long()
     if task == "multiple choice":
-        ids, mask = ids.unsqueeze(1).repeat(1, 2, 1), mask.unsqueeze(1).repeat(1, 2, 1)
-    inputs = {next(n for n in ("input_ids", "inputs") if n in taken): ids}
+        ids = ids.unsqueeze(1).repeat(1, 2, 1)
+    inputs = {"input_ids" if "input_ids" in taken else "inputs": ids}
     if "attention_mask" in taken:
-        inputs["attention_mask"] = mask
+        inputs["attention_mask"] = (ids != PAD).long()
     if "bbox" in taken:
-        box = torch.randint(0, 8, (*ids.shape, 2))
-        inputs["bbox"] = torch.cat((box, box + torch.randint(1, 8, box.shape)), -1)
-    if "decoder_input_ids" in taken and task in ("sequence to sequence", "causal language modelling", "image and text to text"):
-        inputs["decoder_input_ids"] = torch.randint(FIRST_WORD, vocabulary, (BATCH, 4))
+        corner = torch.randint(0, 8, (*ids.shape, 2))
+        inputs["bbox"] = torch.cat((corner, corner + torch.randint(1, 8, corner.shape)), -1)
+    if "decoder_input_ids" in taken and task in _GENERATING:
+        inputs["decoder_input_ids"] = torch.randint(FIRST_WORD, words, (BATCH, 4))
     return inputs
 
 
-def image_sides(config) -> tuple[int, int]:
-    size = next((part.image_size for part in (config, getattr(config, "vision_config", None)) if getattr(part, "image_size", None)), IMAGE)
-    return tuple(size) if isinstance(size, list | tuple) else (size, size)
+def image_shape(config: Any) -> tuple[int, ...]:
+    """(C, h, w)"""
+    parts = [config, getattr(config, "vision_config", None)]
+    size = next((part.image_size for part in parts if getattr(part, "image_size", None)), IMAGE)
+    height, width = size if isinstance(size, list | tuple) else (size, size)
+    return getattr(config, "num_channels", 3), height, width
 
 
-def channels(config) -> int:
-    return getattr(config, "num_channels", 3)
+_GENERATING = ("sequence to sequence", "causal language modelling", "image and text to text")
