@@ -67,19 +67,28 @@ MISSING: Mapping[str, Any] = {
     "num_key_value_heads": HEADS // 2,
     "vocab_size": VOCABULARY,
     "n_routed_experts": 4,
+    "n_shared_experts": 1,
     "num_experts_per_tok": 2,
 }
 """What stands for None where a configuration leaves it open."""
 
 _MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 1}
+_TWO_STAGES = {"depths": (2, 2), "num_heads": (2, 4)}
 _ROPE = {"rope_type": "default", "rope_theta": 1e4}
 _KINDS = {"num_hidden_layers": 4, "layers_block_type": ["linear_attention", "hybrid"] * 2}
 
 OVERRIDES: Mapping[str, Mapping[str, Any]] = {
-    "DbrxAttentionConfig": {"rope_theta": 1e4},
+    "DbrxAttentionConfig": {"rope_theta": 1e4, "clip_qkv": 8.0},
     "bamba": {**_MAMBA, "attn_layer_indices": [1]},
+    "bros": {"dim_bbox_sinusoid_emb_2d": 8, "dim_bbox_sinusoid_emb_1d": 1, "dim_bbox_projection": HEAD_WIDTH},
+    "chameleon": {"vocabulary_map": {"<image>": FIRST_OTHER_SPECIAL}},
     "cohere_compass_text": {"rope_parameters": {"full_attention": {**_ROPE, "mrope_section": [2, 1, 1]}}},
     "cvt": {"depth": (1, 2, 3), "num_heads": (1, 2, 4)},
+    "deepseek_ocr2_text": {"mlp_layer_types": ["dense", "sparse"]},
+    "donut-swin": _TWO_STAGES,
+    "efficientnet": {"hidden_dim": 2560},
+    "emu3": {"vocabulary_map": {"<image>": FIRST_OTHER_SPECIAL, "<|extra_200|>": FIRST_OTHER_SPECIAL + 1}},
+    "ernie4_5_vl_moe_text": {"rope_parameters": {**_ROPE, "mrope_section": [1, 1, 2]}},
     "esm": {"vocab_size": VOCABULARY},
     "falcon_h1": {**_MAMBA, "mamba_d_ssm": 64},
     "gemma3n_text": {"num_kv_shared_layers": 0},
@@ -101,6 +110,8 @@ OVERRIDES: Mapping[str, Mapping[str, Any]] = {
     "recurrent_gemma": {"num_hidden_layers": 3},
     "reformer": {"axial_pos_shape": (4, 16), "axial_pos_embds_dim": (16, 16)},
     "ReformerModelWithLMHead": {"is_decoder": True},
+    "swin": _TWO_STAGES,
+    "swinv2": _TWO_STAGES,
     "t5": {"decoder_start_token_id": PAD},
     "xmod": {"default_language": "en_XX"},
     "zamba": {**_KINDS, "attention_hidden_size": 64, "attention_head_dim": 16, "mamba_dt_rank": 4},
