@@ -37,12 +37,12 @@ class Reference:
     Attributes:
         layers: A ⊙ G of each layer of the stack that reads the features, (B, H, Q, K).
         source: how the attention was got.
-        recorded: owner and shape of each attention that ran, whatever it belongs to.
+        recorded: how many were recorded, which may be more than the model returns.
     """
 
     layers: Sequence[Tensor]
     source: Literal["returned", "recorded"]
-    recorded: Sequence[tuple[str, tuple[int, ...]]]
+    recorded: int
 
 
 def reference(model: Any, run: Callable[..., Any], select: Select, tolerance: float) -> Reference:
@@ -57,17 +57,15 @@ def reference(model: Any, run: Callable[..., Any], select: Select, tolerance: fl
     with recording(model) as recorded:
         scores = select(run())
     found = [
-        (one, gradient)
+        (one.owner, of_heads(one.attention.detach() * gradient, len(scores)))
         for one, gradient in zip(recorded, gradients(scores, recorded), strict=True)
-        if gradient is not None
+        if gradient is not None and not is_router(one.attention) and not _CROSS.search(one.owner)
     ]
-    seen = [(one.owner, tuple(one.attention.shape)) for one, _ in found]
+    layers = [layer for owner, layer in found if not _DECODER.search(owner)] or [layer for _, layer in found]
     returned = returned_layers(model, run, select, scores.detach(), tolerance)
     if returned:
-        return Reference(returned, "returned", seen)
-    own = [(one.attention, gradient) for one, gradient in found if not _OTHER_STACK.search(one.owner)]
-    layers = [attention.detach() * gradient for attention, gradient in own if not is_router(attention)]
-    return Reference([of_heads(layer, len(scores)) for layer in layers], "recorded", seen)
+        return Reference(returned, "returned", len(layers))
+    return Reference(layers, "recorded", len(layers))
 
 
 def is_router(probabilities: Tensor) -> bool:
@@ -166,4 +164,5 @@ def recording(model: nn.Module) -> Iterator[list[Recorded]]:
             hook.remove()
 
 
-_OTHER_STACK = re.compile(r"(?i)cross_?att|enc_?dec_?att|encoder_att|(^|\.)decoder\.")
+_CROSS = re.compile(r"(?i)cross_?att|enc_?dec_?att|encoder_att")
+_DECODER = re.compile(r"(^|\.)decoder\.")

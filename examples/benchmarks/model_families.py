@@ -83,6 +83,7 @@ class Outcome:
         error: the largest difference, in units of the largest value; None where there was nothing to compare.
         layers: how many the reference has.
         source: where the reference's attention comes from.
+        recorded: how many attentions were recorded, whatever the reference has.
     """
 
     model_class: str
@@ -93,6 +94,7 @@ class Outcome:
     error: float | None = None
     layers: int | None = None
     source: str = ""
+    recorded: int | None = None
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,7 @@ def explained(model: Any, inputs: Mapping[str, Tensor], target: Any) -> Tensor:
 
 def verdict(influence: Tensor, expected: Reference) -> dict[str, Any]:
     """How the influence compares with the reference: the arguments of an outcome."""
-    about = {"layers": len(expected.layers), "source": expected.source}
+    about = {"layers": len(expected.layers), "source": expected.source, "recorded": expected.recorded}
     shapes = Counter(tuple(layer.shape) for layer in expected.layers)
     ours = (len(influence), *influence.shape[2:])
     if set(shapes) != {ours} or len(expected.layers) != influence.shape[1]:
@@ -305,12 +307,14 @@ def table_of_families(found: Sequence[Outcome]) -> list[str]:
     others: dict[tuple[Kind, str], list[str]] = defaultdict(list)
     for family, own in groupby(found, key=lambda outcome: outcome.family):
         outcomes = list(own)
-        reasons = {(outcome.kind, general(outcome.reason)) for outcome in outcomes if outcome.kind != "exact"}
+        reasons: set[tuple[Kind, str]] = {
+            (outcome.kind, general(outcome.reason)) for outcome in outcomes if outcome.kind != "exact"
+        }
         classes = Counter(outcome.kind for outcome in outcomes)
         if classes["exact"]:
             exact.append(f"{family} ({classes['exact']} of {classes.total()})" if reasons else family)
-        for reason in reasons:
-            others[reason].append(family)
+        for key in reasons:
+            others[key].append(family)
     rows = ["| outcome | families |", "|---|---|", f"| exact ({len(exact)}) | {', '.join(exact)} |"]
     for kind, reason in sorted(others, key=lambda key: (KINDS.index(key[0]), -len(others[key]), key)):
         rows.append(f"| {kind}: {reason.replace('|', '/')} | {', '.join(others[kind, reason])} |")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -80,7 +80,7 @@ _KINDS = {"num_hidden_layers": 4, "layers_block_type": ["linear_attention", "hyb
 OVERRIDES: Mapping[str, Mapping[str, Any]] = {
     "DbrxAttentionConfig": {"rope_theta": 1e4, "clip_qkv": 8.0},
     "bamba": {**_MAMBA, "attn_layer_indices": [1]},
-    "bros": {"dim_bbox_sinusoid_emb_2d": 8, "dim_bbox_sinusoid_emb_1d": 1, "dim_bbox_projection": HEAD_WIDTH},
+    "bros": {"hidden_size": 64},
     "chameleon": {"vocabulary_map": {"<image>": FIRST_OTHER_SPECIAL}},
     "cohere_compass_text": {"rope_parameters": {"full_attention": {**_ROPE, "mrope_section": [2, 1, 1]}}},
     "cvt": {"depth": (1, 2, 3), "num_heads": (1, 2, 4)},
@@ -93,6 +93,7 @@ OVERRIDES: Mapping[str, Mapping[str, Any]] = {
     "falcon_h1": {**_MAMBA, "mamba_d_ssm": 64},
     "gemma3n_text": {"num_kv_shared_layers": 0},
     "gemma4_unified_assistant_text": {"num_kv_shared_layers": 0},
+    "glm5_next_text": {"index_topk": 16},
     "granitemoehybrid": {**_MAMBA, "layer_types": ["linear_attention", "full_attention"]},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1},
     "layoutlmv3": {"coordinate_size": 6, "shape_size": 4},
@@ -100,12 +101,14 @@ OVERRIDES: Mapping[str, Mapping[str, Any]] = {
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "lilt": {"hidden_size": 48},
     "mamba2": {"num_heads": 8, "head_dim": 8},
+    "mistral4": {"head_dim": 2 * HEAD_WIDTH},
     "mobilevitv2": {"image_size": 64},
     "mobilevit": {"image_size": 64},
     "musicgen_decoder": {"num_codebooks": 1},
     "musicgen_melody_decoder": {"num_codebooks": 1},
     "nemotron_h": {"mamba_num_heads": 8, "mamba_head_dim": 8, "n_groups": 2},
     "neomme": {"head_dim": 16},
+    "paddleocr_vl_text": {"rope_parameters": {**_ROPE, "mrope_section": [2, 1, 1]}},
     "perceiver": {"num_cross_attention_heads": 1},
     "recurrent_gemma": {"num_hidden_layers": 3},
     "reformer": {"axial_pos_shape": (4, 16), "axial_pos_embds_dim": (16, 16)},
@@ -171,15 +174,12 @@ def smaller(name: str, value: Any) -> Any:
 
 def kept_layers(values: Mapping[str, Any]) -> tuple[int | None, list[int]]:
     """The number of layers, and which of them to keep: one of each kind, where there are lists of kinds."""
-    depth = (
-        None if "depths" in values else next((values[name] for name in _DEPTHS if type(values.get(name)) is int), None)
-    )
-    kinds = [
-        v for v in values.values() if isinstance(v, list | tuple) and len(v) == depth and v and isinstance(v[0], str)
-    ]
-    if depth is None or depth <= LAYERS:
+    depth: int | None = next((values[name] for name in _DEPTHS if type(values.get(name)) is int), None)
+    if depth is None or depth <= LAYERS or "depths" in values:  # stages are no layers
         return None, []
-    of_each = list(zip(*kinds, strict=True)) if kinds else [()] * depth
+    lists = [value for value in values.values() if isinstance(value, list | tuple) and len(value) == depth]
+    kinds = [value for value in lists if isinstance(value[0], str)]
+    of_each: list[tuple[str, ...]] = list(zip(*kinds, strict=True)) if kinds else [()] * depth
     first = {kind: layer for layer, kind in reversed(list(enumerate(of_each)))}
     kept = sorted(first.values())
     return depth, kept + [kept[-1]] * (LAYERS - len(kept))
@@ -194,7 +194,8 @@ def with_sections(rope: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**rope, **(nested or sections)}
 
 
-def special_id(name: str, value: Any, ids: Any) -> Any:
+def special_id(name: str, value: Any, ids: Iterator[int]) -> Any:
+    """The id of a special token: a known one, or the next one that is free. None and -1 stay."""
     if isinstance(value, list | tuple):
         return type(value)(special_id(name, one, ids) for one in value[:1])
     if not isinstance(value, int) or value < 0:
@@ -239,54 +240,52 @@ def tiny_inputs(model: Any, task: str) -> dict[str, Tensor]:
 
 
 def images(config: Any, taken: Container[str]) -> dict[str, Tensor]:
-    if "spatial_shapes" in taken:  # patches, of images of any shape
+    """Two images; cut into patches where a model takes images of any shape."""
+    if "spatial_shapes" in taken:
         width = 3 * config.vision_config.patch_size**2
-        shapes = torch.tensor([[4, 4], [4, 4]])
         return {
             "pixel_values": torch.rand(BATCH, 16, width),
             "pixel_attention_mask": torch.ones(BATCH, 16, dtype=torch.long),
-            "spatial_shapes": shapes,
+            "spatial_shapes": torch.tensor([[4, 4]] * BATCH),
         }
     return {"pixel_values": torch.rand(BATCH, *image_shape(config))}
 
 
 def sound(config: Any, taken: Container[str]) -> dict[str, Tensor]:
     """Samples, or spectra over time."""
-    mels = next(
-        (
-            getattr(part, name)
-            for part in (config, getattr(config, "encoder_config", None))
-            for name in ("feature_projection_input_dim", "input_dim", "num_mel_bins")
-            if getattr(part, name, None)
-        ),
-        None,
-    )
+    encoder = getattr(config, "encoder_config", config)
+    mels = next((getattr(encoder, name) for name in _SPECTRUM if getattr(encoder, name, None)), WIDTH)
     if "input_features" in taken and hasattr(config, "encoder_layers"):
         return {"input_features": torch.randn(BATCH, mels, 2 * config.max_source_positions)}
     if "input_features" in taken:
         return {"input_features": torch.randn(BATCH, 64, mels)}
-    if mels and hasattr(config, "frequency_stride"):
+    if hasattr(config, "frequency_stride"):
         return {"input_values": torch.randn(BATCH, config.max_length, mels)}
     return {"input_values": torch.randn(BATCH, SAMPLES)}
 
 
+_SPECTRUM = ("feature_projection_input_dim", "input_dim", "num_mel_bins")
+
+
 def texts(config: Any, taken: Container[str], task: str) -> dict[str, Tensor]:
-    """Two texts, the second one padded."""
+    """Two texts, the second one padded; with boxes, or the beginning of an answer, where the model takes them."""
     words = min(getattr(config.get_text_config(), "vocab_size", VOCABULARY) or VOCABULARY, VOCABULARY)
     ids = torch.full((BATCH, LENGTH), PAD)
     for row, length in enumerate((LENGTH, LENGTH - 3)):
         ids[row, :length] = torch.randint(FIRST_WORD, words, (length,))
         ids[row, 0], ids[row, length - 1] = START, END
-    if task == "multiple choice":
-        ids = ids.unsqueeze(1).repeat(1, 2, 1)
+        if task == "question answering":
+            ids[row, 2:4] = END  # between question and text
     inputs = {"input_ids" if "input_ids" in taken else "inputs": ids}
     if "attention_mask" in taken:
         inputs["attention_mask"] = (ids != PAD).long()
     if "bbox" in taken:
         corner = torch.randint(0, 8, (*ids.shape, 2))
-        inputs["bbox"] = torch.cat((corner, corner + torch.randint(1, 8, corner.shape)), -1)
+        boxes = torch.cat((corner, corner + torch.randint(1, 8, corner.shape)), -1)
+        inputs["bbox"] = boxes / 16 if "visual_bbox" in taken else boxes
     if "decoder_input_ids" in taken and task in _GENERATING:
-        inputs["decoder_input_ids"] = torch.randint(FIRST_WORD, words, (BATCH, 4))
+        # As long as the text, so that a decoder's attention could be taken for the encoder's.
+        inputs["decoder_input_ids"] = torch.randint(FIRST_WORD, words, (BATCH, LENGTH))
     return inputs
 
 

@@ -1,4 +1,4 @@
-"""Thirty classes of transformers, each for what is special about it, against eager attention and autograd.
+"""Some thirty classes of transformers, each for what is special about it, against eager attention and autograd.
 
 All of them: ``python examples/benchmarks/model_families.py``.
 """
@@ -34,10 +34,12 @@ EXACT = {
     "BeitForImageClassification": "mean of the patches",
     "LlavaForConditionalGeneration": "two towers: the language model reads the text",
     "Qwen2VLForConditionalGeneration": "positions in three dimensions",
+    "DiffLlamaForCausalLM": "one module attends twice with the same probabilities",
 }
 REFUSED = {
-    "SwinForImageClassification": ("shifted windows, merged patches", "token-by-token matrix"),
-    "FunnelForSequenceClassification": ("pooled tokens", "token-by-token matrix"),
+    "SwinForImageClassification": ("shifted windows, merged patches", "attention"),
+    "FunnelForSequenceClassification": ("pooled tokens", "attention"),
+    "LongT5ForConditionalGeneration": ("local attention in blocks, beside a decoder of the same length", "attention"),
     "MambaForCausalLM": ("no attention at all", "attention"),
     "Wav2Vec2ForCTC": ("waveforms are neither ids, embeddings nor pixels", "expected"),
     "VideoMAEForVideoClassification": ("videos have five dimensions", "expected"),
