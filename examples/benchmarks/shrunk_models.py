@@ -101,6 +101,7 @@ OVERRIDES: Mapping[str, Mapping[str, Any]] = {
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "lilt": {"hidden_size": 48},
     "mamba2": {"num_heads": 8, "head_dim": 8},
+    "molmo2_adapter": {"vision_feature_layer": [1, 0]},
     "mistral4": {"head_dim": 2 * HEAD_WIDTH},
     "mobilevitv2": {"image_size": 64},
     "mobilevit": {"image_size": 64},
