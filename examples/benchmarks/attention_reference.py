@@ -56,16 +56,32 @@ def reference(model: Any, run: Callable[..., Any], select: Select, tolerance: fl
     """
     with recording(model) as recorded:
         scores = select(run())
+    recorded_gradients = gradients(scores, recorded)
+    products = used_once(recorded, recorded_gradients)
     found = [
-        (one.owner, of_heads(one.attention.detach() * gradient, len(scores)))
-        for one, gradient in zip(recorded, gradients(scores, recorded), strict=True)
-        if gradient is not None and not is_router(one.attention) and not _CROSS.search(one.owner)
+        (one.owner, of_heads(product, len(scores)))
+        for one, product in products
+        if not is_router(one.attention) and not _CROSS.search(one.owner)
     ]
     layers = [layer for owner, layer in found if not _DECODER.search(owner)] or [layer for _, layer in found]
     returned = returned_layers(model, run, select, scores.detach(), tolerance)
-    if returned:
+    again = len(recorded_gradients) - sum(gradient is None for gradient in recorded_gradients) > len(products)
+    if returned and not again:  # what is returned has the gradient of one use only
         return Reference(returned, "returned", len(layers))
     return Reference(layers, "recorded", len(layers))
+
+
+def used_once(recorded: Sequence[Recorded], found: Sequence[Tensor | None]) -> list[tuple[Recorded, Tensor]]:
+    """A ⊙ G of each attention with a gradient; one, where a module computes the same A again for other values."""
+    products: list[tuple[Recorded, Tensor]] = []
+    for one, gradient in zip(recorded, found, strict=True):
+        if gradient is None:
+            continue
+        product = one.attention.detach() * gradient
+        if products and products[-1][0].owner == one.owner and torch.equal(products[-1][0].attention, one.attention):
+            product = products.pop()[1] + product
+        products.append((one, product))
+    return products
 
 
 def is_router(probabilities: Tensor) -> bool:
@@ -96,6 +112,8 @@ def returned_layers(
     attentions = getattr(output, "encoder_attentions", None) or getattr(output, "attentions", None) or ()
     attentions = [one for one in attentions if isinstance(one, Tensor) and one.requires_grad]
     eager = select(output)
+    if not all(one.min() >= 0 and one.sum(-1).max() < 1.001 for one in attentions):
+        return None  # ProphetNet returns scores
     if not attentions or (eager - scores).abs().max() > tolerance * scores.abs().max():
         return None
     found = torch.autograd.grad(eager.sum(), attentions, allow_unused=True)

@@ -67,7 +67,7 @@ TASKS: Mapping[str, str] = {
     "image and text to text": "IMAGE_TEXT_TO_TEXT",
 }
 TOLERANCE = 1e-4
-SECONDS = 30.0
+SECONDS = 60.0
 MEMORY = 8 << 30
 TOKEN, CLASS = 5, 1
 

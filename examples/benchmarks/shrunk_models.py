@@ -111,6 +111,8 @@ OVERRIDES: Mapping[str, Mapping[str, Any]] = {
     "neomme": {"head_dim": 16},
     "paddleocr_vl_text": {"rope_parameters": {**_ROPE, "mrope_section": [2, 1, 1]}},
     "perceiver": {"num_cross_attention_heads": 1},
+    "qwen2_5_omni_thinker": {"vision_start_token_id": 20},
+    "qwen3_omni_moe_thinker": {"vision_start_token_id": 20},
     "recurrent_gemma": {"num_hidden_layers": 3},
     "reformer": {"axial_pos_shape": (4, 16), "axial_pos_embds_dim": (16, 16)},
     "ReformerModelWithLMHead": {"is_decoder": True},
@@ -223,7 +225,7 @@ def tiny_model(model_class: Any, labels: int = LABELS, seed: int = 0) -> Any:
     return model
 
 
-_NO_WEIGHT = re.compile(r"(?i)norm|A_log|dt_bias")
+_NO_WEIGHT = re.compile(r"(?i)norm[^.]*\.\w+$|A_log|dt_bias")
 
 
 def tiny_inputs(model: Any, task: str) -> dict[str, Tensor]:
