@@ -109,8 +109,8 @@ def returned_layers(
         output = run(output_attentions=True)
     except Exception:  # whatever the class does not support
         return None
-    attentions = getattr(output, "encoder_attentions", None) or getattr(output, "attentions", None) or ()
-    attentions = [one for one in attentions if isinstance(one, Tensor) and one.requires_grad]
+    name = "encoder_attentions" if getattr(model.config, "is_encoder_decoder", False) else "attentions"
+    attentions = [one for one in getattr(output, name, None) or () if isinstance(one, Tensor) and one.requires_grad]
     eager = select(output)
     if not all(one.min() >= 0 and one.sum(-1).max() < 1.001 for one in attentions):
         return None  # ProphetNet returns scores
