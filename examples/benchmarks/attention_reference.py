@@ -156,9 +156,7 @@ def recording(model: nn.Module) -> Iterator[list[Recorded]]:
         if attn_mask is not None:
             scores = scores + (torch.where(attn_mask, 0.0, -math.inf) if attn_mask.dtype == torch.bool else attn_mask)
         idle = (scores == -math.inf).all(-1, keepdim=True)
-        return keep(plain_softmax(scores.masked_fill(idle, 0.0), -1).masked_fill(idle, 0.0)) @ value
-
-    plain_softmax = softmax
+        return keep(softmax(scores.masked_fill(idle, 0.0), -1).masked_fill(idle, 0.0)) @ value
 
     def enter(module: nn.Module, *_: Any) -> None:
         running.append(names.get(module, ""))
