@@ -103,8 +103,8 @@ class AttentionCapture(AttentionIntercept):
     @property
     def odd(self) -> list[OddSoftmax]:
         """Softmaxes that look like attention and are none that can be explained."""
-        unmixed = [odd for _, odd in self._candidates.values() if len(odd.shape) > 3]  # routers have three dimensions
-        return [*self._odd, *unmixed]
+        unmixed = [odd for _, odd in self._candidates.values() if odd.shape[-1] == odd.shape[-2]]
+        return [*self._odd, *(odd for odd in unmixed if len(odd.shape) > 3)]  # routers have three dimensions
 
     @property
     def follows(self) -> bool:
@@ -219,8 +219,7 @@ class AttentionCapture(AttentionIntercept):
     def eager(self, number: int, probabilities: Tensor, scores: Tensor) -> Tensor:
         origin = self.provenance.of(scores)
         followed = self.provenance.known and torch.is_grad_enabled()
-        square = scores.shape[-1] == scores.shape[-2]
-        if not origin.factors and not (square if followed else scores.dim() == 4 or self._packed_heads):
+        if not followed and scores.dim() != 4 and not self._packed_heads:
             return probabilities
         if scores.dtype == torch.float64:  # float32 probabilities of a float64 model would round the gradient
             probabilities = probabilities.double()
@@ -232,16 +231,7 @@ class AttentionCapture(AttentionIntercept):
         if origin.factors or not followed:
             self.calls.append(call)
         else:
-            self._candidates[number] = (
-                call,
-                OddSoftmax(
-                    number,
-                    call.module,
-                    tuple(scores.shape),
-                    origin.settled,
-                    "whose scores are no products of two states",
-                ),
-            )
+            self._candidates[number] = call, self._odd_softmax(number, scores, "whose scores are no products of states")
         if torch.is_grad_enabled():
             probabilities = _ObservedSoftmax.apply(call, call.probe, probabilities)
             self.provenance.declare(probabilities, Origin(softmax=1 << number))
@@ -252,15 +242,16 @@ class AttentionCapture(AttentionIntercept):
         """Softmaxes whose scores are no products of queries and keys are attention if they mix values of tokens."""
         for number in [number for number in self._candidates if numbers >> number & 1]:
             call, _ = self._candidates.pop(number)
-            call.queries = call.keys = values
-            call.of_products = False
+            call.of_products, call.keys = False, values
+            if call.shape[2] == call.shape[3]:
+                call.queries = values
             if self._outline is not None:
                 self._outline.drop(values.calls)
             self.calls = sorted([*self.calls, call], key=lambda one: one.layer)
 
     def sideways(self, number: int, scores: Tensor) -> None:
         if self.provenance.of(scores).factors:
-            self._note(number, scores, "over another dimension than the last")
+            self._odd.append(self._odd_softmax(number, scores, "over another dimension than the last"))
 
     def _begin(self, call: AttentionCall) -> None:
         if self._outline is not None:
@@ -278,9 +269,9 @@ class AttentionCapture(AttentionIntercept):
             return last, self._last
         return None, None
 
-    def _note(self, number: int, scores: Tensor, reason: str) -> None:
+    def _odd_softmax(self, number: int, scores: Tensor, reason: str) -> OddSoftmax:
         origin = self.provenance.of(scores).settled
-        self._odd.append(OddSoftmax(number, self.owners.innermost(), tuple(scores.shape), origin, reason))
+        return OddSoftmax(number, self.owners.innermost(), tuple(scores.shape), origin, reason)
 
     def _mixes_examples(self, shape: Sequence[int], in_one_dimension: bool) -> bool:
         """Whether a shape (B, H, ...) leaves open what are examples and what heads, which share a dimension or not."""

@@ -151,12 +151,20 @@ class Provenance:
         if mixing:
             values = reduce(Origin.__or__, (factor.settled for factor in factors if not factor.softmax), NOWHERE)
             self.mixtures.append((mixing, values))
-            self.declare(result, Origin(0, mixing))
+            self._declare_product(result, Origin(0, mixing))
         elif len(factors) == 2 and all(factor.inputs or factor.calls for factor in factors):
             queries, keys = (factor.settled for factor in factors)
             made = queries | keys
             product = Origin(made.inputs, made.calls, 0, frozenset({Factors(queries, keys)}))
-            self.declare(result, reduce(Origin.__or__, map(self.of, added), product))
+            self._declare_product(result, reduce(Origin.__or__, map(self.of, added), product))
+
+    def _declare_product(self, result: Tensor, origin: Origin) -> None:
+        """Say where a product comes from, and what it is a view of, which remains if the view is changed in place."""
+        node: Any = result.grad_fn
+        while node is not None:
+            self._nodes[node] = origin
+            below = [parent for parent, _ in node.next_functions if parent is not None]
+            node = below[0] if len(below) == 1 and below[0] not in self._nodes else None
 
     def _of_node(self, node: Any) -> Origin:
         if node is None:

@@ -66,7 +66,7 @@ def sort_calls(
     explained = _relating_tokens(bottom.own)
     _check_one_chain(explained, before)
     length = check_square(explained, inputs)
-    _check_nothing_left_out(bottom, explained[0], reading, odd, hidden)
+    _check_nothing_left_out(bottom, explained[0], stacks, before, odd, hidden)
     readers = [call for stack in stacks for call in stack.crossing if call.shape[3] == length and bottom.gives(call)]
     again = [stack for stack in reading if stack is not bottom and stack.inputs == bottom.inputs]
     shifted = [call for stack in again for call in stack.own if call.shape[3] == length]
@@ -199,7 +199,8 @@ def check_square(calls: Sequence[AttentionCall], inputs: ModelInputs) -> int:
 def _check_nothing_left_out(
     bottom: _Stack,
     layer: AttentionCall,
-    reading: Sequence[_Stack],
+    stacks: Sequence[_Stack],
+    before: Mapping[int, int],
     odd: Sequence[OddSoftmax],
     hidden: Sequence[AttentionCall],
 ) -> None:
@@ -217,13 +218,16 @@ def _check_nothing_left_out(
     same = [call for call in hidden if call.shape[2:] == (length, length)]
     if same:
         raise ValueError(_under_no_grad(same))
-    for stack in reading:
-        fed = [call for call in stack.own if call.queries.calls & bottom.members]
-        if stack is not bottom and any(call.shape == layer.shape for call in fed):
+    for stack in stacks:
+        joins = stack.inputs == 0 or bool(stack.inputs & FEATURES)  # a decoder with inputs of its own does not
+        fed = [call for call in stack.own if call.queries.calls & bottom.members or stack.inputs == 0]
+        alike = [call for call in fed if call.shape == layer.shape and before[call.layer] & bottom.members]
+        if stack is not bottom and joins and alike:
             raise ValueError(
-                f"other inputs join the explained tokens' states before attention {fed[0].module!r}, which has as many "
-                f"tokens as the layers below, {length}, so it is unknown whether these are the same tokens. Explain an "
-                "input of another size, or a function of the input in which the others are constants"
+                f"attention {alike[0].module!r} has as many tokens as the layers below it, {length}, but something else "
+                "stands between them (other inputs that join the tokens' states, or learned queries that read "
+                "them), so it is unknown whether these are the same tokens, and a map of the layers below would leave "
+                "it out. captum_attn.inspect(model, batch) lists all calls"
             )
 
 
