@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from captum_attn.comparison import compare
     from captum_attn.concepts import TTCAV
+    from captum_attn.inspection import inspect
     from captum_attn.methods.attention_flow import AttentionFlow
     from captum_attn.methods.attribution import AttentionAttribution, OnePassAttribution
     from captum_attn.methods.generalized_attention_flow import GeneralizedAttentionFlow
@@ -41,6 +42,7 @@ __all__ = [
     "ShapleyGradAttention",
     "TokenAttributions",
     "compare",
+    "inspect",
 ]
 
 _HOMES = {
@@ -62,6 +64,7 @@ _HOMES = {
     "ShapleyGradAttention": "captum_attn.methods.shapley",
     "TokenAttributions": "captum_attn.token_attributions",
     "compare": "captum_attn.comparison",
+    "inspect": "captum_attn.inspection",
 }
 
 

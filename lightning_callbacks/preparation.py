@@ -77,7 +77,7 @@ class Plan:
         tokenizer = tokenizer_of(self.processor)
         probe = probe.with_players(special_ids_of(tokenizer))
         example = fitted(probe.batches[0].inputs[:1], model)
-        check_head(module, model, plain_output(model, example))
+        check_head(module, model, plain_output(model, example, hidden_states=True))
         concepts = faithfulness = None
         if self.concepts is not None:
             options = {"processor": self.processor, "layers": self.layers, "batch_size": self.batch_size}

@@ -110,7 +110,7 @@ class Provenance:
         if not result.is_floating_point():
             if self._integers and result.dtype != torch.bool:
                 self._follow_integers((*args, *kwargs.values()), result)
-        elif func in _SELECTIONS and result.grad_fn is None:
+        elif result.grad_fn is None and self._integers and (func in _SELECTIONS or result.dim() == 3):
             inputs = self._selected_by((*args, *kwargs.values()))
             return self._in_graph(result, Origin(inputs)) if inputs else result
         elif func in _PRODUCTS and result.grad_fn is not None:
@@ -224,4 +224,4 @@ _SELECTIONS = frozenset(
     {F.embedding, torch.embedding, F.embedding_bag, Tensor.__getitem__, torch.index_select, Tensor.index_select}
     | {Tensor.float, Tensor.double, Tensor.half, Tensor.bfloat16, Tensor.to, Tensor.type, Tensor.type_as}
 )
-"""By these, integers become states of tokens: look-ups, and one-hot codes as numbers."""
+"""By these, integers become states of tokens: look-ups, and one-hot codes as numbers. (B, N, D) of others are, too."""

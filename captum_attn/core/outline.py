@@ -42,6 +42,10 @@ class Outline:
         return saved
 
 
+class UnkeptError(RuntimeError):
+    """A gradient was asked for below the last attention."""
+
+
 class _Saved:
     """A tensor, until it is dropped."""
 
@@ -59,5 +63,5 @@ def _drop(saved: list[_Saved]) -> None:
 
 def _unpack(saved: _Saved) -> Tensor:
     if saved.tensor is None:
-        raise RuntimeError("a forward-only pass has no gradients below the last attention")
+        raise UnkeptError("a forward-only pass has no gradients below the last attention")
     return saved.tensor

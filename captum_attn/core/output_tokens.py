@@ -26,8 +26,10 @@ class OutputTokens(NamedTuple):
 def decoder_tokens(inputs: ModelInputs, config: Any | None) -> Tensor | None:
     """bool (B, T): the tokens given to a decoder that are no padding; None if none are given.
 
-    From ``decoder_attention_mask``, else from the padding id: behind the first token, as many a decoder starts with
-    that id, and not where it ends texts, too. Embeddings without a mask have no padding.
+    These are ``decoder_input_ids``, or, where pixels are explained, the ``input_ids`` beside them, which a language
+    model reads together with the image. From ``decoder_attention_mask`` or ``attention_mask``, else from the padding
+    id: behind the first token, as many a decoder starts with that id, and not where it ends texts, too. Embeddings
+    without a mask have no padding.
 
     Example:
         >>> from types import SimpleNamespace
@@ -37,11 +39,12 @@ def decoder_tokens(inputs: ModelInputs, config: Any | None) -> Tensor | None:
         >>> decoder_tokens(inputs, SimpleNamespace(pad_token_id=0, eos_token_id=1))
         tensor([[ True,  True,  True, False, False]])
     """
-    ids: Any = inputs.keywords.get("decoder_input_ids")
-    given = ids if isinstance(ids, Tensor) else inputs.keywords.get("decoder_inputs_embeds")
+    prefix = "decoder_" if {"decoder_input_ids", "decoder_inputs_embeds"} & inputs.keywords.keys() else ""
+    ids: Any = inputs.keywords.get(f"{prefix}input_ids")
+    given = ids if isinstance(ids, Tensor) else inputs.keywords.get(f"{prefix}inputs_embeds")
     if not isinstance(given, Tensor):
         return None
-    mask = inputs.keywords.get("decoder_attention_mask")
+    mask = inputs.keywords.get(f"{prefix}attention_mask")
     if isinstance(mask, Tensor) and mask.shape == given.shape[:2]:
         return mask.bool()
     real = torch.ones(given.shape[:2], dtype=torch.bool, device=given.device)

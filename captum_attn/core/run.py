@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import CheckpointError
 
-from captum_attn.core.capture import INDEPENDENT, AttentionCapture, ScaledAttentionCapture
+from captum_attn.core.capture import INDEPENDENT, SWITCH_CHECKPOINTS, AttentionCapture, ScaledAttentionCapture
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.models import (
     check_differentiable,
@@ -24,13 +27,14 @@ from captum_attn.core.models import (
 )
 from captum_attn.core.observers import InfluenceObserver, LayerObserver, Per, Variant
 from captum_attn.core.origins import FEATURES
+from captum_attn.core.outline import UnkeptError
 from captum_attn.core.output_tokens import OutputTokens, decoder_tokens, shifts_its_input
 from captum_attn.core.outputs import AttentionOutput, OutputCapture
 from captum_attn.core.patch_trail import PatchTrail
 from captum_attn.core.readout import ReachedRows, Readout, RowWeights, check_readout, rows_by_rule, warn_of_rule
 from captum_attn.core.scores import output_scores
 from captum_attn.core.stacks import sort_calls
-from captum_attn.core.states import StateCapture, States
+from captum_attn.core.states import StateCapture, States, layers_with_attention
 from captum_attn.core.tiles import Tile
 from captum_attn.core.tokens import Tokens, find_players, named_players, real_tokens
 
@@ -64,26 +68,20 @@ class ObservedForward:
         outputs: what followed each attention call, by its number; None unless this was asked for.
 
     Args:
-        wrapped: whether a function called the model, which may give it other inputs than these.
+        seen: the forward pass.
+        inputs: what it was of.
+
+    Raises:
+        ValueError: no attention of the input that can be explained, or states that are none.
     """
 
-    def __init__(
-        self,
-        output: Tensor,
-        capture: AttentionCapture,
-        inputs: ModelInputs,
-        states: Sequence[States] = (),
-        outputs: Mapping[int, AttentionOutput] | None = None,
-        patches: PatchTrail | None = None,
-        *,
-        wrapped: bool = False,
-    ) -> None:
-        self.output, self.states, self.outputs = output, states, outputs
-        self._wrapped = wrapped
+    def __init__(self, seen: SeenForward, inputs: ModelInputs) -> None:
+        self.output, self.states, self.outputs = seen.output, seen.states, seen.outputs
+        self._wrapped, self._patches, self._inputs = seen.wrapped, seen.patches, inputs
+        self._capture = capture = seen.capture
         self.model = capture.root
-        self._capture, self._inputs, self._patches = capture, inputs, patches
         if not capture.calls:
-            raise ValueError(_no_attention(capture, output, inputs))
+            raise ValueError(_no_attention(capture, self.output))
         self.sorted = sort_calls(capture.calls, capture.odd, inputs, capture.follows)
         self.calls = self.sorted.explained
         self._shape = self.calls[0].shape[:3]
@@ -91,8 +89,15 @@ class ObservedForward:
         self._showing = False
         self.layers, self.heads, self.length = len(self.calls), self._shape[1], self._shape[2]
         self.causal = self.calls[0].causal
-        for state in states:
+        for state in self.states:
             self._check_state(state)
+        found = layers_with_attention(self.model, self.calls)
+        if found is not None and found[0] < found[1]:
+            warnings.warn(
+                f"{found[0]} of the {found[1]} layers of {type(self.model).__name__} have attention and are explained; "
+                "what the others (state-space, recurrent, convolutional) pass from token to token is not seen",
+                stacklevel=2,
+            )
 
     def influence(
         self,
@@ -272,7 +277,12 @@ class ObservedForward:
             return True
         apart = True
         for row in (0, 1) if batch == 2 else (batch // 2,):
-            self.find_reached(self.output[row], [last.layer])
+            try:
+                self.find_reached(self.output, [last.layer], row)
+            except RuntimeError:
+                if self._capture.gradients:
+                    raise
+                return True  # nothing depends on a gradient
             if last.reached is not None:
                 examples = last.reached.any(-1).nonzero().flatten().tolist()
                 apart &= examples in ([], [row])
@@ -375,13 +385,25 @@ class ObservedForward:
             )
         return top.reached
 
-    def find_reached(self, selected: Tensor, layers: Sequence[int]) -> None:
-        """Backpropagate the scores (B,) down to the lowest of some calls, by number: then these know what is reached.
+    def find_reached(self, selected: Tensor, layers: Sequence[int], row: int | slice = slice(None)) -> None:
+        """Backpropagate scores (B, ...) down to the lowest of some calls, by number: then these know what is reached.
+
+        Args:
+            selected: taken from ``output``.
+            layers: numbers of calls.
+            row: of which examples.
 
         Raises:
             RuntimeError: ``selected`` does not depend on the attention.
         """
-        self._capture.backward(selected.sum(), None, layers, retain_graph=True)
+        with torch.inference_mode(False), torch.enable_grad():
+            try:
+                self._capture.backward(selected[row].sum(), None, layers, retain_graph=True)
+            except (UnkeptError, CheckpointError) as error:
+                raise RuntimeError(
+                    f"what the output is read from cannot be found without gradients. {SWITCH_CHECKPOINTS}; or "
+                    "say readout="
+                ) from error
         self._shown = selected
 
 
@@ -419,6 +441,45 @@ def observed_forward(
         >>> with observed_forward(model, tensor_inputs(model, input_ids)) as run:
         ...     influence = run.influence(run.output[:, 1], variant="rectified")
     """
+    with seen_forward(model, inputs, gradients, modules, outputs=outputs, scaled=scaled) as seen:
+        run = ObservedForward(seen, inputs)
+        seen.capture.provenance.forget()
+        if any(call.mixed for call in run.calls):
+            _check_examples_first(model, inputs, run)
+        yield run
+
+
+@dataclass(frozen=True)
+class SeenForward:
+    """One forward pass, before anything is known of what it means.
+
+    Attributes:
+        output: the scores.
+        capture: the attention.
+        wrapped: whether a function called the model, which may give it other inputs than these.
+        states, outputs, patches: the hidden states, what followed attention, and the way of an image's patches, where
+            these were asked for.
+    """
+
+    output: Tensor
+    capture: AttentionCapture
+    wrapped: bool
+    states: Sequence[States] = ()
+    outputs: Mapping[int, AttentionOutput] | None = None
+    patches: PatchTrail | None = None
+
+
+@contextmanager
+def seen_forward(
+    model: Callable[..., Any],
+    inputs: ModelInputs,
+    gradients: bool = True,
+    modules: Collection[str] = (),
+    *,
+    outputs: bool = False,
+    scaled: tuple[Collection[int], Tensor] | None = None,
+) -> Iterator[SeenForward]:
+    """Run the model once as :func:`observed_forward` does, of which the arguments are, whatever attention it has."""
     model = unwrapped(model)
     check_observable(config_of(model))
     graph = _has_gradients(model, needed=gradients)
@@ -442,12 +503,8 @@ def observed_forward(
             check_evaluated(root)
         if gradients:
             check_gradients(output)
-        wrapped, followed = capture.root is not model, following.outputs if outputs else None
-        run = ObservedForward(output, capture, inputs, kept.states, followed, patches, wrapped=wrapped)
-        capture.provenance.forget()
-        if any(call.mixed for call in run.calls):
-            _check_examples_first(model, inputs, run)
-        yield run
+        followed = following.outputs if outputs else None
+        yield SeenForward(output, capture, capture.root is not model, kept.states, followed, patches)
 
 
 def _has_gradients(model: Callable[..., Any], needed: bool) -> bool:
@@ -473,7 +530,7 @@ def _check_examples_first(model: Callable[..., Any], inputs: ModelInputs, run: O
                 )
 
 
-def _no_attention(capture: AttentionCapture, output: Tensor, inputs: ModelInputs) -> str:
+def _no_attention(capture: AttentionCapture, output: Tensor) -> str:
     looked_for = (
         "no attention was seen in the model's forward pass. Looked for scaled_dot_product_attention on (B, H, N, d) "
         "tensors, softmax over scores (..., N, N) of queries and keys, and torch.nn.MultiheadAttention. "
@@ -502,8 +559,13 @@ def resolve_indices(name: str, indices: Sequence[int] | None, count: int) -> lis
     return sorted({index % count for index in indices})
 
 
-def plain_output(model: Callable[..., Any], inputs: ModelInputs) -> Tensor:
+def plain_output(model: Callable[..., Any], inputs: ModelInputs, *, hidden_states: bool = False) -> Tensor:
     """The model's output alone, detached: in eval mode, without gradients. The model is left as it was.
+
+    Args:
+        model: a module, or a function of the inputs that calls one (in eval mode).
+        inputs: one batch.
+        hidden_states: whether these will do, too.
 
     Returns:
         Scores (B, C) or (B, N, C).
@@ -515,4 +577,4 @@ def plain_output(model: Callable[..., Any], inputs: ModelInputs) -> Tensor:
         torch.no_grad(),
         same_random_state(inputs.features),
     ):
-        return output_scores(inputs.call(model), len(inputs))
+        return output_scores(inputs.call(model), len(inputs), hidden_states=hidden_states)

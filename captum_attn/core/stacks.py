@@ -219,13 +219,14 @@ def _check_nothing_left_out(
     if same:
         raise ValueError(_under_no_grad(same))
     for stack in stacks:
-        joins = stack.inputs == 0 or bool(stack.inputs & FEATURES)  # a decoder with inputs of its own does not
-        fed = [call for call in stack.own if call.queries.calls & bottom.members or stack.inputs == 0]
+        starts_by_reading = not stack.inputs and stack.calls[0] in stack.crossing
+        joins = starts_by_reading or bool(stack.inputs & FEATURES)  # a decoder with states of its own does not
+        fed = [call for call in stack.own if call.queries.calls & bottom.members or starts_by_reading]
         alike = [call for call in fed if call.shape == layer.shape and before[call.layer] & bottom.members]
         if stack is not bottom and joins and alike:
             raise ValueError(
-                f"attention {alike[0].module!r} has as many tokens as the layers below it, {length}, but something else "
-                "stands between them (other inputs that join the tokens' states, or learned queries that read "
+                f"attention {alike[0].module!r} has as many tokens as the layers below it, {length}, but something "
+                "else stands between them (other inputs that join the tokens' states, or learned queries that read "
                 "them), so it is unknown whether these are the same tokens, and a map of the layers below would leave "
                 "it out. captum_attn.inspect(model, batch) lists all calls"
             )

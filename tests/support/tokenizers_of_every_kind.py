@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import cache, partial
 
@@ -57,7 +58,9 @@ def byte_fallback() -> str:
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     alphabet = [f"<0x{byte:02X}>" for byte in range(256)]
-    return _trained(tokenizer, trainers.BpeTrainer, extra=alphabet, limit_alphabet=40)
+    trained = json.loads(_trained(tokenizer, trainers.BpeTrainer, extra=alphabet, limit_alphabet=40))
+    trained["added_tokens"] = [token for token in trained["added_tokens"] if token["content"] not in alphabet]
+    return json.dumps(trained)  # bytes are words of the vocabulary, and no special tokens
 
 
 @cache

@@ -1,0 +1,304 @@
+"""What an explanation of a model is going to see, and whether to believe it: one table for a model nobody has seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from captum._utils.common import _select_targets
+from torch import Tensor
+
+from captum_attn._targets import Selection, Target, no_selection, select_target, target_of_each
+from captum_attn.core.capture import AttentionCapture, EagerCall
+from captum_attn.core.gradient_check import (
+    LayerCheck,
+    check_gradients_of_attention,
+    examples_that_see_each_other,
+)
+from captum_attn.core.inputs import ModelInputs
+from captum_attn.core.origins import FEATURES
+from captum_attn.core.patches import NoPatchGrid
+from captum_attn.core.run import ObservedForward, SeenForward, seen_forward
+from captum_attn.core.tokens import Tokens, special_ids_of
+from captum_attn.methods.attribution import Inputs
+from captum_attn.methods.shapley import ShapleyGradAttention
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_SHOWN = 8
+"""So many tokens, or examples, are written out."""
+
+
+@dataclass(frozen=True)
+class InspectedCall:
+    """One attention of the forward pass.
+
+    Attributes:
+        number: in the order in which they ran.
+        module: the module that made it.
+        code: ``fused`` or ``eager``.
+        shape: (B, H, queries, keys).
+        role: ``explained``, or why it is not.
+        error: of its gradient, see :class:`~captum_attn.core.gradient_check.LayerCheck`; None where it was not checked.
+    """
+
+    number: int
+    module: str
+    code: str
+    shape: tuple[int, ...]
+    role: str
+    error: float | None = None
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What an explanation is going to see. ``print`` it, or leave it at the end of a notebook's cell.
+
+    Attributes:
+        verdict: in a sentence, whether to believe an explanation by gradients, and why not.
+        trusted: whether gradients were checked and agree in every layer that can be told.
+        calls: all attention of the forward pass.
+        facts: what is known of the input, the tokens and the score, by name.
+    """
+
+    verdict: str
+    trusted: bool
+    calls: list[InspectedCall]
+    facts: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        rows = [("#", "attention", "code", "shape", "role", "gradient"), *map(_row, self.calls)]
+        widths = [max(len(row[column]) for row in rows) for column in range(6)]
+        table = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        width = max(map(len, self.facts), default=0)
+        return "\n".join(
+            [self.verdict, "", *(f"{name:<{width}}  {fact}" for name, fact in self.facts.items()), "", *table]
+        )
+
+    def _repr_html_(self) -> str:
+        heads = "".join(f"<th>{name}</th>" for name in ("#", "attention", "code", "shape", "role", "gradient"))
+        rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in _row(call))}</tr>" for call in self.calls)
+        facts = "".join(f"<tr><th>{escape(n)}</th><td>{escape(fact)}</td></tr>" for n, fact in self.facts.items())
+        return f"<p><b>{escape(self.verdict)}</b></p><table>{facts}</table><table><tr>{heads}</tr>{rows}</table>"
+
+    def frame(self) -> pd.DataFrame:
+        """The calls, one in a row."""
+        import pandas as pd
+
+        return pd.DataFrame([vars(call) for call in self.calls])
+
+
+def inspect(
+    model: Callable[..., Any],
+    inputs: Inputs,
+    target: Target = None,
+    additional_forward_args: Any = None,
+    *,
+    tokenizer: Any | None = None,
+    additional_forward_arg_names: Sequence[str] | None = None,
+    players: Tensor | None = None,
+    check_gradients: bool = True,
+) -> Inspection:
+    """Say what an explanation of the model on this batch is going to see, and check its gradients.
+
+    Runs the model forward and backward once, and then, layer by layer, twice with slightly changed attention: the
+    explained score must change as the gradients say. Two or three examples are enough. The model is left as it was.
+
+    Args:
+        model, inputs, target, additional_forward_args, players: as of
+            :meth:`captum_attn.AttentionAttribution.attribute`.
+        tokenizer: tells special tokens, and writes tokens out.
+        additional_forward_arg_names: as of :class:`captum_attn.AttentionAttribution`.
+        check_gradients: whether to compare with finite differences.
+
+    Returns:
+        The attention calls of the pass, which are explained and why the others are not; the players, the readout, the
+        patches, the target and the score; and a verdict. Where an explanation would be refused, the verdict is the
+        refusal, and the table says what was seen.
+
+    Raises:
+        TypeError, ValueError: inputs that are none.
+
+    Example:
+        >>> import captum_attn
+        >>> seen = captum_attn.inspect(model, batch, tokenizer=tokenizer)
+        >>> seen.trusted, len(seen.calls)
+        (True, 4)
+        >>> print(seen.facts["explained"])
+        4 layers of 4 heads, 6 tokens
+    """
+    method = ShapleyGradAttention(model, tokenizer=tokenizer, additional_forward_arg_names=additional_forward_arg_names)
+    model = method.forward_func
+    batch = method.model_inputs(inputs, additional_forward_args, players)
+    facts = {"model": type(model).__name__, "input": _described(batch)}
+    try:
+        with seen_forward(model, batch) as seen:
+            return _inspected(model, batch, seen, target, tokenizer, check_gradients, facts)
+    except (ValueError, RuntimeError, TypeError) as error:
+        return Inspection(f"refused: {error}", False, [], facts)
+
+
+def _inspected(
+    model: Callable[..., Any],
+    batch: ModelInputs,
+    seen: SeenForward,
+    target: Target,
+    tokenizer: Any | None,
+    check: bool,
+    facts: dict[str, str],
+) -> Inspection:
+    facts["output"] = str(tuple(seen.output.shape))
+    try:
+        run = ObservedForward(seen, batch)
+        facts["explained"] = f"{run.layers} layers of {run.heads} heads, {run.length} tokens"
+        facts["masks"] = "causal: no token attends to a later one" if run.causal else "tokens attend in both directions"
+        tokens = run.tokens(special_ids_of(tokenizer))
+        facts |= _of_tokens(batch, tokens, tokenizer)
+        targets = target_of_each(target, len(batch))
+        unselected = target is None and run.output.dim() > 2
+        selection = no_selection(run.output) if unselected else select_target(run, targets)
+        facts |= _of_scores(selection)
+        facts["readout"] = _positions(run.readout("auto", selection.scores, tokens, selection.positions).weights() > 0)
+    except (ValueError, RuntimeError, TypeError, IndexError) as error:
+        return Inspection(f"refused: {error}", False, _calls(seen.capture, None), facts)
+    if unselected:
+        verdict = "not checked: the output has scores for each token, so gradients need target=(token, class)"
+        return Inspection(verdict, False, _calls(seen.capture, run), facts)
+    if not check:
+        return Inspection("not checked: check_gradients=False", False, _calls(seen.capture, run), facts)
+    return _judged(model, batch, run, seen.capture, selection, facts)
+
+
+def _judged(
+    model: Callable[..., Any],
+    batch: ModelInputs,
+    run: ObservedForward,
+    capture: AttentionCapture,
+    selection: Selection,
+    facts: dict[str, str],
+) -> Inspection:
+    """Compare gradients with finite differences."""
+
+    def select(output: Tensor) -> Tensor:
+        rows = [tuple(row) for row in selection.targets.tolist()]
+        scores: Tensor = output if output.dim() == 1 else _select_targets(output, rows)
+        return scores
+
+    try:
+        checks = check_gradients_of_attention(model, batch, run, selection.scores, select)
+        mixed = len(batch) > 1 and examples_that_see_each_other(model, batch, run, select)
+    except (ValueError, RuntimeError) as error:
+        return Inspection(f"refused: {error}", False, _calls(capture, run), facts)
+    verdict = (
+        "do not believe it: one example's attention changes another one's score; explain one at a time"
+        if mixed
+        else _verdict(checks)
+    )
+    return Inspection(verdict, verdict.startswith("ok"), _calls(capture, run, checks), facts)
+
+
+def _verdict(checks: Sequence[LayerCheck]) -> str:
+    wrong = [check.layer for check in checks if check.agrees is False]
+    silent = [check.layer for check in checks if check.agrees is None]
+    if wrong:
+        return f"do not believe it: gradients and finite differences disagree in the layers {wrong}"
+    if len(silent) == len(checks):
+        return "not checked: attention changes the score by less than rounding does"
+    largest = max(check.error for check in checks if check.agrees)
+    told = f"ok: gradients agree with finite differences, to {largest:.1%} of their size or better, in "
+    if not silent:
+        return f"{told}all {len(checks)} layers"
+    return f"{told}{len(checks) - len(silent)} of {len(checks)} layers; {silent} change the score by less than rounding"
+
+
+def _calls(
+    capture: AttentionCapture, run: ObservedForward | None, checks: Sequence[LayerCheck] = ()
+) -> list[InspectedCall]:
+    """All calls, and the softmaxes that cannot be explained, in the order in which they ran."""
+    errors = {run.calls[check.layer].layer: check.error for check in checks} if run is not None else {}
+    found, read = [], 0
+    for call in capture.calls:
+        origin = call.queries | call.keys
+        reads = bool(origin.inputs & FEATURES or origin.calls & read)
+        read |= reads << call.layer
+        role = ("reads the input" if reads else "another input") if run is None else str(run.sorted.roles[call.layer])
+        if len(call.numbers) > 1:
+            role += f", {len(call.numbers)} times with the same probabilities"
+        if isinstance(call, EagerCall) and call.probabilities.shape[-1] > call.shape[-1]:
+            role += ", a sink left out"
+        code = "eager" if isinstance(call, EagerCall) else "fused"
+        found.append(InspectedCall(call.layer, call.module, code, call.shape, role, errors.get(call.layer)))
+    odd = [InspectedCall(one.number, one.module, "eager", one.shape, f"odd: {one.reason}") for one in capture.odd]
+    return sorted([*found, *odd], key=lambda call: call.number)
+
+
+def _described(batch: ModelInputs) -> str:
+    """The inputs by name and shape."""
+    named = {batch.name or "the first argument": batch.features, **batch.keywords}
+    parts = [f"{name} {tuple(value.shape)}" for name, value in named.items() if isinstance(value, Tensor)]
+    return ", ".join([*parts, *(f"{tuple(v.shape)} by position" for v in batch.positional if isinstance(v, Tensor))])
+
+
+def _of_tokens(batch: ModelInputs, tokens: Tokens, tokenizer: Any | None) -> dict[str, str]:
+    """Padding, players and patches."""
+    facts = {}
+    if not tokens.real.all():
+        facts["padding"] = _positions(~tokens.real)
+    if tokens.playing is None:
+        facts["players"] = "unknown: give players="
+    elif batch.modality == "ids" and tokenizer is not None:
+        playing = zip(batch.features, tokens.playing, strict=True)
+        names = [tokenizer.convert_ids_to_tokens(row[own].tolist()) for row, own in playing]
+        facts["players"] = " | ".join(_listed(row) for row in names[:3]) + (" | …" if len(names) > 3 else "")
+    else:
+        facts["players"] = _positions(tokens.playing)
+    grid = tokens.grid
+    if isinstance(grid, NoPatchGrid):
+        facts["patches"] = f"none that could be found: {grid.reason}"
+    elif grid:
+        facts["patches"] = f"{grid.rows} × {grid.columns}, of {float(grid.height):g} × {float(grid.width):g} pixels"
+    return facts
+
+
+def _of_scores(selection: Selection) -> dict[str, str]:
+    """Targets and scores."""
+    if not len(selection.scores):
+        return {"target": "none"}
+    rows = [tuple(row) for row in selection.targets.tolist()]
+    named = [str(row[0]) if len(row) == 1 else str(row) if row else "the only score" for row in rows]
+    scores = [f"{float(score):.4g}" for score in selection.scores.detach()]
+    return {"target": _listed(named), "score": _listed(scores)}
+
+
+def _positions(chosen: Tensor) -> str:
+    """Of each example, which tokens are chosen."""
+    if bool(chosen.all()):
+        return "all tokens"
+    rows = [_ranges(row.nonzero().flatten().tolist()) for row in chosen[:3]]
+    if len(set(rows)) == 1 and bool((chosen == chosen[0]).all()):
+        return f"token {rows[0]}"
+    return "tokens " + " | ".join(rows) + (" | …" if len(chosen) > 3 else "")
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Ascending numbers, runs of them as first-last."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][-1] == number - 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    parts = [str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs]
+    return _listed(parts) or "none"
+
+
+def _listed(words: Sequence[str]) -> str:
+    return ", ".join(words[:_SHOWN]) + (", …" if len(words) > _SHOWN else "")
+
+
+def _row(call: InspectedCall) -> tuple[str, ...]:
+    error = "" if call.error is None else "too small" if call.error != call.error else f"{call.error:.1%}"
+    return str(call.number), call.module or "(no module)", call.code, str(call.shape), call.role, error
