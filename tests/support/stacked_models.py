@@ -121,7 +121,7 @@ class Own(nn.Module):
         for name, part in parts.items():
             self.add_module(name, part)
         for weight in self.parameters():
-            nn.init.normal_(weight, std=0.4 if weight.dim() > 1 else 0.1)
+            nn.init.normal_(weight, std=0.25 if weight.dim() > 1 else 0.1)
         self.eval()
 
     def forward(self, inputs_embeds: Tensor, **others: Tensor) -> Tensor:
