@@ -11,7 +11,7 @@ from captum._utils.common import _select_targets
 from torch import Tensor
 
 from captum_attn._targets import Selection, Target, no_selection, select_target, target_of_each
-from captum_attn.core.capture import AttentionCapture, EagerCall
+from captum_attn.core.capture import LISTED, AttentionCapture, EagerCall
 from captum_attn.core.gradient_check import (
     LayerCheck,
     check_gradients_of_attention,
@@ -138,7 +138,7 @@ def inspect(
         with seen_forward(model, batch) as seen:
             return _inspected(model, batch, seen, target, tokenizer, check_gradients, facts)
     except (ValueError, RuntimeError, TypeError) as error:
-        return Inspection(f"refused: {error}", False, [], facts)
+        return Inspection(_refused(error), False, [], facts)
 
 
 def _inspected(
@@ -163,7 +163,7 @@ def _inspected(
         facts |= _of_scores(selection)
         facts["readout"] = _positions(run.readout("auto", selection.scores, tokens, selection.positions).weights() > 0)
     except (ValueError, RuntimeError, TypeError, IndexError) as error:
-        return Inspection(f"refused: {error}", False, _calls(seen.capture, None), facts)
+        return Inspection(_refused(error), False, _calls(seen.capture, None), facts)
     if unselected:
         verdict = "not checked: the output has scores for each token, so gradients need target=(token, class)"
         return Inspection(verdict, False, _calls(seen.capture, run), facts)
@@ -191,13 +191,18 @@ def _judged(
         checks = check_gradients_of_attention(model, batch, run, selection.scores, select)
         mixed = len(batch) > 1 and examples_that_see_each_other(model, batch, run, select)
     except (ValueError, RuntimeError) as error:
-        return Inspection(f"refused: {error}", False, _calls(capture, run), facts)
+        return Inspection(_refused(error), False, _calls(capture, run), facts)
     verdict = (
         "do not believe it: one example's attention changes another one's score; explain one at a time"
         if mixed
         else _verdict(checks)
     )
     return Inspection(verdict, verdict.startswith("ok"), _calls(capture, run, checks), facts)
+
+
+def _refused(error: Exception) -> str:
+    """The refusal, without the advice to inspect the model."""
+    return f"refused: {str(error).removesuffix(LISTED).rstrip()}"
 
 
 def _verdict(checks: Sequence[LayerCheck]) -> str:
