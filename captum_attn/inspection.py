@@ -212,7 +212,7 @@ def _verdict(checks: Sequence[LayerCheck]) -> str:
         return f"do not believe it: gradients and finite differences disagree in the layers {wrong}"
     if len(silent) == len(checks):
         return "not checked: attention changes the score by less than rounding does"
-    largest = max(check.error for check in checks if check.agrees)
+    largest = max([0.001, *(check.error for check in checks if check.agrees)])
     told = f"ok: gradients agree with finite differences, to {largest:.1%} of their size or better, in "
     if not silent:
         return f"{told}all {len(checks)} layers"
