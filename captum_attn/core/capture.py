@@ -593,9 +593,12 @@ def _joined(factors: Collection[Factors], side: str) -> Origin:
 
 
 _SLICES = frozenset({Tensor.__getitem__, Tensor.narrow, torch.narrow, Tensor.index_select, torch.index_select})
+LISTED = "captum_attn.inspect(model, batch) lists all attention that was seen"
+"""Where to look closer, at the end of a refusal."""
 INDEPENDENT = (
     "the selected output does not depend on any of the attention that is explained: it was computed under "
-    "torch.no_grad() or torch.inference_mode() inside the model, or from detached states, or from other inputs"
+    "torch.no_grad() or torch.inference_mode() inside the model, or from detached states, or from other inputs. "
+    f"{LISTED}"
 )
 SWITCH_CHECKPOINTS = (
     "If that is gradient checkpointing, switch it off while explaining: model.gradient_checkpointing_disable() (of "

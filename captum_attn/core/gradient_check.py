@@ -131,7 +131,11 @@ def examples_that_see_each_other(
 
 
 def tokens_mix_elsewhere(
-    model: Callable[..., Any], inputs: ModelInputs, run: ObservedForward, read: Tensor, select: Callable[[Tensor], Tensor]
+    model: Callable[..., Any],
+    inputs: ModelInputs,
+    run: ObservedForward,
+    read: Tensor,
+    select: Callable[[Tensor], Tensor],
 ) -> bool | None:
     """Whether tokens reach the score by other ways than the explained attention: convolution, recurrence, more of it.
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointError
 
-from captum_attn.core.capture import INDEPENDENT, SWITCH_CHECKPOINTS, AttentionCapture, ScaledAttentionCapture
+from captum_attn.core.capture import INDEPENDENT, LISTED, SWITCH_CHECKPOINTS, AttentionCapture, ScaledAttentionCapture
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.models import (
     check_differentiable,
@@ -544,11 +544,11 @@ def _no_attention(capture: AttentionCapture, output: Tensor) -> str:
         return looked_for + (
             "The output was computed from the input all the same: the model relates tokens by other means than an "
             "attention matrix (convolution, a state-space or linear recurrence, a Fourier transform), so there is none "
-            "to explain. Use a method that needs no attention, such as captum.attr.IntegratedGradients"
+            f"to explain. Use a method that needs no attention, such as captum.attr.IntegratedGradients. {LISTED}"
         )
     return looked_for + (
         "Nor could the way from the input to the output be followed: a model whose attention runs in a custom kernel "
-        "must be switched to one of these, and one that runs under torch.no_grad() or in NumPy must not"
+        f"must be switched to one of these, and one that runs under torch.no_grad() or in NumPy must not. {LISTED}"
     )
 
 

@@ -13,7 +13,7 @@ from functools import reduce
 from itertools import combinations
 from typing import Literal
 
-from captum_attn.core.capture import SWITCH_CHECKPOINTS, AttentionCall, OddSoftmax
+from captum_attn.core.capture import LISTED, SWITCH_CHECKPOINTS, AttentionCall, OddSoftmax
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.origins import CONTENT, FEATURES, MOVED, bits
 
@@ -169,7 +169,8 @@ def _feeding(reading: Sequence[_Stack], before: Mapping[int, int]) -> _Stack:
     raise ValueError(
         f"several encoders read the explained input, from attention {names} on, and none of them feeds the others, so "
         "there is no single stack of layers to explain, and the mean over them would answer no question. Explain one "
-        "of them at a time: a function of the input in which the others' states are constants, computed beforehand"
+        "of them at a time: a function of the input in which the others' states are constants, computed beforehand. "
+        f"{LISTED}"
     )
 
 
@@ -208,7 +209,8 @@ def _check_one_chain(explained: Sequence[AttentionCall], before: Mapping[int, in
             raise ValueError(
                 f"several encoders read the explained input: attention {one.module!r} and {other.module!r} stand in "
                 "branches of their own, so there is no single stack of layers to explain. Explain one branch at a "
-                "time: a function of the input in which the others' states are constants, computed beforehand"
+                "time: a function of the input in which the others' states are constants, computed beforehand. "
+                f"{LISTED}"
             )
     return side_by_side
 
@@ -229,7 +231,7 @@ def check_square(calls: Sequence[AttentionCall], inputs: ModelInputs) -> int:
                 f"attention {call.module!r} has shape {call.shape} (batch, heads, queries, keys), expected "
                 f"{expected}: without one token-by-token matrix in every layer (windowed, pooled or cross attention, "
                 "tokens that are dropped or added between layers, prefix keys, inputs that are not batch-first) tokens "
-                f"cannot be explained.{several} captum_attn.inspect(model, batch) lists all calls"
+                f"cannot be explained.{several} {LISTED}"
             )
     return length
 
@@ -251,7 +253,7 @@ def _check_nothing_left_out(
             raise ValueError(
                 f"module {softmax.module!r} has a softmax of shape {softmax.shape} {softmax.reason}: it may relate the "
                 f"{length} tokens in a way that this library cannot explain, so that the map would leave it out. "
-                "captum_attn.inspect(model, batch) lists all calls"
+                f"{LISTED}"
             )
     same = [call for call in hidden if call.shape[2:] == (length, length)]
     if same:
@@ -266,7 +268,7 @@ def _check_nothing_left_out(
                 f"attention {alike[0].module!r} has as many tokens as the layers below it, {length}, but something "
                 "else stands between them (other inputs that join the tokens' states, or learned queries that read "
                 "them), so it is unknown whether these are the same tokens, and a map of the layers below would leave "
-                "it out. captum_attn.inspect(model, batch) lists all calls"
+                f"it out. {LISTED}"
             )
 
 
@@ -278,7 +280,7 @@ def _check_alike(calls: Sequence[AttentionCall]) -> None:
         raise ValueError(
             "the model's weights have no gradients (quantized, or made in inference mode), or it runs under "
             "torch.no_grad(), and its attention calls are of different kinds, so nothing says which of them belong to "
-            "the explained input. Explain the model with weights that have gradients"
+            f"the explained input. Explain the model with weights that have gradients. {LISTED}"
         )
 
 
@@ -287,7 +289,8 @@ def _twice(names: str) -> str:
         f"attention {names} ran twice on the explained input, side by side: an encoder that reads two texts or images, "
         "two views of one, or runs in two calls of the model; or layers that keep several streams of states. The mean "
         "over both would answer no question. Run the encoder once: compute what the other run gives beforehand, under "
-        "torch.no_grad(), and pass it as a constant; of a contrast of two classes, take both scores from one call"
+        "torch.no_grad(), and pass it as a constant; of a contrast of two classes, take both scores from one call. "
+        f"{LISTED}"
     )
 
 
@@ -296,7 +299,7 @@ def _under_no_grad(calls: Sequence[AttentionCall]) -> str:
     return (
         f"the attention {names} ran under torch.no_grad() inside the model, or on detached states, so it has no "
         "gradient of the input's, and nothing says whether it belongs to it: let the model compute gradients there. "
-        f"{SWITCH_CHECKPOINTS}"
+        f"{SWITCH_CHECKPOINTS}. {LISTED}"
     )
 
 
@@ -306,5 +309,5 @@ def _nothing_reads(calls: Sequence[AttentionCall], odd: Sequence[OddSoftmax]) ->
     return (
         f"attention was seen ({seen}, …), but none in which the explained input's tokens attend to each other: the "
         "input is read by cross attention alone, or on a way that autograd does not follow (.detach(), NumPy). "
-        "captum_attn.inspect(model, batch) lists all calls"
+        f"{LISTED}"
     )
