@@ -170,7 +170,7 @@ def _inspected(
         return Inspection(verdict, False, _calls(seen.capture, run), facts)
     if not check:
         return Inspection("not checked: check_gradients=False", False, _calls(seen.capture, run), facts)
-    return _judged(model, batch, run, seen.capture, selection, facts)
+    return _judged(model, batch, run, seen.capture, tokens, selection, facts)
 
 
 def _judged(
@@ -178,6 +178,7 @@ def _judged(
     batch: ModelInputs,
     run: ObservedForward,
     capture: AttentionCapture,
+    tokens: Tokens,
     selection: Selection,
     facts: dict[str, str],
 ) -> Inspection:
@@ -192,7 +193,7 @@ def _judged(
         checks = check_gradients_of_attention(model, batch, run, selection.scores, select)
         mixed = len(batch) > 1 and examples_that_see_each_other(model, batch, run, select)
         read = run.readout_rows(selection.scores).weights() > 0
-        elsewhere = tokens_mix_elsewhere(model, batch, run, read, select)
+        elsewhere = tokens_mix_elsewhere(model, batch, run, read, tokens.playing, select)
     except (ValueError, RuntimeError) as error:
         return Inspection(f"not checked: {error}", False, _calls(capture, run), facts)
     if elsewhere is not None:

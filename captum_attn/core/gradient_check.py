@@ -135,6 +135,7 @@ def tokens_mix_elsewhere(
     inputs: ModelInputs,
     run: ObservedForward,
     read: Tensor,
+    players: Tensor | None,
     select: Callable[[Tensor], Tensor],
 ) -> bool | None:
     """Whether tokens reach the score by other ways than the explained attention: convolution, recurrence, more of it.
@@ -144,10 +145,13 @@ def tokens_mix_elsewhere(
     Args:
         model, inputs, run, select: as of :func:`check_gradients_of_attention`.
         read: bool (B, N), the tokens that the score is read from.
+        players: bool (B, N), of images the patches; None if these are unknown.
 
     Returns:
-        None where all tokens are read, so that nothing can be told.
+        None where nothing can be told: all tokens are read, or some of an image's patches, or another stack reads them.
     """
+    if inputs.modality == "pixels" and (players is None or bool((read & players).any())):
+        return None
     others = run.real & ~read
     if not others.any() or run.crosses_stacks:
         return None
