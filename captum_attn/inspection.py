@@ -11,7 +11,7 @@ from captum._utils.common import _select_targets
 from torch import Tensor
 
 from captum_attn._targets import Selection, Target, no_selection, select_target, target_of_each
-from captum_attn.core.capture import LISTED, AttentionCapture, EagerCall
+from captum_attn.core.capture import LISTED, SWITCH_CHECKPOINTS, AttentionCapture, EagerCall
 from captum_attn.core.gradient_check import (
     LayerCheck,
     check_gradients_of_attention,
@@ -21,7 +21,7 @@ from captum_attn.core.gradient_check import (
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.origins import FEATURES
 from captum_attn.core.patches import NoPatchGrid
-from captum_attn.core.run import ObservedForward, SeenForward, seen_forward
+from captum_attn.core.run import ObservedForward, SeenForward, seen_forward, understood
 from captum_attn.core.tokens import Tokens, special_ids_of
 from captum_attn.methods.attribution import Inputs
 from captum_attn.methods.shapley import ShapleyGradAttention
@@ -136,10 +136,22 @@ def inspect(
     batch = method.model_inputs(inputs, additional_forward_args, players)
     facts = {"model": type(model).__name__, "input": _described(batch)}
     try:
-        with seen_forward(model, batch) as seen:
+        with seen_forward(model, batch, dependences=True) as seen:
             return _inspected(model, batch, seen, target, tokenizer, check_gradients, facts)
-    except (ValueError, RuntimeError, TypeError) as error:
+    except Exception as error:
+        if not _is_ours(error):
+            raise
         return Inspection(_refused(error), False, [], facts)
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether an error was raised by this package, or in its words, and not by the model."""
+    if SWITCH_CHECKPOINTS in str(error):
+        return True
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and str(trace.tb_frame.f_globals.get("__name__", "")).startswith("captum_attn")
 
 
 def _inspected(
@@ -153,7 +165,7 @@ def _inspected(
 ) -> Inspection:
     facts["output"] = str(tuple(seen.output.shape))
     try:
-        run = ObservedForward(seen, batch)
+        run = understood(model, batch, seen)
         facts["explained"] = f"{run.layers} layers of {run.heads} heads, {run.length} tokens"
         facts["masks"] = "causal: no token attends to a later one" if run.causal else "tokens attend in both directions"
         tokens = run.tokens(special_ids_of(tokenizer))
@@ -162,7 +174,7 @@ def _inspected(
         unselected = target is None and run.output.dim() > 2
         selection = no_selection(run.output) if unselected else select_target(run, targets)
         facts |= _of_scores(selection)
-        facts["readout"] = _positions(run.readout("auto", selection.scores, tokens, selection.positions).weights() > 0)
+        facts["readout"] = _read(run, selection, tokens)
     except (ValueError, RuntimeError, TypeError, IndexError) as error:
         return Inspection(_refused(error), False, _calls(seen.capture, None), facts)
     if unselected:
@@ -171,6 +183,15 @@ def _inspected(
     if not check:
         return Inspection("not checked: check_gradients=False", False, _calls(seen.capture, run), facts)
     return _judged(model, batch, run, seen.capture, tokens, selection, facts)
+
+
+def _read(run: ObservedForward, selection: Selection, tokens: Tokens) -> str:
+    """The tokens that the score is read from."""
+    try:
+        rows = run.readout("auto", selection.scores, tokens, selection.positions).weights()
+    except RuntimeError as error:
+        return f"unknown: {_refused(error)}"
+    return _positions(rows > 0)
 
 
 def _judged(
@@ -192,8 +213,11 @@ def _judged(
     try:
         checks = check_gradients_of_attention(model, batch, run, selection.scores, select)
         mixed = len(batch) > 1 and examples_that_see_each_other(model, batch, run, select)
-        read = run.readout_rows(selection.scores).weights() > 0
-        elsewhere = tokens_mix_elsewhere(model, batch, run, read, tokens.playing, select)
+        top = run.calls[-1]
+        run.find_reached(selection.scores, [top.layer])
+        elsewhere = tokens_mix_elsewhere(model, batch, run, top.reached, tokens.playing, select)
+        if run.dependence() is not None:
+            elsewhere = run.dependence() == "others" or bool(elsewhere)
     except (ValueError, RuntimeError) as error:
         return Inspection(f"not checked: {error}", False, _calls(capture, run), facts)
     if elsewhere is not None:
@@ -205,8 +229,9 @@ def _judged(
         verdict = "do not believe it: one example's attention changes another one's score; explain one at a time"
     elif elsewhere and verdict.startswith("ok"):
         verdict = (
-            "in part: tokens reach the score by other ways, too (convolution, recurrence, attention that cannot be "
-            f"seen), which no explanation shows; as for the attention that is seen, {verdict}"
+            "in part: tokens reach the score, or each other's states, by other ways, too (convolution, recurrence, "
+            "attention that cannot be seen, another order of tokens), which no explanation shows; as for the attention "
+            f"that is seen, {verdict}"
         )
     return Inspection(verdict, verdict.startswith("ok"), _calls(capture, run, checks), facts)
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -91,6 +91,7 @@ class AttentionCapture(AttentionIntercept):
         self.provenance = Provenance(graph, examples)
         self.gradients = gradients
         self._outline = None if gradients or not graph else Outline()
+        self._products: dict[int, tuple[str, tuple[int, ...], Origin]] = {}
         self._candidates: dict[int, tuple[EagerCall, OddSoftmax]] = {}
         self._sliced: tuple[EagerCall, Tensor] | None = None
         self._last: Tensor | None = None
@@ -107,6 +108,12 @@ class AttentionCapture(AttentionIntercept):
         return [*self._odd, *(odd for odd in unmixed if len(odd.shape) > 3)]  # routers have three dimensions
 
     @property
+    def bare_products(self) -> list[OddSoftmax]:
+        """Products of states with each other, of the form of scores, that no softmax took."""
+        reason = "which is a product of states that no softmax took"
+        return [OddSoftmax(-1, module, shape, origin, reason) for module, shape, origin in self._products.values()]
+
+    @property
     def follows(self) -> bool:
         """Whether the graph says which attention reads what; if gradients are needed, it must."""
         return self.provenance.known and (self.gradients or any(call.differentiable for call in self.calls))
@@ -119,7 +126,7 @@ class AttentionCapture(AttentionIntercept):
         """
         if self._outline is not None:
             return self._outline.recording()
-        return torch.autograd.graph.disable_saved_tensors_hooks(_CHECKPOINTED) if self.gradients else nullcontext()
+        return _without_checkpoints() if self.gradients else nullcontext()
 
     def attention(self, observer: Observer, layers: Collection[int], whole_heads: bool = False) -> None:
         """Show the probabilities of ``layers`` to ``observer``, from the top down as in a backward pass.
@@ -172,21 +179,61 @@ class AttentionCapture(AttentionIntercept):
         try:
             inputs = [*states, *(call.probe for call in self.calls if call.layer in layers)]
             gradients = torch.autograd.grad(scalar, inputs, allow_unused=True, retain_graph=retain_graph)
+        except RuntimeError as error:
+            if "torch.utils.checkpoint is incompatible" in str(error):  # the reentrant kind
+                raise RuntimeError(_CHECKPOINTED) from error
+            raise
         finally:
             for call in self.calls:  # an observer may know the run, and the run knows the calls
                 call.observer = None
         return gradients[: len(states)]
+
+    def dependences(self, weights: Tensor, layers: Collection[int]) -> Tensor | None:
+        """Which tokens the states of some tokens depend on by other ways than through attention.
+
+        Args:
+            weights: (B, N), of the states in each of the layers.
+            layers: numbers of calls.
+
+        Returns:
+            bool (B, N); None where the input does not come in as one vector for each token.
+        """
+        gate, calls = self.provenance.gate, [call for call in self.calls if call.layer in layers]
+        states = [call.state for call in calls if call.state is not None and call.state.shape[2] == weights.shape[1]]
+        entrances = [e for e in (gate.entrances if gate else ()) if e.dim() == 3 and e.shape[:2] == weights.shape]
+        if gate is None or not entrances or len(states) < len(calls):
+            return None
+        generator = torch.Generator().manual_seed(0)
+        signs = [
+            torch.randn(state.shape, generator=generator).to(state) * weights[:, None, :, None] for state in states
+        ]
+        whole = torch.stack([(state * sign).sum() for state, sign in zip(states, signs, strict=True)]).sum()
+        shut = [part for call in self.calls for part in (call, *getattr(call, "parts", ()))]
+        gate.closed = True
+        for call in shut:
+            call.observer, call.lowest = None, True
+        try:
+            gradients = torch.autograd.grad(whole, entrances, allow_unused=True, retain_graph=True)
+        finally:
+            gate.closed = False
+            for call in shut:
+                call.lowest = False
+        reached = [gradient.any(-1) for gradient in gradients if gradient is not None]
+        return torch.stack(reached).any(0) if reached else torch.zeros_like(weights, dtype=torch.bool)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         args, kwargs = without_weights(func, args, kwargs)
         result = super().__torch_function__(func, types, args, kwargs)
-        if func in _SLICES and self._sliced is not None and args[0] is self._sliced[1]:
+        if func in _SLICES and self._sliced is not None and args and args[0] is self._sliced[1]:
             self._sliced[0].leave_out_sink(args[0], result)
         result = self.provenance.follow(func, args, kwargs, result)
         while self.provenance.mixtures:
             self._confirm(*self.provenance.mixtures.pop())
+        while self.provenance.products:
+            factors, shape = self.provenance.products.pop()
+            self._products[factors.number] = self.owners.innermost(), shape, factors.queries
         return result
 
     def fused(
@@ -203,6 +250,8 @@ class AttentionCapture(AttentionIntercept):
         queries, keys = self.provenance.of(query).settled, self.provenance.of(key).settled
         mixed = self._mixes_examples(query.shape, self.packed)
         call = FusedCall(number, self.owners.innermost(), queries, keys, mixed, attention)
+        if self.provenance.gate is not None:
+            call.state = query
         first, before = self._same_attention(call)
         if first is None:
             self._begin(call)
@@ -221,23 +270,42 @@ class AttentionCapture(AttentionIntercept):
         if scores.dim() == 2:
             if origin.factors:
                 self._odd.append(self._odd_softmax(number, scores, "of two dimensions"))
-            return probabilities
+            return probabilities  # a router's or a classifier's
         followed = self.provenance.known and torch.is_grad_enabled()
         if not followed and scores.dim() != 4 and not self._packed_heads:
             return probabilities
         if scores.dtype == torch.float64:  # float32 probabilities of a float64 model would round the gradient
             probabilities = probabilities.double()
+        self._taken(origin)
         queries, keys = (_joined(origin.factors, side) for side in ("queries", "keys"))
         seen = self.by_head(probabilities.detach())
         mixed = self._mixes_examples(seen.shape, probabilities.dim() == 3)
         call = EagerCall(number, self.owners.innermost(), queries, keys, mixed, seen)
+        if self.provenance.gate is not None:
+            call.state = self._own_scores(origin)
         self._begin(call)
         self._file(call, scores, origin, certain=bool(origin.factors) or not followed)
         if torch.is_grad_enabled():
             probabilities = _ObservedSoftmax.apply(call, call.probe, probabilities)
-            self.provenance.declare(probabilities, Origin(softmax=1 << number))
+            kept = origin.settled if call.layer in self._candidates else NOWHERE
+            self.provenance.declare(probabilities, kept | Origin(softmax=1 << number))
         self._sliced = call, probabilities
         return probabilities
+
+    def _own_scores(self, scores: Origin) -> Tensor | None:
+        """(B, H, N, 1), the product of each token's query with its own key."""
+        products = (
+            [self.provenance.gate.products[factors.number] for factors in scores.factors]
+            if self.provenance.gate
+            else []
+        )
+        square = [self.by_head(product) for product in products if product.shape[-1] == product.shape[-2]]
+        return square[0].diagonal(dim1=-2, dim2=-1).unsqueeze(-1) if square else None
+
+    def _taken(self, scores: Origin) -> None:
+        """A softmax took these scores."""
+        for factors in scores.factors:
+            self._products.pop(factors.number, None)
 
     def _file(self, call: EagerCall, scores: Tensor, origin: Origin, certain: bool) -> None:
         """A softmax is attention if its scores are products of states, or else if it turns out to mix some."""
@@ -273,6 +341,7 @@ class AttentionCapture(AttentionIntercept):
 
     def sideways(self, number: int, scores: Tensor) -> None:
         if scores.dim() > 2 and self.provenance.of(scores).factors:
+            self._taken(self.provenance.of(scores))
             reason = "over another dimension than the last, or by its logarithm"
             self._odd.append(self._odd_softmax(number, scores, reason))
 
@@ -319,6 +388,7 @@ class AttentionCall(ABC):
         reached: bool (B, Q), set by a backward pass: the queries whose output a gradient reaches. In the last layer,
             these are the tokens that the explained output is read from.
         mixed: whether the shape leaves open what are examples and what heads.
+        state: (B, H, N, ...), of each query's own, with a graph; kept where dependences are looked at.
         differentiable: whether the call ran with a graph.
         of_products: whether the scores are products of queries and keys.
     """
@@ -332,6 +402,7 @@ class AttentionCall(ABC):
     observer: Observer | None = field(default=None, init=False, repr=False)
     lowest: bool = field(default=False, init=False, repr=False)
     reached: Tensor | None = field(default=None, init=False, repr=False)
+    state: Tensor | None = field(default=None, init=False, repr=False)
     differentiable: bool = field(default_factory=torch.is_grad_enabled, init=False, repr=False)
     of_products: bool = field(default=True, init=False, repr=False)
 
@@ -505,7 +576,7 @@ class EagerCall(AttentionCall):
 
     def backward(self, gradient: Tensor) -> Tensor | None:
         """Show (A, G) and pass G on."""
-        by_head = gradient.view(self.probabilities.shape)
+        by_head = gradient.reshape(self.probabilities.shape)
         self.reached = by_head.any(-1).any(1)
         if self.observer is not None:
             self.observer(self._tile(widen(by_head[..., self.tokens])))
@@ -583,6 +654,15 @@ class _ObservedSoftmax(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         return None, None, ctx.call.backward(gradient)
+
+
+@contextmanager
+def _without_checkpoints() -> Iterator[None]:
+    """Refuse hooks on saved tensors that the model sets; those that the caller has set already do no harm."""
+    with ExitStack() as stack:
+        with suppress(RuntimeError):
+            stack.enter_context(torch.autograd.graph.disable_saved_tensors_hooks(_CHECKPOINTED))
+        yield
 
 
 def _joined(factors: Collection[Factors], side: str) -> Origin:

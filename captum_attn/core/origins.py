@@ -20,10 +20,11 @@ CONTENT = FEATURES | OTHER
 
 
 class Factors(NamedTuple):
-    """What was multiplied to make scores: the origins of queries and of keys; and whether by ``einsum``."""
+    """A product of states that may make scores: the origins of queries and of keys, its number, how it was taken."""
 
     queries: Origin
     keys: Origin
+    number: int = 0
     by_einsum: bool = False
 
 
@@ -78,15 +79,19 @@ class Provenance:
         mixtures: the products of probabilities since the last look: of which calls (bits), and what they mixed.
         examples_moved: whether the examples were put in another order.
         passing: the softmaxes (bits) that are not known to relate tokens, so that what they mix comes through.
-        detached: whether states were cut off from the graph, so that what follows seems to come from nowhere.
+        products: the square products of states since the last look: their factors, and the shape.
+        gate: where dependences are looked at.
     """
 
     known: bool
     examples: int | None = None
     examples_moved: bool = field(default=False, init=False)
-    detached: bool = field(default=False, init=False)
     passing: int = field(default=0, init=False)
     mixtures: list[tuple[int, Origin]] = field(default_factory=list, repr=False)
+    products: list[tuple[Factors, tuple[int, ...]]] = field(default_factory=list, init=False, repr=False)
+    gate: Gate | None = field(default=None, init=False)
+    _counted: int = field(default=0, init=False)
+    _loose: dict[int, tuple[Tensor, int]] = field(default_factory=dict, init=False, repr=False)
     _nodes: dict[Any, Origin] = field(default_factory=dict, repr=False)
     _integers: dict[int, tuple[Tensor, int]] = field(default_factory=dict, repr=False)
     _ids: Tensor | None = field(default=None, init=False, repr=False)
@@ -115,30 +120,44 @@ class Provenance:
         """Learn from a torch function that just ran; returns its result, in the graph if tokens' ids selected it."""
         if not self.known:
             return result
+        given = (*args, *kwargs.values())
         if func is Tensor.__setitem__:
             self._follow_integers(args, args[0])
         if not isinstance(result, Tensor):
+            for part in result if isinstance(result, list | tuple) else ():
+                if isinstance(part, Tensor) and not part.is_floating_point():
+                    self._follow_integers(given, part)
             return result
         if func in _REORDERING:
             self._follow_order(func, args, kwargs, result)
-        elif func in _DETACHING:
-            self.detached |= result.dim() > 2 and bool(self.of(args[0]).inputs & FEATURES)
         if not result.is_floating_point():
             if self._integers and result.dtype != torch.bool:
-                self._follow_integers((*args, *kwargs.values()), result)
-        elif result.grad_fn is None and self._integers and (func in _SELECTIONS or result.dim() == 3):
-            inputs = self._selected_by((*args, *kwargs.values()))
-            return self._in_graph(result, Origin(inputs)) if inputs else result
-        elif result.grad_fn is not None and (func in _PRODUCTS or (func in _TIMES and _outer(args))):
-            self._follow_product([*_tensors(args), *_tensors(kwargs.values())], result, func is torch.einsum)
-        elif func in _LINEAR and result.grad_fn is not None:
+                self._follow_integers(given, result)
+        elif result.grad_fn is None:
+            return self._followed_without_graph(func, given, result)
+        elif func in _PRODUCTS or (func in _TIMES and _outer(args)):
+            return self._followed_product([*_tensors(given)], result, func is torch.einsum)
+        elif func in _LINEAR and result.dim() < 4:  # over four dimensions it may mix the heads of scores
             self.declare(result, self.of(result).settled)
+        return result
+
+    def _followed_without_graph(self, func: Callable[..., Any], given: tuple[Any, ...], result: Tensor) -> Tensor:
+        """States that are looked up, and those that are computed without a graph below all attention."""
+        inputs = self._selected_by(given) if self._integers and (func in _SELECTIONS or result.dim() == 3) else 0
+        for part in _tensors(given):
+            origin = self.of(part)
+            inputs |= self._loose.get(id(part), (None, 0))[1] | (0 if origin.calls else origin.inputs)
+        if inputs and torch.is_grad_enabled() and func not in _DETACHING:
+            return self._in_graph(result, Origin(inputs))
+        if inputs:
+            self._loose[id(result)] = result, inputs
         return result
 
     def forget(self) -> None:
         """Let go of the graph and of the inputs."""
         self._nodes.clear()
         self._integers.clear()
+        self._loose.clear()
         self._ids = None
 
     def _follow_order(
@@ -159,6 +178,8 @@ class Provenance:
     def _in_graph(self, tensor: Tensor, origin: Origin) -> Tensor:
         entered: Tensor = _Entrance.apply(self._anchor, tensor)
         self.declare(entered, origin)
+        if self.gate is not None and origin.inputs & FEATURES:
+            self.gate.entrances.append(entered)
         return entered
 
     def _follow_integers(self, args: tuple[Any, ...], result: Tensor) -> None:
@@ -178,22 +199,30 @@ class Provenance:
                 inputs |= self._selected_by(argument)
         return inputs
 
-    def _follow_product(self, operands: Sequence[Tensor], result: Tensor, by_einsum: bool) -> None:
+    def _followed_product(self, operands: Sequence[Tensor], result: Tensor, by_einsum: bool) -> Tensor:
         """A product mixes values by probabilities, or makes scores of queries and keys; sums are added to some."""
         factors = [self.of(operand) for operand in operands]
         mixing = reduce(int.__or__, (factor.softmax for factor in factors), 0)
         if mixing:
             values = reduce(Origin.__or__, (factor.settled for factor in factors if not factor.softmax), NOWHERE)
             self.mixtures.append((mixing, values))
-            through = values if mixing & self.passing else NOWHERE
+            through = reduce(Origin.__or__, (f.settled for f in factors)) if mixing & self.passing else NOWHERE
+            result = result if self.gate is None or mixing & self.passing else _Gated.apply(self.gate, result)
             self._declare_product(result, Origin(0, mixing & ~self.passing) | through)
-            return
+            return result
         added, factors = ([], factors) if by_einsum else (factors[:-2], factors[-2:])
         states = [factor.settled for factor in factors if factor.inputs or factor.calls]
         if len(states) > 1:
+            self._counted += 1
+            pair = Factors(states[0], states[1], self._counted, by_einsum)
+            if result.dim() > 2 and result.shape[-1] == result.shape[-2]:
+                self.products.append((pair, tuple(result.shape)))
+            if self.gate is not None:
+                self.gate.products[pair.number] = result
             made = reduce(Origin.__or__, states)
-            product = Origin(made.inputs, made.calls, 0, frozenset({Factors(states[0], states[1], by_einsum)}))
+            product = Origin(made.inputs, made.calls, 0, frozenset({pair}))
             self._declare_product(result, reduce(Origin.__or__, added, product))
+        return result
 
     def _declare_product(self, result: Tensor, origin: Origin) -> None:
         """Say where a product comes from, and what it is a view of, which remains if the view is changed in place."""
@@ -295,6 +324,34 @@ def _tensors(args: Any) -> Iterator[Tensor]:
             yield argument
         elif isinstance(argument, list | tuple):
             yield from _tensors(argument)
+
+
+@dataclass
+class Gate:
+    """What lets one see how states depend on the input when nothing passes attention.
+
+    Attributes:
+        closed: whether no gradient passes what attention mixed.
+        entrances: where the explained features come in, (B, N, D) or pixels.
+        products: of states, by number.
+    """
+
+    closed: bool = False
+    products: dict[int, Tensor] = field(default_factory=dict)
+    entrances: list[Tensor] = field(default_factory=list)
+
+
+class _Gated(torch.autograd.Function):
+    """What attention mixed, in eager code."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Gate, value: Tensor) -> Tensor:
+        ctx.gate = gate
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor | None]:
+        return None, None if ctx.gate.closed else gradient
 
 
 class _Entrance(torch.autograd.Function):

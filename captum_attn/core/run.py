@@ -7,7 +7,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ from captum_attn.core.models import (
     unwrapped,
 )
 from captum_attn.core.observers import InfluenceObserver, LayerObserver, Per, Variant
-from captum_attn.core.origins import FEATURES
+from captum_attn.core.origins import FEATURES, Gate
 from captum_attn.core.outline import UnkeptError
 from captum_attn.core.output_tokens import OutputTokens, decoder_tokens, shifts_its_input
 from captum_attn.core.outputs import AttentionOutput, OutputCapture
@@ -82,7 +83,7 @@ class ObservedForward:
         self.model = capture.root
         if not capture.calls:
             raise ValueError(_no_attention(capture, self.output))
-        self.sorted = sort_calls(capture.calls, capture.odd, inputs, capture.follows, capture.provenance.detached)
+        self.sorted = sort_calls(capture.calls, capture.odd, inputs, capture.follows)
         self.calls = self.sorted.explained
         self._shape = self.calls[0].shape[:3]
         self._shown: Tensor | None = None
@@ -91,12 +92,23 @@ class ObservedForward:
         self.causal = self.calls[0].causal
         for state in self.states:
             self._check_state(state)
+        self._warn_of_others()
+
+    def _warn_of_others(self) -> None:
+        """Say what may pass from token to token beside the attention that is explained."""
+        name, size = type(self.model).__name__, (self.length, self.length)
         found = layers_with_attention(self.model, self.calls)
         if found is not None and found[0] < found[1]:
             warnings.warn(
-                f"{found[0]} of the {found[1]} layers of {type(self.model).__name__} have attention and are explained; "
-                "what the others (state-space, recurrent, convolutional, attention without a softmax) pass from token "
-                "to token is not seen",
+                f"{found[0]} of the {found[1]} layers of {name} have attention that was seen, and are explained; what "
+                "the others pass from token to token (state-space, recurrent or convolutional layers) is not seen",
+                stacklevel=2,
+            )
+        bare = sorted({product.module for product in self._capture.bare_products if product.shape[-2:] == size})
+        if bare:
+            warnings.warn(
+                f"modules of {name} multiply states of the {self.length} tokens with each other without a softmax "
+                f"({', '.join(bare[:3])}): what they pass from token to token is not explained",
                 stacklevel=2,
             )
 
@@ -337,6 +349,25 @@ class ObservedForward:
         shifts = ((self.sorted.readers, 0), (self.sorted.shifted, 1))
         return {number: shift for calls, shift in shifts for call in calls for number in call.numbers}
 
+    def dependence(self) -> Literal["own", "others", "moved"] | None:
+        """Which tokens the states of tokens depend on by other ways than the explained attention.
+
+        A backward pass from a random half of the states, which passes no attention, must reach these tokens (``own``)
+        and no others (``others``, if it does; ``moved``, if the last layer's states do not reach their own).
+
+        Returns:
+            None if the pass was not made for this, or the input does not come in as one vector for each token.
+        """
+        drawn = torch.rand(self.real.shape, generator=torch.Generator().manual_seed(0)).to(self.like) < 0.5
+        half = drawn & self.real
+        layers = [call.layer for call in self.calls]
+        of_last, of_all = (self._capture.dependences(half.to(self.like), some) for some in (layers[-1:], layers))
+        if of_last is None or of_all is None:
+            return None
+        if (of_last & ~half).any() and (half & ~of_last).any():
+            return "moved"
+        return "others" if (of_all & ~half).any() else "own"
+
     def readout_rows(self, selected: Tensor) -> ReachedRows:
         """The tokens that scores (B,), taken from ``output``, are read from. A gradient finds them, when asked."""
         return ReachedRows(lambda: self._reached_by(selected), self.like)
@@ -443,12 +474,33 @@ def observed_forward(
         >>> with observed_forward(model, tensor_inputs(model, input_ids)) as run:
         ...     influence = run.influence(run.output[:, 1], variant="rectified")
     """
-    with seen_forward(model, inputs, gradients, modules, outputs=outputs, scaled=scaled) as seen:
-        run = ObservedForward(seen, inputs)
-        seen.capture.provenance.forget()
-        if any(call.mixed for call in run.calls):
-            _check_examples_first(model, inputs, run)
+    first = gradients and scaled is None and model not in _looked_at
+    with seen_forward(model, inputs, gradients, modules, outputs=outputs, scaled=scaled, dependences=first) as seen:
+        run = understood(model, inputs, seen)
+        if first and run.dependence() == "others":
+            warnings.warn(
+                f"states of tokens in {type(run.model).__name__} depend on other tokens by other ways than the "
+                "explained attention (convolution, recurrence, attention that cannot be seen), which no map shows. "
+                f"{LISTED}",
+                stacklevel=3,
+            )
+        _looked_at.add(model)
         yield run
+
+
+def understood(model: Callable[..., Any], inputs: ModelInputs, seen: SeenForward) -> ObservedForward:
+    """What a forward pass of the model means; raises what :func:`observed_forward` documents."""
+    run = ObservedForward(seen, inputs)
+    seen.capture.provenance.forget()
+    if any(call.mixed for call in run.calls):
+        _check_examples_first(model, inputs, run)
+    if run.dependence() == "moved":
+        raise ValueError(
+            f"states of tokens in {type(run.model).__name__} do not depend on their own tokens, but on others: the "
+            "model puts tokens, or examples, in another order, so that rows and columns of its attention are not the "
+            f"input's in their order. Put them in that order outside of the model, and explain it from there. {LISTED}"
+        )
+    return run
 
 
 @dataclass(frozen=True)
@@ -480,8 +532,12 @@ def seen_forward(
     *,
     outputs: bool = False,
     scaled: tuple[Collection[int], Tensor] | None = None,
+    dependences: bool = False,
 ) -> Iterator[SeenForward]:
-    """Run the model once as :func:`observed_forward` does, of which the arguments are, whatever attention it has."""
+    """Run the model once as :func:`observed_forward` does, of which the arguments are, whatever attention it has.
+
+    With ``dependences``, :meth:`~captum_attn.core.capture.AttentionCapture.dependences` can be asked for.
+    """
     model = unwrapped(model)
     check_observable(config_of(model))
     graph = _has_gradients(model, needed=gradients)
@@ -490,6 +546,7 @@ def seen_forward(
             capture: AttentionCapture = ScaledAttentionCapture(model, *scaled)
         else:
             capture = AttentionCapture(model, gradients, len(inputs), graph)
+        capture.provenance.gate = Gate() if dependences else None
         following = OutputCapture(capture)
         with (
             same_random_state(inputs.features),
@@ -507,6 +564,9 @@ def seen_forward(
             check_gradients(output)
         followed = following.outputs if outputs else None
         yield SeenForward(output, capture, capture.root is not model, kept.states, followed, patches)
+
+
+_looked_at: WeakSet[Callable[..., Any]] = WeakSet()  # models whose dependences are known not to be told again
 
 
 def _has_gradients(model: Callable[..., Any], needed: bool) -> bool:

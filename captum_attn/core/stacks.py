@@ -44,7 +44,6 @@ def sort_calls(
     odd: Sequence[OddSoftmax],
     inputs: ModelInputs,
     followed: bool,
-    detached: bool = False,
 ) -> SortedCalls:
     """Sort the attention calls of a forward pass.
 
@@ -53,7 +52,6 @@ def sort_calls(
         odd: softmaxes that look like attention and cannot be explained.
         inputs: what is explained.
         followed: whether the origins of the calls are known. Without them, all calls must be alike.
-        detached: whether states of the input were cut off from the graph.
 
     Raises:
         ValueError: no attention in which the input's tokens attend to each other, or not by one matrix in each layer;
@@ -66,7 +64,10 @@ def sort_calls(
     before = _ancestors(calls)
     stacks = _stacks(calls)
     reading = [stack for stack in stacks if stack.inputs & FEATURES and stack.own]
-    hidden = [call for call in calls if not call.differentiable or (detached and _from_nowhere(call))]
+    hidden = [call for call in calls if not call.differentiable]
+    unknown = [call for call in calls if call.differentiable and not _inputs_of(call, calls, before)]
+    if not reading and len(unknown) == len(calls):
+        reading = [stack for stack in stacks if stack.own]  # if there is one, it can only read the input
     if not reading:
         raise ValueError(_under_no_grad(hidden) if hidden else _nothing_reads(calls, odd))
     reading = _joined(reading)
@@ -77,6 +78,7 @@ def sort_calls(
     _check_order(explained)
     stacks = [bottom, *(stack for stack in stacks if not stack.members & bottom.members)]
     _check_nothing_left_out(bottom, explained[0], stacks, before, odd, hidden)
+    _check_known([call for call in unknown if call not in explained], explained[0])
     readers = [call for stack in stacks for call in stack.crossing if call.shape[3] == length and bottom.gives(call)]
     again = [stack for stack in reading if stack is not bottom and stack.inputs == bottom.inputs]
     shifted = [call for stack in again for call in stack.own if call.shape[3] == length]
@@ -174,8 +176,22 @@ def _feeding(reading: Sequence[_Stack], before: Mapping[int, int]) -> _Stack:
     )
 
 
-def _from_nowhere(call: AttentionCall) -> bool:
-    return not (call.queries.inputs or call.queries.calls or call.keys.inputs or call.keys.calls)
+def _inputs_of(call: AttentionCall, calls: Sequence[AttentionCall], before: Mapping[int, int]) -> int:
+    """The inputs (bits) that a call or one before it reads."""
+    read = [call, *(other for other in calls if before[call.layer] >> other.layer & 1)]
+    return reduce(int.__or__, (one.queries.inputs | one.keys.inputs for one in read))
+
+
+def _check_known(unknown: Sequence[AttentionCall], layer: AttentionCall) -> None:
+    """Raise ``ValueError`` for attention of as many tokens and examples that comes from none of the inputs."""
+    alike = [call.module for call in unknown if (call.shape[0], *call.shape[2:]) == (layer.shape[0], *layer.shape[2:])]
+    if alike:
+        raise ValueError(
+            f"attention {', '.join(map(repr, alike))} has as many tokens as the explained input, and comes from none "
+            "of the inputs that were given: the model reads several inputs, one of them inside the function, or from "
+            "detached states or by NumPy, so that nothing says whether these are the explained tokens. Give the other "
+            f"input as an argument of the model, and leave states in the graph. {LISTED}"
+        )
 
 
 def _joined(reading: list[_Stack]) -> list[_Stack]:
@@ -297,8 +313,8 @@ def _twice(names: str) -> str:
 def _under_no_grad(calls: Sequence[AttentionCall]) -> str:
     names = ", ".join(repr(call.module) for call in calls)
     return (
-        f"the attention {names} ran under torch.no_grad() inside the model, or on detached states, so it has no "
-        "gradient of the input's, and nothing says whether it belongs to it: let the model compute gradients there. "
+        f"the attention {names} ran under torch.no_grad() inside the model, so it has no gradient, and nothing says "
+        "whether it belongs to the explained input: let the model compute gradients there. "
         f"{SWITCH_CHECKPOINTS}. {LISTED}"
     )
 

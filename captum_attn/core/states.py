@@ -142,5 +142,8 @@ def layers_with_attention(model: nn.Module | None, calls: Sequence[AttentionCall
     for name, blocks in model.named_modules():
         path = name.split(".")
         if isinstance(blocks, nn.ModuleList) and all(owner[: len(path)] == path for owner in owners):
-            return len({owner[len(path)] for owner in owners if len(owner) > len(path)}), len(blocks)
+            entries = {owner[len(path)] for owner in owners if len(owner) > len(path)}
+            attending = [blocks[int(entry)] for entry in entries]
+            if len(entries) > 1 or len(calls) == 1:  # else it holds towers, not layers
+                return sum(block in attending for block in blocks), len(blocks)
     return None

@@ -42,7 +42,7 @@ def by_head(influences, batch):
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3])  # two heads: two examples may be taken for heads
-@pytest.mark.parametrize("way", ["fused", "eager", "rows", "five dimensions", "synthesized"])
+@pytest.mark.parametrize("way", ["fused", "eager", "rows", "five dimensions", "synthesized", "talking heads"])
 def test_every_way_to_write_attention_is_a_layer_of_its_stack(way, batch):
     model, inputs = Own(straight, "fused", way, "eager"), embeddings(batch)
     expected = by_head(signed_influence(model, inputs), batch)
@@ -172,7 +172,7 @@ def test_layers_of_several_sizes_are_refused_and_never_dropped(forward, way, met
         method(model).attribute(inputs, target=1)
 
 
-@pytest.mark.parametrize(("way", "reason"), [("sideways", "another dimension"), ("talking heads", "no products")])
+@pytest.mark.parametrize(("way", "reason"), [("sideways", "another dimension"), ("of states", "no products")])
 def test_odd_softmaxes_over_tokens_are_refused_by_name(way, reason):
     model, inputs = Own(straight, "fused", way), embeddings()
     with left_untouched(model), pytest.raises(ValueError, match=rf"'layers.1' has a softmax.*{reason}"):
@@ -366,7 +366,7 @@ def two_towers(kind):
 def test_the_tower_that_reads_the_features_is_explained_fused_as_eager(kind, explain, implementation):
     model = two_towers(kind)
     model.set_attn_implementation("eager")
-    texts, pixels = text_batch()["input_ids"][:, :9], image_batch()["pixel_values"]
+    texts, pixels = text_batch()["input_ids"][:, :7], image_batch()["pixel_values"]
     output = model(input_ids=texts, pixel_values=pixels, output_attentions=True)
     scores = output.logits_per_image[:, 1] if explain == "image" else output.logits_per_text[:, 1]
     attentions = (output.vision_model_output if explain == "image" else output.text_model_output).attentions
