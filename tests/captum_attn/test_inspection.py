@@ -430,7 +430,8 @@ def test_the_only_score_needs_no_target():
 
 
 @pytest.mark.parametrize(
-    ("target", "shown", "readout"), [((2, 1), "(2, 1)", "token 2"), ((-1, 0), None, "tokens 8 | 5 | 3")]
+    ("target", "shown", "readout"),
+    [((2, 1), "(2, 1), (2, 1), (2, 1)", "token 2"), ((-1, 0), "(8, 0), (5, 0), (3, 0)", "tokens 8 | 5 | 3")],
 )
 def test_tokens_that_have_scores_of_their_own(target, shown, readout):
     model = hf.BertForTokenClassification(FAMILIES["bert"].config()).eval()
