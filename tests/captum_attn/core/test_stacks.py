@@ -11,6 +11,7 @@ from families import FAMILIES, batch, image_batch, text_batch
 from models import left_untouched
 from stacked_models import WAYS, Attend, Own, embeddings, signed_influence, straight
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointImpl, checkpoint_wrapper
 from torch.utils.checkpoint import checkpoint
 
 from captum_attn import RawAttention, ShapleyAttention, ShapleyGradAttention, inspect
@@ -381,6 +382,8 @@ def test_the_tower_that_reads_the_features_is_explained_fused_as_eager(kind, exp
 
 # --- Gradients that are not there ----------------------------------------------------------------------------------
 
+_TORCHS_OWN_WORDS = pytest.mark.xfail(strict=True, reason="PyTorch's own error, which advises what is refused as well")
+
 
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_gradient_checkpointing_is_named_with_its_switches_and_attention_alone_works(reentrant):
@@ -400,6 +403,78 @@ def test_gradient_checkpointing_is_named_with_its_switches_and_attention_alone_w
         assert inspect(model, inputs).verdict.startswith("refused")
         rows = RawAttention(model, readout=0).attribute(inputs)
     torch.testing.assert_close(rows, RawAttention(plain, readout=0).attribute(inputs))
+
+
+@pytest.mark.parametrize("implementation", CheckpointImpl)
+def test_checkpoint_wrappers_of_fsdp_are_named_and_the_module_inside_works(implementation):
+    plain, wrapped, inputs = Own(straight, "fused", "eager"), Own(straight, "fused", "eager"), embeddings()
+    for place, layer in enumerate(list(wrapped.layers)):
+        wrapped.layers[place] = checkpoint_wrapper(layer, checkpoint_impl=implementation).eval()
+    with (
+        left_untouched(wrapped),
+        pytest.raises((RuntimeError, ValueError), match=r"module inside of checkpoint_wrapper"),
+    ):
+        ShapleyGradAttention(wrapped).attribute(inputs, target=1)
+    for place, layer in enumerate(list(wrapped.layers)):
+        wrapped.layers[place] = layer._checkpoint_wrapped_module
+    assert torch.equal(explained(wrapped, inputs), explained(plain, inputs))
+
+
+class Timm(nn.Module):
+    """Blocks under a switch, as timm's models have them."""
+
+    def __init__(self, reentrant):
+        super().__init__()
+        torch.manual_seed(0)
+        self.blocks, self.head = nn.ModuleList(Attend() for _ in range(2)), nn.Linear(16, 3)
+        self.grad_checkpointing, self.reentrant = False, reentrant
+
+    def set_grad_checkpointing(self, enable=True):
+        self.grad_checkpointing = enable
+
+    def forward(self, inputs_embeds):
+        for block in self.blocks:
+            if self.grad_checkpointing and not torch.jit.is_scripting():
+                inputs_embeds = checkpoint(block, inputs_embeds, use_reentrant=self.reentrant)
+            else:
+                inputs_embeds = block(inputs_embeds)
+        return self.head(inputs_embeds.mean(1))
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_the_switch_that_is_named_works_for_models_like_timms(reentrant, training):
+    model, inputs = Timm(reentrant).train(training), embeddings()
+    expected = explained(model, inputs)
+    model.set_grad_checkpointing()
+    with left_untouched(model), pytest.raises((RuntimeError, ValueError), match=r"set_grad_checkpointing\(False\)"):
+        ShapleyGradAttention(model).attribute(inputs, target=1)
+    model.set_grad_checkpointing(False)
+    assert torch.equal(explained(model, inputs), expected)
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
+@pytest.mark.parametrize("name", ["bert", "llama", "t5", "vit"])
+def test_checkpointing_of_hugging_face_is_off_while_explaining(name):
+    family = FAMILIES[name]
+    model, inputs = family.build(), batch(family)
+    expected = ShapleyGradAttention(model).influence(inputs, 1)
+    model.gradient_checkpointing_enable()
+    for training in (False, True):
+        model.train(training)
+        with left_untouched(model):
+            assert torch.equal(ShapleyGradAttention(model).influence(inputs, 1), expected)
+
+
+@pytest.mark.parametrize("reentrant", [pytest.param(True, marks=_TORCHS_OWN_WORDS), False])
+def test_checkpoints_of_a_part_without_attention_are_named(reentrant):
+    def saving(model, states):
+        low = checkpoint(model.mlp, model.layers[0](states), use_reentrant=reentrant)
+        return model.head(model.layers[1](low)[:, 0])
+
+    model = Own(saving, "fused", "eager", mlp=nn.Linear(16, 16))
+    with left_untouched(model), pytest.raises((RuntimeError, ValueError), match=r"set_grad_checkpointing\(False\)"):
+        ShapleyGradAttention(model).attribute(embeddings(), target=1)
 
 
 def test_models_without_an_attention_matrix_are_told_that():
