@@ -104,8 +104,8 @@ def inspect(
 ) -> Inspection:
     """Say what an explanation of the model on this batch is going to see, and check its gradients.
 
-    Runs the model forward and backward once, and then, layer by layer, twice with slightly changed attention: the
-    explained score must change as the gradients say. Two or three examples are enough. The model is left as it was.
+    Runs the model forward and backward once, and then a dozen times, or some dozens, with slightly changed attention:
+    the explained score must change as the gradients say. Two or three examples are enough. The model is left as it was.
 
     Args:
         model, inputs, target, additional_forward_args, players: as of
@@ -191,7 +191,7 @@ def _judged(
         checks = check_gradients_of_attention(model, batch, run, selection.scores, select)
         mixed = len(batch) > 1 and examples_that_see_each_other(model, batch, run, select)
     except (ValueError, RuntimeError) as error:
-        return Inspection(f"refused: {error}", False, _calls(capture, run), facts)
+        return Inspection(f"not checked: {error}", False, _calls(capture, run), facts)
     verdict = (
         "do not believe it: one example's attention changes another one's score; explain one at a time"
         if mixed
@@ -208,7 +208,7 @@ def _verdict(checks: Sequence[LayerCheck]) -> str:
     if len(silent) == len(checks):
         return "not checked: attention changes the score by less than rounding does"
     largest = max(check.error for check in checks if check.agrees)
-    told = f"ok: gradients agree with finite differences, to {largest:.1%} of their size or better, in "
+    told = f"ok: gradients agree with finite differences, to about {largest:.1%} of their size, in "
     if not silent:
         return f"{told}all {len(checks)} layers"
     return f"{told}{len(checks) - len(silent)} of {len(checks)} layers; {silent} change the score by less than rounding"
