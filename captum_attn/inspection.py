@@ -11,11 +11,12 @@ from captum._utils.common import _select_targets
 from torch import Tensor
 
 from captum_attn._targets import Selection, Target, no_selection, select_target, target_of_each
-from captum_attn.core.capture import AttentionCapture, EagerCall
+from captum_attn.core.capture import LISTED, AttentionCapture, EagerCall
 from captum_attn.core.gradient_check import (
     LayerCheck,
     check_gradients_of_attention,
     examples_that_see_each_other,
+    tokens_mix_elsewhere,
 )
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.origins import FEATURES
@@ -138,7 +139,7 @@ def inspect(
         with seen_forward(model, batch) as seen:
             return _inspected(model, batch, seen, target, tokenizer, check_gradients, facts)
     except (ValueError, RuntimeError, TypeError) as error:
-        return Inspection(f"refused: {error}", False, [], facts)
+        return Inspection(_refused(error), False, [], facts)
 
 
 def _inspected(
@@ -163,13 +164,13 @@ def _inspected(
         facts |= _of_scores(selection)
         facts["readout"] = _positions(run.readout("auto", selection.scores, tokens, selection.positions).weights() > 0)
     except (ValueError, RuntimeError, TypeError, IndexError) as error:
-        return Inspection(f"refused: {error}", False, _calls(seen.capture, None), facts)
+        return Inspection(_refused(error), False, _calls(seen.capture, None), facts)
     if unselected:
         verdict = "not checked: the output has scores for each token, so gradients need target=(token, class)"
         return Inspection(verdict, False, _calls(seen.capture, run), facts)
     if not check:
         return Inspection("not checked: check_gradients=False", False, _calls(seen.capture, run), facts)
-    return _judged(model, batch, run, seen.capture, selection, facts)
+    return _judged(model, batch, run, seen.capture, tokens, selection, facts)
 
 
 def _judged(
@@ -177,6 +178,7 @@ def _judged(
     batch: ModelInputs,
     run: ObservedForward,
     capture: AttentionCapture,
+    tokens: Tokens,
     selection: Selection,
     facts: dict[str, str],
 ) -> Inspection:
@@ -190,14 +192,28 @@ def _judged(
     try:
         checks = check_gradients_of_attention(model, batch, run, selection.scores, select)
         mixed = len(batch) > 1 and examples_that_see_each_other(model, batch, run, select)
+        read = run.readout_rows(selection.scores).weights() > 0
+        elsewhere = tokens_mix_elsewhere(model, batch, run, read, tokens.playing, select)
     except (ValueError, RuntimeError) as error:
         return Inspection(f"not checked: {error}", False, _calls(capture, run), facts)
-    verdict = (
-        "do not believe it: one example's attention changes another one's score; explain one at a time"
-        if mixed
-        else _verdict(checks)
-    )
+    if elsewhere is not None:
+        facts["tokens mix"] = (
+            "by other ways, too, which are not seen" if elsewhere else "by the explained attention alone"
+        )
+    verdict = _verdict(checks)
+    if mixed:
+        verdict = "do not believe it: one example's attention changes another one's score; explain one at a time"
+    elif elsewhere and verdict.startswith("ok"):
+        verdict = (
+            "in part: tokens reach the score by other ways, too (convolution, recurrence, attention that cannot be "
+            f"seen), which no explanation shows; as for the attention that is seen, {verdict}"
+        )
     return Inspection(verdict, verdict.startswith("ok"), _calls(capture, run, checks), facts)
+
+
+def _refused(error: Exception) -> str:
+    """The refusal, without the advice to inspect the model."""
+    return f"refused: {str(error).removesuffix(LISTED).rstrip()}"
 
 
 def _verdict(checks: Sequence[LayerCheck]) -> str:
@@ -207,7 +223,7 @@ def _verdict(checks: Sequence[LayerCheck]) -> str:
         return f"do not believe it: gradients and finite differences disagree in the layers {wrong}"
     if len(silent) == len(checks):
         return "not checked: attention changes the score by less than rounding does"
-    largest = max(check.error for check in checks if check.agrees)
+    largest = max([0.001, *(check.error for check in checks if check.agrees)])
     told = f"ok: gradients agree with finite differences, to about {largest:.1%} of their size, in "
     if not silent:
         return f"{told}all {len(checks)} layers"

@@ -92,7 +92,9 @@ class ExplanationMonitor(Callback):
         max_seconds: when so many have passed, no further batch is begun, on each process by itself; not for FSDP2.
         batch_size: how many inputs the model sees at a time.
         batch_inputs: makes of a batch of another form the mapping that is explained, with its labels; known forms are
-            what a tokenizer or an image processor returns, a tensor, (features, labels), and (ids, mask, labels).
+            what a tokenizer or an image processor returns, a tensor, (features, labels), and (ids, mask, labels) with
+            token types behind the mask or not. Of (pixels, labels, indices), say,
+            ``lambda batch: {"pixel_values": batch[0], "labels": batch[1]}``.
         intervention: how faithfulness takes tokens away: ``"replacement"`` or ``"knockout"``.
         replacement: what replaces a token; as in :class:`captum_attn.metrics.MaskedModel`.
         concept_options: other arguments of :class:`captum_attn.TTCAV`, such as ``{"n_cavs": 20}``.

@@ -88,7 +88,7 @@ class AttentionCapture(AttentionIntercept):
         self.calls: list[AttentionCall] = []
         self.latest: AttentionCall | None = None
         self._odd: list[OddSoftmax] = []
-        self.provenance = Provenance(graph)
+        self.provenance = Provenance(graph, examples)
         self.gradients = gradients
         self._outline = None if gradients or not graph else Outline()
         self._candidates: dict[int, tuple[EagerCall, OddSoftmax]] = {}
@@ -183,7 +183,7 @@ class AttentionCapture(AttentionIntercept):
         args, kwargs = without_weights(func, args, kwargs)
         result = super().__torch_function__(func, types, args, kwargs)
         if func in _SLICES and self._sliced is not None and args[0] is self._sliced[1]:
-            self._sliced[0].leave_out_sinks(args[0], result)
+            self._sliced[0].leave_out_sink(args[0], result)
         result = self.provenance.follow(func, args, kwargs, result)
         while self.provenance.mixtures:
             self._confirm(*self.provenance.mixtures.pop())
@@ -201,7 +201,7 @@ class AttentionCapture(AttentionIntercept):
             scale=1 / math.sqrt(query.shape[-1]) if kernel.scale is None else kernel.scale,
         )
         queries, keys = self.provenance.of(query).settled, self.provenance.of(key).settled
-        mixed = self.packed and self._mixes_examples(query.shape, True)
+        mixed = self._mixes_examples(query.shape, self.packed)
         call = FusedCall(number, self.owners.innermost(), queries, keys, mixed, attention)
         first, before = self._same_attention(call)
         if first is None:
@@ -218,6 +218,10 @@ class AttentionCapture(AttentionIntercept):
 
     def eager(self, number: int, probabilities: Tensor, scores: Tensor) -> Tensor:
         origin = self.provenance.of(scores)
+        if scores.dim() == 2:
+            if origin.factors:
+                self._odd.append(self._odd_softmax(number, scores, "of two dimensions"))
+            return probabilities
         followed = self.provenance.known and torch.is_grad_enabled()
         if not followed and scores.dim() != 4 and not self._packed_heads:
             return probabilities
@@ -228,20 +232,38 @@ class AttentionCapture(AttentionIntercept):
         mixed = self._mixes_examples(seen.shape, probabilities.dim() == 3)
         call = EagerCall(number, self.owners.innermost(), queries, keys, mixed, seen)
         self._begin(call)
-        if origin.factors or not followed:
-            self.calls.append(call)
-        else:
-            self._candidates[number] = call, self._odd_softmax(number, scores, "whose scores are no products of states")
+        self._file(call, scores, origin, certain=bool(origin.factors) or not followed)
         if torch.is_grad_enabled():
             probabilities = _ObservedSoftmax.apply(call, call.probe, probabilities)
             self.provenance.declare(probabilities, Origin(softmax=1 << number))
         self._sliced = call, probabilities
         return probabilities
 
+    def _file(self, call: EagerCall, scores: Tensor, origin: Origin, certain: bool) -> None:
+        """A softmax is attention if its scores are products of states, or else if it turns out to mix some."""
+        by_einsum = any(factors.by_einsum for factors in origin.factors)
+        if by_einsum and scores.dim() == 4 and scores.shape[1] == scores.shape[2]:
+            self._odd.append(self._odd_softmax(call.layer, scores, "whose queries cannot be told from as many heads"))
+        elif certain:
+            self.calls.append(call)
+        else:
+            odd = self._odd_softmax(call.layer, scores, "whose scores are no products of states")
+            self._candidates[call.layer] = call, odd
+            if scores.shape[-1] == scores.shape[-2] and not self._of_positions(odd):
+                self.provenance.passing |= 1 << call.layer
+
+    def _of_positions(self, softmax: OddSoftmax) -> bool:
+        """Whether it depends on no input, and is given for each example: attention by position alone."""
+        shape = softmax.shape
+        return softmax.origin == NOWHERE and len(shape) == 4 and shape[0] == (self._examples or shape[0])
+
     def _confirm(self, numbers: int, values: Origin) -> None:
-        """Softmaxes whose scores are no products of queries and keys are attention if they mix values of tokens."""
+        """Softmaxes of unknown scores mixed something: positions, or learned queries that read tokens, or odd ones."""
         for number in [number for number in self._candidates if numbers >> number & 1]:
-            call, _ = self._candidates.pop(number)
+            call, odd = self._candidates.pop(number)
+            if self.provenance.passing >> number & 1:  # features, experts or streams, which may be as many as tokens
+                self._odd.append(replace(odd, origin=values))
+                continue
             call.of_products, call.keys = False, values
             if call.shape[2] == call.shape[3]:
                 call.queries = values
@@ -250,8 +272,9 @@ class AttentionCapture(AttentionIntercept):
             self.calls = sorted([*self.calls, call], key=lambda one: one.layer)
 
     def sideways(self, number: int, scores: Tensor) -> None:
-        if self.provenance.of(scores).factors:
-            self._odd.append(self._odd_softmax(number, scores, "over another dimension than the last"))
+        if scores.dim() > 2 and self.provenance.of(scores).factors:
+            reason = "over another dimension than the last, or by its logarithm"
+            self._odd.append(self._odd_softmax(number, scores, reason))
 
     def _begin(self, call: AttentionCall) -> None:
         if self._outline is not None:
@@ -265,9 +288,13 @@ class AttentionCapture(AttentionIntercept):
         Its graph must be passed after the new one's, so that it has all gradients together.
         """
         last = self.latest
-        if isinstance(last, FusedCall) and last.module == call.module and last.attention.same_scores(call.attention):
-            return last, self._last
-        return None, None
+        if not isinstance(last, FusedCall) or (last.module, last.queries, last.keys) != (
+            call.module,
+            call.queries,
+            call.keys,
+        ):
+            return None, None
+        return (last, self._last) if last.attention.same_scores(call.attention) else (None, None)
 
     def _odd_softmax(self, number: int, scores: Tensor, reason: str) -> OddSoftmax:
         origin = self.provenance.of(scores).settled
@@ -391,14 +418,13 @@ class FusedCall(AttentionCall):
     def backward(self, grad_output: Tensor, mask_gradient: bool) -> tuple[Tensor | None, ...]:
         """Gradients of query, key, value and mask; none at the lowest layer, below which nothing is asked for."""
         self._check_unmodified()
-        whole = self.first or self
         if self.first is not None:
             self._gradient = grad_output
         elif self.parts:
             self._show_together(grad_output)
         else:
             self.reached = grad_output.any(-1).any(1)
-        if whole.lowest:
+        if self.lowest:
             if self.observer is not None and not self.parts:
                 self.attention.show(self.layer, self.observer, grad_output)
             return None, None, None, None
@@ -440,12 +466,15 @@ class EagerCall(AttentionCall):
     probabilities: Tensor
     tokens: slice = field(default_factory=lambda: slice(None), init=False)
 
-    def leave_out_sinks(self, probabilities: Tensor, kept: Tensor) -> None:
-        """The model dropped columns: where one is left for each query, the others are sinks."""
+    def leave_out_sink(self, probabilities: Tensor, kept: Tensor) -> None:
+        """The model dropped a column: where one is left for each query, it was a sink, before the tokens or behind."""
         queries, keys = probabilities.shape[-2:]
-        if keys > queries == kept.shape[-1] and kept.shape[:-1] == probabilities.shape[:-1]:
-            start = (kept.storage_offset() - probabilities.storage_offset()) // probabilities.stride(-1)
-            self.tokens = slice(start, start + queries)
+        if keys != queries + 1 or kept.shape != (*probabilities.shape[:-1], queries):
+            return
+        for start in (0, 1):
+            if torch.equal(kept, probabilities[..., start : start + queries]):
+                self.tokens = slice(start, start + queries)
+                return
 
     @property
     def evidence(self) -> Tensor:
@@ -563,10 +592,13 @@ def _joined(factors: Collection[Factors], side: str) -> Origin:
     return joined
 
 
-_SLICES = frozenset({Tensor.__getitem__, Tensor.narrow, torch.narrow})
+_SLICES = frozenset({Tensor.__getitem__, Tensor.narrow, torch.narrow, Tensor.index_select, torch.index_select})
+LISTED = "captum_attn.inspect(model, batch) lists all attention that was seen"
+"""Where to look closer, at the end of a refusal."""
 INDEPENDENT = (
     "the selected output does not depend on any of the attention that is explained: it was computed under "
-    "torch.no_grad() or torch.inference_mode() inside the model, or from detached states, or from other inputs"
+    "torch.no_grad() or torch.inference_mode() inside the model, or from detached states, or from other inputs. "
+    f"{LISTED}"
 )
 SWITCH_CHECKPOINTS = (
     "If that is gradient checkpointing, switch it off while explaining: model.gradient_checkpointing_disable() (of "

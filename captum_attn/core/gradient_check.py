@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -127,6 +128,54 @@ def examples_that_see_each_other(
         if len(others) and float(others.max()) > max(1e-3 * float(changes[example]), rounding):
             return True
     return False
+
+
+def tokens_mix_elsewhere(
+    model: Callable[..., Any],
+    inputs: ModelInputs,
+    run: ObservedForward,
+    read: Tensor,
+    players: Tensor | None,
+    select: Callable[[Tensor], Tensor],
+) -> bool | None:
+    """Whether tokens reach the score by other ways than the explained attention: convolution, recurrence, more of it.
+
+    While every token attends to itself alone, the tokens that are not read are exchanged: the score must stay.
+
+    Args:
+        model, inputs, run, select: as of :func:`check_gradients_of_attention`.
+        read: bool (B, N), the tokens that the score is read from.
+        players: bool (B, N), of images the patches; None if these are unknown.
+
+    Returns:
+        None where nothing can be told: all tokens are read, or some of an image's patches, or another stack reads them.
+    """
+    if inputs.modality == "pixels" and (players is None or bool((read & players).any())):
+        return None
+    others = run.real & ~read
+    if not others.any() or run.crosses_stacks:
+        return None
+    alone = torch.eye(run.length, device=run.like.device)
+    calls = replacement_calls(run)
+
+    def scores(batch: ModelInputs) -> Tensor:
+        output = replaced_output(model, batch, lambda layer, attention, allowed: alone.expand(attention.shape), calls)
+        return select(output).double()
+
+    before, after = scores(inputs), scores(_exchanged(inputs, others))
+    rounding = 64 * torch.finfo(run.output.dtype).eps * float(before.abs().max())
+    return float((after - before).abs().max()) > max(rounding, 1e-5)
+
+
+def _exchanged(inputs: ModelInputs, others: Tensor) -> ModelInputs:
+    """The inputs with other content in some of the tokens (B, N); of images, in all pixels, as tokens are patches."""
+    features = inputs.features.clone()
+    if inputs.modality == "pixels":
+        return replace(inputs, features=features.flip(-1) + 0.5)
+    for example, places in enumerate(others):
+        where = places.nonzero().flatten()
+        features[example, where] = features[example, where.roll(1)]
+    return replace(inputs, features=features)
 
 
 class _Directions:

@@ -41,7 +41,7 @@ class AttentionIntercept(TorchFunctionMode, ABC):
             attention counts as of one head.
 
     Attributes:
-        seen: how many calls there were so far, fused ones and softmaxes of three dimensions or more.
+        seen: how many calls there were so far, fused ones and softmaxes of two dimensions or more.
         packed: whether the fused attention at hand was given with examples and heads in one dimension.
     """
 
@@ -63,7 +63,7 @@ class AttentionIntercept(TorchFunctionMode, ABC):
         """What the softmax with this number returns: over the last dimension of ``scores``, (..., Q, K)."""
 
     def sideways(self, number: int, scores: Tensor) -> None:
-        """Take note of a softmax over another dimension, whose result nothing changes."""
+        """Take note of a softmax over another dimension, or of its logarithm, whose result nothing changes."""
 
     def by_head(self, scores: Tensor) -> Tensor:
         """Scores or probabilities as (B, H, Q, K): given so, as (B · H, Q, K), or with heads in groups."""
@@ -81,6 +81,10 @@ class AttentionIntercept(TorchFunctionMode, ABC):
             return self._fused(*args, **kwargs)
         if func in _SOFTMAX:
             return self._softmax(func(*args, **kwargs), *args, **kwargs)
+        if func in _LOG_SOFTMAX:
+            self.sideways(self.seen, args[0])
+        if func is F.softmin:
+            return self._softmax(func(*args, **kwargs), -args[0], *args[1:], **kwargs)
         if func is F.multi_head_attention_forward:
             return self._packed(*args, **kwargs)
         return func(*args, **kwargs)
@@ -117,7 +121,7 @@ class AttentionIntercept(TorchFunctionMode, ABC):
             self.packed = False
 
     def _softmax(self, probabilities: Tensor, input: Tensor, dim: int | None = None, *_: Any, **__: Any) -> Tensor:
-        if probabilities.dim() < 3:
+        if probabilities.dim() < 2:
             return probabilities
         number = self._number()
         if dim in (-1, probabilities.dim() - 1):
@@ -135,7 +139,8 @@ class AttentionIntercept(TorchFunctionMode, ABC):
             self._packed_heads = None
 
 
-_SOFTMAX = frozenset({F.softmax, torch.softmax, Tensor.softmax})
+_LOG_SOFTMAX = frozenset({F.log_softmax, torch.log_softmax, Tensor.log_softmax})
+_SOFTMAX = frozenset({F.softmax, torch.softmax, Tensor.softmax, torch.special.softmax})
 
 # F.multi_head_attention_forward hands itself to an active mode, so that a mode sees it and not the attention inside.
 # This is the same function without that first step.

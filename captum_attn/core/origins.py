@@ -15,14 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-FEATURES, OTHER = 1, 2
+FEATURES, OTHER, MOVED = 1, 2, 4
+CONTENT = FEATURES | OTHER
 
 
 class Factors(NamedTuple):
-    """What was multiplied to make scores: the origins of queries and of keys."""
+    """What was multiplied to make scores: the origins of queries and of keys; and whether by ``einsum``."""
 
     queries: Origin
     keys: Origin
+    by_einsum: bool = False
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Origin:
 
     Attributes:
         inputs: bits: the explained ``FEATURES``, and ``OTHER`` inputs that carry tokens or pixels, as far as they come
-            by a way around all attention, such as a residual stream.
+            by a way around all attention, such as a residual stream; ``MOVED`` where tokens were put in another order.
         calls: bits, one for each attention call whose output goes in, by a way around all later ones.
         softmax: bits, the calls whose probabilities it still is; nothing was mixed with them yet.
         factors: the products of two states that it is made of, without a linear layer since.
@@ -72,13 +74,22 @@ class Provenance:
 
     Attributes:
         known: whether the pass has a graph at all.
+        examples: the batch size, if it is known.
         mixtures: the products of probabilities since the last look: of which calls (bits), and what they mixed.
+        examples_moved: whether the examples were put in another order.
+        passing: the softmaxes (bits) that are not known to relate tokens, so that what they mix comes through.
+        detached: whether states were cut off from the graph, so that what follows seems to come from nowhere.
     """
 
     known: bool
+    examples: int | None = None
+    examples_moved: bool = field(default=False, init=False)
+    detached: bool = field(default=False, init=False)
+    passing: int = field(default=0, init=False)
     mixtures: list[tuple[int, Origin]] = field(default_factory=list, repr=False)
     _nodes: dict[Any, Origin] = field(default_factory=dict, repr=False)
     _integers: dict[int, tuple[Tensor, int]] = field(default_factory=dict, repr=False)
+    _ids: Tensor | None = field(default=None, init=False, repr=False)
     _anchor: Tensor = field(default_factory=lambda: torch.zeros((), requires_grad=True), repr=False)
 
     def enter(self, value: Any, inputs: int) -> Any:
@@ -87,6 +98,7 @@ class Provenance:
             return value
         if not value.is_floating_point():
             self._integers[id(value)] = (value, inputs)
+            self._ids = value if inputs == FEATURES else self._ids
             return value
         return self._in_graph(value, Origin(inputs))
 
@@ -107,14 +119,18 @@ class Provenance:
             self._follow_integers(args, args[0])
         if not isinstance(result, Tensor):
             return result
+        if func in _REORDERING:
+            self._follow_order(func, args, kwargs, result)
+        elif func in _DETACHING:
+            self.detached |= result.dim() > 2 and bool(self.of(args[0]).inputs & FEATURES)
         if not result.is_floating_point():
             if self._integers and result.dtype != torch.bool:
                 self._follow_integers((*args, *kwargs.values()), result)
         elif result.grad_fn is None and self._integers and (func in _SELECTIONS or result.dim() == 3):
             inputs = self._selected_by((*args, *kwargs.values()))
             return self._in_graph(result, Origin(inputs)) if inputs else result
-        elif func in _PRODUCTS and result.grad_fn is not None:
-            self._follow_product([*_tensors(args), *_tensors(kwargs.values())], result)
+        elif result.grad_fn is not None and (func in _PRODUCTS or (func in _TIMES and _outer(args))):
+            self._follow_product([*_tensors(args), *_tensors(kwargs.values())], result, func is torch.einsum)
         elif func in _LINEAR and result.grad_fn is not None:
             self.declare(result, self.of(result).settled)
         return result
@@ -123,6 +139,22 @@ class Provenance:
         """Let go of the graph and of the inputs."""
         self._nodes.clear()
         self._integers.clear()
+        self._ids = None
+
+    def _follow_order(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor
+    ) -> None:
+        """Take note of examples, or states (B, N, D) or (B, H, N, d) of tokens, that are put in another order."""
+        given = args[0]
+        if not isinstance(given, Tensor) or given.shape != result.shape:
+            return
+        moved = {dim % given.dim() for dim in _reordered_dims(func, args, kwargs)}
+        tokens = 1 if given.dim() < 4 else 2
+        self.examples_moved |= 0 in moved and len(given) == self.examples
+        if tokens in moved and id(given) in self._integers:
+            self._integers[id(result)] = (result, self._integers[id(given)][1] | MOVED)
+        elif tokens in moved and result.grad_fn is not None:
+            self.declare(result, self.of(given) | Origin(MOVED))
 
     def _in_graph(self, tensor: Tensor, origin: Origin) -> Tensor:
         entered: Tensor = _Entrance.apply(self._anchor, tensor)
@@ -131,7 +163,7 @@ class Provenance:
 
     def _follow_integers(self, args: tuple[Any, ...], result: Tensor) -> None:
         inputs = self._selected_by(args)
-        if inputs:
+        if inputs and id(result) not in self._integers:
             self._integers[id(result)] = (result, inputs)
 
     def _selected_by(self, args: Any) -> int:
@@ -140,23 +172,28 @@ class Provenance:
         for argument in args:
             if isinstance(argument, Tensor):
                 inputs |= self._integers.get(id(argument), (None, 0))[1]
+                if inputs & FEATURES and self._ids is not None and _in_another_order(argument, self._ids):
+                    inputs |= MOVED
             elif isinstance(argument, list | tuple):
                 inputs |= self._selected_by(argument)
         return inputs
 
-    def _follow_product(self, operands: Sequence[Tensor], result: Tensor) -> None:
-        """A product mixes values by probabilities, or makes scores of queries and keys; the last two are multiplied."""
-        added, factors = operands[:-2], [self.of(operand) for operand in operands[-2:]]
+    def _follow_product(self, operands: Sequence[Tensor], result: Tensor, by_einsum: bool) -> None:
+        """A product mixes values by probabilities, or makes scores of queries and keys; sums are added to some."""
+        factors = [self.of(operand) for operand in operands]
         mixing = reduce(int.__or__, (factor.softmax for factor in factors), 0)
         if mixing:
             values = reduce(Origin.__or__, (factor.settled for factor in factors if not factor.softmax), NOWHERE)
             self.mixtures.append((mixing, values))
-            self._declare_product(result, Origin(0, mixing))
-        elif len(factors) == 2 and all(factor.inputs or factor.calls for factor in factors):
-            queries, keys = (factor.settled for factor in factors)
-            made = queries | keys
-            product = Origin(made.inputs, made.calls, 0, frozenset({Factors(queries, keys)}))
-            self._declare_product(result, reduce(Origin.__or__, map(self.of, added), product))
+            through = values if mixing & self.passing else NOWHERE
+            self._declare_product(result, Origin(0, mixing & ~self.passing) | through)
+            return
+        added, factors = ([], factors) if by_einsum else (factors[:-2], factors[-2:])
+        states = [factor.settled for factor in factors if factor.inputs or factor.calls]
+        if len(states) > 1:
+            made = reduce(Origin.__or__, states)
+            product = Origin(made.inputs, made.calls, 0, frozenset({Factors(states[0], states[1], by_einsum)}))
+            self._declare_product(result, reduce(Origin.__or__, added, product))
 
     def _declare_product(self, result: Tensor, origin: Origin) -> None:
         """Say where a product comes from, and what it is a view of, which remains if the view is changed in place."""
@@ -192,6 +229,66 @@ def bits(number: int) -> Iterator[int]:
         number ^= lowest
 
 
+def _outer(args: Sequence[Any]) -> bool:
+    """Whether entries of each factor meet several of the other one: (..., N, 1, d) times (..., 1, N, d)."""
+    if len(args) != 2 or not all(isinstance(factor, Tensor) for factor in args) or args[0].dim() != args[1].dim():
+        return False
+    sizes = list(zip(args[0].shape, args[1].shape, strict=True))
+    return any(one == 1 < other for one, other in sizes) and any(other == 1 < one for one, other in sizes)
+
+
+def _reordered_dims(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[int]:
+    """The dimensions along which a function puts what it is given in another order."""
+    values = [*args[1:], *kwargs.values()]
+    if func in _FLIPS:
+        yield from _flat(values)
+    elif func in _ROLLS:
+        yield from _flat([kwargs["dims"] if "dims" in kwargs else args[2:]])
+    elif func is Tensor.__getitem__:
+        index = args[1] if isinstance(args[1], tuple) else (args[1],)
+        for dim, part in enumerate(index):
+            part = torch.tensor(part) if isinstance(part, list) else part
+            if part is Ellipsis or part is None:
+                return
+            if isinstance(part, Tensor) and part.dtype != torch.bool:
+                if not _ascends(part):
+                    yield dim
+                return
+    else:
+        dims = [value for value in values if isinstance(value, int)]
+        indices = [value for value in values if isinstance(value, Tensor)]
+        if dims and indices and not _ascends(indices[0], dims[0]):
+            yield dims[0]
+
+
+def _flat(values: Any) -> Iterator[int]:
+    for value in values:
+        if isinstance(value, int):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _flat(value)
+
+
+def _ascends(index: Tensor, dim: int = -1) -> bool:
+    """Whether an index takes everything in its order."""
+    return bool((index.diff(dim=dim if index.dim() > 1 else 0) > 0).all())
+
+
+def _in_another_order(looked_up: Tensor, ids: Tensor) -> bool:
+    """Whether ids that are looked up are the given ones, flipped, sorted or shifted by a place or two."""
+    if (looked_up.dtype, looked_up.shape) != (ids.dtype, ids.shape) or ids.dim() != 2 or torch.equal(looked_up, ids):
+        return False
+    apart = looked_up - ids
+    if (apart == apart[:1, :1]).all():  # another numbering
+        return False
+    if torch.equal(looked_up.sort(-1).values, ids.sort(-1).values):
+        return True
+    length, in_place = ids.shape[1], (apart == 0).double().mean()
+    shifts = [shift for shift in (1, 2, -1, -2) if abs(shift) < length - 1]
+    same = [(looked_up.roll(-s, -1) == ids)[:, max(0, -s) : length - max(0, s)].double().mean() for s in shifts]
+    return any(share > max(in_place, torch.tensor(0.8)) for share in same)
+
+
 def _tensors(args: Any) -> Iterator[Tensor]:
     for argument in args:
         if isinstance(argument, Tensor):
@@ -213,13 +310,23 @@ class _Entrance(torch.autograd.Function):
 
 
 _PRODUCTS = frozenset(
-    {torch.matmul, torch.bmm, torch.baddbmm, torch.einsum, Tensor.matmul, Tensor.bmm, Tensor.baddbmm}
-    | {Tensor.__matmul__, Tensor.__rmatmul__}
+    {torch.matmul, torch.mm, torch.bmm, torch.baddbmm, torch.einsum, torch.tensordot, torch.inner, torch.cdist}
+    | {Tensor.matmul, Tensor.mm, Tensor.bmm, Tensor.baddbmm, Tensor.__matmul__, Tensor.__rmatmul__}
 )
+_TIMES = frozenset({torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__})
 _LINEAR = frozenset(
     {F.linear, F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d, torch.addmm, Tensor.addmm}
     | {F.layer_norm, F.rms_norm}
 )
+_FLIPS = frozenset({torch.flip, Tensor.flip})
+_ROLLS = frozenset({torch.roll, Tensor.roll})
+_REORDERING = frozenset(
+    {Tensor.__getitem__, torch.index_select, Tensor.index_select, torch.gather, Tensor.gather}
+    | {torch.take_along_dim, Tensor.take_along_dim}
+    | _FLIPS
+    | _ROLLS
+)
+_DETACHING = frozenset({torch.detach, Tensor.detach, Tensor.data.__get__})  # type: ignore[attr-defined]
 _SELECTIONS = frozenset(
     {F.embedding, torch.embedding, F.embedding_bag, Tensor.__getitem__, torch.index_select, Tensor.index_select}
     | {Tensor.float, Tensor.double, Tensor.half, Tensor.bfloat16, Tensor.to, Tensor.type, Tensor.type_as}

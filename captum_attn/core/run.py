@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointError
 
-from captum_attn.core.capture import INDEPENDENT, SWITCH_CHECKPOINTS, AttentionCapture, ScaledAttentionCapture
+from captum_attn.core.capture import INDEPENDENT, LISTED, SWITCH_CHECKPOINTS, AttentionCapture, ScaledAttentionCapture
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.models import (
     check_differentiable,
@@ -82,7 +82,7 @@ class ObservedForward:
         self.model = capture.root
         if not capture.calls:
             raise ValueError(_no_attention(capture, self.output))
-        self.sorted = sort_calls(capture.calls, capture.odd, inputs, capture.follows)
+        self.sorted = sort_calls(capture.calls, capture.odd, inputs, capture.follows, capture.provenance.detached)
         self.calls = self.sorted.explained
         self._shape = self.calls[0].shape[:3]
         self._shown: Tensor | None = None
@@ -95,7 +95,8 @@ class ObservedForward:
         if found is not None and found[0] < found[1]:
             warnings.warn(
                 f"{found[0]} of the {found[1]} layers of {type(self.model).__name__} have attention and are explained; "
-                "what the others (state-space, recurrent, convolutional) pass from token to token is not seen",
+                "what the others (state-space, recurrent, convolutional, attention without a softmax) pass from token "
+                "to token is not seen",
                 stacklevel=2,
             )
 
@@ -272,11 +273,12 @@ class ObservedForward:
         between first and last, or of both, is followed to the last attention: it must reach its own example only.
         """
         batch, last = len(self._inputs), self.calls[-1]
-        doubtful = batch > 1 and (self.output.dim() == 1 or batch in (self.output.shape[1], self.length))
+        moved = self._capture.provenance.examples_moved
+        doubtful = batch > 1 and (moved or self.output.dim() == 1 or batch in (self.output.shape[1], self.length))
         if not doubtful or not self._finds_readout:
             return True
         apart = True
-        for row in (0, 1) if batch == 2 else (batch // 2,):
+        for row in range(batch) if moved or batch == 2 else (batch // 2,):
             try:
                 self.find_reached(self.output, [last.layer], row)
             except RuntimeError:
@@ -535,15 +537,18 @@ def _no_attention(capture: AttentionCapture, output: Tensor) -> str:
         "no attention was seen in the model's forward pass. Looked for scaled_dot_product_attention on (B, H, N, d) "
         "tensors, softmax over scores (..., N, N) of queries and keys, and torch.nn.MultiheadAttention. "
     )
+    if capture.odd:
+        odd = "; ".join(f"{one.module!r}, {one.shape}, {one.reason}" for one in capture.odd[:3])
+        return looked_for + f"There are other softmaxes, of which nothing says whether they relate tokens: {odd}"
     if capture.provenance.of(output).inputs & FEATURES:
         return looked_for + (
             "The output was computed from the input all the same: the model relates tokens by other means than an "
             "attention matrix (convolution, a state-space or linear recurrence, a Fourier transform), so there is none "
-            "to explain. Use a method that needs no attention, such as captum.attr.IntegratedGradients"
+            f"to explain. Use a method that needs no attention, such as captum.attr.IntegratedGradients. {LISTED}"
         )
     return looked_for + (
         "Nor could the way from the input to the output be followed: a model whose attention runs in a custom kernel "
-        "must be switched to one of these, and one that runs under torch.no_grad() or in NumPy must not"
+        f"must be switched to one of these, and one that runs under torch.no_grad() or in NumPy must not. {LISTED}"
     )
 
 

@@ -13,9 +13,9 @@ from functools import reduce
 from itertools import combinations
 from typing import Literal
 
-from captum_attn.core.capture import SWITCH_CHECKPOINTS, AttentionCall, OddSoftmax
+from captum_attn.core.capture import LISTED, SWITCH_CHECKPOINTS, AttentionCall, OddSoftmax
 from captum_attn.core.inputs import ModelInputs
-from captum_attn.core.origins import FEATURES, bits
+from captum_attn.core.origins import CONTENT, FEATURES, MOVED, bits
 
 Role = Literal["explained", "reads the tokens", "of a later stack", "of another input"]
 
@@ -28,17 +28,23 @@ class SortedCalls:
         explained: the calls in which the input's tokens attend to each other, one for each layer, from the bottom up.
         readers: the calls outside of the stack whose keys are its tokens: a decoder's cross attention, a pooling head.
         shifted: the calls of a decoder that reads the features once more, shifted by a token.
+        side_by_side: whether layers hold several calls, none of which feeds the others.
         roles: of every call, by its number.
     """
 
     explained: list[AttentionCall]
     readers: list[AttentionCall]
     shifted: list[AttentionCall]
+    side_by_side: bool
     roles: dict[int, Role]
 
 
 def sort_calls(
-    calls: Sequence[AttentionCall], odd: Sequence[OddSoftmax], inputs: ModelInputs, followed: bool
+    calls: Sequence[AttentionCall],
+    odd: Sequence[OddSoftmax],
+    inputs: ModelInputs,
+    followed: bool,
+    detached: bool = False,
 ) -> SortedCalls:
     """Sort the attention calls of a forward pass.
 
@@ -47,6 +53,7 @@ def sort_calls(
         odd: softmaxes that look like attention and cannot be explained.
         inputs: what is explained.
         followed: whether the origins of the calls are known. Without them, all calls must be alike.
+        detached: whether states of the input were cut off from the graph.
 
     Raises:
         ValueError: no attention in which the input's tokens attend to each other, or not by one matrix in each layer;
@@ -55,17 +62,20 @@ def sort_calls(
     if not followed:
         _check_alike(calls)
         check_square(calls, inputs)
-        return SortedCalls(list(calls), [], [], {call.layer: "explained" for call in calls})
+        return SortedCalls(list(calls), [], [], False, {call.layer: "explained" for call in calls})
     before = _ancestors(calls)
     stacks = _stacks(calls)
     reading = [stack for stack in stacks if stack.inputs & FEATURES and stack.own]
-    hidden = [call for call in calls if not call.differentiable]
+    hidden = [call for call in calls if not call.differentiable or (detached and _from_nowhere(call))]
     if not reading:
         raise ValueError(_under_no_grad(hidden) if hidden else _nothing_reads(calls, odd))
+    reading = _joined(reading)
     bottom = _feeding(reading, before)
     explained = _relating_tokens(bottom.own)
-    _check_one_chain(explained, before)
+    side_by_side = _check_one_chain(explained, before)
     length = check_square(explained, inputs)
+    _check_order(explained)
+    stacks = [bottom, *(stack for stack in stacks if not stack.members & bottom.members)]
     _check_nothing_left_out(bottom, explained[0], stacks, before, odd, hidden)
     readers = [call for stack in stacks for call in stack.crossing if call.shape[3] == length and bottom.gives(call)]
     again = [stack for stack in reading if stack is not bottom and stack.inputs == bottom.inputs]
@@ -76,7 +86,7 @@ def sort_calls(
         roles[call.layer] = "of a later stack" if later else "of another input"
     roles |= {call.layer: "reads the tokens" for call in readers}
     roles |= {call.layer: "explained" for call in explained}
-    return SortedCalls(explained, readers, shifted, roles)
+    return SortedCalls(explained, readers, shifted, side_by_side, roles)
 
 
 @dataclass(eq=False)
@@ -108,16 +118,19 @@ class _Stack:
 
     def _attends_to_itself(self, call: AttentionCall) -> bool:
         queries, keys = call.queries, call.keys
-        if (keys.inputs, keys.calls) == (queries.inputs, queries.calls) or keys.calls & self.members:
+        if (keys.inputs & CONTENT, keys.calls) == (
+            queries.inputs & CONTENT,
+            queries.calls,
+        ) or keys.calls & self.members:
             return True
-        return not keys.calls and bool(keys.inputs) and not keys.inputs & ~self.inputs
+        return not keys.calls and bool(keys.inputs) and not keys.inputs & CONTENT & ~self.inputs
 
 
 def _stacks(calls: Sequence[AttentionCall]) -> list[_Stack]:
     """A call belongs to the stacks that its queries come from, but not where other inputs joined them."""
     stacks: list[_Stack] = []
     for call in calls:
-        inputs = call.queries.inputs
+        inputs = call.queries.inputs & CONTENT
         from_here = [s for s in stacks if s.members & call.queries.calls and not inputs & ~s.inputs]
         joined = _Stack(reduce(int.__or__, (s.inputs for s in from_here)) if from_here else inputs)
         joined.calls = [*(earlier for s in from_here for earlier in s.calls), call]
@@ -156,23 +169,50 @@ def _feeding(reading: Sequence[_Stack], before: Mapping[int, int]) -> _Stack:
     raise ValueError(
         f"several encoders read the explained input, from attention {names} on, and none of them feeds the others, so "
         "there is no single stack of layers to explain, and the mean over them would answer no question. Explain one "
-        "of them at a time: a function of the input in which the others' states are constants, computed beforehand"
+        "of them at a time: a function of the input in which the others' states are constants, computed beforehand. "
+        f"{LISTED}"
     )
 
 
-def _check_one_chain(explained: Sequence[AttentionCall], before: Mapping[int, int]) -> None:
-    """Calls side by side must be of one layer: of different modules that read the same."""
+def _from_nowhere(call: AttentionCall) -> bool:
+    return not (call.queries.inputs or call.queries.calls or call.keys.inputs or call.keys.calls)
+
+
+def _joined(reading: list[_Stack]) -> list[_Stack]:
+    """One stack in place of several calls of different modules that read the bare input, if nothing else reads it."""
+    calls = [call for stack in reading for call in stack.calls]
+    alone = len(calls) == len(reading) == len({call.module for call in calls})
+    return [_Stack(reading[0].inputs, calls)] if alone and len({stack.inputs for stack in reading}) == 1 else reading
+
+
+def _check_order(explained: Sequence[AttentionCall]) -> None:
+    """The model must keep the tokens in the order in which they are given."""
+    for call in explained:
+        if (call.queries.inputs | call.keys.inputs) & MOVED:
+            raise ValueError(
+                f"the model puts the tokens in another order before attention {call.module!r} (flipped, shifted, "
+                "sorted or indexed), so that its rows and columns are not the input's tokens in their order. Put "
+                "them in that order outside of the model, and explain it from there"
+            )
+
+
+def _check_one_chain(explained: Sequence[AttentionCall], before: Mapping[int, int]) -> bool:
+    """Whether there are calls side by side; these must be of one layer: of different modules that read the same."""
+    side_by_side = False
     for one, other in combinations(explained, 2):
         if before[other.layer] >> one.layer & 1 or before[one.layer] >> other.layer & 1:
             continue
+        side_by_side = True
         if one.module and one.module == other.module:
             raise ValueError(_twice(repr(one.module)))
         if before[one.layer] != before[other.layer]:
             raise ValueError(
                 f"several encoders read the explained input: attention {one.module!r} and {other.module!r} stand in "
                 "branches of their own, so there is no single stack of layers to explain. Explain one branch at a "
-                "time: a function of the input in which the others' states are constants, computed beforehand"
+                "time: a function of the input in which the others' states are constants, computed beforehand. "
+                f"{LISTED}"
             )
+    return side_by_side
 
 
 def check_square(calls: Sequence[AttentionCall], inputs: ModelInputs) -> int:
@@ -191,7 +231,7 @@ def check_square(calls: Sequence[AttentionCall], inputs: ModelInputs) -> int:
                 f"attention {call.module!r} has shape {call.shape} (batch, heads, queries, keys), expected "
                 f"{expected}: without one token-by-token matrix in every layer (windowed, pooled or cross attention, "
                 "tokens that are dropped or added between layers, prefix keys, inputs that are not batch-first) tokens "
-                f"cannot be explained.{several} captum_attn.inspect(model, batch) lists all calls"
+                f"cannot be explained.{several} {LISTED}"
             )
     return length
 
@@ -213,7 +253,7 @@ def _check_nothing_left_out(
             raise ValueError(
                 f"module {softmax.module!r} has a softmax of shape {softmax.shape} {softmax.reason}: it may relate the "
                 f"{length} tokens in a way that this library cannot explain, so that the map would leave it out. "
-                "captum_attn.inspect(model, batch) lists all calls"
+                f"{LISTED}"
             )
     same = [call for call in hidden if call.shape[2:] == (length, length)]
     if same:
@@ -228,7 +268,7 @@ def _check_nothing_left_out(
                 f"attention {alike[0].module!r} has as many tokens as the layers below it, {length}, but something "
                 "else stands between them (other inputs that join the tokens' states, or learned queries that read "
                 "them), so it is unknown whether these are the same tokens, and a map of the layers below would leave "
-                "it out. captum_attn.inspect(model, batch) lists all calls"
+                f"it out. {LISTED}"
             )
 
 
@@ -240,7 +280,7 @@ def _check_alike(calls: Sequence[AttentionCall]) -> None:
         raise ValueError(
             "the model's weights have no gradients (quantized, or made in inference mode), or it runs under "
             "torch.no_grad(), and its attention calls are of different kinds, so nothing says which of them belong to "
-            "the explained input. Explain the model with weights that have gradients"
+            f"the explained input. Explain the model with weights that have gradients. {LISTED}"
         )
 
 
@@ -249,15 +289,17 @@ def _twice(names: str) -> str:
         f"attention {names} ran twice on the explained input, side by side: an encoder that reads two texts or images, "
         "two views of one, or runs in two calls of the model; or layers that keep several streams of states. The mean "
         "over both would answer no question. Run the encoder once: compute what the other run gives beforehand, under "
-        "torch.no_grad(), and pass it as a constant; of a contrast of two classes, take both scores from one call"
+        "torch.no_grad(), and pass it as a constant; of a contrast of two classes, take both scores from one call. "
+        f"{LISTED}"
     )
 
 
 def _under_no_grad(calls: Sequence[AttentionCall]) -> str:
     names = ", ".join(repr(call.module) for call in calls)
     return (
-        f"the attention {names} ran under torch.no_grad() inside the model, so it has no gradient, and nothing says "
-        f"whether it belongs to the explained input: let the model compute gradients there. {SWITCH_CHECKPOINTS}"
+        f"the attention {names} ran under torch.no_grad() inside the model, or on detached states, so it has no "
+        "gradient of the input's, and nothing says whether it belongs to it: let the model compute gradients there. "
+        f"{SWITCH_CHECKPOINTS}. {LISTED}"
     )
 
 
@@ -267,5 +309,5 @@ def _nothing_reads(calls: Sequence[AttentionCall], odd: Sequence[OddSoftmax]) ->
     return (
         f"attention was seen ({seen}, …), but none in which the explained input's tokens attend to each other: the "
         "input is read by cross attention alone, or on a way that autograd does not follow (.detach(), NumPy). "
-        "captum_attn.inspect(model, batch) lists all calls"
+        f"{LISTED}"
     )

@@ -65,6 +65,8 @@ def real_tokens(inputs: ModelInputs, length: int, config: Any | None) -> Tensor:
     for name, marks_real in PADDING_MASKS.items():
         mask = inputs.companions.get(name)
         if isinstance(mask, Tensor) and mask.dim() == 2:
+            if mask.is_floating_point() and bool((mask < 0).any()):  # additive
+                return mask >= 0
             return mask.bool() if marks_real else ~mask.bool()
     pads = _config_ids(config, ("pad_token_id",)) if inputs.modality == "ids" else set()
     roles = pads & _config_ids(config, (*_START_IDS, *_END_IDS))

@@ -87,16 +87,17 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
     """What every attention explanation of this package has in common.
 
     Args:
-        model: the Hugging Face model itself, any ``nn.Module``, or a function that calls one. Outputs with
-            ``.logits``, tensors, and question answering's start and end logits (stacked to (B, N, 2)) are understood.
-            The model runs in eval mode and is left as it was.
+        model: the Hugging Face model itself, any ``nn.Module``, or a function that calls one. It returns scores of
+            each example: a tensor, an output or mapping with ``logits``, question answering's start and end logits
+            (stacked to (B, N, 2)), or a tuple or list in which one tensor alone can be scores, as in (loss, logits).
+            The model runs in eval mode and is left as it was. :func:`captum_attn.inspect` says what of it is seen.
         layers, heads: which count, one index or several; negative ones count from the end. Default: all.
         readout: the token that the prediction is read from: an index, ``"mean"`` for all tokens that are no padding (of
             an image: its patches), or ``"auto"``. That is the token that the explained output is read from, or the mean
-            of these, as a gradient finds them in the last layer: the first token in BERT and ViT, the last one in GPT
-            and Llama, the token of a target (token, class), all tokens under mean pooling or where a decoder reads them
-            (T5, BART). Where there is no score, or no gradient, :func:`captum_attn.core.readout.rows_by_rule` goes by
-            the model's kind.
+            of these, as a gradient finds them in the last layer, in methods without gradients, too: the first token in
+            BERT and ViT, the last one in GPT and Llama, the token of a target (token, class), all tokens under mean
+            pooling or where a decoder reads them (T5, BART). Where there is no score, or the weights let no gradient
+            pass, :func:`captum_attn.core.readout.rows_by_rule` goes by the model's kind.
         tokenizer: tells which ids are special and do not play. Without one, the configuration and the attention mask
             decide (:func:`captum_attn.core.tokens.find_players` says how); ``special_tokens_mask`` in the inputs and
             ``players`` override both.
@@ -105,7 +106,8 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
             token_type_ids, position_ids`` for models with such arguments, else no names.
 
     Raises:
-        TypeError, ValueError: an argument that is none of the above, or a model that is compiled inside.
+        TypeError, ValueError: an argument that is none of the above, or a model that is traced, exported or compiled
+            inside.
     """
 
     def __init__(
@@ -174,8 +176,11 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
 
         Raises:
             TypeError, ValueError, IndexError: inputs, targets or masks that do not fit, a sequence without players,
-                a model without observable attention, an output that is not finite, an image of which nothing says where
-                its patches lie (:meth:`attribute_tokens` works then). Each says what was expected.
+                a model without observable attention or with several stacks of it that read the input, an output whose
+                rows are not the examples' scores or that is not finite, an image of which nothing says where its
+                patches lie (:meth:`attribute_tokens` works then). Each says what was expected.
+            RuntimeError: gradients that are not there: layers quantized together with what they take, gradient
+                checkpointing, a score that does not depend on the attention.
 
         Example:
             >>> from captum_attn import ShapleyGradAttention

@@ -46,7 +46,8 @@ class AttentionShapley(OnePassAttribution):
             :mod:`captum_attn.core.estimators`, with other settings by ``functools.partial``. None: exact.
 
     Raises:
-        TypeError, ValueError: an argument that is none of the above, or a model that is compiled inside.
+        TypeError, ValueError: an argument that is none of the above, or a model that is traced, exported or compiled
+            inside.
     """
 
     _variant: Variant

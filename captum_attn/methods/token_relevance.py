@@ -87,7 +87,13 @@ def check_rows(rows: str) -> None:
 
 
 def check_one_stack(run: ObservedForward, method: str) -> None:
-    """Raise ``ValueError`` for a model whose output is not read from the top of the stack that is explained."""
+    """Raise ``ValueError`` for a model whose output is not read from the top of one stack, layer above layer."""
+    if run.sorted.side_by_side:
+        raise ValueError(
+            f"{method} follows relevance from layer to layer, but those of {type(run.model).__name__} have several "
+            "attention calls side by side. RawAttention, NormAttention, GradSAM, IntegratedAttention and "
+            "ShapleyGradAttention take the mean over all calls"
+        )
     if run.crosses_stacks:
         raise ValueError(
             f"{method} follows relevance down one stack of layers, from the states that the output is read from, but "

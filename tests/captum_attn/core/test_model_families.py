@@ -1,15 +1,19 @@
-"""Some thirty classes of transformers, each for what is special about it, against eager attention and autograd.
+"""Classes of transformers, each for what is special about it, against eager attention and autograd.
 
-All of them: ``python examples/benchmarks/model_families.py``.
+The families of :mod:`families`, BERT to BEiT, have a closer look in ``test_families.py``. All of them: ``python examples/benchmarks/model_families.py``.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import model_families
 import pytest
-from model_families import TOLERANCE, Candidate, candidates, tried
+import torch
+from families import on
+from model_families import MARKS, TOLERANCE, Candidate, Outcome, between_marks, candidates, table_of_families, tried
 
 EXACT = {
-    "BertForSequenceClassification": "an encoder read at its class token",
     "DebertaForMaskedLM": "disentangled attention in eager code, an output for each token",
     "XLNetForTokenClassification": "two-stream code whose scores come from einsum, sequence first",
     "CamembertForQuestionAnswering": "start and end logits side by side",
@@ -27,11 +31,7 @@ EXACT = {
     "BambaForCausalLM": "the same with Mamba-2",
     "Qwen3NextForCausalLM": "linear attention and gated attention",
     "Zamba2ForCausalLM": "attention blocks shared between layers",
-    "T5ForSequenceClassification": "encoder-decoder with relative position biases: the encoder is explained",
     "BartForConditionalGeneration": "encoder-decoder with given decoder inputs",
-    "ViTForImageClassification": "patches read at a class token",
-    "Dinov2WithRegistersForImageClassification": "register tokens",
-    "BeitForImageClassification": "mean of the patches",
     "LlavaForConditionalGeneration": "two towers: the language model reads the text",
     "Qwen2VLForConditionalGeneration": "positions in three dimensions",
     "DiffLlamaForCausalLM": "one module attends twice with the same probabilities",
@@ -45,6 +45,14 @@ REFUSED = {
     "VideoMAEForVideoClassification": ("videos have five dimensions", "expected"),
 }
 CANDIDATES: dict[str, Candidate] = {candidate.model_class: candidate for candidate in candidates()}
+
+
+@pytest.fixture(autouse=True)
+def _on_the_device(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models and inputs, made on the CPU, are tried there."""
+    make, fill = model_families.tiny_model, model_families.tiny_inputs
+    monkeypatch.setattr(model_families, "tiny_model", lambda *args: make(*args).to(device))
+    monkeypatch.setattr(model_families, "tiny_inputs", lambda *args: on(device, fill(*args)))
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -61,3 +69,32 @@ def test_what_has_no_token_by_token_attention_is_refused_with_the_reason(name: s
     outcome = tried(CANDIDATES[name])
     assert outcome.kind == "refused", f"{name} ({special}): {outcome.reason}"
     assert reason in outcome.reason
+
+
+def test_the_documentation_says_why_a_family_is_refused() -> None:
+    found = [
+        Outcome("BertModel", "bert", "text classification", "exact"),
+        Outcome(
+            "SwinModel", "swin", "image classification", "refused", "attention 'a' has shape (8, 2), expected (2, 2):"
+        ),
+        Outcome("OddModel", "odd", "text classification", "refused", "a reason without words of its own:"),
+        Outcome("BlipModel", "blip", "text classification", "not buildable", "TypeError: no pixels"),
+    ]
+    text = "\n".join(table_of_families(found))
+    assert "| all | 1 | 2 | 1 | 0 | 4 |" in text
+    assert "**exact** (1): bert\n" in text
+    assert "- **refused**, no one token-by-token matrix in every layer" in text
+    assert "- **refused**, a reason without words of its own: odd\n" in text
+    assert "- **not buildable**: blip\n" in text
+
+
+def test_the_documentation_is_written_between_the_marks_of_the_readme() -> None:
+    text = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+    begin, end = MARKS
+    written = between_marks(text, ["a row", "another"])
+    assert f"{begin}\na row\nanother\n{end}" in written
+    assert written.split(begin)[0] == text.split(begin)[0]
+    assert written.split(end)[1] == text.split(end)[1]
+    assert between_marks(written, ["a row", "another"]) == written
+    with pytest.raises(ValueError, match="once each"):
+        between_marks(text.replace(end, ""), [])

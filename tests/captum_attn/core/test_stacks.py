@@ -185,15 +185,12 @@ def test_odd_softmaxes_over_tokens_are_refused_by_name(way, reason, device):
 
 
 class Router(nn.Module):
-    """A mixture of experts, as many as there are tokens, that are weighted or added up by a product."""
+    """A mixture of experts that are weighted or added up by a product."""
 
-    def __init__(self, product):
+    def __init__(self, product, experts):
         super().__init__()
-        self.choose, self.experts, self.product = (
-            nn.Linear(16, 5),
-            nn.ModuleList(nn.Linear(16, 16) for _ in range(5)),
-            product,
-        )
+        self.choose, self.product = nn.Linear(16, experts), product
+        self.experts = nn.ModuleList(nn.Linear(16, 16) for _ in range(experts))
 
     def forward(self, states):
         weights = self.choose(states).softmax(-1)
@@ -203,12 +200,18 @@ class Router(nn.Module):
         return states + (weights.unsqueeze(-1) * outputs).sum(-2)
 
 
+@pytest.mark.parametrize("experts", [4, 5])
 @pytest.mark.parametrize("product", [False, True])
-def test_routers_relate_no_tokens(product, device):
+def test_routers_relate_no_tokens(product, experts, device):
     def routed(model, states):
         return model.head(model.layers[1](model.router(model.layers[0](states)))[:, 0])
 
-    model, inputs = Own(routed, "fused", "eager", router=Router(product)).to(device), embeddings().to(device)
+    model = Own(routed, "fused", "eager", router=Router(product, experts)).to(device)
+    inputs = embeddings().to(device)
+    if product and experts == 5:  # as many as tokens: nothing tells what is mixed
+        with pytest.raises(ValueError, match=r"'router' has a softmax.*no products"):
+            explained(model, inputs)
+        return
     recorded = [one for one in signed_influence(model, inputs) if one.dim() == 4]
     assert_equal(explained(model, inputs), by_head(recorded, 3))
 
