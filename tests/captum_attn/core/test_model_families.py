@@ -1,6 +1,7 @@
 """Classes of transformers, each for what is special about it, against eager attention and autograd.
 
-The families of :mod:`families`, BERT to BEiT, have a closer look in ``test_families.py``. All of them: ``python examples/benchmarks/model_families.py``.
+The families of :mod:`families`, BERT to BEiT, have a closer look in ``test_families.py``. All of them:
+``python examples/benchmarks/model_families.py``.
 """
 
 from __future__ import annotations
