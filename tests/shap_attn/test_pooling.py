@@ -102,7 +102,7 @@ GLOBAL_PLOTS = {
     "bar of maxima": lambda library, pooled: library.bar(pooled.abs.max(0), show=False),
     "beeswarm": lambda library, pooled: library.beeswarm(pooled, show=False),
     "heatmap": lambda library, pooled: library.heatmap(pooled, show=False),
-    "violin": lambda library, pooled: library.violin(pooled, show=False),
+    "violin": lambda library, pooled: library.violin(pooled, show=False, max_display=4),
     "cohorts by name": lambda library, pooled: library.bar(
         pooled.cohorts(["short", "long"] * 3).abs.mean(0), show=False
     ),
