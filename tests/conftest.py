@@ -26,3 +26,20 @@ def _seeded() -> None:
 def _no_figures_left() -> Iterator[None]:
     yield
     plt.close("all")
+
+
+@pytest.fixture(
+    params=[
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=[pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")],
+        ),
+    ]
+)
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    """Where models and inputs go. Never the default device: what our code makes must find the right one itself."""
+    if request.param == "cuda":  # as exact as on a CPU
+        monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+        monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    return torch.device(request.param)

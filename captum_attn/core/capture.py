@@ -330,7 +330,7 @@ class AttentionCapture(AttentionIntercept):
         for number in [number for number in self._candidates if numbers >> number & 1]:
             call, odd = self._candidates.pop(number)
             if self.provenance.passing >> number & 1:  # features, experts or streams, which may be as many as tokens
-                self._odd.append(replace(odd, origin=values))
+                self._odd.append(replace(odd, origin=odd.origin | values))
                 continue
             call.of_products, call.keys = False, values
             if call.shape[2] == call.shape[3]:

@@ -492,8 +492,9 @@ def understood(model: Callable[..., Any], inputs: ModelInputs, seen: SeenForward
     """What a forward pass of the model means; raises what :func:`observed_forward` documents."""
     run = ObservedForward(seen, inputs)
     seen.capture.provenance.forget()
-    if any(call.mixed for call in run.calls):
+    if any(call.mixed for call in run.calls) and model not in _examples_first:
         _check_examples_first(model, inputs, run)
+        _examples_first.add(model)
     if run.dependence() == "moved":
         raise ValueError(
             f"states of tokens in {type(run.model).__name__} do not depend on their own tokens, but on others: the "
@@ -566,6 +567,7 @@ def seen_forward(
         yield SeenForward(output, capture, capture.root is not model, kept.states, followed, patches)
 
 
+_examples_first: WeakSet[Callable[..., Any]] = WeakSet()  # models that are known to keep examples before heads
 _looked_at: WeakSet[Callable[..., Any]] = WeakSet()  # models whose dependences are known not to be told again
 
 

@@ -133,7 +133,8 @@ def _stacks(calls: Sequence[AttentionCall]) -> list[_Stack]:
     stacks: list[_Stack] = []
     for call in calls:
         inputs = call.queries.inputs & CONTENT
-        from_here = [s for s in stacks if s.members & call.queries.calls and not inputs & ~s.inputs]
+        read = call.queries.calls or (call.keys.calls if inputs else 0)  # queries may come from the bare input
+        from_here = [s for s in stacks if s.members & read and not inputs & ~s.inputs]
         joined = _Stack(reduce(int.__or__, (s.inputs for s in from_here)) if from_here else inputs)
         joined.calls = [*(earlier for s in from_here for earlier in s.calls), call]
         stacks = [*(s for s in stacks if s not in from_here), joined]

@@ -102,7 +102,7 @@ GLOBAL_PLOTS = {
     "bar of maxima": lambda library, pooled: library.bar(pooled.abs.max(0), show=False),
     "beeswarm": lambda library, pooled: library.beeswarm(pooled, show=False),
     "heatmap": lambda library, pooled: library.heatmap(pooled, show=False),
-    "violin": lambda library, pooled: library.violin(pooled, show=False),
+    "violin": lambda library, pooled: library.violin(pooled, show=False, max_display=4),
     "cohorts by name": lambda library, pooled: library.bar(
         pooled.cohorts(["short", "long"] * 3).abs.mean(0), show=False
     ),
@@ -113,10 +113,16 @@ GLOBAL_PLOTS = {
 
 @pytest.mark.parametrize("library", [shap.plots, plots], ids=["shap.plots", "shap_attn.plots"])
 @pytest.mark.parametrize("plot", GLOBAL_PLOTS.values(), ids=GLOBAL_PLOTS)
-@pytest.mark.parametrize("options", [{}, {"min_count": 2}, {"top_k": 3}, {"words": False}], ids=str)
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_global_plots(explanation, library, plot, options):
-    plot(library, pool(explanation[:, :, "positive"], **options))
+def test_global_plots(explanation, library, plot):
+    plot(library, pool(explanation[:, :, "positive"]))
+    assert plt.gcf().axes
+
+
+@pytest.mark.parametrize("plot", ["bar", "beeswarm", "cohorts by tree"])
+@pytest.mark.parametrize("options", [{"min_count": 2}, {"top_k": 3}, {"words": False}], ids=str)
+def test_global_plots_of_other_columns(explanation, plot, options):
+    GLOBAL_PLOTS[plot](plots, pool(explanation[:, :, "positive"], **options))
     assert plt.gcf().axes
 
 

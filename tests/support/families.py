@@ -30,14 +30,16 @@ class Family:
     vision: bool = False
     own_code: bool = False
 
-    def build(self, dtype: torch.dtype = torch.float32, implementation: str | None = None) -> Any:
+    def build(
+        self, dtype: torch.dtype = torch.float32, implementation: str | None = None, device: str | torch.device = "cpu"
+    ) -> Any:
         torch.manual_seed(0)
         options = {} if implementation is None else {"attn_implementation": implementation}
         model = self.model_class._from_config(self.config(), **options)
         for parameter in model.parameters():  # tiny models attend almost uniformly unless weights are larger
             if parameter.dim() > 1:
                 nn.init.normal_(parameter, std=0.2)
-        return model.eval().to(dtype)
+        return model.eval().to(device, dtype)
 
 
 FAMILIES: dict[str, Family] = {
@@ -132,9 +134,19 @@ def image_batch(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     return {"pixel_values": torch.rand(3, 3, 12, 12, generator=torch.Generator().manual_seed(2)).to(dtype)}
 
 
-def batch(family: Family, padding: str = "right", dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+def batch(
+    family: Family,
+    padding: str = "right",
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+) -> dict[str, Tensor]:
     """Inputs that fit the family."""
-    return image_batch(dtype) if family.vision else text_batch(padding)
+    return on(device, image_batch(dtype) if family.vision else text_batch(padding))
+
+
+def on(device: str | torch.device, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same inputs on a device."""
+    return {name: value.to(device) for name, value in inputs.items()}
 
 
 def plain_attention(
@@ -167,7 +179,7 @@ def eager_reference(
     family: Family, model: nn.Module, inputs: dict[str, Tensor], target: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Logits (B, C), A and G (B, L, H, N, N), from a copy in eager attention, by returned attentions."""
-    eager = family.build(dtype, implementation="eager")
+    eager = family.build(dtype, implementation="eager", device=next(model.parameters()).device)
     eager.load_state_dict(copy.deepcopy(model.state_dict()))
     if not family.own_code:
         eager.set_attn_implementation("plain")

@@ -37,6 +37,7 @@ def state_of(model: nn.Module) -> dict[str, Any]:
         "weights": copy.deepcopy(model.state_dict()),
         "implementation": getattr(getattr(model, "config", None), "_attn_implementation", None),
         "rng": torch.get_rng_state(),
+        "rng_of_devices": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "fastpath": torch.backends.mha.get_fastpath_enabled(),
         "modes_on_stack": torch.overrides._get_current_function_mode_stack(),
         "grad_mode": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),

@@ -53,7 +53,7 @@ def five_dimensions(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Heads in groups, (B, G, H / G, N, N), by einsum, with a bias added in place."""
     split = [part.unflatten(1, (-1, 1)) for part in (query, key, value)]
     scores = torch.einsum("bghqd,bghkd->bghqk", *split[:2]) / query.shape[-1] ** 0.5
-    scores += torch.linspace(0, 1, scores.shape[-1])
+    scores += torch.linspace(0, 1, scores.shape[-1], device=scores.device)
     return torch.einsum("bghqk,bghkd->bghqd", scores.softmax(-1), split[2]).flatten(1, 2)
 
 
@@ -79,7 +79,7 @@ def sideways(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 def talking_heads(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Scores and probabilities are mixed over heads."""
-    mix = torch.tensor([[1.0, 0.5], [-0.5, 1.0]])
+    mix = torch.tensor([[1.0, 0.5], [-0.5, 1.0]], device=query.device)
     scores = F.linear(scaled(query, key).movedim(1, -1), mix).movedim(-1, 1)
     return F.linear(scores.softmax(-1).movedim(1, -1), mix).movedim(-1, 1) @ value
 
@@ -87,7 +87,7 @@ def talking_heads(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 def synthesized(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Probabilities of positions alone."""
     length = key.shape[2]
-    scores = torch.sin(torch.arange(length * length, dtype=key.dtype)).view(1, 1, length, length)
+    scores = torch.sin(torch.arange(length * length, dtype=key.dtype, device=key.device)).view(1, 1, length, length)
     return scores.expand(*query.shape[:2], -1, -1).softmax(-1) @ value
 
 

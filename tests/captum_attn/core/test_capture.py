@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers as hf
-from families import FAMILIES, batch, plain_attention, text_batch
+from families import FAMILIES, batch, on, plain_attention, text_batch
 from models import PlainClassifier, left_untouched
 from torch import nn
 
@@ -27,9 +27,9 @@ def influence(model, inputs, target=1, variant="rectified", **options):
         return run.influence(run.output[:, target], variant=variant, **options)
 
 
-def bert():
-    model = FAMILIES["bert"].build()
-    return model, mapping_inputs(model, text_batch())
+def bert(device="cpu"):
+    model = FAMILIES["bert"].build(device=device)
+    return model, mapping_inputs(model, on(device, text_batch()))
 
 
 def test_calls_are_named_by_their_module():
@@ -48,17 +48,17 @@ def test_bart_is_explained_through_its_encoder():
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2"])
 @pytest.mark.parametrize("padding", ["right", "left"])
-def test_decoders_are_recognised_by_their_masks(name, padding):
-    model = FAMILIES[name].build()
-    with observed_forward(model, mapping_inputs(model, text_batch(padding))) as run:
+def test_decoders_are_recognised_by_their_masks(name, padding, device):
+    model = FAMILIES[name].build(device=device)
+    with observed_forward(model, mapping_inputs(model, on(device, text_batch(padding)))) as run:
         assert run.causal
 
 
 @pytest.mark.parametrize("name", ["bert", "deberta_v2", "t5", "vit"])
-def test_encoders_are_not_causal(name):
+def test_encoders_are_not_causal(name, device):
     family = FAMILIES[name]
-    model = family.build()
-    with observed_forward(model, mapping_inputs(model, batch(family))) as run:
+    model = family.build(device=device)
+    with observed_forward(model, mapping_inputs(model, batch(family, device=device))) as run:
         assert not run.causal
 
 
@@ -82,10 +82,10 @@ def plain_reference(model, embeddings, padding, target):
 
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_torch_transformer_encoder_equals_the_same_written_out(frozen, dtype):
-    model = PlainClassifier().to(dtype).eval().requires_grad_(not frozen)
-    embeddings = torch.randn(2, 5, 16, dtype=dtype)
-    padding = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+def test_torch_transformer_encoder_equals_the_same_written_out(frozen, dtype, device):
+    model = PlainClassifier().to(device, dtype).eval().requires_grad_(not frozen)
+    embeddings = torch.randn(2, 5, 16, dtype=dtype).to(device)
+    padding = torch.tensor([[False] * 5, [False] * 3 + [True] * 2], device=device)
     expected = plain_reference(copy.deepcopy(model).requires_grad_(), embeddings, padding, 1)
     with left_untouched(model):
         actual = influence(model, tensor_inputs(model, embeddings, (padding,), ("src_key_padding_mask",)))
@@ -94,7 +94,7 @@ def test_torch_transformer_encoder_equals_the_same_written_out(frozen, dtype):
 
 
 @pytest.mark.parametrize("average", [False, True])
-def test_multi_head_attention_that_returns_its_weights_equals_the_same_written_out(average):
+def test_multi_head_attention_that_returns_its_weights_equals_the_same_written_out(average, device):
     class WithWeights(nn.Module):
         def __init__(self):
             super().__init__()
@@ -106,7 +106,7 @@ def test_multi_head_attention_that_returns_its_weights_equals_the_same_written_o
             return mixed[:, 0, :3]
 
     returned: list[torch.Tensor] = []
-    model, x = WithWeights().double().eval(), torch.randn(2, 5, 16, dtype=torch.double)
+    model, x = WithWeights().to(device).double().eval(), torch.randn(2, 5, 16, dtype=torch.double).to(device)
     observed = influence(model, tensor_inputs(model, x), variant="signed", per="head")[:, 0]
     packed = model.attention
     query, key, value = (
@@ -120,7 +120,7 @@ def test_multi_head_attention_that_returns_its_weights_equals_the_same_written_o
     torch.testing.assert_close(returned[0], probabilities.mean(1) if average else probabilities)
 
 
-def test_position_bias_that_depends_on_the_input_passes_its_gradient_on():
+def test_position_bias_that_depends_on_the_input_passes_its_gradient_on(device):
     class GatedBias(nn.Module):
         """Two layers; the second one's additive mask is computed from the first one's output."""
 
@@ -142,7 +142,7 @@ def test_position_bias_that_depends_on_the_input_passes_its_gradient_on():
             bias = self.gate(x).transpose(1, 2).unsqueeze(1)  # (B, 1, 1, N)
             return (x + self.attend(x, bias))[:, 0, :3]
 
-    model, x = GatedBias().double().eval(), torch.randn(2, 5, 8, dtype=torch.double)
+    model, x = GatedBias().to(device).double().eval(), torch.randn(2, 5, 8, dtype=torch.double).to(device)
     actual = influence(model, tensor_inputs(model, x), variant="signed", per="head")
     model.scores = []
     score = model(x.requires_grad_())[:, 1].sum()
@@ -153,17 +153,17 @@ def test_position_bias_that_depends_on_the_input_passes_its_gradient_on():
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_nothing_is_left_behind(name):
+def test_nothing_is_left_behind(name, device):
     family = FAMILIES[name]
-    model = family.build().train()
-    inputs = mapping_inputs(model, batch(family))
+    model = family.build(device=device).train()
+    inputs = mapping_inputs(model, batch(family, device=device))
     with left_untouched(model):
         influence(model, inputs)
 
 
 @pytest.mark.parametrize("where", ["forward", "backward"])
-def test_nothing_is_left_behind_after_an_exception(where):
-    model, inputs = bert()
+def test_nothing_is_left_behind_after_an_exception(where, device):
+    model, inputs = bert(device)
     model.train()
     boom = RuntimeError("boom")
 
@@ -182,16 +182,16 @@ def test_nothing_is_left_behind_after_an_exception(where):
     pickle.loads(pickle.dumps(model))
 
 
-def test_existing_gradients_stay():
-    model, inputs = bert()
-    model(**text_batch()).logits.sum().backward()
+def test_existing_gradients_stay(device):
+    model, inputs = bert(device)
+    model(**on(device, text_batch())).logits.sum().backward()
     with left_untouched(model):
         influence(model, inputs)
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_threads_may_explain_one_model_at_once(training):
-    model, inputs = bert()
+def test_threads_may_explain_one_model_at_once(training, device):
+    model, inputs = bert(device)
     model.train(training)
     expected = [influence(model, inputs, target) for target in range(3)]
     barrier = threading.Barrier(3)
@@ -217,26 +217,26 @@ def test_a_part_stays_in_eval_mode_while_the_whole_is_explained():
     assert all(module.training for module in model.modules())
 
 
-def test_dropout_is_off_while_explaining():
-    model, inputs = bert()
+def test_dropout_is_off_while_explaining(device):
+    model, inputs = bert(device)
     expected = influence(model, inputs)
     model.train()
     assert torch.equal(influence(model, inputs), expected)
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, torch.enable_grad])
-def test_grad_mode_of_the_caller_does_not_matter(context):
-    model, inputs = bert()
+def test_grad_mode_of_the_caller_does_not_matter(context, device):
+    model, inputs = bert(device)
     expected = influence(model, inputs)
     with context(), left_untouched(model):
-        fresh = mapping_inputs(model, text_batch())
+        fresh = mapping_inputs(model, on(device, text_batch()))
         assert torch.equal(influence(model, fresh), expected)
 
 
-def test_inference_tensors_as_embeddings():
-    model, _ = bert()
+def test_inference_tensors_as_embeddings(device):
+    model, _ = bert(device)
     with torch.inference_mode():
-        embeddings = model.get_input_embeddings()(text_batch()["input_ids"])
+        embeddings = model.get_input_embeddings()(on(device, text_batch())["input_ids"])
     assert influence(model, tensor_inputs(model, embeddings)).isfinite().all()
 
 
@@ -247,14 +247,14 @@ def test_weights_made_in_inference_mode_are_refused_with_the_remedy():
         influence(model, mapping_inputs(model, text_batch()))
 
 
-def test_frozen_and_trainable_weights_give_the_same():
-    model, inputs = bert()
+def test_frozen_and_trainable_weights_give_the_same(device):
+    model, inputs = bert(device)
     expected = influence(model, inputs)
     assert torch.equal(influence(model.requires_grad_(False), inputs), expected)
 
 
-def test_no_weight_takes_part_in_the_graph():
-    model, inputs = bert()
+def test_no_weight_takes_part_in_the_graph(device):
+    model, inputs = bert(device)
     with observed_forward(model, inputs) as run:
         reached = set()
         stack = [run.output.grad_fn]
@@ -270,23 +270,23 @@ def test_no_weight_takes_part_in_the_graph():
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_bfloat16_by_autocast_or_weights_stays_within_its_tolerance(name):
+def test_bfloat16_by_autocast_or_weights_stays_within_its_tolerance(name, device):
     tolerance = 0.15 if name == "t5" else 0.03  # T5 does not scale its scores, and large ones round coarsely
     family = FAMILIES[name]
-    model = family.build()
-    expected = influence(model, mapping_inputs(model, batch(family)))
-    with torch.autocast("cpu", torch.bfloat16):
-        by_autocast = influence(model, mapping_inputs(model, batch(family)))
+    model = family.build(device=device)
+    expected = influence(model, mapping_inputs(model, batch(family, device=device)))
+    with torch.autocast(device.type, torch.bfloat16):
+        by_autocast = influence(model, mapping_inputs(model, batch(family, device=device)))
     model.bfloat16()
-    by_weights = influence(model, mapping_inputs(model, batch(family, dtype=torch.bfloat16)))
+    by_weights = influence(model, mapping_inputs(model, batch(family, dtype=torch.bfloat16, device=device)))
     for actual in (by_autocast, by_weights):
         assert actual.dtype == torch.float32
         assert (actual - expected).norm() / expected.norm() < tolerance
 
 
 @pytest.mark.parametrize("layers", [[0], [1, 2], [-1], [2, 0]])
-def test_layers_are_means_over_the_chosen_ones(layers):
-    model, inputs = bert()
+def test_layers_are_means_over_the_chosen_ones(layers, device):
+    model, inputs = bert(device)
     each = influence(model, inputs, per="layer")
     chosen = sorted({layer % 3 for layer in layers})
     torch.testing.assert_close(influence(model, inputs, layers=layers), each[:, chosen].mean(1))
@@ -294,14 +294,14 @@ def test_layers_are_means_over_the_chosen_ones(layers):
 
 
 @pytest.mark.parametrize("heads", [[0], [1, 3], [-1]])
-def test_heads_are_means_over_the_chosen_ones(heads):
-    model, inputs = bert()
+def test_heads_are_means_over_the_chosen_ones(heads, device):
+    model, inputs = bert(device)
     each = influence(model, inputs, per="head")
     torch.testing.assert_close(influence(model, inputs, heads=heads), each[:, :, heads].mean((1, 2)))
 
 
-def test_several_outputs_from_one_forward_pass():
-    model, inputs = bert()
+def test_several_outputs_from_one_forward_pass(device):
+    model, inputs = bert(device)
     forwards = []
     handle = model.register_forward_hook(lambda *_: forwards.append(1))
     with observed_forward(model, inputs) as run:
@@ -312,19 +312,19 @@ def test_several_outputs_from_one_forward_pass():
         torch.testing.assert_close(several[target], influence(model, inputs, target, "signed"))
 
 
-def test_lora_equals_the_merged_model():
-    model, _ = bert()
+def test_lora_equals_the_merged_model(device):
+    model, _ = bert(device)
     adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["query", "value"], init_lora_weights=False))
     adapted.eval()
     with left_untouched(adapted):
-        actual = influence(adapted, mapping_inputs(adapted, text_batch()))
+        actual = influence(adapted, mapping_inputs(adapted, on(device, text_batch())))
     merged = copy.deepcopy(adapted).merge_and_unload()
-    expected = influence(merged, mapping_inputs(merged, text_batch()))
+    expected = influence(merged, mapping_inputs(merged, on(device, text_batch())))
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-7)
 
 
-def test_a_compiled_model_is_explained_through_its_original():
-    model, inputs = bert()
+def test_a_compiled_model_is_explained_through_its_original(device):
+    model, inputs = bert(device)
     assert torch.equal(influence(torch.compile(model), inputs), influence(model, inputs))
 
 
@@ -356,12 +356,12 @@ def test_windowed_attention_is_refused():
         influence(model, inputs)
 
 
-def test_random_numbers_that_a_model_draws_are_put_back():
+def test_random_numbers_that_a_model_draws_are_put_back(device):
     class Noisy(PlainClassifier):
         def forward(self, embeddings):
             return super().forward(embeddings + torch.randn_like(embeddings))
 
-    model, embeddings = Noisy().eval(), torch.randn(2, 5, 16)
+    model, embeddings = Noisy().to(device).eval(), torch.randn(2, 5, 16).to(device)
     with left_untouched(model):
         influence(model, tensor_inputs(model, embeddings))
 
@@ -379,7 +379,7 @@ def test_a_flash_attention_configuration_is_refused_with_the_remedy():
         influence(model, inputs)
 
 
-def test_an_output_that_does_not_depend_on_attention_is_refused():
+def test_an_output_that_does_not_depend_on_attention_is_refused(device):
     class Detached(nn.Module):
         def __init__(self):
             super().__init__()
@@ -388,12 +388,12 @@ def test_an_output_that_does_not_depend_on_attention_is_refused():
         def forward(self, x):
             return self.classifier(x).detach()
 
-    model = Detached().eval()
+    model = Detached().to(device).eval()
     with pytest.raises(RuntimeError, match="does not depend"):
-        influence(model, tensor_inputs(model, torch.randn(1, 4, 16)))
+        influence(model, tensor_inputs(model, torch.randn(1, 4, 16).to(device)))
 
 
-def test_attention_inputs_changed_in_place_are_noticed():
+def test_attention_inputs_changed_in_place_are_noticed(device):
     class InPlace(nn.Module):
         def forward(self, x):
             heads = x.unflatten(-1, (2, 8)).transpose(1, 2).clone()
@@ -403,7 +403,7 @@ def test_attention_inputs_changed_in_place_are_noticed():
 
     model = InPlace()
     with pytest.raises(RuntimeError, match="modified in place"):
-        influence(model, tensor_inputs(model, torch.randn(1, 4, 16)))
+        influence(model, tensor_inputs(model, torch.randn(1, 4, 16).to(device)))
 
 
 @pytest.mark.parametrize("options", [{"layers": [3]}, {"heads": [-5]}])
@@ -444,8 +444,8 @@ def beside_a_router(module, x):
 
 
 @pytest.mark.parametrize("beside", [single_head, with_keywords, beside_a_router])
-def test_hand_written_attention_is_told_from_other_softmaxes(beside):
-    model, x = Hand(beside).double(), torch.randn(2, 5, 16, dtype=torch.double)
+def test_hand_written_attention_is_told_from_other_softmaxes(beside, device):
+    model, x = Hand(beside).double(), torch.randn(2, 5, 16, dtype=torch.double).to(device)
     with observed_forward(model, tensor_inputs(model, x)) as run:
         assert (run.layers, run.heads) == (1, 1)
         observed = run.influence(run.output[:, 1], variant="signed")
@@ -455,20 +455,20 @@ def test_hand_written_attention_is_told_from_other_softmaxes(beside):
     torch.testing.assert_close(observed[:, 0], probabilities[:, 0] * gradient)
 
 
-def test_a_layer_without_a_graph_is_refused():
+def test_a_layer_without_a_graph_is_refused(device):
     def half_frozen(module, x):
         with torch.no_grad():
             x = single_head(module, x)
         return single_head(module, x)
 
     model = Hand(half_frozen)
-    inputs = tensor_inputs(model, torch.randn(2, 5, 16))
+    inputs = tensor_inputs(model, torch.randn(2, 5, 16).to(device))
     with left_untouched(model), pytest.raises(ValueError, match=r"ran under torch.no_grad\(\) inside the model"):
         influence(model, inputs)
 
 
-def test_a_bound_method_is_its_model_and_a_function_finds_it():
-    model, inputs = bert()
+def test_a_bound_method_is_its_model_and_a_function_finds_it(device):
+    model, inputs = bert(device)
     expected = influence(model, inputs)
     model.train()
     assert torch.equal(influence(model.forward, inputs), expected)
@@ -478,9 +478,9 @@ def test_a_bound_method_is_its_model_and_a_function_finds_it():
     assert torch.equal(influence(lambda **keywords: model(**keywords).logits, inputs), expected)
 
 
-def test_a_function_of_an_encoder_decoder_is_explained_through_its_encoder():
-    model = FAMILIES["bart"].build()
-    inputs = mapping_inputs(model, text_batch())
+def test_a_function_of_an_encoder_decoder_is_explained_through_its_encoder(device):
+    model = FAMILIES["bart"].build(device=device)
+    inputs = mapping_inputs(model, on(device, text_batch()))
     assert torch.equal(influence(lambda **keywords: model(**keywords).logits, inputs), influence(model, inputs))
 
 

@@ -1,17 +1,20 @@
-"""Some thirty classes of transformers, each for what is special about it, against eager attention and autograd.
+"""Classes of transformers, each for what is special about it, against eager attention and autograd.
 
-All of them: ``python examples/benchmarks/model_families.py``.
+The families of :mod:`families`, BERT to BEiT, have a closer look in ``test_families.py``. All of them:
+``python examples/benchmarks/model_families.py``.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import model_families
 import pytest
+import torch
+from families import on
 from model_families import MARKS, TOLERANCE, Candidate, Outcome, between_marks, candidates, table_of_families, tried
 
 EXACT = {
-    "BertForSequenceClassification": "an encoder read at its class token",
     "DebertaForMaskedLM": "disentangled attention in eager code, an output for each token",
     "XLNetForTokenClassification": "two-stream code whose scores come from einsum, sequence first",
     "CamembertForQuestionAnswering": "start and end logits side by side",
@@ -29,11 +32,7 @@ EXACT = {
     "BambaForCausalLM": "the same with Mamba-2",
     "Qwen3NextForCausalLM": "linear attention and gated attention",
     "Zamba2ForCausalLM": "attention blocks shared between layers",
-    "T5ForSequenceClassification": "encoder-decoder with relative position biases: the encoder is explained",
     "BartForConditionalGeneration": "encoder-decoder with given decoder inputs",
-    "ViTForImageClassification": "patches read at a class token",
-    "Dinov2WithRegistersForImageClassification": "register tokens",
-    "BeitForImageClassification": "mean of the patches",
     "LlavaForConditionalGeneration": "two towers: the language model reads the text",
     "Qwen2VLForConditionalGeneration": "positions in three dimensions",
     "DiffLlamaForCausalLM": "one module attends twice with the same probabilities",
@@ -47,6 +46,14 @@ REFUSED = {
     "VideoMAEForVideoClassification": ("videos have five dimensions", "expected"),
 }
 CANDIDATES: dict[str, Candidate] = {candidate.model_class: candidate for candidate in candidates()}
+
+
+@pytest.fixture(autouse=True)
+def _on_the_device(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models and inputs, made on the CPU, are tried there."""
+    make, fill = model_families.tiny_model, model_families.tiny_inputs
+    monkeypatch.setattr(model_families, "tiny_model", lambda *args: make(*args).to(device))
+    monkeypatch.setattr(model_families, "tiny_inputs", lambda *args: on(device, fill(*args)))
 
 
 @pytest.mark.parametrize("name", EXACT)

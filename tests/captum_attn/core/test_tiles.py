@@ -90,26 +90,33 @@ each_size = pytest.mark.parametrize("tile_size", TILE_SIZES.values(), ids=TILE_S
 @pytest.fixture
 def tile_size(request, monkeypatch):
     """The number of entries that a tile may have."""
-    monkeypatch.setitem(TILE_ELEMENTS, "cpu", request.param)
+    for kind in ("cpu", "cuda"):
+        monkeypatch.setitem(TILE_ELEMENTS, kind, request.param)
     return request.param
 
 
-def make(case, dtype=torch.float64):
-    """An attention call with the strides that models have, (B, N, H, d) transposed, and the gradient of its output."""
-    wanted = {"batch": B, "queries": Q, "key_heads": H, "causal": False, "scale": 0.5, "expand": False} | CASES[case]
-    batch, queries, heads = wanted["batch"], wanted["queries"], wanted["key_heads"]
+@pytest.fixture
+def make(device):
+    """Makes attention calls with the strides that models have, (B, N, H, d) transposed, and gradients of the output."""
 
-    def random(*shape):
-        return torch.randn(shape, dtype=torch.float64).to(dtype).transpose(1, 2)
+    def made(case, dtype=torch.float64):
+        usual = {"batch": B, "queries": Q, "key_heads": H, "causal": False, "scale": 0.5, "expand": False}
+        wanted = usual | CASES[case]
+        batch, queries, heads = wanted["batch"], wanted["queries"], wanted["key_heads"]
 
-    key, value = random(batch, K, heads, D), random(batch, K, heads, D_V)
-    if wanted["expand"]:
-        key, value = key.expand(-1, H, -1, -1), value.expand(-1, H, -1, -1)
-    mask = wanted["mask"]() if "mask" in wanted else None
-    if mask is not None and mask.dtype != torch.bool:
-        mask = mask.to(dtype)
-    attention = Attention(random(batch, queries, H, D), key, value, mask, wanted["causal"], wanted["scale"])
-    return attention, random(batch, queries, H, D_V)
+        def random(*shape):
+            return torch.randn(shape, dtype=torch.float64).to(device, dtype).transpose(1, 2)
+
+        key, value = random(batch, K, heads, D), random(batch, K, heads, D_V)
+        if wanted["expand"]:
+            key, value = key.expand(-1, H, -1, -1), value.expand(-1, H, -1, -1)
+        mask = wanted["mask"]().to(device) if "mask" in wanted else None
+        if mask is not None and mask.dtype != torch.bool:
+            mask = mask.to(dtype)
+        attention = Attention(random(batch, queries, H, D), key, value, mask, wanted["causal"], wanted["scale"])
+        return attention, random(batch, queries, H, D_V)
+
+    return made
 
 
 def written_out(attention, grad_output):
@@ -118,7 +125,7 @@ def written_out(attention, grad_output):
     query, key, value = inputs
     groups = query.shape[1] // key.shape[1]
     scores = attention.scale * query @ key.repeat_interleave(groups, 1).mT
-    seen = torch.ones(scores.shape, dtype=torch.bool)
+    seen = torch.ones(scores.shape, dtype=torch.bool, device=scores.device)
     if attention.causal:
         seen = seen.tril()
     elif attention.mask is not None and attention.mask.dtype == torch.bool:
@@ -154,7 +161,7 @@ def shown_by(attention, grad_output=None, layer=0):
 
 def assembled(attention, tiles):
     """A and G (B, H, Q, K) from tiles, which must not overlap; NaN where there was no tile."""
-    whole = torch.full((2, *attention.shape), math.nan, dtype=torch.float64)
+    whole = torch.full((2, *attention.shape), math.nan, dtype=torch.float64, device=attention.query.device)
     for tile in tiles:
         part = whole[:, *tile.block]
         assert part.isnan().all()
@@ -173,7 +180,7 @@ def assert_near(actual, expected, tolerance):
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @each_size
 @each_case
-def test_probabilities_and_all_gradients_equal_attention_written_out(case, tile_size, dtype):
+def test_probabilities_and_all_gradients_equal_attention_written_out(case, tile_size, dtype, make):
     attention, grad_output = make(case, dtype)
     shown, floating = Kept(), attention.mask is not None and attention.mask.dtype != torch.bool
     gradients = attention.backward(0, grad_output, shown, mask_gradient=floating)
@@ -185,7 +192,7 @@ def test_probabilities_and_all_gradients_equal_attention_written_out(case, tile_
 
 @each_size
 @each_case
-def test_tiles_without_gradients_equal_the_probabilities(case, tile_size):
+def test_tiles_without_gradients_equal_the_probabilities(case, tile_size, make):
     attention, grad_output = make(case)
     probabilities, gradient = assembled(attention, shown_by(attention))
     assert_near(probabilities, written_out(attention, grad_output)[0], 1e-12)
@@ -194,7 +201,7 @@ def test_tiles_without_gradients_equal_the_probabilities(case, tile_size):
 
 @each_size
 @each_case
-def test_observing_shows_what_backward_shows(case, tile_size):
+def test_observing_shows_what_backward_shows(case, tile_size, make):
     attention, grad_output = make(case)
     observed, shown = shown_by(attention, grad_output, layer=2), Kept()
     attention.backward(2, grad_output, shown, mask_gradient=False)
@@ -205,7 +212,7 @@ def test_observing_shows_what_backward_shows(case, tile_size):
 
 
 @each_case
-def test_probabilities_times_values_are_the_output_of_the_fused_kernel(case):
+def test_probabilities_times_values_are_the_output_of_the_fused_kernel(case, make):
     attention, _ = make(case)
     probabilities, _ = assembled(attention, shown_by(attention))
     groups = attention.query.shape[1] // attention.value.shape[1]
@@ -222,7 +229,7 @@ def test_probabilities_times_values_are_the_output_of_the_fused_kernel(case):
 
 
 @pytest.mark.parametrize("case", [case for case in MASKS if "blind" in case])
-def test_rows_that_see_nothing_have_zero_probability_and_finite_gradients(case):
+def test_rows_that_see_nothing_have_zero_probability_and_finite_gradients(case, make):
     attention, grad_output = make(case)
     mask = attention.mask if attention.mask.dtype == torch.bool else attention.mask != -math.inf
     unseen = ~mask.any(-1).expand(attention.shape[:3])
@@ -240,7 +247,7 @@ def test_rows_that_see_nothing_have_zero_probability_and_finite_gradients(case):
     [(1, [0]), (15, [0]), (105, [0]), (280, [0, 1]), (1 << 19, [0, 1, 2])],
     indirect=["tile_size"],
 )
-def test_blocks_that_no_gradient_reaches_are_left_out(tile_size, reached):
+def test_blocks_that_no_gradient_reaches_are_left_out(tile_size, reached, make):
     attention, grad_output = make("two key heads")
     grad_output[1:] = 0
     shown = Kept()
@@ -253,21 +260,21 @@ def test_blocks_that_no_gradient_reaches_are_left_out(tile_size, reached):
         assert_near(got, wanted, 1e-12)
 
 
-def test_backward_needs_no_observer():
+def test_backward_needs_no_observer(make):
     attention, grad_output = make("two key heads, masked")
     silent = attention.backward(0, grad_output, None, mask_gradient=True)
     for got, expected in zip(silent, attention.backward(0, grad_output, lambda tile: None, True), strict=True):
         assert torch.equal(got, expected)
 
 
-def test_a_mask_gets_a_gradient_only_where_asked_for():
+def test_a_mask_gets_a_gradient_only_where_asked_for(make):
     attention, grad_output = make("additive (B,1,1,K)")
     assert attention.backward(0, grad_output, None, mask_gradient=False).mask is None
     assert attention.backward(0, grad_output, None, mask_gradient=True).mask.shape == (B, 1, 1, K)
 
 
 @pytest.mark.parametrize("case", ["plain", "causal", "two key heads, masked", "boolean (Q,K) with a blind row"])
-def test_inputs_are_not_modified(case):
+def test_inputs_are_not_modified(case, make):
     attention, grad_output = make(case)
     tensors = [attention.query, attention.key, attention.value, grad_output]
     tensors += [] if attention.mask is None else [attention.mask]
@@ -285,7 +292,7 @@ half_cases = pytest.mark.parametrize("case", ["plain", "two key heads, masked", 
 
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 @half_cases
-def test_half_precision_inputs_have_float32_tiles_and_gradients_of_their_own_dtype(case, dtype):
+def test_half_precision_inputs_have_float32_tiles_and_gradients_of_their_own_dtype(case, dtype, make):
     attention, grad_output = make(case, dtype)
     shown = Kept()
     gradients = attention.backward(0, grad_output, shown, mask_gradient=attention.mask is not None)
@@ -298,23 +305,23 @@ def test_half_precision_inputs_have_float32_tiles_and_gradients_of_their_own_dty
         assert_near(got, wanted, 1e-2)
 
 
-def test_a_float32_mask_of_half_precision_inputs_keeps_its_precision():
+def test_a_float32_mask_of_half_precision_inputs_keeps_its_precision(make):
     attention, grad_output = make("additive (B,1,1,K)", torch.bfloat16)
-    attention = replace(attention, mask=torch.randn(B, 1, 1, K))
+    attention = replace(attention, mask=torch.randn(B, 1, 1, K).to(attention.query.device))
     gradients = attention.backward(0, grad_output, None, mask_gradient=True)
     assert gradients.mask.dtype == torch.float32
     assert_near(gradients.mask, written_out(attention, grad_output)[-1], 1e-5)
 
 
 @half_cases
-def test_autocast_does_not_round_tiles_or_gradients(case):
+def test_autocast_does_not_round_tiles_or_gradients(case, make, device):
     attention, grad_output = make(case, torch.float32)
     shown = Kept()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(device.type, dtype=torch.bfloat16):
         tiles = shown_by(attention)
         gradients = attention.backward(0, grad_output, shown, mask_gradient=attention.mask is not None)
         observed = shown_by(attention, grad_output)
-        assert torch.is_autocast_enabled("cpu")
+        assert torch.is_autocast_enabled(device.type)
     probabilities, gradient, *expected = written_out(attention, grad_output)
     for some in (tiles, shown, observed):
         assert_near(assembled(attention, some)[0], probabilities, 1e-5)
@@ -324,10 +331,10 @@ def test_autocast_does_not_round_tiles_or_gradients(case):
         assert_near(got, wanted, 1e-5)
 
 
-def test_an_observer_under_autocast_computes_in_full_precision():
+def test_an_observer_under_autocast_computes_in_full_precision(make, device):
     attention, grad_output = make("plain", torch.float32)
     dtypes = []
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(device.type, dtype=torch.bfloat16):
         for gradient in (None, grad_output):
             attention.show(0, lambda tile: dtypes.append((tile.attention @ tile.attention.mT).dtype), gradient)
     assert dtypes == [torch.float32] * 2
@@ -339,7 +346,7 @@ def test_an_observer_under_autocast_computes_in_full_precision():
 @pytest.mark.parametrize(
     ("tile_size", "count"), [(1, 60), (15, 36), (105, 6), (280, 2), (1 << 19, 1)], indirect=["tile_size"]
 )
-def test_tiles_are_as_large_as_the_limit_allows(tile_size, count):
+def test_tiles_are_as_large_as_the_limit_allows(tile_size, count, make):
     tiles = shown_by(make("plain")[0])
     assert len(tiles) == count
     assert all(tile.attention.numel() <= max(tile_size, K) for tile in tiles)
@@ -353,12 +360,12 @@ def test_chunks_cover_a_range_in_steps(length, step, expected):
     assert [(part.start, part.stop) for part in chunks(0, length, step)] == expected
 
 
-def test_relevance_is_probability_times_gradient():
+def test_relevance_is_probability_times_gradient(make):
     attention, grad_output = make("plain")
     shown = shown_by(attention, grad_output)
     assert torch.equal(shown[0].relevance, shown[0].attention * shown[0].gradient)
 
 
-def test_a_forward_only_tile_has_no_gradient():
+def test_a_forward_only_tile_has_no_gradient(make):
     (tile,) = shown_by(make("plain")[0])
     assert tile.gradient is tile.relevance is None
