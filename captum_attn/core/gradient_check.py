@@ -34,7 +34,8 @@ class LayerCheck(NamedTuple):
     Attributes:
         layer: its index among the explained ones.
         error: root mean square over directions of the difference between both sides, or what bounds it, of the example
-            where it is largest, in units of √Σ (A ⊙ G)², the size of such changes; NaN where they are too small to be told from rounding.
+            where it is largest, in units of √Σ (A ⊙ G)², the size of such changes; NaN where they are too small to be
+            told from rounding.
     """
 
     layer: int

@@ -589,8 +589,8 @@ def _check_examples_first(model: Callable[..., Any], inputs: ModelInputs, run: O
             if call.mixed and not torch.allclose(call.evidence[:1], of_first.evidence, rtol=1e-3, atol=1e-4):
                 raise ValueError(
                     f"attention {call.module!r} keeps heads and examples in one dimension, or in exchanged ones, and "
-                    "not example by example, so their heads cannot be told apart: explain one example at a time, by "
-                    "internal_batch_size=1"
+                    "not example by example, so their heads cannot be told apart; or the examples of a batch see each "
+                    "other. Explain one example at a time, by internal_batch_size=1"
                 )
 
 
