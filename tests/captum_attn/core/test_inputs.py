@@ -46,9 +46,9 @@ def test_what_joins_all_tokens_alike_leaves_one_stack(condition):
     inputs = {"input_ids": IDS, "condition": condition}
     with observed_forward(model, mapping_inputs(model, inputs), gradients=False) as run:
         assert [call.module for call in run.calls] == ["layers.0", "layers.1"]
-    inside = ShapleyGradAttention(lambda input_ids: model(input_ids, condition))
-    found = ShapleyGradAttention(model).influence(inputs, 1)
-    torch.testing.assert_close(found, inside.influence(IDS, 1))
+    inside = ShapleyGradAttention(lambda input_ids: model(input_ids, condition[:1]))
+    found = ShapleyGradAttention(model).influence(inputs, 1)[:1]
+    torch.testing.assert_close(found, inside.influence(IDS[:1], 1))
 
 
 BRING = {
