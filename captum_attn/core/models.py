@@ -77,11 +77,11 @@ def config_of(model: Callable[..., Any] | None) -> Any | None:
     return next((config for config in configs if hasattr(config, "model_type")), None)
 
 
-def text_config(config: Any | None, decoder: bool = False) -> Any | None:
+def text_config(config: Any, decoder: bool = False) -> Any:
     """The part of a configuration that is about text, or the whole where no part is.
 
     Args:
-        config: of a model, which may nest those of an image tower, a language model, an encoder and a decoder.
+        config: of a model, or None; it may nest those of an image tower, a language model, an encoder and a decoder.
         decoder: of two models of text, the one that writes, not the one that reads.
 
     Example:
