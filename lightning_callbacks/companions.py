@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from captum_attn.core import padding_masks
 from captum_attn.core.inputs import COMPANION_NAMES
 
 
@@ -50,11 +51,7 @@ def companion_names(features: Tensor, others: Sequence[Any], taken: Collection[s
 
 def is_padding_mask(part: Any, features: Tensor, real: Tensor | None = None) -> bool:
     """Whether it is 0 on one side of each text, where the same padding stands everywhere, and 1 elsewhere."""
-    if not _fits(part, features):
-        return False
-    steps = part.long().diff(dim=1)
-    one_side = bool((steps <= 0).all() or (steps >= 0).all())
-    return one_side and bool(((part == 0) | (part == 1)).all() and part.any()) and _alike(features[part == 0])
+    return _fits(part, features) and padding_masks.is_padding_mask(part, features)
 
 
 def _is_segments(part: Tensor, features: Tensor, real: Tensor) -> bool:
@@ -65,7 +62,7 @@ def _is_segments(part: Tensor, features: Tensor, real: Tensor) -> bool:
     first = real & (real.cumsum(1) == 1)
     ends = real & (pad(numbers, (0, 1), value=-1)[:, 1:] != numbers)
     in_turn = torch.isin(_steps(numbers, real), torch.tensor([0, 1], device=part.device)).all()
-    return bool((numbers[first] == 0).all() and in_turn) and _alike(features[ends])
+    return bool((numbers[first] == 0).all() and in_turn) and padding_masks.alike(features[ends])
 
 
 def _is_positions(part: Tensor, features: Tensor, real: Tensor) -> bool:
@@ -92,8 +89,3 @@ def _steps(numbers: Tensor, real: Tensor) -> Tensor:
 
 def _every_token(features: Tensor) -> Tensor:
     return torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
-
-
-def _alike(features: Tensor) -> bool:
-    """Whether tokens (M,) or (M, D) are all the same."""
-    return bool((features == features[:1]).all())

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from captum_attn import TokenAttributions
 from captum_attn.core.encoding import encode, length_limit, warn_of_cut
-from captum_attn.core.models import config_of
+from captum_attn.core.models import config_of, text_config
 from captum_attn.core.tokens import special_token_ids
 
 Array = npt.NDArray[Any]
@@ -233,10 +233,8 @@ def word_boundaries(text: str) -> set[int]:
 
 def pad_id(tokenizer: PreTrainedTokenizerBase, model: nn.Module) -> int | None:
     """The id of padding, if the tokenizer and the model, which may look for the last token, agree on it."""
-    config = config_of(model)
-    text_config = config if config is None else config.get_text_config()
     own: int | None = tokenizer.pad_token_id
-    return own if own == getattr(text_config, "pad_token_id", own) else None
+    return own if own == getattr(text_config(config_of(model)), "pad_token_id", own) else None
 
 
 def text_pairs(texts: Any, pairs: Any = None) -> list[tuple[str, str | None]]:

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from captum_attn.core.models import config_of
+from captum_attn.core.models import config_of, text_config
 
 
 class Encoded(NamedTuple):
@@ -82,8 +82,7 @@ def padded(tokenizer: Any, columns: Mapping[str, Any]) -> dict[str, Tensor]:
 def length_limit(tokenizer: Any, model: Callable[..., Any], asked: int | None) -> int | None:
     """How many tokens the model reads, special tokens included: the least that anything says; None if nothing does."""
     limits = [asked, tokenizer.model_max_length if tokenizer.model_max_length < _UNLIMITED else None]
-    config = config_of(model)
-    positions = getattr(config, "max_position_embeddings", None)
+    positions = getattr(text_config(config_of(model)), "max_position_embeddings", None)
     if isinstance(positions, int) and positions > 0:
         reserved = [  # RoBERTa counts positions from the one of padding
             module.padding_idx + 1

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from typing import Any, Literal
 
 import torch
@@ -114,14 +116,15 @@ class ModelInputs:
         positional = tuple(map(constant, self.positional))
         if provenance is not None:
             features = provenance.enter(features, FEATURES)
-            keywords = {
-                name: value if _tells_of_tokens(name, value) else provenance.enter(value, OTHER)
-                for name, value in keywords.items()
-            }
-            positional = tuple(v if _tells_of_tokens("", v) else provenance.enter(v, OTHER) for v in positional)
+            known = zip_longest(self.places[: len(positional)], positional, fillvalue="")
+            positional = tuple(self._entered(provenance, name, value) for name, value in known)
+            keywords = {name: self._entered(provenance, name, value) for name, value in keywords.items()}
         if self.name is None:
             return model(features, *positional, **keywords)
         return model(*positional, **{self.name: features}, **keywords)
+
+    def _entered(self, provenance: Provenance, name: str, value: Any) -> Any:
+        return provenance.enter(value, OTHER) if _brings_tokens(name, value, len(self)) else value
 
 
 def tensor_inputs(
@@ -226,14 +229,20 @@ def _check_padding_masks(features: Tensor, companions: Mapping[str, Any]) -> Non
     for name in PADDING_MASKS:
         mask = companions.get(name)
         if isinstance(mask, Tensor) and mask.dim() == 2 and not mask.is_floating_point() and features.dim() < 4:
-            check_token_mask(name, mask, features.shape[:2])
+            of_keys_for_queries = mask.shape == (features.shape[1], features.shape[1])
+            check_token_mask(name, mask, tuple(mask.shape) if of_keys_for_queries else features.shape[:2])
 
 
-def _tells_of_tokens(name: str, value: Any) -> bool:
-    """Whether an input says something about the tokens (a mask, positions, types) and brings none itself."""
-    if "mask" in name or name in COMPANION_NAMES or not isinstance(value, Tensor) or value.dim() < 2:
-        return True
-    return not value.is_floating_point() and bool(((value == 0) | (value == 1)).all())
+def _brings_tokens(name: str, value: Any, batch: int) -> bool:
+    """Whether an input holds tokens, patches or states of its own: it has several places for each example.
+
+    One number or vector for each example, such as a domain or tabular features, has none; a mask, positions and types
+    say something of the tokens that are there.
+    """
+    if not isinstance(value, Tensor) or value.dim() < 2 or name in COMPANION_NAMES or _MASK.search(name):
+        return False
+    places = value.shape[int(value.shape[0] == batch) : -1 if value.is_floating_point() else None]
+    return any(size > 1 for size in places)
 
 
 def _for_the_model(model: Callable[..., Any], companions: Mapping[str, Any]) -> dict[str, Any]:
@@ -261,4 +270,5 @@ def constant(value: Any) -> Any:
     return value.clone() if value.is_inference() else value.detach()
 
 
+_MASK = re.compile(r"(?i)masks?$")
 _DIMENSIONS: dict[Modality, tuple[int, ...]] = {"ids": (2,), "embeddings": (3,), "pixels": (4,)}

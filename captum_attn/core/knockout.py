@@ -15,7 +15,7 @@ from torch import Tensor
 
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.intercept import AttentionIntercept, Kernel
-from captum_attn.core.masks import causal_mask, open_keys
+from captum_attn.core.masks import causal_mask, closed_rows, open_keys
 from captum_attn.core.run import ObservedForward, plain_output
 
 
@@ -93,10 +93,10 @@ class AttentionKnockout(AttentionIntercept):
             mask = causal_mask(query.shape[2], key.shape[2], query.device)
         if mask is None or mask.dtype == torch.bool:
             left = ~blocked if mask is None else mask & ~blocked
-            blind = ~left.any(-1, keepdim=True)
+            blind = closed_rows(left)
         else:
             left = torch.where(blocked, -torch.inf, mask)
-            blind = ~(open_keys(mask) & ~blocked).any(-1, keepdim=True)
+            blind = closed_rows(open_keys(mask) & ~blocked)  # low numbers alone are nothing to attend to
         output = Kernel(False, kernel.scale, kernel.enable_gqa)(query, key, value, left)
         return output.masked_fill(blind, 0.0)
 
@@ -106,8 +106,7 @@ class AttentionKnockout(AttentionIntercept):
         if blocked is None:
             return probabilities
         left = self.by_head(scores).masked_fill(blocked, -torch.inf).softmax(-1, dtype=probabilities.dtype)
-        open_left = (by_head > 0) & ~blocked
-        return left.masked_fill(~open_left.any(-1, keepdim=True), 0.0).view_as(probabilities)
+        return left.masked_fill(closed_rows((by_head > 0) & ~blocked), 0.0).view_as(probabilities)
 
     def _blocked_keys(self, number: int, shape: Sequence[int], device: torch.device) -> Tensor | None:
         """The blocked keys (B, 1, 1, K) of an attention of that shape; None where it is not concerned."""

@@ -77,6 +77,30 @@ def config_of(model: Callable[..., Any] | None) -> Any | None:
     return next((config for config in configs if hasattr(config, "model_type")), None)
 
 
+def text_config(config: Any, decoder: bool = False) -> Any:
+    """The part of a configuration that is about text, or the whole where no part is.
+
+    Args:
+        config: of a model, or None; it may nest those of an image tower, a language model, an encoder and a decoder.
+        decoder: of two models of text, the one that writes, not the one that reads.
+
+    Example:
+        >>> from transformers import BertConfig, EncoderDecoderConfig
+        >>> both = EncoderDecoderConfig.from_encoder_decoder_configs(BertConfig(), BertConfig(vocab_size=7))
+        >>> text_config(both).vocab_size, text_config(both, decoder=True).vocab_size
+        (30522, 7)
+    """
+    if not hasattr(config, "get_text_config"):
+        return config
+    encoder = getattr(config, "encoder", None)
+    if not decoder and hasattr(encoder, "vocab_size"):
+        return encoder
+    try:
+        return config.get_text_config()
+    except ValueError:  # an encoder of text, and a decoder
+        return config.get_text_config(decoder=decoder, encoder=not decoder)
+
+
 def check_observable(config: Any | None) -> None:
     """Raise ``ValueError`` for an attention implementation whose probabilities nothing can see."""
     implementation = getattr(config, "_attn_implementation", None)

@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 
 from captum_attn.core.inputs import ModelInputs
+from captum_attn.core.masks import is_binary
+from captum_attn.core.models import text_config
+from captum_attn.core.padding_masks import tokens_of
 
 
 class OutputTokens(NamedTuple):
@@ -31,6 +34,9 @@ def decoder_tokens(inputs: ModelInputs, config: Any | None) -> Tensor | None:
     id: behind the first token, as many a decoder starts with that id, and not where it ends texts, too. Embeddings
     without a mask have no padding.
 
+    Raises:
+        ValueError: a mask of another shape, or in which tokens and padding cannot be told apart.
+
     Example:
         >>> from types import SimpleNamespace
         >>> from captum_attn.core.inputs import ModelInputs
@@ -44,11 +50,19 @@ def decoder_tokens(inputs: ModelInputs, config: Any | None) -> Tensor | None:
     given = ids if isinstance(ids, Tensor) else inputs.keywords.get(f"{prefix}inputs_embeds")
     if not isinstance(given, Tensor):
         return None
+    batch, length = given.shape[:2]
     mask = inputs.keywords.get(f"{prefix}attention_mask")
-    if isinstance(mask, Tensor) and mask.shape == given.shape[:2]:
-        return mask.bool()
-    real = torch.ones(given.shape[:2], dtype=torch.bool, device=given.device)
-    text = getattr(config, "decoder", None) or config  # of two models with a configuration each
+    if isinstance(mask, Tensor):
+        plain = mask.shape == (batch, length) and is_binary(mask)
+        read = mask.bool() if plain else tokens_of({"attention_mask": mask}, (batch, length), None)
+        if read is None:
+            raise ValueError(
+                f"what {prefix}attention_mask of shape {tuple(mask.shape)} says of padding cannot be told: expected "
+                f"ones for tokens and zeros for padding, of shape {(batch, length)}"
+            )
+        return read
+    real = torch.ones(batch, length, dtype=torch.bool, device=given.device)
+    text = text_config(config, decoder=True)
     pad, end = (getattr(text, name, None) for name in ("pad_token_id", "eos_token_id"))
     if pad is not None and given is ids and pad not in (end if isinstance(end, list) else [end]):
         real[:, 1:] = given[:, 1:] != pad

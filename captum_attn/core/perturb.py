@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from captum_attn.core.inputs import ModelInputs
+from captum_attn.core.models import text_config
 from captum_attn.core.patches import Grid, with_patches_replaced
 
 PatchReplacement = Literal["mean", "zeros"]
@@ -110,7 +111,7 @@ def default_replacement(inputs: ModelInputs, tokenizer: Any | None, config: Any 
         raise ValueError("nothing says what replaces a token: give tokenizer=, or replacement= with a token id")
     if tokenizer.mask_token_id is not None:
         return int(tokenizer.mask_token_id)
-    padding = getattr(config, "pad_token_id", None)
+    padding = getattr(text_config(config), "pad_token_id", None)
     for role in ("pad_token", "unk_token"):
         index = getattr(tokenizer, f"{role}_id")
         if index is not None and (index != padding or getattr(config, "is_encoder_decoder", False)):

@@ -16,7 +16,7 @@ from torch import Tensor
 from captum_attn.core.frozen import without_weights
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.intercept import AttentionIntercept, Kernel
-from captum_attn.core.masks import causal_mask, open_keys
+from captum_attn.core.masks import causal_mask, closed_rows, open_keys
 from captum_attn.core.models import check_differentiable, evaluation_mode, same_random_state, unwrapped
 from captum_attn.core.run import ObservedForward
 from captum_attn.core.scores import output_scores
@@ -172,6 +172,6 @@ def _allowed_keys(kernel: Kernel, mask: Tensor | None, shape: tuple[int, int], d
 
 def _softmax_over(allowed: Tensor, scores: Tensor) -> Tensor:
     """Probabilities of the allowed keys; zero in rows without any, as in PyTorch's kernels."""
-    blind = ~allowed.any(-1, keepdim=True)
+    blind = closed_rows(allowed)
     masked = scores.masked_fill(~allowed & ~blind, -torch.inf)  # a row of -inf alone would have NaN for gradients
     return masked.softmax(-1).masked_fill(blind, 0.0)

@@ -15,6 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from captum_attn.core.masks import closed_rows
+
 TILE_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 24}
 """Entries of one tile: what stays in a CPU core's cache (2 MiB in float32), or few large kernels on a GPU."""
 
@@ -178,8 +180,7 @@ class Attention:
         """Queries that may attend to nothing, in the mask's shape with K = 1; None where there are none."""
         if self.mask is None:
             return None
-        seen = self.wide_mask if self.mask.dtype == torch.bool else self.wide_mask != -math.inf
-        blind = ~seen.any(-1, keepdim=True)
+        blind = closed_rows(self.wide_mask)
         return blind if blind.any() else None
 
 

@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from captum_attn.core.inputs import PADDING_MASKS, ModelInputs, check_token_mask
-from captum_attn.core.padding_masks import given_masks, tokens_of
+from captum_attn.core.inputs import ModelInputs, check_token_mask
+from captum_attn.core.masks import is_binary
+from captum_attn.core.models import text_config
+from captum_attn.core.padding_masks import check_sense, given_lengths, given_masks, tokens_of, unread_masks
 from captum_attn.core.patches import Grid, NoPatchGrid, PatchGrid
 
 _START_IDS = ("bos_token_id", "cls_token_id")
@@ -50,46 +52,43 @@ def real_tokens(inputs: ModelInputs, length: int, config: Any | None) -> Tensor:
 
     From ``attention_mask`` or PyTorch's ``src_key_padding_mask`` where the inputs hold one, or a mask of another name
     or form that can be read in one sense only; else from the configuration's padding id, else all. Padding without a
-    mask is a mistake more often than not, and gets a warning, as does a mask that cannot be read where nothing else
-    tells what is padding.
+    mask is a mistake more often than not, and gets a warning, as do masks that cannot be read, and lengths, where
+    nothing else tells what is padding.
 
     An id that pads *and* opens or closes texts (a chat model's pad token that is its eos) is padding only in a run of
     two or more at one end of a row, or before the row's bos. A run of an id that opens texts before a text, or closes
     them after it, has one real token, the one beside the text; but if some row of the batch has none there, texts
     are neither opened nor closed by it, and the whole run is padding. So is a row of nothing else.
+
+    Raises:
+        ValueError: a mask whose name says its sense marks padding for tokens.
     """
     features = inputs.features
     real = torch.ones(len(inputs), length, dtype=torch.bool, device=features.device)
     if inputs.modality == "pixels":
         return real
-    for name, marks_real in PADDING_MASKS.items():
-        mask = inputs.companions.get(name)
-        if isinstance(mask, Tensor) and mask.dim() == 2:
-            if mask.is_floating_point() and bool((mask < 0).any()):  # additive
-                return mask >= 0
-            return mask.bool() if marks_real else ~mask.bool()
     pads = _config_ids(config, ("pad_token_id",)) if inputs.modality == "ids" else set()
     roles = pads & _config_ids(config, (*_START_IDS, *_END_IDS))
     known = bool(pads - roles)
     if pads:
         real = ~torch.isin(features, torch.tensor(sorted(pads - roles), device=real.device))
-    masks = given_masks(inputs, length)
-    read = tokens_of(masks, (len(inputs), length), real if known else None)
+    masks, shape, surely = given_masks(inputs, length), (len(inputs), length), real if known else None
+    read = tokens_of(masks, shape, surely)
+    check_sense(masks, features, surely)
     if read is not None:
         return read
     for pad in roles:
         real &= ~_runs_of_padding(features, pad, config)
-    doubtful = [name for name, mask in masks.items() if mask.shape == real.shape and (mask != mask[0, 0]).any()]
     if not real.all() and not masks:
         warnings.warn(
             f"the input ids hold padding ({sorted(pads)}) but there is no attention_mask, so the model attends to the "
             "padding and its output changes; pass the tokenizer's attention_mask",
             stacklevel=2,
         )
-    elif not known and doubtful:
+    elif not known and (unread := [*unread_masks(masks, shape, surely), *given_lengths(inputs, length)]):
         warnings.warn(
-            f"whether {', '.join(doubtful)} marks tokens or padding cannot be told, so all tokens count as tokens: "
-            "give it as attention_mask (ones for tokens; additional_forward_arg_names= names arguments), or players=",
+            f"what {', '.join(unread)} says of padding cannot be told, so all tokens count as tokens: give an "
+            f"attention_mask {shape}, ones for tokens (additional_forward_arg_names= names arguments), or players=",
             stacklevel=2,
         )
     return real
@@ -147,7 +146,7 @@ def named_players(inputs: ModelInputs, shape: tuple[int, ...]) -> Tensor | None:
         if mask is None:
             continue
         check_token_mask(name, mask, shape)
-        if mask.dtype != torch.bool and not ((mask == 0) | (mask == 1)).all():
+        if not is_binary(mask):
             raise ValueError(
                 f"{name} must be bool, or 0 and 1 for each token, got {mask.dtype} with {int(mask.min())} to "
                 f"{int(mask.max())}. Numbers of groups are no players: each marked token plays by itself, and the "
@@ -178,8 +177,7 @@ def special_token_ids(tokenizer: Any) -> frozenset[int]:
 
 
 def _config_ids(config: Any | None, names: Iterable[str]) -> set[int]:
-    text = config.get_text_config() if config is not None and hasattr(config, "get_text_config") else config
-    values = (getattr(text, name, None) for name in names)
+    values = (getattr(text_config(config), name, None) for name in names)
     return {i for value in values for i in (value if isinstance(value, list) else [value]) if i is not None}
 
 

@@ -11,13 +11,15 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from families import FAMILIES
+from nested_configs import nested_configs
 from tokenizers_of_every_kind import TOKENIZERS, classifier
-from transformers import CanineTokenizer
+from transformers import BertConfig, CanineTokenizer, EncoderDecoderConfig
 
 from captum_attn.comparison.words import words_of
 from captum_attn.concepts.reading import Reader
 from captum_attn.controls import reading as controls
 from captum_attn.core.encoding import encode, length_limit, padded
+from captum_attn.core.models import text_config
 from captum_attn.metrics import evaluate
 from shap_attn.texts import TextReader
 
@@ -35,6 +37,21 @@ def test_the_length_limit_is_the_least_that_anything_says():
     positions = roberta.config.max_position_embeddings - roberta.config.pad_token_id - 1
     assert length_limit(tokenizer, roberta, None) == positions
     assert length_limit(tokenizer, FAMILIES["t5"].build(), None) is None
+
+
+@pytest.mark.parametrize("config", nested_configs(max_position_embeddings=48), ids=lambda config: config.model_type)
+def test_the_limit_of_a_nested_configuration(config):
+    tokenizer, model = TOKENIZERS["word piece"](), torch.nn.Module()
+    model.config = config
+    assert length_limit(tokenizer, model, None) == 48
+
+
+def test_of_two_models_of_text_the_one_that_reads_has_the_limit():
+    tokenizer, model = TOKENIZERS["word piece"](), torch.nn.Module()
+    reads, writes = BertConfig(max_position_embeddings=48), BertConfig(max_position_embeddings=20)
+    model.config = EncoderDecoderConfig.from_encoder_decoder_configs(reads, writes)
+    assert length_limit(tokenizer, model, None) == 48
+    assert text_config(model.config, decoder=True).max_position_embeddings == 20
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)

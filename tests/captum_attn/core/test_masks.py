@@ -6,8 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.functional import scaled_dot_product_attention
 
-from captum_attn.core.masks import blind_rows, causal_mask, is_causal, open_keys
+from captum_attn.core.masks import blind_rows, causal_mask, closed_rows, is_binary, is_causal, open_keys
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 BIASES = [0.0, 0.5, 3.0, -0.25, -8.0, -40.0]
@@ -102,3 +103,30 @@ def test_fused_attentions_own_causal_mask(queries, keys):
     value = torch.eye(keys).view(1, 1, keys, keys)
     mixed = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
     assert torch.equal(causal_mask(queries, keys, mixed.device), mixed[0, 0] > 0)
+
+
+LOW = [-torch.inf, torch.finfo(torch.float32).min, -1e9, -1e4]
+
+
+@pytest.mark.parametrize("low", LOW)
+def test_a_row_that_is_meant_to_be_blind_and_one_that_computes_nothing(low):
+    mask = torch.tensor([[low, low], [low, 0.0]])
+    states = torch.ones(1, 1, 2, 4)
+    output = scaled_dot_product_attention(states, states, states, mask[None, None])[0, 0]
+    assert blind_rows(mask).flatten().tolist() == [True, False]
+    assert closed_rows(mask).flatten().tolist() == (output == 0).all(-1).tolist()
+    assert torch.equal(closed_rows(mask), ~open_keys(mask).any(-1, keepdim=True))
+    assert torch.equal(blind_rows(mask), closed_rows(mask == 0))
+
+
+def test_minus_100_is_a_bias():
+    mask = torch.zeros(3, 3).masked_fill(torch.ones(3, 3).triu(1).bool(), -100.0)
+    assert open_keys(mask).all()
+    assert not is_causal(mask)
+    assert is_causal(100 * mask)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float32, torch.bfloat16])
+def test_zeros_and_ones_of_any_dtype(dtype):
+    assert is_binary(torch.tensor([0, 1, 1]).to(dtype))
+    assert is_binary(torch.tensor([0, 2]).to(dtype)) == (dtype == torch.bool)

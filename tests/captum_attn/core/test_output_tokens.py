@@ -7,10 +7,13 @@ import torch
 import transformers as hf
 from families import CLS, FAMILIES, PAD, SEP, text_batch
 from models import left_untouched
+from nested_configs import nested_configs
 from torch import nn
 
 from captum_attn import RawAttention, ShapleyGradAttention
 from captum_attn.core import mapping_inputs, observed_forward
+from captum_attn.core.inputs import ModelInputs
+from captum_attn.core.output_tokens import decoder_tokens
 
 WRITERS = {"bart": hf.BartForConditionalGeneration, "t5": hf.T5ForConditionalGeneration}
 MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0]])
@@ -68,6 +71,34 @@ def test_the_decoders_padding_is_told_by_its_mask_or_its_ids(name):
 
 def test_the_first_token_may_be_the_padding_token():
     check(writer("t5"), {**text_batch(), "decoder_input_ids": written(1)}, (-1, 7), [0, 0, 0])
+
+
+SQUARE = MASK[:, None, None].bool() & torch.ones(4, 4).tril().bool()
+
+
+@pytest.mark.parametrize(
+    "mask", [SQUARE, torch.zeros(3, 1, 4, 4).masked_fill(~SQUARE, -1e9), MASK[:, None, None].bool()]
+)
+def test_a_decoders_mask_of_four_dimensions_is_read(mask):
+    inputs = ModelInputs(written(), "input_ids", {"decoder_input_ids": written(), "decoder_attention_mask": mask})
+    assert torch.equal(decoder_tokens(inputs, None), MASK.bool())
+
+
+@pytest.mark.parametrize("mask", [MASK[:, :3], MASK[:2], MASK[..., None], torch.rand(3, 4) + 0.1])
+def test_a_decoders_mask_that_does_not_fit_is_refused(mask):
+    keywords = {"decoder_input_ids": written(), "decoder_attention_mask": mask}
+    with pytest.raises(ValueError, match=r"decoder_attention_mask of shape .* expected .* of shape \(3, 4\)"):
+        decoder_tokens(ModelInputs(written(), "input_ids", keywords), None)
+    beside_pixels = {"input_ids": written(), "attention_mask": mask}
+    with pytest.raises(ValueError, match=r"what attention_mask of shape .* cannot be told"):
+        decoder_tokens(ModelInputs(torch.randn(3, 3, 8, 8), "pixel_values", beside_pixels), None)
+
+
+def test_padding_of_a_nested_configuration():
+    ids = written(padding=True)
+    for config in nested_configs(pad_token_id=PAD, eos_token_id=SEP):
+        beside_pixels = ModelInputs(torch.randn(3, 3, 8, 8), "pixel_values", {"input_ids": ids})
+        assert torch.equal(decoder_tokens(beside_pixels, config), MASK.bool())
 
 
 def test_a_padding_token_that_ends_texts_is_not_taken_for_padding():

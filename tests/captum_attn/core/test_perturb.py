@@ -10,6 +10,7 @@ import torch
 from families import FAMILIES
 from hypothesis import given
 from hypothesis import strategies as st
+from nested_configs import nested_configs
 from tokenizers_of_every_kind import TOKENIZERS
 
 from captum_attn.core import ModelInputs
@@ -175,6 +176,12 @@ def test_a_tokenizer_without_a_mask_token_warns_and_gives_its_next_best():
     decoder = SimpleNamespace(pad_token_id=0, is_encoder_decoder=False)
     with pytest.warns(UserWarning, match="replaced by '<unk>'"):
         assert default_replacement(IDS, without_mask(pad_token_id=0, unk_token_id=3), decoder) == 3
+
+
+def test_padding_of_a_nested_configuration_is_no_replacement():
+    for config in nested_configs(pad_token_id=0)[:2]:
+        with pytest.warns(UserWarning, match="replaced by '<unk>'"):
+            assert default_replacement(IDS, without_mask(pad_token_id=0, unk_token_id=3), config) == 3
 
 
 def test_padding_that_would_move_the_readout_is_no_replacement():
