@@ -164,7 +164,7 @@ class PatchTrail(TorchFunctionMode):
                 return
         if call.name in _LEAVING and not is_all(call.leading, WHOLE):
             self._left = True  # and may come back unseen
-        results = [call.args[0]] if call.name == "__setitem__" else list(_tensors((call.result,)))
+        results = [call.args[0]] if call.name in _WRITING else list(_tensors((call.result,)))
         known = {id(result) for result in results}
         results += [part for part, _ in changed if id(part) not in known]
         if not results:
@@ -243,9 +243,10 @@ class _Call:
 
     @property
     def name(self) -> str:
-        """The function's name; that of the attribute, for ``Tensor.mT`` and the like."""
+        """The function's name; that of the attribute, for ``Tensor.mT`` and the like; ``data=`` if it is set."""
         name: str = getattr(self.func, "__name__", "")
-        return getattr(getattr(self.func, "__self__", None), "__name__", "") if name == "__get__" else name
+        attribute: str = getattr(getattr(self.func, "__self__", None), "__name__", "")
+        return {"__get__": attribute, "__set__": f"{attribute}="}.get(name, name)
 
     @property
     def first(self) -> Any:
@@ -256,7 +257,7 @@ class _Call:
     @property
     def is_square(self) -> bool:
         """Whether the result can be an attention of tokens to each other, (..., N, N)."""
-        shape = getattr(self.result, "shape", ())
+        shape: tuple[int, ...] = getattr(self.result, "shape", ())
         return len(shape) > 2 and shape[-1] == shape[-2]
 
     @property
@@ -392,8 +393,10 @@ def _products(call: _Call) -> _Found:
 
     def product(*factors: Tensor) -> Tensor:
         if call.name == "tensordot":
-            return torch.tensordot(*factors, dims=call.option("dims", 2, 2))
-        return torch.einsum(equation, *factors)
+            summed: Tensor = torch.tensordot(factors[0], factors[1], call.option("dims", 2, 2))
+        else:
+            summed = torch.einsum(equation, *factors)
+        return summed
 
     def seen_from(place: int, operand: Tensor) -> Tensor:
         ones = [torch.ones((1,) * other.dim(), dtype=torch.double, device="cpu") for other in operands]
@@ -481,17 +484,16 @@ def _version(tensor: Tensor) -> int:
 @cache
 def _rule(name: str) -> _Rule | None:
     """What is known of a function of this name; its forms in place and as an operator are the same one."""
-    plain = name.strip("_")
+    plain = name.strip("_").removeprefix("special_")
     forms = [name, plain, plain[1:]] if name.startswith("__") else [name, plain]
-    return next(
-        (_RULES[form] for form in forms if form in _RULES), _of_each_entry if any(map(_is_pointwise, forms)) else None
-    )
+    pointwise = _of_each_entry if any(map(_is_pointwise, forms)) else None
+    return next((_RULES[form] for form in forms if form in _RULES), pointwise)
 
 
 def _is_pointwise(name: str) -> bool:
     """Whether torch itself says of a function that it computes each entry by itself."""
-    packet = getattr(torch.ops.aten, name, None) if name else None
-    overloads = packet.overloads() if packet is not None else []
+    packet = getattr(torch.ops.aten, name, None)
+    overloads: list[str] = getattr(packet, "overloads", list)()
     return any(torch.Tag.pointwise in getattr(packet, overload).tags for overload in overloads)
 
 
@@ -512,21 +514,24 @@ _PRODUCTS = {
 _TURNED = " of an image that was turned, flipped or rolled, or whose parts lie on each other"
 _OF_PARTS = "an attention of tokens that read several parts of the image, or of parts of it (windows)"
 _LEFT = "a conversion of the image, or of what was made of it, to NumPy or a list"
+_WRITING = frozenset({"__setitem__", "data="})
 _LEAVING = frozenset({"numpy", "tolist", "__array__", "__dlpack__"})
 _EMBEDDING = frozenset({"conv2d", "linear", "matmul", "__matmul__", "bmm", "mm"})
 _ADDED = frozenset({"addmm", "baddbmm"})
 _ORDER_FIRST = frozenset({"norm", "vector_norm", "quantile", "nanquantile", "kthvalue"})
 _GROUPS: dict[_Rule, str] = {
-    _of_each_entry: "truediv subtract multiply divide hardswish prelu logsigmoid softsign tanhshrink complex polar "
-    "conj conj_physical resolve_conj real imag",
+    _of_each_entry: "truediv subtract multiply divide floor_divide absolute negative fix hardswish prelu log_sigmoid "
+    "softsign tanhshrink expit arccos arcsin arctan arctan2 arcsinh arctanh greater greater_equal less less_equal "
+    "not_equal complex polar conj conj_physical resolve_conj resolve_neg real imag",
     _normalized: "layer_norm rms_norm group_norm batch_norm instance_norm normalize local_response_norm softmax "
     "log_softmax softmin dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout "
     "contiguous clone detach requires_grad type float double half bfloat16 int long short byte bool char "
-    "cuda cpu cfloat cdouble positive pin_memory",
+    "cuda cpu cfloat cdouble positive pin_memory tril triu tensor as_tensor asarray",
     _repeated: "to type_as expand expand_as broadcast_to",
     _none: "zeros_like ones_like full_like empty_like rand_like randn_like randint_like new_zeros new_ones new_full "
     "new_empty fill_ zero_",
-    _in_another_form: "view reshape view_as reshape_as flatten ravel unflatten squeeze unsqueeze",
+    _in_another_form: "view reshape view_as reshape_as flatten ravel unflatten squeeze unsqueeze atleast_1d "
+    "atleast_2d atleast_3d",
     _seen_otherwise: "permute transpose swapaxes swapdims movedim moveaxis t mT T adjoint mH H narrow select split "
     "chunk unbind tensor_split split_with_sizes hsplit vsplit dsplit diagonal",
     _chosen: "getitem",
@@ -544,6 +549,7 @@ _RULES |= {
     "setitem": _written,
     "unfold": _unfolded,
     "copy_": lambda call: call.numbers(call.args[1]).expand(call.result.shape),
+    "data=": lambda call: call.numbers(call.args[1]),
     "glu": lambda call: joined(call.leading.chunk(2, call.option("dim", 1, -1))).expand(call.result.shape),
     "view_as_complex": lambda call: joined_along(call.leading, [-1]).squeeze(-1).expand(call.result.shape),
     "view_as_real": lambda call: call.leading[..., None].expand(call.result.shape),

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from captum_attn import RawAttention, ShapleyGradAttention
 from captum_attn.concepts import TTCAV
 from captum_attn.core.inputs import tensor_inputs
+from captum_attn.core.patch_trail import _of_each_entry, _rule
 from captum_attn.core.patches import NoPatchGrid, PatchGrid, spread_over_pixels
 from captum_attn.core.run import observed_forward
 
@@ -418,6 +419,10 @@ LOST = {
         on_tokens(lambda x: x + torch.from_numpy(x.detach().numpy()[:, ::-1].copy()))[0],
         "NumPy",
     ),
+    "its data changed": (
+        Reader(before=lambda x: with_data(x.clone(), x.flip(2))),
+        "conv2d of an image that was turned",
+    ),
     "another map again": (
         Reader(tokens=lambda x: rows_of(F.conv2d(by_column(x).mT.unflatten(2, (4, 4)), seeded((WIDTH, WIDTH, 1, 1))))),
         "conv2d",
@@ -428,6 +433,11 @@ LOST = {
     "twice": (Reader(tokens=lambda x: torch.cat([rows_of(x), rows_of(x)], 1)), "32 of the 33 tokens"),
     "changed unseen": (Reader(tokens=lambda x: changed_unseen(x)), "4 × 4"),
 }
+
+
+def with_data(states, data):
+    states.data = data
+    return states
 
 
 def changed_unseen(states):
@@ -466,6 +476,29 @@ def test_all_that_needs_no_map_works_without_one():
         assert ttcav.interpret(images(), concepts, 1, show_progress=False).table().effect.notna().all()
     with pytest.raises(ValueError, match="no patch embedding"):
         TTCAV(model, tokens="players", n_cavs=2, layers=[0]).interpret(images(), concepts, 1, show_progress=False)
+
+
+def test_functions_that_count_as_computed_entry_by_entry_are():
+    checked, before = set(), torch.rand(3, 7, generator=torch.Generator().manual_seed(2)) / 2 + 0.2
+    after = before.clone()
+    after[1, 2] += 0.01
+    for name in dir(torch.Tensor):
+        function = getattr(torch.Tensor, name)
+        if _rule(name) is not _of_each_entry or not callable(function):
+            continue
+        for others in ((), (before.flip(0),)):
+            try:
+                one, other = (function(states.clone(), *others) for states in (before, after))
+            except (TypeError, RuntimeError, ValueError):  # it takes other arguments
+                continue
+            if one is NotImplemented:
+                continue
+            differs = ~torch.isclose(one, other, rtol=0, atol=0, equal_nan=True)
+            differs[1, 2] = False
+            assert one.shape == before.shape, name
+            assert not differs.any(), name
+            checked.add(name)
+    assert len(checked) > 150
 
 
 def test_players_do_not_say_which_patch_is_which():
