@@ -65,20 +65,71 @@ class Cells:
         """The number of the cell that each entry of a tensor (B, C, rows, columns) belongs to, held once."""
         return torch.arange(len(self), device="cpu").view(self.rows.count, self.columns.count).expand(*shape)
 
+    def seen_in_channels(self, numbers: Tensor) -> Cells | None:
+        """The cells that a map (C, rows, columns) of their numbers consists of, over all channels; None for other maps.
+
+        Channels may hold neighbours, such as the four pixels of each 2 × 2 in twelve channels: together, one cell.
+        """
+        kinds = numbers.unique(dim=0)
+        seen = [self.seen_in(kind) for kind in kinds if (kind >= 0).any()]
+        found = [cells for cells in seen if cells is not None]
+        if not found or len(found) < len(seen):
+            return None
+        rows, columns = (_together([cells.place[side] for cells in found]) for side in (0, 1))
+        return None if rows is None or columns is None else Cells(rows, columns, self.made_by)
+
     def seen_in(self, numbers: Tensor) -> Cells | None:
         """The cells that a map of their numbers, (rows, columns), consists of: all, or every n-th of some at a stretch.
 
-        None for other maps.
+        Around them, there may be entries that come from no cell. None for other maps.
         """
+        down, across = ((numbers >= 0).any(side).nonzero().flatten().tolist() for side in (1, 0))
+        inside = self._without_frame(numbers[down[0] : down[-1] + 1, across[0] : across[-1] + 1])
+        if inside is None:
+            return None
+        rows, columns = (
+            axis.cut(-before, 1, count)
+            for axis, before, count in zip(inside.place, (down[0], across[0]), numbers.shape, strict=True)
+        )
+        return Cells(rows, columns, self.made_by)
+
+    def _without_frame(self, numbers: Tensor) -> Cells | None:
         across = self.columns.count
         top, left = divmod(int(numbers[0, 0]), across)
         down = int(numbers[1, 0] - numbers[0, 0]) // across if len(numbers) > 1 else 1
         right = int(numbers[0, 1] - numbers[0, 0]) if numbers.shape[1] > 1 else 1
         lines, places = (torch.arange(count, device="cpu") for count in numbers.shape)
         expected = (top + down * lines)[:, None] * across + left + right * places
-        if down < 1 or right < 1 or left + right * (len(places) - 1) >= across or not torch.equal(numbers, expected):
+        inside = int(numbers[0, 0]) >= 0 and int(numbers[-1, -1]) < len(self)
+        if not inside or down < 1 or right < 1 or left + right * (len(places) - 1) >= across:
+            return None
+        if not torch.equal(numbers, expected):
             return None
         return Cells(self.rows.cut(top, down, len(lines)), self.columns.cut(left, right, len(places)), self.made_by)
+
+    def in_blocks(self, numbers: Tensor) -> tuple[Cells, Tensor] | None:
+        """Larger cells, of which rows of numbers (N, K) hold one each: all that lie in it, and no others; which ones.
+
+        None for other rows, and for one that is all.
+        """
+        upper = numbers.amax(1, keepdim=True)
+        numbers = torch.where(numbers < 0, upper, numbers).sort(1).values
+        if int(numbers.min()) < 0 or int(upper.max()) >= len(self):
+            return None
+        places = torch.stack([numbers // self.columns.count, numbers % self.columns.count])  # (2, N, K)
+        starts, ends = places.amin(2), places.amax(2) + 1
+        size = (ends - starts)[:, :1]
+        first = starts.amin(1, keepdim=True)
+        blocks = (starts - first) // size
+        counts = blocks.amax(1) + 1
+        within = (numbers.diff(dim=1) > 0).sum(1) + 1 == size.prod()
+        even = (ends - starts == size).all() and ((starts - first) % size == 0).all()
+        if not even or not within.all() or counts.prod() == 1:
+            return None
+        rows, columns = (
+            axis.cut(int(first[side]), int(size[side]), int(counts[side])) for side, axis in enumerate(self.place)
+        )
+        return Cells(rows, columns, "a linear embedding to"), blocks[0] * columns.count + blocks[1]
 
     def grid(self, positions: tuple[int, ...]) -> PatchGrid:
         """The cells as patches, which are the tokens at some positions."""
@@ -89,16 +140,6 @@ class Cells:
 
 Option = Callable[[str, int, Any], Any]
 """An argument of a function that was called, by its name, its place, and its default."""
-
-
-def padded(cells: Cells, counts: tuple[int, int], option: Option) -> Cells | None:
-    """After ``F.pad``; None where other sides are padded, too."""
-    sides = [*option("pad", 1, ()), 0, 0, 0, 0]
-    left, top = sides[0], sides[2]
-    if any(sides[4:]):
-        return None
-    rows, columns = (axis.cut(-n, 1, count) for axis, n, count in zip(cells.place, (top, left), counts, strict=True))
-    return Cells(rows, columns, f"{cells.made_by}, padded to")
 
 
 def interpolated(cells: Cells, counts: tuple[int, int], option: Option) -> Cells:
@@ -153,6 +194,14 @@ def _windows(
     sides = zip(cells.place, reach, stride, padding, counts, strict=True)
     rows, columns = (axis.windows(size, apart, beside, count) for axis, size, apart, beside, count in sides)
     return Cells(rows, columns, made_by)
+
+
+def _together(axes: Sequence[Axis]) -> Axis | None:
+    """Cells that hold those of several axes; None where these lie further apart than within one cell."""
+    first = min(axis.first for axis in axes)
+    alike = len({(axis.step, axis.count) for axis in axes}) == 1
+    near = all(axis.first - first < axis.step for axis in axes)
+    return Axis(first, axes[0].step, axes[0].count) if alike and near else None
 
 
 def _pair(value: Any) -> tuple[Any, ...]:

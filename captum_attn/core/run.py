@@ -37,7 +37,7 @@ from captum_attn.core.scores import output_scores
 from captum_attn.core.stacks import sort_calls
 from captum_attn.core.states import StateCapture, States, layers_with_attention
 from captum_attn.core.tiles import Tile
-from captum_attn.core.tokens import Tokens, find_players, named_players, real_tokens
+from captum_attn.core.tokens import Tokens, find_players, real_tokens
 
 
 class ReadoutGradients(NamedTuple):
@@ -324,8 +324,7 @@ class ObservedForward:
             ValueError: an example without players, or a mask of players that is none.
         """
         inputs, config, real = self._inputs, config_of(self.model), self.real
-        named = named_players(inputs, tuple(real.shape))
-        grid = None if self._patches is None else self._patches.grid(self.length, named)
+        grid = None if self._patches is None else self._patches.grid(self.length)
         players = find_players(inputs, real, special_ids=special_ids, config=config, causal=self.causal, grid=grid)
         if players is not None and not players.any(-1).all():
             idle = (~players.any(-1)).nonzero().flatten().tolist()

@@ -743,6 +743,6 @@ def test_tokens_may_be_pixels():
 
 
 def test_an_image_model_without_patches_is_refused():
-    model = Pixels(lambda pixels: torch.nn.functional.unfold(pixels, 4, stride=4).mT).eval()
+    model = Pixels(lambda pixels: torch.nn.functional.unfold(pixels, 4, stride=2).mT).eval()
     with pytest.raises(ValueError, match="no patch embedding"):
         ShapleyGradAttention(model).attribute(torch.rand(1, 1, 8, 8))
