@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from captum_attn import ShapleyGradAttention, TokenAttributions
 from captum_attn.core.games import Game
+from captum_attn.core.patches import Grid
 from captum_attn.core.readout import Readout
 from captum_attn.methods.shapley import CustomGame, Estimator
 from shap_attn import saving
@@ -147,7 +148,8 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
             For texts, values (N, T, K) of T segments each, T differing between texts, and K classes; (N, T) where one
             class was asked for by name or number. Segments joined give back the text, two texts with the separator
             between them; an empty text has one segment, of value 0. For images, values (N, rows, columns, 1, K) of
-            their patches, beside pictures (N, h, w, 3). Where the classes of the inputs differ, ``output_names`` are
+            their patches, beside pictures (N, h, w, 3) of what these cover, which is all of the image unless the model
+            crops it, pads it or leaves something over. Where the classes of the inputs differ, ``output_names`` are
             (N, K), and SHAP slices by row, then by name or place: ``explanation[0][:, "positive"]``.
 
         Raises:
@@ -288,7 +290,7 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
         if sampled:  # the error of a sum is at most the sum of errors
             errors = self._reader.arranged(rows, sampled)
         names = self._names.of(results[0].output.shape[1])
-        return [_Solved(*row, names) for row in zip(values, classes, errors, strict=True)]
+        return [_Solved(*row, names, results[0].grid) for row in zip(values, classes, errors, strict=True)]
 
     def _explanation(
         self, rows: Sequence[Any], solved: Sequence[_Solved], single: bool, seconds: float
@@ -303,7 +305,7 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
         return shap.Explanation(
             packed([row.values for row in solved]),
             base_values=np.zeros(classes.shape[:1] if single else classes.shape),
-            **self._reader.fields(rows),
+            **self._reader.fields(rows, [row.grid for row in solved]),
             output_names=np.array(names) if isinstance(names[0], list) else names,
             error_std=packed([row.errors for row in solved]),
             compute_time=seconds,
@@ -329,13 +331,14 @@ def _path_or_file(file: BinaryIO | str | os.PathLike[str]) -> BinaryIO | Path:
 class _Solved(NamedTuple):
     """One explained input: values (..., K) of its segments or patches, the K classes, standard errors if sampled.
 
-    ``names`` are those of all classes.
+    ``names`` are those of all classes, ``grid`` says how an image was cut.
     """
 
     values: Array
     classes: Array
     errors: Array | None
     names: list[str] | None
+    grid: Grid
 
     def class_name(self, index: int) -> str:
         return f"Output {index}" if self.names is None else self.names[index]
