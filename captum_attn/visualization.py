@@ -137,7 +137,7 @@ def plot_patches(
     Example:
         >>> from captum_attn import ShapleyGradAttention
         >>> from transformers import ViTConfig, ViTForImageClassification
-        >>> config = ViTConfig(8, 2, 2, 16, image_size=32, patch_size=8)
+        >>> config = ViTConfig(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8)
         >>> images, vit = torch.rand(2, 3, 32, 32), ViTForImageClassification(config).eval()
         >>> result = ShapleyGradAttention(vit).attribute_tokens(images)
         >>> plot_patches(images[1], result.patches[1], grid=result.grid).savefig("patches.png")
@@ -275,7 +275,8 @@ def shown_pixels(image: Tensor) -> np.ndarray[Any, Any]:
 def _extent(image: Tensor, patches: Tensor, grid: Grid) -> tuple[float, float, float, float]:
     """Where patches lie in an image (C, h, w); a warning where that is not sure."""
     height, width = image.shape[1:]
-    whole = PatchGrid(*patches.shape, height / patches.shape[0], width / patches.shape[1])
+    rows, columns = patches.shape
+    whole = PatchGrid(rows, columns, height / rows, width / columns)
     if patches.shape == image.shape[1:] and grid is None:
         return whole.extent
     if grid is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, Self
@@ -25,7 +25,7 @@ from captum_attn.core.readout import Readout
 from captum_attn.methods.shapley import CustomGame, Estimator
 from shap_attn import saving
 from shap_attn.images import ImageReader
-from shap_attn.outputs import OutputNames, Outputs, is_single, output_chooser
+from shap_attn.outputs import OutputNames, Outputs, is_single, names_in_order, output_chooser
 from shap_attn.shap_arguments import check_shap_arguments
 from shap_attn.sources import taken_apart
 from shap_attn.texts import TextReader
@@ -52,7 +52,8 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
         outputs: which classes are explained, unless a call says otherwise: one by number or name, several in a list,
             ``"predicted"``, what an operation such as ``shap.Explanation.argsort.flip[:3]`` chooses for each input, or
             None for all. One forward pass serves them all, and each takes a backward pass.
-        output_names: of all classes. Default: the configuration's ``id2label``, if it has one name for each output.
+        output_names: of all classes, a list or a mapping from numbers to names. Default: the configuration's
+            ``id2label``, if it has one name for each output.
         words: whether the pieces of a word are added up to one value.
         special_tokens: whether the special tokens that the tokenizer adds are shown; their value is 0.
         max_length: tokens of a text, special ones included. Default: as many as the model reads.
@@ -86,7 +87,7 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
         readout: Readout = "auto",
         estimator: Estimator | None = None,
         outputs: Outputs = None,
-        output_names: Sequence[str] | None = None,
+        output_names: Sequence[str] | Mapping[int, str] | None = None,
         words: bool = False,
         special_tokens: bool = False,
         max_length: int | None = None,
@@ -95,6 +96,7 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
     ) -> None:
         """Build an explainer; the class says what the arguments are."""
         module, reads, own_length = taken_apart(model, masker)
+        output_names = names_in_order(output_names)
         self._names = OutputNames(module, output_names)
         super().__init__(module, output_names=self._names.expected)
         self.masker = reads

@@ -202,12 +202,8 @@ def _image_fields(frame: pd.DataFrame, images: Any | None) -> dict[str, Any]:
     sizes = sorted({(grid.rows, grid.columns) for grid in grids})
     if len(sizes) > 1:
         raise ValueError(f"images of several sizes, {sizes} patches: take rows of one size")
-    values = np.stack(
-        [
-            np.asarray(scores, dtype=float)[grid.tokens(len(scores)).numpy()]
-            for scores, grid in zip(frame["scores"], grids, strict=True)
-        ]
-    )
+    scored = zip(frame["scores"], grids, strict=True)
+    values = np.stack([np.asarray(scores, dtype=float)[grid.tokens(len(scores)).numpy()] for scores, grid in scored])
     pictures = None
     if images is not None:
         given = zip(frame["index"], grids, frame["image_height"], frame["image_width"], strict=True)
@@ -217,9 +213,8 @@ def _image_fields(frame: pd.DataFrame, images: Any | None) -> dict[str, Any]:
 
 def _grid(row: Any) -> PatchGrid:
     """How the image of a row was cut."""
-    positions = tuple(int(place) for place in row.positions)
-    place = (row.patch_height, row.patch_width, row.top, row.left)
-    return PatchGrid(int(row.rows), int(row.columns), *map(float, place), positions)
+    height, width, top, left = map(float, (row.patch_height, row.patch_width, row.top, row.left))
+    return PatchGrid(int(row.rows), int(row.columns), height, width, top, left, tuple(map(int, row.positions)))
 
 
 def _under(image: Any, index: int, grid: PatchGrid, height: float, width: float) -> Array:

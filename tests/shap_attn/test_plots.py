@@ -386,7 +386,7 @@ def test_pixels_that_are_not_those_of_the_data_are_refused(recwarn):
         plots.image(images[0], pixel_values=np.ones((8, 6, 3)), show=False)
     recwarn.clear()
     plots.image(images, pixel_values=np.zeros((2, 6, 6, 3)), show=False)
-    of_pixels = shap.Explanation(np.ones((2, 6, 6, 3)), output_names=["a", "b", "c"])
+    of_pixels = shap.Explanation(np.ones((2, 6, 6, 3, 2)), output_names=["a", "b"])
     plots.image(of_pixels, pixel_values=np.ones((2, 6, 6, 3)), show=False)
     assert not [warning for warning in recwarn.list if "pixel_values" in str(warning.message)]
 
