@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from captum_attn.core.patches import Grid, patch_values, spread_over_pixels
+from captum_attn.core.patches import Grid, known_grid, patch_values, spread_over_pixels
 
 
 @dataclass(frozen=True, repr=False)
@@ -56,7 +57,8 @@ class TokenAttributions:
         Returns:
             The shape of ``features``. Sums are kept: over D it is the token's value, over C and the pixels of a patch
             the patch's. A pixel that two patches share, as where the model resizes images, gets a part of each, by
-            area. Pixels that no patch covers get 0.
+            area. Pixels that no patch covers get 0. Tokens of an image that are no patches, but play, are in no pixel,
+            with a warning.
 
         Raises:
             ValueError: an image of which nothing says where its patches lie, or with patches that cover no pixel.
@@ -66,8 +68,22 @@ class TokenAttributions:
         if features.dim() == 3:
             return (self.values / features.shape[-1]).unsqueeze(-1).expand_as(features).contiguous()
         _, channels, height, width = features.shape
+        self._warn_of_others()
         spread = spread_over_pixels(self.patches / channels, self.grid, height, width)
         return spread.unsqueeze(1).expand_as(features).contiguous()
+
+    def _warn_of_others(self) -> None:
+        """Warn of values of tokens that are no patches."""
+        length = self.values.shape[-1]
+        others = torch.ones(length, dtype=torch.bool).index_fill(0, known_grid(self.grid).tokens(length), False)
+        lost = others & (self.values != 0).flatten(0, -2).any(0).cpu()
+        if lost.any():
+            warnings.warn(
+                f"the tokens {lost.nonzero().flatten().tolist()} play, but are no patches, so their values are in no "
+                "pixel, and the map does not sum to v(all players): see attribute_tokens(...).values, or let patches "
+                "alone play",
+                stacklevel=5,
+            )
 
 
 def concatenated(parts: Sequence[TokenAttributions]) -> TokenAttributions:

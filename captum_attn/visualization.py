@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,13 +11,16 @@ import torch
 from captum.attr._utils.visualization import VisualizationDataRecord
 from torch import Tensor
 
+from captum_attn.core.patches import Grid, PatchGrid, known_grid
 from captum_attn.token_attributions import TokenAttributions
 
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 Drawn = TypeVar("Drawn", bound="Artist")
 _MOST_BARS = 40
@@ -106,23 +110,37 @@ def plot_tokens(
     return as_written(figure)
 
 
-def plot_patches(image: Tensor, patches: Tensor, title: str = "", label: str = "Shapley value of each patch") -> Figure:
+def plot_patches(
+    image: Tensor,
+    patches: Tensor,
+    title: str = "",
+    label: str = "Shapley value of each patch",
+    *,
+    grid: Grid = None,
+) -> Figure:
     """An image beside the attributions of its patches; where patches are coarser than pixels, over a faint copy of it.
 
     Args:
-        image: pixels (C, h, w), C = 1 or 3, of any range.
-        patches: attributions (rows, columns).
+        image: pixels (C, h, w), C = 1 or 3, of any range, as they were given to the model.
+        patches: attributions (rows, columns), or of each pixel, (h, w).
         title: above the figure.
         label: what the values are, above them.
+        grid: where the patches lie, ``result.grid``. Without it, patches are drawn over the whole image, with a
+            warning: a model that crops or pads images, or leaves over what makes no whole patch, has them elsewhere.
 
     Returns:
         A matplotlib figure that belongs to no window.
 
     Raises:
-        ValueError: no such shapes.
+        ValueError: no such shapes, or a grid of other patches.
 
     Example:
-        >>> plot_patches(torch.rand(3, 32, 32), torch.randn(4, 4)).savefig("patches.png")
+        >>> from captum_attn import ShapleyGradAttention
+        >>> from transformers import ViTConfig, ViTForImageClassification
+        >>> config = ViTConfig(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8)
+        >>> images, vit = torch.rand(2, 3, 32, 32), ViTForImageClassification(config).eval()
+        >>> result = ShapleyGradAttention(vit).attribute_tokens(images)
+        >>> plot_patches(images[1], result.patches[1], grid=result.grid).savefig("patches.png")
     """
     from matplotlib.figure import Figure
 
@@ -135,13 +153,15 @@ def plot_patches(image: Tensor, patches: Tensor, title: str = "", label: str = "
     values = patches.detach().cpu().double()
     limit = float(values.abs().max().clamp(min=1e-300))
     figure = Figure(figsize=(7.6, 3.8), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    extent = (0, image.shape[2], image.shape[1], 0)
-    left.imshow(picture, cmap="gray", extent=extent)
+    left, right = figure.subplots(1, 2, sharex=True, sharey=True)
+    pixels = (0, image.shape[2], image.shape[1], 0)
+    left.imshow(picture, cmap="gray", extent=pixels)
     left.set_title("input", fontsize=10)
-    heat = right.imshow(values.numpy(), cmap=diverging_colours(), vmin=-limit, vmax=limit, extent=extent)
     if values.shape != image.shape[1:]:
-        right.imshow(picture if picture.ndim == 2 else picture.mean(-1), cmap="gray", alpha=0.25, extent=extent)
+        grey = picture if picture.ndim == 2 else picture.mean(-1)
+        right.imshow(grey, cmap="gray", alpha=0.25, extent=pixels, zorder=2)
+    extent = _extent(image, values, grid)
+    heat = draw_patches(right, values, image, extent, cmap=diverging_colours(), vmin=-limit, vmax=limit)
     right.set_title(label, fontsize=10)
     figure.colorbar(heat, ax=right, shrink=0.85)
     for axes in (left, right):
@@ -149,6 +169,23 @@ def plot_patches(image: Tensor, patches: Tensor, title: str = "", label: str = "
         axes.set_yticks([])
     figure.suptitle(title, fontsize=11)
     return as_written(figure)
+
+
+def draw_patches(axes: Axes, values: Tensor, image: Tensor, extent: Sequence[float], **options: Any) -> AxesImage:
+    """Draw values (rows, columns) where their patches lie in an image (C, h, w), of which axes show all.
+
+    Args:
+        axes: what is drawn on.
+        values: of the patches.
+        image: of which only the size counts; draw it first.
+        extent: left, right, bottom and top edge of the patches in pixels, as :attr:`PatchGrid.extent` says.
+        options: of ``imshow``.
+    """
+    left, right, bottom, top = extent
+    drawn = axes.imshow(values.cpu().double().numpy(), extent=(left, right, bottom, top), **options)
+    axes.set_xlim(min(0, left), max(image.shape[-1], right))
+    axes.set_ylim(max(image.shape[-2], bottom), min(0, top))
+    return drawn
 
 
 def as_written(drawn: Drawn) -> Drawn:
@@ -233,6 +270,35 @@ def shown_pixels(image: Tensor) -> np.ndarray[Any, Any]:
     pixels = (pixels - pixels.min()) / (pixels.max() - pixels.min()).clamp(min=1e-12)
     shown: np.ndarray[Any, Any] = pixels.movedim(0, -1).squeeze(-1).numpy()
     return shown
+
+
+def _extent(image: Tensor, patches: Tensor, grid: Grid) -> tuple[float, float, float, float]:
+    """Where patches lie in an image (C, h, w); a warning where that is not sure."""
+    height, width = image.shape[1:]
+    rows, columns = patches.shape
+    whole = PatchGrid(rows, columns, height / rows, width / columns)
+    if patches.shape == image.shape[1:] and grid is None:
+        return whole.extent
+    if grid is None:
+        warnings.warn(
+            "nothing says where in the image the patches lie, so they are drawn over the whole of it. That is wrong of "
+            "a model that crops or pads images, or leaves over what makes no whole patch: give grid=result.grid",
+            stacklevel=3,
+        )
+        return whole.extent
+    grid = known_grid(grid)
+    if patches.shape != (grid.rows, grid.columns):
+        raise ValueError(f"got {tuple(patches.shape)} patches and a grid of {grid.rows} × {grid.columns}")
+    left, right, bottom, top = grid.extent
+    shared = max(min(right, width) - max(left, 0), 0) * max(min(bottom, height) - max(top, 0), 0)
+    if shared < max(height * width, (right - left) * (bottom - top)) / 2:
+        warnings.warn(
+            f"the patches lie in columns {left:g} to {right:g} and rows {top:g} to {bottom:g} of what the model was "
+            f"given, but this image has {height} × {width} pixels: expected the pixels (C, h, w) as they were given to "
+            "the model, after its processor",
+            stacklevel=3,
+        )
+    return grid.extent
 
 
 def _blend(value: float, strength: float) -> tuple[int, int, int]:

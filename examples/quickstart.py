@@ -165,7 +165,7 @@ def explain_image(arguments: argparse.Namespace) -> Explanation:
     explainer = ShapleyGradAttention(model, game=arguments.game, sign=arguments.sign)
     result, facts, cost = explain(model, explainer, batch, arguments.target)
     picture = arguments.out / "image.png"
-    plot_patches(batch["pixel_values"][0], result.patches[0], facts).savefig(picture, dpi=150)
+    plot_patches(batch["pixel_values"][0], result.patches[0], facts, grid=result.grid).savefig(picture, dpi=150)
     return Explanation(title, facts, cost, [], result.patches[0].flatten(), picture)
 
 

@@ -149,6 +149,7 @@ class AttributionModule(LightningModule):
             class_names=class_names(self.model, result.output.shape[-1]),
             labels=given.labels,
             multi_label=getattr(config, "problem_type", None) == "multi_label_classification",
+            image_size=batch.features.shape[-2:] if batch.modality == "pixels" else None,
         )
 
     def _attributed(self, given: LabelledInputs, batch: ModelInputs) -> tuple[TokenAttributions, Tensor]:

@@ -10,6 +10,16 @@ import torch
 from torch import Tensor
 
 from captum_attn import TokenAttributions
+from captum_attn.core.patches import Grid
+
+_PLACE = {
+    "rows": pa.int64(),
+    "columns": pa.int64(),
+    "positions": pa.list_(pa.int64()),
+    **dict.fromkeys(("patch_height", "patch_width", "top", "left"), pa.float64()),
+    **dict.fromkeys(("image_height", "image_width"), pa.int64()),
+}
+"""Columns that say where the scores lie in an image."""
 
 
 def attribution_table(
@@ -21,6 +31,7 @@ def attribution_table(
     class_names: Sequence[str] | None = None,
     labels: Any | None = None,
     multi_label: bool = False,
+    image_size: Sequence[int] | None = None,
 ) -> pa.Table:
     """One row for each of B inputs. What does not apply is null, and every column keeps its type.
 
@@ -32,13 +43,16 @@ def attribution_table(
         class_names: one for each class.
         labels: known labels, a tensor (B, ...) or a list of B.
         multi_label: whether the classes do not exclude each other: probabilities are logistic, not softmax.
+        image_size: height and width of images, in pixels, as they were given to the model.
 
     Returns:
         Columns ``tokens`` (list of str), ``ids`` (list of int64), ``scores`` (list of float32, or float64 as the
         values), ``players`` (list of bool), ``target`` (int64; a list of token and class where one of many tokens'
         outputs is explained, with padding not counted), ``target_name`` (str), ``logit`` and ``probability`` of the
-        target (float; a probability is for outputs (B, C) of several classes), ``label``, ``rows`` and ``columns`` of
-        an image's patches (int64).
+        target (float; a probability is for outputs (B, C) of several classes), ``label``; and what lays the scores over
+        an image: ``rows`` and ``columns`` of its patches (int64), ``positions`` of these among the scores, row by row
+        (list of int64), ``patch_height``, ``patch_width``, ``top`` and ``left`` of the first one (float64), in pixels
+        of the image given to the model, and that image's ``image_height`` and ``image_width`` (int64).
 
     Example:
         >>> from captum_attn import ShapleyGradAttention
@@ -50,7 +64,6 @@ def attribution_table(
     rows, scores = len(result.values), _floating(result.values)
     kept = real.cpu()
     ids = None if ids is None else ids.cpu()
-    grid = result.grid
     return pa.table(
         {
             "tokens": pa.nulls(rows, pa.list_(pa.string()))
@@ -64,10 +77,20 @@ def attribution_table(
             "logit": _column(result.scores, scores.dtype, rows),
             "probability": _column(_probability(result, multi_label), scores.dtype, rows),
             "label": _labels(labels, rows),
-            "rows": pa.array([grid.rows if grid else None] * rows, pa.int64()),
-            "columns": pa.array([grid.columns if grid else None] * rows, pa.int64()),
+            **_place(result.grid, image_size, *scores.shape),
         }
     )
+
+
+def _place(grid: Grid, image_size: Sequence[int] | None, rows: int, length: int) -> dict[str, pa.Array]:
+    """What lays the scores (rows, length) over an image; nulls where that is not known."""
+    values: dict[str, Any] = {}
+    if image_size is not None:
+        values |= dict(zip(("image_height", "image_width"), image_size, strict=True))
+    if grid:
+        values |= {"rows": grid.rows, "columns": grid.columns, "positions": grid.tokens(length).tolist()}
+        values |= {"patch_height": grid.height, "patch_width": grid.width, "top": grid.top, "left": grid.left}
+    return {name: pa.array([values.get(name)] * rows, kind) for name, kind in _PLACE.items()}
 
 
 def _array(values: Tensor) -> pa.Array:

@@ -14,7 +14,7 @@ from captum_attn.concepts.significance import SIGNIFICANT
 from captum_attn.core.class_names import class_names
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.metrics.methods import RANDOM
-from captum_attn.visualization import as_written, diverging_colours, shown_pixels
+from captum_attn.visualization import as_written, diverging_colours, draw_patches, shown_pixels
 from lightning_callbacks.probing import ExplainedExample
 
 if TYPE_CHECKING:
@@ -132,21 +132,29 @@ def tokens_over_time(tokens: Sequence[str], explained: Sequence[ExplainedExample
 
 
 def patches_over_time(image: Tensor, explained: Sequence[ExplainedExample], labels: Sequence[str]) -> Figure:
-    """One image (C, h, w), and beside it the attributions of its patches at each validation."""
+    """One image (C, h, w), and beside it the attributions of its patches at each validation.
+
+    Of patches of which nothing says where they lie, there is a map without the image, and of tokens of which nothing
+    says which patches they are, a line of them.
+    """
     from matplotlib.figure import Figure
 
     picture = shown_pixels(image)
     grey = picture.mean(-1) if picture.ndim == 3 else picture
     figure = Figure(figsize=(1.9 * (1 + len(explained)), 2.4), layout="constrained")
     first, *others = list(figure.subplots(1, 1 + len(explained), squeeze=False).flat)
-    extent = (0, image.shape[2], image.shape[1], 0)
-    first.imshow(picture, cmap="gray", extent=extent)
+    whole = (0, image.shape[2], image.shape[1], 0)
+    first.imshow(picture, cmap="gray", extent=whole)
     for axes, one, label in zip(others, explained, labels, strict=True):
-        patches = torch.tensor(one.values).view(one.grid or (1, -1)).numpy()
-        limit = np.abs(patches).max() or 1.0
-        axes.imshow(grey, cmap="gray", extent=extent)
-        strength = 0.85 * np.sqrt(np.abs(patches) / limit)
-        axes.imshow(patches, cmap=diverging_colours(), vmin=-limit, vmax=limit, extent=extent, alpha=strength)
+        patches = torch.tensor(one.values, dtype=torch.float64).view(one.grid or (1, -1))
+        limit = float(patches.abs().max()) or 1.0
+        strength = 0.85 * (patches.abs() / limit).sqrt().numpy()
+        colours: dict[str, Any] = {"cmap": diverging_colours(), "vmin": -limit, "vmax": limit, "alpha": strength}
+        if one.extent is None:
+            axes.imshow(patches.numpy(), aspect="equal" if one.grid else "auto", **colours)
+        else:
+            axes.imshow(grey, cmap="gray", extent=whole)
+            draw_patches(axes, patches, image, one.extent, **colours)
         axes.set_title(label, fontsize=8)
     for axes in (first, *others):
         axes.set_axis_off()

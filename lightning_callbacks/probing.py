@@ -36,6 +36,7 @@ class ExplainedExample:
         probability: of that class.
         grid: rows and columns of an image's patches; None for text.
         outputs: how many classes the model tells apart; 0 where that was not kept.
+        extent: left, right, bottom and top edge of the patches in the image, in pixels; None where that is not known.
     """
 
     row: int
@@ -45,6 +46,7 @@ class ExplainedExample:
     probability: float
     grid: tuple[int, int] | None
     outputs: int = 0
+    extent: tuple[float, float, float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -171,4 +173,5 @@ def _explained(batch: ProbeBatch, whole: WholeInputs, scores: Tensor, place: int
         float(whole.confidence[place]),
         (whole.grid.rows, whole.grid.columns) if whole.grid else None,
         whole.probabilities.shape[1],
+        whole.grid.extent if whole.grid else None,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, Self
@@ -20,11 +20,12 @@ from transformers import PreTrainedTokenizerBase
 
 from captum_attn import ShapleyGradAttention, TokenAttributions
 from captum_attn.core.games import Game
+from captum_attn.core.patches import Grid
 from captum_attn.core.readout import Readout
 from captum_attn.methods.shapley import CustomGame, Estimator
 from shap_attn import saving
 from shap_attn.images import ImageReader
-from shap_attn.outputs import OutputNames, Outputs, is_single, output_chooser
+from shap_attn.outputs import OutputNames, Outputs, is_single, names_in_order, output_chooser
 from shap_attn.shap_arguments import check_shap_arguments
 from shap_attn.sources import taken_apart
 from shap_attn.texts import TextReader
@@ -51,7 +52,8 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
         outputs: which classes are explained, unless a call says otherwise: one by number or name, several in a list,
             ``"predicted"``, what an operation such as ``shap.Explanation.argsort.flip[:3]`` chooses for each input, or
             None for all. One forward pass serves them all, and each takes a backward pass.
-        output_names: of all classes. Default: the configuration's ``id2label``, if it has one name for each output.
+        output_names: of all classes, a list or a mapping from numbers to names. Default: the configuration's
+            ``id2label``, if it has one name for each output.
         words: whether the pieces of a word are added up to one value.
         special_tokens: whether the special tokens that the tokenizer adds are shown; their value is 0.
         max_length: tokens of a text, special ones included. Default: as many as the model reads.
@@ -85,7 +87,7 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
         readout: Readout = "auto",
         estimator: Estimator | None = None,
         outputs: Outputs = None,
-        output_names: Sequence[str] | None = None,
+        output_names: Sequence[str] | Mapping[int, str] | None = None,
         words: bool = False,
         special_tokens: bool = False,
         max_length: int | None = None,
@@ -94,6 +96,7 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
     ) -> None:
         """Build an explainer; the class says what the arguments are."""
         module, reads, own_length = taken_apart(model, masker)
+        output_names = names_in_order(output_names)
         self._names = OutputNames(module, output_names)
         super().__init__(module, output_names=self._names.expected)
         self.masker = reads
@@ -147,7 +150,8 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
             For texts, values (N, T, K) of T segments each, T differing between texts, and K classes; (N, T) where one
             class was asked for by name or number. Segments joined give back the text, two texts with the separator
             between them; an empty text has one segment, of value 0. For images, values (N, rows, columns, 1, K) of
-            their patches, beside pictures (N, h, w, 3). Where the classes of the inputs differ, ``output_names`` are
+            their patches, beside pictures (N, h, w, 3) of what these cover, which is all of the image unless the model
+            crops it, pads it or leaves something over. Where the classes of the inputs differ, ``output_names`` are
             (N, K), and SHAP slices by row, then by name or place: ``explanation[0][:, "positive"]``.
 
         Raises:
@@ -288,7 +292,7 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
         if sampled:  # the error of a sum is at most the sum of errors
             errors = self._reader.arranged(rows, sampled)
         names = self._names.of(results[0].output.shape[1])
-        return [_Solved(*row, names) for row in zip(values, classes, errors, strict=True)]
+        return [_Solved(*row, names, results[0].grid) for row in zip(values, classes, errors, strict=True)]
 
     def _explanation(
         self, rows: Sequence[Any], solved: Sequence[_Solved], single: bool, seconds: float
@@ -303,7 +307,7 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
         return shap.Explanation(
             packed([row.values for row in solved]),
             base_values=np.zeros(classes.shape[:1] if single else classes.shape),
-            **self._reader.fields(rows),
+            **self._reader.fields(rows, [row.grid for row in solved]),
             output_names=np.array(names) if isinstance(names[0], list) else names,
             error_std=packed([row.errors for row in solved]),
             compute_time=seconds,
@@ -329,13 +333,14 @@ def _path_or_file(file: BinaryIO | str | os.PathLike[str]) -> BinaryIO | Path:
 class _Solved(NamedTuple):
     """One explained input: values (..., K) of its segments or patches, the K classes, standard errors if sampled.
 
-    ``names`` are those of all classes.
+    ``names`` are those of all classes, ``grid`` says how an image was cut.
     """
 
     values: Array
     classes: Array
     errors: Array | None
     names: list[str] | None
+    grid: Grid
 
     def class_name(self, index: int) -> str:
         return f"Output {index}" if self.names is None else self.names[index]

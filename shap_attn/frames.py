@@ -15,8 +15,12 @@ import pandas as pd
 import shap
 from torch import Tensor
 
+from captum_attn.core.patches import PatchGrid
+from shap_attn.images import covered
+
 Array = npt.NDArray[Any]
 _COLUMNS = ("index", "tokens", "scores", "players", "target", "target_name", "rows", "columns")
+_PLACE = ("rows", "columns", "positions", "patch_height", "patch_width", "top", "left", "image_height", "image_width")
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -36,17 +40,19 @@ def explanation_from_frame(frame: pd.DataFrame, images: Any | None = None) -> sh
     Args:
         frame: N rows with the columns of ``lightning_callbacks.read_attributions``, all of texts or all of images.
         images: the data set's pictures: ``images[index]`` is that of the sample ``index``, an array (h, w, C) or a
-            tensor (C, h, w), 0 to 255 in integers or 0 to 1 in floating point. Without them there is no ``data``.
+            tensor (C, h, w), 0 to 255 in integers or 0 to 1 in floating point, of the size in which the model was given
+            it. Without them there is no ``data``.
 
     Returns:
         As :class:`shap_attn.AttentionExplainer` does with ``outputs="predicted"``: of texts, values (N, T, 1) of T
         segments each, or (N, T) if all have the same target; of images, values (N, rows, columns, 1, 1) of the
-        patches, beside pictures (N, h, w, 3). Where targets differ, ``output_names`` are (N, 1). As there, values sum
-        to v(all players), and ``base_values`` are v(∅) = 0.
+        patches, beside pictures (N, h, w, 3) of what these cover. Where targets differ, ``output_names`` are (N, 1).
+        As there, values sum to v(all players), and ``base_values`` are v(∅) = 0.
 
     Raises:
         TypeError: no DataFrame, or pictures of another kind.
-        ValueError: no rows, missing columns, texts without tokens, texts and images together, images of several sizes.
+        ValueError: no rows, missing columns, texts without tokens, texts and images together, images of several sizes,
+            or of which the rows do not say where their patches are.
 
     Example:
         >>> import pandas as pd
@@ -77,12 +83,31 @@ def _checked(frame: Any) -> bool:
     missing = [name for name in _COLUMNS if name not in frame.columns]
     if missing or not len(frame):
         raise ValueError(f"the frame has {len(frame)} rows and no columns {missing}: expected rows with {_COLUMNS}")
-    of_images = frame["rows"].notna()
+    of_images = frame["image_height" if "image_height" in frame.columns else "rows"].notna()
     if of_images.any() != of_images.all():
         raise ValueError("the frame holds texts and images: take one data loader's rows, frame[frame.dataloader == 0]")
     if not of_images.any() and frame["tokens"].isna().any():
         raise ValueError("the texts have no tokens: give AttributionModule the tokenizer, processor=tokenizer")
+    if of_images.all():
+        _check_place(frame)
     return bool(of_images.all())
+
+
+def _check_place(frame: pd.DataFrame) -> None:
+    """Raise ``ValueError`` unless all rows say which of their scores are patches, and where these lie."""
+    missing = [name for name in _PLACE if name not in frame.columns]
+    if missing:
+        raise ValueError(
+            f"the frame has no columns {missing}, so which of an image's scores belongs where is not known: read all "
+            "columns. Files of former versions of this library lack them: explain these images again, in a new folder"
+        )
+    unknown = int(frame[[*_PLACE]].isna().any(axis=1).sum())
+    if unknown:
+        raise ValueError(
+            f"{unknown} of {len(frame)} rows do not say where the scores belong in their image: these were explained "
+            "by a former version of this library (explain them again, in a new folder), or nothing says which of the "
+            "model's tokens are patches, as captum_attn.inspect(model, batch) explains"
+        )
 
 
 def _output_name(target: Any, name: Any) -> str | None:
@@ -173,13 +198,35 @@ def _byte_of_character() -> dict[str, int]:
 
 
 def _image_fields(frame: pd.DataFrame, images: Any | None) -> dict[str, Any]:
-    sizes = set(zip(frame["rows"].astype(int), frame["columns"].astype(int), strict=True))
+    grids = [_grid(row) for row in frame[[*_PLACE]].itertuples(index=False)]
+    sizes = sorted({(grid.rows, grid.columns) for grid in grids})
     if len(sizes) > 1:
-        raise ValueError(f"images of several sizes, {sorted(sizes)} patches: take rows of one size")
-    (rows, columns) = sizes.pop()
-    values = np.stack([np.asarray(scores, dtype=float)[-rows * columns :] for scores in frame["scores"]])
-    pictures = None if images is None else np.stack([_picture(images[int(index)]) for index in frame["index"]])
-    return {"values": values.reshape(len(frame), rows, columns, 1, 1), "data": pictures}
+        raise ValueError(f"images of several sizes, {sizes} patches: take rows of one size")
+    scored = zip(frame["scores"], grids, strict=True)
+    values = np.stack([np.asarray(scores, dtype=float)[grid.tokens(len(scores)).numpy()] for scores, grid in scored])
+    pictures = None
+    if images is not None:
+        given = zip(frame["index"], grids, frame["image_height"], frame["image_width"], strict=True)
+        pictures = np.stack([_under(images[int(index)], int(index), *known) for index, *known in given])
+    return {"values": values.reshape(len(frame), *sizes[0], 1, 1), "data": pictures}
+
+
+def _grid(row: Any) -> PatchGrid:
+    """How the image of a row was cut."""
+    height, width, top, left = map(float, (row.patch_height, row.patch_width, row.top, row.left))
+    return PatchGrid(int(row.rows), int(row.columns), height, width, top, left, tuple(map(int, row.positions)))
+
+
+def _under(image: Any, index: int, grid: PatchGrid, height: float, width: float) -> Array:
+    """The part of an image that its patches cover, (h, w, 3) in [0, 1]."""
+    picture = _picture(image)
+    if picture.shape[:2] != (height, width):
+        raise ValueError(
+            f"image {index} has {' × '.join(map(str, picture.shape[:2]))} pixels, but the model was given {height:g} × "
+            f"{width:g}, and which part of the image these were is not known: give images as they were given to the "
+            'model, such as processor(images, do_normalize=False, return_tensors="pt")["pixel_values"]'
+        )
+    return covered(picture, grid)
 
 
 def _picture(image: Any) -> Array:

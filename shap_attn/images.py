@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers.image_utils import load_image
 
 from captum_attn import TokenAttributions
+from captum_attn.core.patches import Grid, under_patches
 
 Array = npt.NDArray[Any]
 
@@ -79,9 +80,9 @@ class ImageReader:
         patches = torch.stack([result.patches for result in results], -1).unsqueeze(-2).double().cpu()
         return list(patches.numpy())
 
-    def fields(self, rows: Sequence[Image]) -> dict[str, Any]:
-        """``data`` of an explanation."""
-        return {"data": np.stack([row.picture for row in rows])}
+    def fields(self, rows: Sequence[Image], grids: Sequence[Grid]) -> dict[str, Any]:
+        """``data`` of an explanation, which SHAP's plots stretch to what the patches cover."""
+        return {"data": np.stack([covered(row.picture, grid) for row, grid in zip(rows, grids, strict=True)])}
 
     def _array(self, place: int, image: Any) -> Array:
         """The image as an array (h, w, C)."""
@@ -123,6 +124,16 @@ class ImageReader:
         if getattr(self.processor, "do_normalize", False):
             shown = shown * np.array(self.processor.image_std) + np.array(self.processor.image_mean)
         return Image(pixels, _picture(shown if getattr(self.processor, "do_rescale", True) else shown / 255))
+
+
+def covered(picture: Array, grid: Grid) -> Array:
+    """The part of a picture (h, w, 3) that patches cover; grey where a model adds to it.
+
+    Raises:
+        ValueError: no grid.
+    """
+    channels = torch.from_numpy(picture).movedim(-1, 0)
+    return under_patches(channels, grid, beyond=0.5).movedim(0, -1).numpy()
 
 
 def _listed(images: Any) -> list[Any]:

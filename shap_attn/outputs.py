@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -30,9 +30,6 @@ class OutputNames:
             encoder say nothing of a head of one's own.
         given: names that are used instead.
 
-    Raises:
-        ValueError: a str instead of a list of them.
-
     Example:
         >>> OutputNames(model).of(2), OutputNames(model).of(3), OutputNames(model, "abc".split()).of(1)
         (['negative', 'positive'], None, ['abc'])
@@ -40,10 +37,6 @@ class OutputNames:
 
     model: nn.Module
     given: Sequence[str] | None = None
-
-    def __post_init__(self) -> None:
-        if isinstance(self.given, str):
-            raise ValueError(f"output_names is {self.given!r}, expected a list of names, one for each output")
 
     @property
     def expected(self) -> list[str] | None:
@@ -63,6 +56,36 @@ class OutputNames:
                 f"{len(self.given)} output_names, but the model has {outputs} classes: expected one for each"
             )
         return self.expected
+
+
+def names_in_order(given: Any) -> list[str] | None:
+    """The names of outputs 0, 1, … from a list of them, or from a mapping from numbers to names, or back.
+
+    Raises:
+        ValueError: names of which the order is not known, or that are not of outputs 0, 1, …
+
+    Example:
+        >>> names_in_order({1: "good", 0: "bad"}), names_in_order({"good": 1, "bad": 0})
+        (['bad', 'good'], ['bad', 'good'])
+    """
+    if given is None:
+        return None
+    if isinstance(given, Mapping):
+        back = bool(given) and all(isinstance(name, str) for name in given) and all(map(_is_number, given.values()))
+        pairs = [(value, key) if back else (key, value) for key, value in given.items()]
+        named = {int(number): str(name) for number, name in pairs if _is_number(number) or str(number).isdecimal()}
+        if named.keys() == set(range(len(given))) and not any(_is_number(name) for _, name in pairs):
+            return [named[number] for number in range(len(given))]
+    elif not isinstance(given, str | set | frozenset):
+        return list(map(str, given))
+    raise ValueError(
+        f"output_names is {given!r}, expected a list of names, one for each output, or a mapping from the numbers 0, "
+        "1, ... to names"
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def output_chooser(outputs: Outputs, names: OutputNames) -> Callable[[Tensor], Tensor]:
@@ -153,6 +176,9 @@ def _check_entry(entry: Any, names: OutputNames) -> None:
     if isinstance(entry, str):
         if known is None or entry not in known:
             raise ValueError(f"outputs: no class has the name {entry!r}, expected one of {known or []}")
+        if known.count(entry) > 1:
+            places = [place for place, name in enumerate(known) if name == entry]
+            raise ValueError(f"outputs: {entry!r} is the name of the classes {places}: give the number")
     elif not isinstance(entry, int) or isinstance(entry, bool):
         raise TypeError(f"outputs: {entry!r} is no class, expected a number or a name")
     elif names.given is not None:

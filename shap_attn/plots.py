@@ -179,9 +179,10 @@ def image(shap_values: shap.Explanation, *, show: bool = True, **kwargs: Any) ->
 
     Raises:
         TypeError: no explanation.
-        ValueError: one of no images, or without pictures to show.
+        ValueError: one of no images, without pictures to show, or with ``pixel_values`` of another size than ``data``,
+            which is cut to what the patches cover.
     """
-    check_images(shap_values, with_pictures=kwargs.get("pixel_values") is not None)
+    check_images(shap_values, kwargs.get("pixel_values"))
     shown = _with_classes(shap_values)
     result = _drawn("image", shown, **{"labels": shown.output_names, **kwargs})
     for axes in plt.gcf().axes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -61,14 +62,39 @@ def check_bars(given: Any) -> shap.Explanation:
     return explanation
 
 
-def check_images(given: Any, *, with_pictures: bool) -> None:
-    """Raise ``TypeError`` or ``ValueError`` unless it is of images, and has them if they are not given elsewhere."""
+def check_images(given: Any, pixels: Any | None) -> None:
+    """Raise ``TypeError`` or ``ValueError`` unless it is of images that can be shown under its values.
+
+    Args:
+        given: what was given.
+        pixels: pictures (N, h, w, C) or (h, w, C) to be shown instead of its own.
+    """
     explanation = check_explanation("image", given)
     if not _of_images(explanation):
         raise ValueError(f"plots.image shows images, got values of shape {explanation.shape}: see the other plots")
-    if explanation.data is None and not with_pictures:
+    if pixels is not None:
+        _check_pixels(explanation, np.shape(pixels))
+    elif explanation.data is None:
         raise ValueError(
             "the explanation has no pictures: give pixel_values=, or make it by explanation_from_frame(frame, images)"
+        )
+
+
+def _check_pixels(explanation: shap.Explanation, shape: tuple[int, ...]) -> None:
+    """Raise ``ValueError``, or warn, unless pictures are sure to show what the values stretched over them belong to."""
+    size, first = shape[-3:-1], len(shape) - 3
+    if explanation.values.shape[first : first + 2] == size:  # values of pixels
+        return
+    if explanation.data is None:
+        warnings.warn(
+            "pixel_values are stretched over the patches, so they must show what these cover and nothing else, which "
+            "cannot be checked: explanation_from_frame(frame, images) cuts images so",
+            stacklevel=4,
+        )
+    elif np.shape(explanation.data)[-3:-1] != size:
+        raise ValueError(
+            f"the explanation's data show what its patches cover, {np.shape(explanation.data)}, and pixel_values of "
+            f"shape {shape} something else: leave pixel_values out"
         )
 
 

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from captum_attn import TokenAttributions
 from captum_attn.core.encoding import encode, length_limit, warn_of_cut
 from captum_attn.core.models import config_of, text_config
+from captum_attn.core.patches import Grid
 from captum_attn.core.tokens import special_token_ids
 
 Array = npt.NDArray[Any]
@@ -131,8 +132,8 @@ class TextReader:
         values = torch.stack([result.values for result in results], -1).double().cpu().numpy()
         return [row.per_segment(each[: len(row)]) for row, each in zip(rows, values, strict=True)]
 
-    def fields(self, rows: Sequence[Text]) -> dict[str, Any]:
-        """``data`` and ``feature_names`` of an explanation."""
+    def fields(self, rows: Sequence[Text], _: Sequence[Grid] = ()) -> dict[str, Any]:
+        """``data`` and ``feature_names`` of an explanation; texts have no grids."""
         return {
             "data": tuple(np.array(row.segments) for row in rows),
             "feature_names": [[segment.strip() for segment in row.segments] for row in rows],

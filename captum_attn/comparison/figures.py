@@ -13,7 +13,7 @@ from scipy.spatial.distance import squareform
 from captum_attn.comparison.inputs import ComparedInput, Picture
 from captum_attn.comparison.wording import short
 from captum_attn.metrics.methods import RANDOM
-from captum_attn.visualization import as_written, diverging_colours, shown_pixels
+from captum_attn.visualization import as_written, diverging_colours, draw_patches, shown_pixels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -131,12 +131,13 @@ def _patch_maps(figure: SubFigure, shown: ComparedInput, picture: Picture, order
     """The image, and a map of its patches for each method."""
     columns = min(len(order) + 1, _MAPS_IN_A_ROW)
     rows = -(-(len(order) + 1) // columns)
-    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
-    panels[0].imshow(shown_pixels(picture.pixels), cmap="gray")
+    panels = list(figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat)
+    _, height, width = picture.pixels.shape
+    panels[0].imshow(shown_pixels(picture.pixels), cmap="gray", extent=(0, width, height, 0))
     panels[0].set_title("input", fontsize=8)
     for axes, method in zip(panels[1:], order, strict=False):
         patches = picture.patches(shown.relative(method))
-        axes.imshow(patches.numpy(), cmap=diverging_colours(), vmin=-1, vmax=1)
+        draw_patches(axes, patches, picture.pixels, picture.grid.extent, cmap=diverging_colours(), vmin=-1, vmax=1)
         axes.set_title(method, fontsize=8)
     for axes in panels:
         axes.set_xticks([])

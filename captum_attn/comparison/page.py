@@ -14,6 +14,7 @@ from captum_attn.comparison.agreement import METRICS
 from captum_attn.comparison.figures import AGREES, OPPOSES, clustered
 from captum_attn.comparison.inputs import ComparedInput, Picture
 from captum_attn.comparison.wording import number, percent, short
+from captum_attn.core.patches import under_patches
 from captum_attn.metrics.masked_model import INTERVENTIONS
 from captum_attn.metrics.methods import RANDOM
 from captum_attn.visualization import diverging_colours, shown_pixels, tokens_html
@@ -195,7 +196,9 @@ def _token_rows(one: ComparedInput, order: Sequence[str]) -> str:
 
 
 def _patch_maps(one: ComparedInput, picture: Picture, order: Sequence[str]) -> str:
-    figures = [_inline(shown_pixels(picture.pixels), "input", cmap="gray", vmin=0, vmax=1)]
+    pixels = under_patches(picture.pixels, picture.grid)
+    caption = "input" if pixels is picture.pixels else "input, as far as patches cover it"
+    figures = [_inline(shown_pixels(pixels), caption, cmap="gray", vmin=0, vmax=1)]
     for method in order:
         patches = picture.patches(one.relative(method)).numpy()
         figures.append(_inline(patches, method, cmap=diverging_colours(), vmin=-1, vmax=1))

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from captum_attn.concepts.significance import SIGNIFICANT
-from captum_attn.visualization import as_written, diverging_colours, shown_pixels
+from captum_attn.core.patches import Grid, known_grid
+from captum_attn.visualization import as_written, diverging_colours, draw_patches, shown_pixels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -115,8 +116,12 @@ def scores_of_draws(
     return as_written(figure)
 
 
-def concepts_over_image(pixels: Tensor, patches: Tensor, names: Sequence[str], title: str) -> Figure:
-    """An image (C, h, w), and beside it the sensitivity of its patches (K, rows, columns) to each of K concepts."""
+def concepts_over_image(pixels: Tensor, patches: Tensor, grid: Grid, names: Sequence[str], title: str) -> Figure:
+    """An image (C, h, w), and beside it the sensitivity of its patches (K, rows, columns) to each of K concepts.
+
+    Raises:
+        ValueError: nothing says where the patches lie.
+    """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
@@ -125,16 +130,16 @@ def concepts_over_image(pixels: Tensor, patches: Tensor, names: Sequence[str], t
     columns = min(len(names) + 1, 5)
     rows = -(-(len(names) + 1) // columns)
     figure = Figure(figsize=(2.1 * columns + 0.6, 2.3 * rows + 0.4), layout="constrained")
-    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
-    extent = (0, pixels.shape[2], pixels.shape[1], 0)
-    panels[0].imshow(picture, cmap="gray", extent=extent)
+    panels = list(figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat)
+    extent, whole = known_grid(grid).extent, (0, pixels.shape[2], pixels.shape[1], 0)
+    panels[0].imshow(picture, cmap="gray", extent=whole)
     panels[0].set_title("input", fontsize=9)
     grey = picture.mean(-1) if picture.ndim == 3 else picture
     colours, scale = diverging_colours(), Normalize(-limit, limit)
     for axes, name, values in zip(panels[1:], names, patches.cpu().double(), strict=False):
-        axes.imshow(grey, cmap="gray", extent=extent, vmin=0, vmax=1)
+        axes.imshow(grey, cmap="gray", extent=whole, vmin=0, vmax=1)
         strength = (values.abs() / limit).sqrt().numpy()  # what matters little shows the image
-        axes.imshow(values.numpy(), cmap=colours, norm=scale, extent=extent, alpha=0.9 * strength)
+        draw_patches(axes, values, pixels, extent, cmap=colours, norm=scale, alpha=0.9 * strength)
         axes.set_title(fill(name, 20), fontsize=9)
     for axes in panels:
         axes.set_axis_off()

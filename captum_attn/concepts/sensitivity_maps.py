@@ -87,7 +87,8 @@ class SensitivityMaps:
         if not self.values[example, place].any():
             title += ": no gradient on these tokens"
         if self.pixels is not None:
-            return concepts_over_image(self.pixels[example], self.patches[example, place, chosen], names, title)
+            patches = self.patches[example, place, chosen]
+            return concepts_over_image(self.pixels[example], patches, self.grid, names, title)
         values = self.values[example, place, chosen][:, self.real[example]]
         tokens = self.tokens[example] if self.tokens else [str(number) for number in range(values.shape[1])]
         return concepts_under_text(tokens, values, names, title)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -31,6 +32,22 @@ class PatchGrid(NamedTuple):
     top: float = 0
     left: float = 0
     positions: tuple[int, ...] | None = None
+
+    @property
+    def extent(self) -> tuple[float, float, float, float]:
+        """Where the patches lie in the image: their left, right, bottom and top edge, as matplotlib's ``extent``.
+
+        Example:
+            >>> PatchGrid(rows=3, columns=2, height=8, width=8, top=4, left=2).extent
+            (2.0, 18.0, 28.0, 4.0)
+        """
+        right, bottom = self.left + self.columns * self.width, self.top + self.rows * self.height
+        return float(self.left), float(right), float(bottom), float(self.top)
+
+    def covers(self, height: int, width: int) -> bool:
+        """Whether the patches make up an image of h × w pixels, with nothing left over on any side."""
+        edges = zip(self.extent, (0, width, height, 0), strict=True)
+        return all(math.isclose(own, side, abs_tol=1e-6) for own, side in edges)
 
     def tokens(self, length: int) -> Tensor:
         """int64 (rows · columns,): the places of the patches among ``length`` tokens."""
@@ -117,6 +134,31 @@ def patch_means(pixels: Tensor, grid: Grid) -> Tensor:
     return patch_sums(pixels, grid) / patch_sums(torch.ones_like(pixels), grid)
 
 
+def under_patches(pixels: Tensor, grid: Grid, beyond: float = 0.0) -> Tensor:
+    """The part of images (..., h, w) that their patches cover, to be shown under a map that shows nothing but patches.
+
+    Args:
+        pixels: the images.
+        grid: how they are cut.
+        beyond: what is shown of patches beyond the image's edges, as where the model pads it.
+
+    Returns:
+        The images as they are, if patches make them up; else (..., rows · m, columns · n), each patch m × n pixels: its
+        own, or the nearest ones where it is no whole number of them.
+
+    Raises:
+        ValueError: no grid.
+    """
+    grid = known_grid(grid)
+    height, width = pixels.shape[-2:]
+    if grid.covers(height, width):
+        return pixels
+    down, across = _nearest(grid.top, grid.height, grid.rows), _nearest(grid.left, grid.width, grid.columns)
+    inside = ((down >= 0) & (down < height))[:, None] & (across >= 0) & (across < width)
+    covered = pixels[..., down.clamp(0, height - 1)[:, None], across.clamp(0, width - 1)]
+    return torch.where(inside.to(pixels.device), covered, torch.tensor(beyond).to(covered))
+
+
 def with_patches_replaced(pixels: Tensor, chosen: Tensor, mean: bool, grid: Grid) -> Tensor:
     """A copy of images (B, C, h, w) in which some patches are replaced.
 
@@ -176,6 +218,13 @@ def _coverage(grid: PatchGrid, height: int, width: int) -> tuple[Tensor, Tensor]
             "attribute_tokens(...).patches"
         )
     return down, across
+
+
+def _nearest(first: float, size: float, count: int) -> Tensor:
+    """The pixels, int64 (count · m,), that lie nearest to m places in each of some cells, one behind the other."""
+    each = math.ceil(size)
+    places = first + size / each * (torch.arange(count * each, device="cpu", dtype=torch.float64) + 0.5)
+    return places.floor().long()
 
 
 def _overlap(first: float, size: float, count: int, pixels: int) -> Tensor:

@@ -111,7 +111,7 @@ def warn_of_lost_spans(
 def _spans(row: int, given: Any, text: GivenText) -> SpansOfParts:
     try:
         if text.words is None:
-            return (list(map(_span, _as_list(given))),)
+            return ([_without_spaces(_span(span), text.parts[0]) for span in _as_list(given)],)
         masks = _masks(_as_list(given), len(text.words))
     except TypeError:
         form, shown = _CHARACTERS if text.words is None else _WORDS, repr(given)
@@ -147,6 +147,16 @@ def _span(given: Any) -> Span:
     if start >= stop:
         raise TypeError
     return start, stop
+
+
+def _without_spaces(span: Span, text: str) -> Span:
+    """The span without the spaces at its ends, which tokenizers take for a part of the next word, or the last one."""
+    start, stop = span
+    if start < 0 or stop > len(text):
+        return span
+    own = text[start:stop]
+    start += len(own) - len(own.lstrip())
+    return start, start + len(own.strip())
 
 
 def _is_choice(given: Any) -> bool:

@@ -21,10 +21,11 @@ from captum_attn.metrics import evaluate
 from captum_attn.visualization import as_written, plot_patches, plot_tokens
 
 COUNT = len(NAMES)
+GRID = PatchGrid(2, 2, 4, 4)
 TITLE = "of $$ and $\\bar$"
 FIGURES = {
     "tokens": lambda: plot_tokens(NAMES, torch.arange(COUNT) - 1.5, TITLE, NAMES[1]),
-    "patches": lambda: plot_patches(torch.rand(3, 8, 8), torch.rand(2, 2), TITLE, NAMES[2]),
+    "patches": lambda: plot_patches(torch.rand(3, 8, 8), torch.rand(2, 2), TITLE, NAMES[2], grid=GRID),
     "concepts by layers": lambda: of_concepts.concepts_by_layers(
         torch.rand(COUNT, 2), torch.rand(COUNT, 2), torch.rand(COUNT, 2), NAMES, ["$0$", "$$"], TITLE
     ),
@@ -38,7 +39,7 @@ FIGURES = {
         TITLE,
     ),
     "concepts over an image": lambda: of_concepts.concepts_over_image(
-        torch.rand(3, 8, 8), torch.rand(COUNT, 2, 2), NAMES, TITLE
+        torch.rand(3, 8, 8), torch.rand(COUNT, 2, 2), GRID, NAMES, TITLE
     ),
     "concepts under a text": lambda: of_concepts.concepts_under_text(
         NAMES * 7, torch.rand(2, 7 * COUNT), NAMES[:2], TITLE
@@ -58,7 +59,7 @@ FIGURES = {
         torch.rand(2, COUNT), torch.rand(2, COUNT), NAMES, None, TITLE, "$note$ $$"
     ),
     "two attentions to an image": lambda: of_controls.two_attentions(
-        torch.rand(2, 4), torch.rand(2, 4), [], PatchGrid(2, 2, 4, 4), TITLE, "$note$ $$"
+        torch.rand(2, 4), torch.rand(2, 4), [], GRID, TITLE, "$note$ $$"
     ),
 }
 OTHERS = {

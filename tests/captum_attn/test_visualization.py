@@ -7,9 +7,11 @@ from html.parser import HTMLParser
 import pytest
 import torch
 from captum.attr import visualization
+from cut_images import CUT, assert_over_its_pixels, read_by_each_token
 from families import FAMILIES, text_batch
 
 from captum_attn import ShapleyGradAttention
+from captum_attn.core.patches import NoPatchGrid, PatchGrid
 from captum_attn.visualization import RAISES, captum_record, colours, plot_patches, plot_tokens, tokens_html
 
 TOKENS = ["<b>", "a & b", '"quoted"', "$x$"]
@@ -60,11 +62,45 @@ def test_a_bar_for_each_token():
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("sign", [-1, 0, 1])
 def test_patches_over_the_image(channels, sign):
-    figure = plot_patches(torch.rand(channels, 12, 12), sign * torch.arange(9.0).view(3, 3), "digit")
-    heat = figure.axes[1].images[0]
+    patches = sign * torch.arange(9.0).view(3, 3)
+    figure = plot_patches(torch.rand(channels, 12, 12), patches, "digit", grid=PatchGrid(3, 3, 4, 4))
+    heat = figure.axes[1].images[-1]
     assert heat.get_array().shape == (3, 3)
     assert heat.get_clim()[0] == -heat.get_clim()[1]
     figure.canvas.draw()
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_patches_lie_over_the_pixels_that_they_read(name):
+    model, images = CUT[name]
+    result = ShapleyGradAttention(model.eval()).attribute_tokens(images, target=1)
+    read = read_by_each_token(model, images[1])
+    figure = plot_patches(images[1], result.patches[1], grid=result.grid)
+    assert_over_its_pixels(figure.axes[1].images[-1], result.values[1], read)
+    assert figure.axes[0].get_xlim() == figure.axes[1].get_xlim()
+
+
+def test_patches_without_a_grid_get_a_warning(recwarn):
+    image, patches = torch.rand(3, 12, 12), torch.rand(3, 3)
+    with pytest.warns(UserWarning, match=r"nothing says where .* give grid=result\.grid") as found:
+        figure = plot_patches(image, patches)
+    assert found[0].filename == __file__
+    assert figure.axes[1].images[-1].get_extent() == [0, 12, 12, 0]
+    recwarn.clear()
+    plot_patches(image, torch.rand(12, 12))  # of pixels
+    plot_patches(image, patches, grid=PatchGrid(3, 3, 4, 4))
+    assert not recwarn.list
+
+
+def test_another_image_than_the_models_or_another_grid():
+    patches, grid = torch.rand(3, 3), PatchGrid(3, 3, 4, 4)
+    for size in ((24, 32), (6, 10)):
+        with pytest.warns(UserWarning, match="columns 0 to 12 and rows 0 to 12 .* as they were given to the model"):
+            plot_patches(torch.rand(3, *size), patches, grid=grid)
+    with pytest.raises(ValueError, match=r"got \(3, 3\) patches and a grid of 2 × 4"):
+        plot_patches(torch.rand(3, 12, 12), patches, grid=PatchGrid(2, 4, 6, 3))
+    with pytest.raises(ValueError, match="lost its way"):
+        plot_patches(torch.rand(3, 12, 12), patches, grid=NoPatchGrid("it lost its way"))
 
 
 def test_captums_record_of_a_result():

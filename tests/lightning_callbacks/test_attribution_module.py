@@ -44,7 +44,7 @@ def test_scores_are_those_of_each_sentence_alone(method):
         assert row["target_name"] == MODEL.config.id2label[row["target"]]
         assert row["logit"] == pytest.approx(alone.scores.item(), abs=1e-5)
         assert row["probability"] == pytest.approx(MODEL(**batch).logits.softmax(-1).max().item(), abs=1e-6)
-        assert row["label"] is row["rows"] is row["columns"] is None
+        assert row["label"] is row["rows"] is row["columns"] is row["positions"] is row["image_height"] is None
 
 
 @pytest.mark.parametrize("head", OWN_HEADS)
@@ -65,6 +65,9 @@ def test_images_with_labels_from_a_tensor_data_set():
     expected = ShapleyGradAttention(model).attribute_tokens(images[:5])
     assert [row["label"] for row in rows] == labels[:5].tolist()
     assert {(row["rows"], row["columns"]) for row in rows} == {expected.grid[:2]}
+    assert {tuple(row["positions"]) for row in rows} == {expected.grid.positions}
+    sizes = ("patch_height", "patch_width", "top", "left", "image_height", "image_width")
+    assert {tuple(row[name] for name in sizes) for row in rows} == {(*expected.grid[2:6], *images.shape[2:])}
     assert all(row["ids"] is None and row["tokens"] is None for row in rows)
     torch.testing.assert_close(torch.tensor([row["scores"] for row in rows]), expected.values, rtol=0, atol=1e-6)
 

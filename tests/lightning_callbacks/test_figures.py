@@ -7,10 +7,13 @@ import re
 import pandas as pd
 import pytest
 import torch
+from cut_images import CUT, assert_over_its_pixels, read_by_each_token
 from dollars import NAMES, assert_as_written
-from fine_tuning import FineTuned, fit, monitored
+from fine_tuning import FineTuned, fit, monitored, trainer_of
 from lightning.pytorch.loggers import CSVLogger
+from torch.utils.data import DataLoader
 
+from captum_attn import ShapleyGradAttention
 from lightning_callbacks import ExplanationMonitor
 from lightning_callbacks.figures import patches_over_time, tokens_over_time, trajectories
 from lightning_callbacks.probing import ExplainedExample
@@ -25,8 +28,8 @@ def test_trajectories():
     assert_as_written(figure, [*NAMES, "$$, the output", "$1$"])
 
 
-def explained(values, grid=None):
-    return ExplainedExample(0, values, list(range(len(values))), 1, 0.5, grid, 2)
+def explained(values, grid=None, extent=None):
+    return ExplainedExample(0, values, list(range(len(values))), 1, 0.5, grid, 2, extent)
 
 
 def test_texts():
@@ -36,8 +39,31 @@ def test_texts():
 
 
 def test_images():
-    figure = patches_over_time(torch.rand(3, 8, 8), [explained([0.1] * 4, (2, 2))] * 2, ["1: $$", "2: $\\class$"])
-    assert_as_written(figure, ["1: $$", "2: $\\class$"])
+    labels, whole = ["1: $$", "2: $\\class$"], (0.0, 8.0, 8.0, 0.0)
+    figure = patches_over_time(torch.rand(3, 8, 8), [explained([0.1] * 4, (2, 2), whole)] * 2, labels)
+    assert_as_written(figure, labels)
+
+
+@pytest.mark.parametrize(("grid", "shape"), [((2, 2), (2, 2)), (None, (1, 4))])
+def test_patches_of_which_nothing_says_where_they_lie_are_not_drawn_over_the_image(grid, shape):
+    figure = patches_over_time(torch.rand(3, 8, 8), [explained([0.1] * 4, grid)], ["1"])
+    (alone,) = figure.axes[1].images
+    assert alone.get_array().shape == shape
+
+
+@pytest.mark.parametrize("name", ["cut out", "column by column"])
+def test_patches_lie_over_the_pixels_that_they_read(name, tmp_path):
+    module, gallery = FineTuned().eval(), Gallery(tmp_path)
+    module.model, images = CUT[name]
+    module.validation_step = lambda batch, batch_idx: None
+    monitor = ExplanationMonitor(examples=1, processor=None, figures=True)
+    trainer_of([monitor], logger=gallery).validate(module, DataLoader(images, 2), verbose=False)
+    values = ShapleyGradAttention(module.model).attribute_tokens(images).values[0]
+    shown = gallery.figures["explanations/example_0"].axes[1].images[-1]
+    assert_over_its_pixels(shown, values, read_by_each_token(module.model, images[0]))
+    again = ExplanationMonitor(examples=1)
+    again.load_state_dict(monitor.state_dict())
+    assert again.state_dict() == monitor.state_dict()
 
 
 class Gallery(CSVLogger):

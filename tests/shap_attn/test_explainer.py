@@ -301,6 +301,11 @@ def test_output_names_of_ones_own(model_and_tokenizer):
     explainer = AttentionExplainer(*model_and_tokenizer, output_names=["bad", "good"], outputs="good")
     assert explainer(TEXTS).output_names == "good"
     assert explainer(TEXTS, outputs=[0]).output_names == ["bad"]
+    for names in ({1: "good", 0: "bad"}, {"1": "good", "0": "bad"}, {"good": 1, "bad": 0}, np.array(["bad", "good"])):
+        same = AttentionExplainer(*model_and_tokenizer, output_names=names)
+        assert same(TEXTS).output_names == ["bad", "good"]
+        assert_same(same(TEXTS, outputs="good"), explainer(TEXTS))
+    assert pickle.loads(pickle.dumps(same)).output_names == ["bad", "good"]
 
 
 def test_explain_row(explainer):
@@ -554,6 +559,12 @@ def test_what_it_cannot_explain(model_and_tokenizer, arguments, error, message):
         ({"outputs": [0.5]}, TypeError, "0.5 is no class"),
         ({"outputs": []}, TypeError, r"outputs is \[\], expected a class"),
         ({"output_names": "ab"}, ValueError, "output_names is 'ab', expected a list of names"),
+        ({"output_names": {"a", "b"}}, ValueError, "expected a list of names"),
+        ({"output_names": {1: "a", 2: "b"}}, ValueError, "a mapping from the numbers 0, 1"),
+        ({"output_names": {"a": 0, "b": 0}}, ValueError, "a mapping from the numbers 0, 1"),
+        ({"output_names": {0: 1, 1: 0}}, ValueError, "a mapping from the numbers 0, 1"),
+        ({"output_names": ["a", "a"], "outputs": "a"}, ValueError, r"'a' is the name of the classes \[0, 1\]"),
+        ({"output_names": ["a", "b", "a"], "outputs": ["b", "a"]}, ValueError, r"classes \[0, 2\]: give the number"),
         ({"output_names": ["a", "b", "c"], "outputs": 3}, IndexError, "3 is out of range for 3 classes"),
         ({"batch_size": 0}, ValueError, "batch_size must be"),
         ({"gmae": "cls"}, TypeError, "unexpected keyword argument 'gmae': did you mean 'game'?"),

@@ -7,11 +7,13 @@ import pandas as pd
 import pytest
 import shap
 import torch
+from cut_images import CUT, assert_under_its_values, read_by_each_token
 from predictions import TEXTS, predict, text_loader
 from small_models import digits, load_image_model, load_text_model
 from tokenizers_of_every_kind import CORPUS, TOKENIZERS, classifier
 from torch.utils.data import DataLoader, TensorDataset
 
+from captum_attn import ShapleyGradAttention
 from lightning_callbacks.attribution_folder import read_attributions
 from lightning_callbacks.attribution_module import AttributionModule
 from shap_attn import AttentionExplainer, plots, pool
@@ -34,6 +36,15 @@ def made_up(tokens, players=None, **columns):
     players = [True] * len(tokens) if players is None else players
     row = {"index": 0, "tokens": tokens, "scores": [*range(len(tokens))], "players": players}
     return {**row, "target": 1, "target_name": "positive", "rows": None, "columns": None, **columns}
+
+
+def made_up_image(rows, columns, length=None, **place):
+    """A row of an image whose patches are its last tokens, and have 2 × 2 pixels."""
+    length = rows * columns if length is None else length
+    row = made_up(["a"] * length, rows=rows, columns=columns)
+    row |= {"positions": [*range(length - rows * columns, length)], "patch_height": 2.0, "patch_width": 2.0}
+    row |= {"top": 0.0, "left": 0.0, "image_height": 2 * rows, "image_width": 2 * columns}
+    return {**row, **place}
 
 
 def segments_of(tokens, players=None):
@@ -125,8 +136,28 @@ def test_names_of_outputs():
         (pd.DataFrame([{"tokens": ["a"]}]), ValueError, r"no columns \['index', 'scores'"),
         (pd.DataFrame([made_up(["a"])])[:0], ValueError, "has 0 rows"),
         (pd.DataFrame([made_up([]) | {"tokens": None}]), ValueError, "processor=tokenizer"),
-        (pd.DataFrame([made_up(["a"]), made_up(["a"], rows=1, columns=1)]), ValueError, "texts and images"),
-        (pd.DataFrame([made_up(["a"] * 4, rows=n, columns=2) for n in (1, 2)]), ValueError, "several sizes"),
+        (pd.DataFrame([made_up(["a"]), made_up_image(1, 1)]), ValueError, "texts and images"),
+        (pd.DataFrame([made_up_image(n, 2) for n in (1, 2)]), ValueError, "several sizes"),
+        (
+            pd.DataFrame([made_up(["a"] * 4, rows=2, columns=2)]),
+            ValueError,
+            r"no columns \['positions', .* former versions .* explain these images again",
+        ),
+        (
+            pd.DataFrame([made_up_image(2, 2)]).drop(columns=["left", "image_height"]),
+            ValueError,
+            r"no columns \['left', 'image_height'\]",
+        ),
+        (
+            pd.DataFrame([made_up_image(2, 2), made_up_image(2, 2, positions=None, top=None)]),
+            ValueError,
+            "1 of 2 rows do not say where the scores belong",
+        ),
+        (
+            pd.DataFrame([made_up_image(2, 2) | {"rows": None, "columns": None, "positions": None}]),
+            ValueError,
+            r"1 of 1 rows .* captum_attn\.inspect",
+        ),
     ],
 )
 def test_what_is_no_such_table(frame, error, message):
@@ -134,8 +165,43 @@ def test_what_is_no_such_table(frame, error, message):
         explanation_from_frame(frame)
 
 
+@pytest.mark.parametrize("name", CUT)
+def test_values_lie_over_the_pixels_that_their_patches_read(name, tmp_path):
+    model, images = CUT[name]
+    frame = frame_of(tmp_path, AttributionModule(model.eval(), target=1), DataLoader(list(images), batch_size=1))
+    explanation = explanation_from_frame(frame, images)
+    tokens = ShapleyGradAttention(model).attribute_tokens(images, target=1).values
+    for image, values, data, each in zip(images, explanation.values, explanation.data, tokens, strict=True):
+        read = read_by_each_token(model, image)
+        assert_under_its_values(torch.tensor(values[..., 0, 0]), torch.tensor(data), image.double(), each, read)
+    plots.image(explanation, show=False)
+
+
+def test_values_by_hand():
+    frame = pd.DataFrame([made_up_image(1, 2, 5, positions=[3, 1], top=1.0, left=1.0, image_height=4, image_width=6)])
+    picture = np.arange(24, dtype=np.uint8).reshape(4, 6)
+    explanation = explanation_from_frame(frame, [picture])
+    assert explanation.values.tolist() == [[[[[3]], [[1]]]]]
+    np.testing.assert_allclose(explanation.data[0, ..., 0], picture[1:3, 1:5] / 255)
+
+
+def test_pictures_of_another_size_than_the_models_are_refused():
+    frame = pd.DataFrame([made_up_image(2, 2)])
+    for shape in ((8, 8), (4, 5)):  # resized, perhaps cut: nothing says how
+        with pytest.raises(ValueError, match=r"image 0 has .* but the model was given 4 × 4, .* do_normalize=False"):
+            explanation_from_frame(frame, [np.ones(shape)])
+    assert explanation_from_frame(frame).data is None
+
+
+def test_texts_of_former_versions_are_read(tmp_path):
+    frame = text_frame(tmp_path, target=1)
+    former = frame[[name for name in frame if not name.startswith(("position", "patch", "image", "top", "left"))]]
+    assert len(former.columns) == len(frame.columns) - 7
+    assert [*map(len, explanation_from_frame(former).values)] == [*map(len, explanation_from_frame(frame).values)]
+
+
 def test_pictures_of_other_kinds():
-    frame = pd.DataFrame([made_up(["a"] * 4, rows=2, columns=2)])
+    frame = pd.DataFrame([made_up_image(2, 2)])
     grey = explanation_from_frame(frame, [np.full((4, 4), 51, dtype=np.uint8)])
     assert isinstance(grey, shap.Explanation)
     assert grey.data.shape == (1, 4, 4, 3)

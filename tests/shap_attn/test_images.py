@@ -8,6 +8,7 @@ import pytest
 import shap
 import torch
 import transformers as hf
+from cut_images import CUT, assert_under_its_values, read_by_each_token
 from families import FAMILIES
 from models import left_untouched
 from PIL import Image
@@ -279,3 +280,14 @@ def test_what_a_vision_transformer_without_a_configuration_needs(photos):
     model.patch_embed = nn.Linear(48, 16)
     with pytest.raises(ValueError, match=r"needs its tokenizer.* nor a Conv2d .*attribute_tokens\(pixels\)"):
         AttentionExplainer(model)
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_data_are_the_pixels_that_patches_read(name):
+    model, images = CUT[name]
+    explanation = AttentionExplainer(model.eval())(images, outputs=[1, 2])
+    for target in (1, 2):
+        tokens = ShapleyGradAttention(model).attribute_tokens(images, target=target).values[1]
+        values, data = (torch.tensor(part[1]) for part in (explanation.values[..., 0, target - 1], explanation.data))
+        assert_under_its_values(values, data, images[1].double(), tokens, read_by_each_token(model, images[1]))
+    plots.image(explanation, show=False)

@@ -381,7 +381,23 @@ def test_images_are_shown_as_images():
     images.data = None
     with pytest.raises(ValueError, match="the explanation has no pictures"):
         plots.image(images, show=False)
-    plots.image(images, pixel_values=np.ones((2, 6, 6, 3)), show=False)
+    with pytest.warns(UserWarning, match="pixel_values are stretched over the patches") as found:
+        plots.image(images, pixel_values=np.ones((2, 6, 6, 3)), show=False)
+    assert found[0].filename == __file__
+
+
+def test_pixels_that_are_not_those_of_the_data_are_refused(recwarn):
+    values, base, data = np.ones((2, 3, 3, 1, 2)), np.zeros((2, 2)), np.ones((2, 6, 6, 3))
+    images = shap.Explanation(values, base, data, output_names=["a", "b"])
+    with pytest.raises(ValueError, match=r"show what its patches cover, \(2, 6, 6, 3\), and pixel_values of shape"):
+        plots.image(images, pixel_values=np.ones((2, 8, 8, 3)), show=False)
+    with pytest.raises(ValueError, match="leave pixel_values out"):
+        plots.image(images[0], pixel_values=np.ones((8, 6, 3)), show=False)
+    recwarn.clear()
+    plots.image(images, pixel_values=np.zeros((2, 6, 6, 3)), show=False)
+    of_pixels = shap.Explanation(np.ones((2, 6, 6, 3, 2)), output_names=["a", "b"])
+    plots.image(of_pixels, pixel_values=np.ones((2, 6, 6, 3)), show=False)
+    assert not [warning for warning in recwarn.list if "pixel_values" in str(warning.message)]
 
 
 def test_texts_are_no_images(explanation):

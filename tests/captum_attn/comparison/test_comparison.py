@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from cut_images import CUT, assert_over_its_pixels, read_by_each_token
 from families import FAMILIES, text_batch
 from models import left_untouched
 from PIL import Image
@@ -485,3 +486,12 @@ def test_the_figure_belongs_to_no_window_and_has_all_parts(plain, image_model, t
 def test_tokens_of_a_long_text_are_counted_where_they_are_not_shown(text_model):
     figure = run(text_model, inputs=["good " * 60]).plot()
     assert "8 more tokens are not shown" in figure.subfigs[1].get_supxlabel()
+
+
+def test_maps_lie_over_the_pixels_that_their_patches_read():
+    model, images = CUT["cut out"]
+    methods = {"ours": ShapleyGradAttention(model.eval()), "raw": ShapleyAttention(model)}
+    found = compare(model, images, methods, show_progress=False)
+    (axes,) = (axes for axes in found.plot(1).axes if axes.get_title() == "ours")
+    values = ShapleyGradAttention(model).attribute_tokens(images).values[1]
+    assert_over_its_pixels(axes.images[-1], values / values.abs().max(), read_by_each_token(model, images[1]))

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from html.parser import HTMLParser
+from io import BytesIO
 
+import numpy as np
 import pytest
 import torch
+from cut_images import CUT
+from PIL import Image
 from small_models import digits, load_image_model, load_text_model
 
+from captum_attn import ShapleyAttention, ShapleyGradAttention
 from captum_attn.comparison import Comparison, compare
 from captum_attn.comparison.inputs import ComparedInput
 
@@ -132,3 +138,18 @@ def test_a_page_of_images_holds_them_itself():
     assert len(images) == 2 * 4
     assert all(image.startswith("data:image/png;base64,") for image in images)
     assert [value for name, value in read.attributes if name == "alt"].count(HOSTILE) == 2
+
+
+def test_of_an_image_the_page_shows_what_patches_cover():
+    model, images = CUT["cut out"]
+    methods = {"ours": ShapleyGradAttention(model.eval()), "raw": ShapleyAttention(model)}
+    found = compare(model, images, methods, show_progress=False)
+    pictures = [
+        np.asarray(Image.open(BytesIO(base64.b64decode(data))).convert("RGB"))
+        for data in re.findall("base64,([^']*)' alt='input, as far as patches cover it'", found.to_html())
+    ]
+    assert len(pictures) == 2
+    for image in images:
+        covered = image[:, 4:28, 2:26]
+        expected = (covered - covered.min()) / (covered.max() - covered.min())
+        assert any(np.abs(one / 255 - expected.movedim(0, -1).numpy()).max() < 0.01 for one in pictures)

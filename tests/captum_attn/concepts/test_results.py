@@ -7,14 +7,15 @@ import math
 import pytest
 import torch
 from captum.concept import Concept
+from cut_images import CUT, assert_over_its_pixels, read_by_each_token
 from families import FAMILIES
 from scipy import stats
 from small_models import load_text_model
 
-from captum_attn import TTCAV
+from captum_attn import TTCAV, ShapleyGradAttention
 from captum_attn.concepts.cavs import CAVs
 from captum_attn.concepts.results import ConceptScores
-from captum_attn.concepts.sensitivity_maps import token_sensitivity
+from captum_attn.concepts.sensitivity_maps import SensitivityMaps, token_sensitivity
 from captum_attn.concepts.token_states import draw_negatives
 from captum_attn.core import mapping_inputs, observed_forward
 from captum_attn.core.perturb import seeded
@@ -268,6 +269,18 @@ def test_maps_of_images_have_a_panel_for_each_concept(vit):
     assert len({axes.images[-1].get_clim() for axes in panels[1:]}) == 1
     single = maps.plot(0, concepts="plain", layer=0)
     assert [axes.get_title() for axes in single.axes if axes.images] == ["input", "plain"]
+
+
+@pytest.mark.parametrize("name", ["by quadrants, cut out", "padded around"])
+def test_maps_lie_over_the_pixels_that_their_patches_read(name):
+    model, pixels = CUT[name]
+    read = read_by_each_token(model.eval(), pixels[1])
+    grid = ShapleyGradAttention(model).attribute_tokens(pixels, target=1).grid
+    values, targets = torch.randn(2, 1, 2, len(read)), torch.ones(2, 1, dtype=torch.long)
+    real = torch.ones(2, len(read), dtype=torch.bool)
+    maps = SensitivityMaps(values, ["one", "other"], ["layer"], targets, ["a", "b"], real, grid, pixels)
+    for place, axes in enumerate(maps.plot(1).axes[1:3]):
+        assert_over_its_pixels(axes.images[-1], values[1, 0, place], read)
 
 
 def test_layers_and_targets_are_named_in_figures(of_texts, text_ttcav, vit):

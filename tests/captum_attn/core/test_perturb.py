@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from families import FAMILIES
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from nested_configs import nested_configs
 from tokenizers_of_every_kind import TOKENIZERS
 
 from captum_attn.core import ModelInputs
-from captum_attn.core.patches import NoPatchGrid, PatchGrid, patch_means, patch_sums, spread_over_pixels
+from captum_attn.core.patches import NoPatchGrid, PatchGrid, patch_means, patch_sums, spread_over_pixels, under_patches
 from captum_attn.core.perturb import (
     check_replacement,
     default_replacement,
@@ -144,6 +145,29 @@ def test_spreading_keeps_sums_and_summing_up_gives_the_patches_back(rows, column
     torch.testing.assert_close(spread.sum((1, 2)), values.sum((1, 2)))
     whole = PatchGrid(rows, columns, 4, 3)
     torch.testing.assert_close(patch_sums(spread_over_pixels(values, whole, 4 * rows, 3 * columns), whole), values)
+
+
+def test_what_patches_cover_of_an_image_by_hand():
+    image = torch.arange(30.0).view(1, 5, 6)
+    assert under_patches(image, PatchGrid(5, 2, 1, 3)) is image
+    assert under_patches(image, PatchGrid(5, 3, 5 / 5, 6 / 3 + 1e-12)) is image
+    assert torch.equal(under_patches(image, PatchGrid(2, 1, 2, 4, 1, 2)), image[:, 1:5, 2:6])
+    around = under_patches(image, PatchGrid(4, 2, 2, 4, -1, -2), beyond=0.5)
+    assert torch.equal(around, F.pad(image, (2, 0, 1, 2), value=0.5))
+    assert under_patches(torch.arange(6.0)[None], PatchGrid(1, 2, 1, 2.5)).tolist() == [[0, 1, 2, 2, 3, 4]]
+    assert under_patches(torch.arange(2.0)[None], PatchGrid(1, 4, 1, 0.5, left=0)).tolist() == [[0, 1]]
+    assert under_patches(torch.arange(3.0)[None], PatchGrid(1, 4, 1, 0.5, left=1)).tolist() == [[1, 1, 2, 2]]
+    with pytest.raises(ValueError, match="lost its way"):
+        under_patches(image, NoPatchGrid("it lost its way"))
+
+
+def test_where_patches_lie():
+    assert PatchGrid(3, 2, 4, 2.5, -1, 2).extent == (2, 7, 11, -1)
+    assert PatchGrid(2, 3, 1.5, 2).covers(3, 6)
+    for other in ((3, 7), (4, 6), (2, 6), (3, 5)):
+        assert not PatchGrid(2, 3, 1.5, 2).covers(*other)
+    assert not PatchGrid(2, 3, 1.5, 2, top=-1).covers(3, 6)
+    assert not PatchGrid(2, 3, 1.5, 2, left=0.1).covers(3, 6)
 
 
 def test_what_does_not_fit_the_inputs_is_refused():

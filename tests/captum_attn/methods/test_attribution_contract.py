@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import pickle
+import re
+import warnings
 
 import pytest
 import torch
 from captum.attr import Attribution, NoiseTunnel, Saliency
+from cut_images import Cutting, pictures
 from families import CLS, FAMILIES, PAD, SEP, batch, image_batch, text_batch
 from models import left_untouched
 
 import captum_attn
-from captum_attn import AttentionAttribution, MaskTunnel
+from captum_attn import AttentionAttribution, MaskTunnel, ShapleyGradAttention
 
 NAMES = (
     "RawAttention",
@@ -237,3 +240,19 @@ def test_a_decoders_last_token_does_not_win_for_being_read():
         last = everyone.long().cumsum(-1).argmax(-1, keepdim=True)
         assert (result.values.gather(1, last) < 0.5).all()
         assert result.values.max() > 0
+
+
+@pytest.mark.parametrize("others", [[0], [17, 19], [0, 18]])
+def test_players_that_are_no_patches_are_in_no_pixel_and_said_so(others):
+    model, pixels = Cutting(others=(1, 3)).eval(), pictures()
+    players = torch.zeros(2, 20, dtype=torch.bool)
+    players[:, 1:17] = True
+    attribution = ShapleyGradAttention(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        patches = attribution.attribute(pixels, target=1, players=players)
+    players[1, others] = True
+    with pytest.warns(UserWarning, match=re.escape(f"the tokens {others} play, but are no patches")) as found:
+        attributed = attribution.attribute(pixels, target=1, players=players)
+    assert found[0].filename == __file__
+    torch.testing.assert_close(attributed, patches)

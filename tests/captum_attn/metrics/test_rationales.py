@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from small_models import load_text_model, load_texture_model
+from tokenizers import processors
 from tokenizers_of_every_kind import TOKENIZERS, classifier
 
 from captum_attn.metrics import evaluate
@@ -104,6 +105,29 @@ def test_words_are_found_by_every_kind_of_tokenizer(kind):
         spelled, expected = ("".join(pieces).translate(_MARKS) for pieces in (tokens, own))
         # without a pre-tokenizer, tokens may go over the end of a word
         assert spelled == expected or (kind == "byte fallback" and expected in spelled)
+
+
+def with_spaces_in_offsets(kind):
+    """A tokenizer whose offsets hold the space before a word, as those of Qwen and Llama 3 do."""
+    tokenizer = TOKENIZERS[kind]()
+    if kind == "byte-level BPE":
+        tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    return tokenizer
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_spaces_at_the_ends_of_spans_choose_no_other_word(kind):
+    tokenizer = with_spaces_in_offsets(kind)
+    given, text = (classifier(tokenizer), tokenizer), "a funny  film"
+    exact = chosen(given, [text], [[(2, 7)]])
+    assert exact[0]
+    for span in ((1, 7), (2, 8), (1, 9), (2, 9)):
+        assert chosen(given, [text], [[span]]) == exact
+    assert chosen(given, [(text, "so dull")], [[(2, 9)]]) == exact
+    assert chosen(given, [text], [[(7, 9)]]) == [[]]
+    whole = chosen(given, [text], [[(2, 13)]])[0]
+    assert whole[: len(exact[0])] == exact[0]
+    assert len(whole) > len(exact[0])
 
 
 @pytest.mark.parametrize("kind", ["word piece", "SentencePiece"])
