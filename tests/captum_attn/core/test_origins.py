@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-from captum_attn.core.origins import FEATURES, NOWHERE, OTHER, Factors, Origin, Provenance, bits
+from captum_attn.core.origins import FEATURES, MOVED, NOWHERE, OTHER, Factors, Origin, Provenance, bits
 
 BOTH = FEATURES | OTHER
 TABLE = torch.randn(10, 4)
+IDS = torch.tensor([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]])
 
 
 class Following(TorchFunctionMode):
@@ -31,7 +32,7 @@ class Following(TorchFunctionMode):
         return self.provenance.enter(torch.randn(2, 5, 4), OTHER)
 
     def ids(self, inputs=FEATURES):
-        return self.provenance.enter(torch.arange(10).view(2, 5), inputs)
+        return self.provenance.enter(IDS, inputs)
 
     def origin(self, tensor):
         return self.provenance.of(tensor)
@@ -135,16 +136,16 @@ SELECTED = {
 def test_what_ids_select_comes_from_them(way, inputs):
     with Following() as following:
         result = SELECTED[way](following.ids(inputs))
-        assert following.origin(result) == Origin(inputs)
+        moved = MOVED if way == "set in place" and inputs == FEATURES else 0  # by one place
+        assert following.origin(result) == Origin(inputs | moved)
         assert result.requires_grad
 
 
 def test_values_that_ids_select_are_unchanged():
-    ids = torch.arange(10).view(2, 5)
     for way, select in SELECTED.items():
         with Following() as following:
-            result = select(following.provenance.enter(ids, FEATURES))
-        assert torch.equal(result.detach(), select(ids)), way
+            result = select(following.ids())
+        assert torch.equal(result.detach(), select(IDS)), way
 
 
 UNRELATED = {
@@ -198,7 +199,7 @@ def test_scores_know_their_queries_and_keys(way):
     with Following() as following:
         query, key = following.features() * 2, following.other().tanh()
         scores = PRODUCTS[way](query, key)
-        made = frozenset({Factors(Origin(FEATURES), Origin(OTHER))})
+        made = frozenset({Factors(Origin(FEATURES), Origin(OTHER), 1, by_einsum=way.startswith("einsum"))})
         assert following.origin(scores) == Origin(BOTH, factors=made)
         scores += torch.ones(5)
         masked = (scores / 2).masked_fill(torch.ones(5, 5).triu(1) > 0, -torch.inf)
@@ -211,7 +212,7 @@ def test_scores_changed_in_place_through_a_view_know_their_factors():
         scores = (following.features() @ following.other().mT).view(2, 1, 5, 5)
         scores[:, :, 0] += 1
         scores.mul_(2)
-        assert following.origin(scores).factors == {Factors(Origin(FEATURES), Origin(OTHER))}
+        assert following.origin(scores).factors == {Factors(Origin(FEATURES), Origin(OTHER), 1)}
 
 
 def test_a_product_with_weights_makes_no_scores():
