@@ -71,7 +71,7 @@ class Inspection:
     facts: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        rows = [("#", "attention", "code", "shape", "role", "gradient"), *map(_row, self.calls)]
+        rows = [("#", "attention", "code", "shape", "role", "gradient off by"), *map(_row, self.calls)]
         widths = [max(len(row[column]) for row in rows) for column in range(6)]
         table = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
         width = max(map(len, self.facts), default=0)
@@ -80,7 +80,7 @@ class Inspection:
         )
 
     def _repr_html_(self) -> str:
-        heads = "".join(f"<th>{name}</th>" for name in ("#", "attention", "code", "shape", "role", "gradient"))
+        heads = "".join(f"<th>{name}</th>" for name in ("#", "attention", "code", "shape", "role", "gradient off by"))
         rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in _row(call))}</tr>" for call in self.calls)
         facts = "".join(f"<tr><th>{escape(n)}</th><td>{escape(fact)}</td></tr>" for n, fact in self.facts.items())
         return f"<p><b>{escape(self.verdict)}</b></p><table>{facts}</table><table><tr>{heads}</tr>{rows}</table>"
@@ -167,7 +167,8 @@ def _inspected(
     try:
         run = understood(model, batch, seen)
         facts["explained"] = f"{run.layers} layers of {run.heads} heads, {run.length} tokens"
-        facts["masks"] = "causal: no token attends to a later one" if run.causal else "tokens attend in both directions"
+        causal = all(call.causal for call in run.calls)
+        facts["masks"] = "causal: no token attends to a later one" if causal else "not causal"
         tokens = run.tokens(special_ids_of(tokenizer))
         facts |= _of_tokens(batch, tokens, tokenizer)
         targets = target_of_each(target, len(batch))

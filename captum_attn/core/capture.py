@@ -248,7 +248,7 @@ class AttentionCapture(AttentionIntercept):
             scale=1 / math.sqrt(query.shape[-1]) if kernel.scale is None else kernel.scale,
         )
         queries, keys = self.provenance.of(query).settled, self.provenance.of(key).settled
-        mixed = self._mixes_examples(query.shape, self.packed)
+        mixed = self.packed and self._mixes_examples(query.shape, True)  # else the kernel's own form says it
         call = FusedCall(number, self.owners.innermost(), queries, keys, mixed, attention)
         if self.provenance.gate is not None:
             call.state = query
