@@ -20,6 +20,9 @@ IDS = torch.randint(4, 50, (3, N), generator=torch.Generator().manual_seed(3))
 ORDER = torch.tensor([2, 0, 1])  # of three examples
 
 
+_OTHERS = pytest.mark.filterwarnings("ignore:.* layers of Own have attention:UserWarning")
+
+
 def explained(model, inputs, **others):
     """A ⊙ G (B, L, H, N, N) of class 1; a warning is an error."""
     explainer = ShapleyGradAttention(model, additional_forward_arg_names=list(others))
@@ -271,9 +274,11 @@ def test_additive_attention_is_never_left_out_in_silence(mix):
         assert_refused(model, embeddings(), r"'additive' has a softmax.*no products of states")
 
 
-def test_products_that_no_softmax_took_are_said(monkeypatch):
-    monkeypatch.setitem(WAYS, "way", lambda q, k, v: scaled(q, k).sigmoid() @ v)
-    with pytest.warns(UserWarning, match=r"multiply states of the 5 tokens .* without a softmax \(layers\.1\)"):
+@_OTHERS
+def test_products_that_no_softmax_took_are_said(way):
+    words = r"multiply states of the 5 tokens .* without a softmax \(layers\.1\)"
+    way(lambda q, k, v: scaled(q, k).sigmoid() @ v)
+    with pytest.warns(UserWarning, match=r"depend on other tokens"), pytest.warns(UserWarning, match=words):
         ShapleyGradAttention(Own(straight, "fused", "way", "eager")).attribute(embeddings(), target=1)
     with pytest.raises(ValueError, match="no attention was seen"):
         ShapleyGradAttention(Own(straight, "way")).attribute(embeddings(), target=1)
@@ -330,6 +335,7 @@ def test_layers_of_detached_states_are_never_left_out(kind, code):
     assert_refused(Own(forward, *[code] * 3), embeddings(), words)
 
 
+@_OTHERS
 @pytest.mark.xfail(strict=True, reason="attention that is not explained is shut, too, where dependences are looked at")
 def test_learned_queries_whose_result_is_added_to_the_tokens_are_not_left_out_in_silence():
     def forward(model, states):
@@ -440,14 +446,46 @@ def test_states_in_another_order_are_refused(kind):
         assert_refused(Own(forward, "fused", "eager"), embeddings(), _IN_ANOTHER_ORDER)
 
 
-def test_examples_that_are_sorted_inside_and_put_back_are_refused():
-    def sorted_inside(model, states):
-        order = states.norm(dim=(1, 2)).argsort()
-        for layer in model.layers:
-            states = layer(states[order])[order.argsort()]
-        return model.head(states[:, 0])
+def sorted_inside(model, states):
+    """Examples by their norm, and back."""
+    order = states.norm(dim=(1, 2)).argsort()
+    for layer in model.layers:
+        states = layer(states[order])[order.argsort()]
+    return model.head(states[:, 0])
 
-    assert_refused(Own(sorted_inside, "fused", "eager"), embeddings(seed=2), _IN_ANOTHER_ORDER)
+
+def test_examples_that_are_sorted_inside_and_put_back_are_refused():
+    inputs = embeddings(4, seed=2)
+    assert_refused(Own(sorted_inside, "fused", "eager"), inputs, _IN_ANOTHER_ORDER)
+    in_order = inputs[inputs.norm(dim=(1, 2)).argsort()]
+    for first in (in_order, inputs[:1]):
+        model = Own(sorted_inside, "fused", "eager")
+        assert_right(model, first)
+        with pytest.raises(ValueError, match="depends on other examples"):
+            explained(model, inputs)
+
+
+@pytest.mark.xfail(strict=True, reason="a model is looked at once, whatever its first input is")
+def test_tokens_that_are_sorted_inside_are_refused_whatever_came_before():
+    def routed(model, states):
+        matrix = torch.eye(N)[states.norm(dim=2).argsort(1)]
+        return model.head((matrix.mT @ model.layers[1](matrix @ model.layers[0](states)))[:, 0])
+
+    inputs = embeddings()
+    assert_refused(Own(routed, "fused", "eager"), inputs, _IN_ANOTHER_ORDER)
+    model, in_order = Own(routed, "fused", "eager"), torch.stack([one[one.norm(dim=1).argsort()] for one in inputs])
+    assert_right(model, in_order)
+    with pytest.raises(ValueError, match=_IN_ANOTHER_ORDER):
+        explained(model, inputs)
+
+
+@pytest.mark.xfail(strict=True, reason="without gradients, nothing is looked at")
+def test_methods_without_gradients_refuse_another_order():
+    def moved(model, states):
+        return model.head(model.layers[1](MOVED["cat"](model.layers[0](states)))[:, 0])
+
+    with pytest.raises(ValueError, match=_IN_ANOTHER_ORDER):
+        captum_attn.RawAttention(Own(moved, "fused", "eager")).attribute(embeddings())
 
 
 MOVED_IDS = {
@@ -514,6 +552,22 @@ def test_what_passes_beside_attention_is_said_once_for_a_model(kind):
     assert inspect(model, embeddings(), 1).verdict.startswith("in part: tokens reach the score, or each other's states")
 
 
+@pytest.mark.parametrize("attend", [None, fused])
+def test_attention_of_features_as_many_as_tokens_is_not_taken_for_that_of_tokens(attend, way):
+    """What passes is said: features attend to each other, (B, H, d, d), and every token's state to all tokens."""
+
+    def features(query, key, value):
+        if attend is not None:
+            return attend(query.mT, key.mT, value.mT).mT
+        return value @ scaled(query.mT, key.mT).softmax(-1).mT
+
+    way(features)
+    model, inputs = Own(straight, "fused", "way"), embeddings(length=8)
+    with pytest.warns(UserWarning, match="depend on other tokens by other ways than the explained attention"):
+        ShapleyGradAttention(model).attribute(inputs, target=1)
+    assert not inspect(model, inputs, 1).trusted
+
+
 @pytest.mark.xfail(strict=True, reason="the place where embeddings come in is that behind changes in place")
 def test_what_is_added_in_place_is_said():
     def look_up(model, ids):
@@ -563,6 +617,7 @@ def test_methods_that_go_from_layer_to_layer_refuse_attention_side_by_side(layer
             getattr(captum_attn, name)(model).attribute(embeddings(), target=1)
 
 
+@_OTHERS
 @pytest.mark.xfail(strict=True, reason="zeros_like of the features counts as the features")
 def test_slots_of_zeros_are_not_the_tokens_shifted():
     def slots(model, states):
