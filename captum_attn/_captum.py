@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from captum._utils.common import _format_additional_forward_args, _select_targets
@@ -16,7 +17,7 @@ def forward_args(given: Any) -> tuple[Any, ...]:
     return _format_additional_forward_args(given) or ()
 
 
-def select_targets(output: Tensor, targets: list[tuple[int, ...]]) -> Tensor:
+def select_targets(output: Tensor, targets: Sequence[tuple[Any, ...]]) -> Tensor:
     """The score (B,) of each example that its target, a tuple of indices, selects from the output (B, ...)."""
     scores: Tensor = _select_targets(output, targets)
     return scores

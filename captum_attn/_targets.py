@@ -124,7 +124,7 @@ def selected(output: Tensor, targets: Tensor) -> Tensor:
     return output if output.dim() == 1 else select_targets(output, as_tuples(targets))
 
 
-def as_tuples(targets: Tensor) -> list[tuple[int, ...]]:
+def as_tuples(targets: Tensor) -> list[tuple[Index, ...]]:
     """Checked targets, int64 (B, k), in Captum's form: a tuple of indices for each example."""
     return [tuple(row) for row in targets.tolist()]
 

@@ -62,10 +62,11 @@ def class_counts(model: nn.Module) -> set[int] | None:
     As many as its configuration says, or as a layer puts out that no other layer reads: the last one of a head, among
     few others.
     """
-    layers = [module for module in model.modules() if hasattr(module, "out_features")]
+    layers: list[Any] = [module for module in model.modules() if hasattr(module, "out_features")]
     read = {getattr(layer, "in_features", None) for layer in layers}
-    configured = {getattr(config_of(model), "num_labels", None)} - {None}
-    return configured | {int(layer.out_features) for layer in layers} - read or None
+    configured = getattr(config_of(model), "num_labels", None)
+    heads = {int(layer.out_features) for layer in layers} - read
+    return heads | ({configured} if isinstance(configured, int) else set()) or None
 
 
 def is_padding_mask(part: Any, features: Tensor, real: Tensor | None = None) -> bool:

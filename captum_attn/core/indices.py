@@ -18,10 +18,11 @@ def as_index(value: Any) -> int:
         >>> as_index(torch.tensor(3)), as_index(numpy.int64(-1))
         (3, -1)
     """
+    number = operator.index(value)
     is_bool = isinstance(value, bool) or "bool" in str(getattr(value, "dtype", ""))
     if is_bool or tuple(getattr(value, "shape", ())):
         raise TypeError(f"expected a whole number, got {value!r}")
-    return operator.index(value)
+    return number
 
 
 def is_index(value: Any) -> bool:
