@@ -270,9 +270,16 @@ def test_one_class_several_or_all(three_classes):
     names = three_classes.output_names
     everything = three_classes(TEXTS)
     assert everything.output_names == names == ["LABEL_0", "LABEL_1", "LABEL_2"]
-    forms = (np.array([2, 0]), [2, 0]), ([np.int64(1)], [1]), (torch.tensor([0, 2]), [0, 2]), (np.array([-1]), [2])
-    names = (np.array(["LABEL_1", "LABEL_0"]), [1, 0]), (np.array(["LABEL_2", 0], dtype=object), [2, 0])
-    for outputs, kept in (([2, 0], [2, 0]), (["LABEL_1"], [1]), ((0, "LABEL_2"), [0, 2]), ([-1], [2]), *forms, *names):
+    of_numpy = (np.array([2, 0]), [2, 0]), ([np.int64(1)], [1]), (torch.tensor([0, 2]), [0, 2]), (np.array([-1]), [2])
+    by_name = (np.array(["LABEL_1", "LABEL_0"]), [1, 0]), (np.array(["LABEL_2", 0], dtype=object), [2, 0])
+    for outputs, kept in (
+        ([2, 0], [2, 0]),
+        (["LABEL_1"], [1]),
+        ((0, "LABEL_2"), [0, 2]),
+        ([-1], [2]),
+        *of_numpy,
+        *by_name,
+    ):
         explanation = three_classes(TEXTS, outputs=outputs)
         assert explanation.output_names == [names[index] for index in kept]
         for row, whole in zip(rows_of(explanation), rows_of(everything), strict=True):
