@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from captum._utils.common import _select_targets
 from torch import Tensor
 
+from captum_attn._captum import select_targets
 from captum_attn.core.class_names import class_number
+from captum_attn.core.indices import as_index
 from captum_attn.core.models import config_of
 from captum_attn.core.run import ObservedForward
 
@@ -62,7 +62,7 @@ def target_of_each(target: Target, batch: int) -> list[tuple[Index, ...]] | None
         raise ValueError(f"{len(each)} targets for a batch of {batch}: give one for each example, or one for all")
     rows = [entry if isinstance(entry, tuple) else (entry,) for entry in each]
     try:
-        return [tuple(index if isinstance(index, str) else operator.index(index) for index in row) for row in rows]
+        return [tuple(index if isinstance(index, str) else as_index(index) for index in row) for row in rows]
     except TypeError:
         raise TypeError(
             "target must be an int, the name of a class, a tuple of these, a list of these, an integer tensor or None, "
@@ -91,7 +91,7 @@ def select_target(run: ObservedForward, targets: list[tuple[Index, ...]] | None)
             of_each = [None] * len(rows) if tokens.real is None else tokens.real
             rows = [(_token_index(row, real), *row[1:]) for row, real in zip(rows, of_each, strict=True)]
         indices = _checked(output, rows)
-    scores = output if output.dim() == 1 else _select_targets(output, [tuple(row) for row in indices.tolist()])
+    scores = selected(output, indices)
     if not scores.isfinite().all():
         examples = (~scores.isfinite()).nonzero().flatten().tolist()
         raise ValueError(
@@ -105,6 +105,28 @@ def select_target(run: ObservedForward, targets: list[tuple[Index, ...]] | None)
             "must hold the scores of one example, (B,), (B, C) or (B, N, C), that depend on no other"
         )
     return Selection(scores, indices, indices[:, 0] if tokens is not None and tokens.of_the_input else None)
+
+
+def selected(output: Tensor, targets: Tensor) -> Tensor:
+    """The scores that checked targets select.
+
+    Args:
+        output: (B,), (B, C) or (B, N, C).
+        targets: int64 (B, k), as of :class:`Selection`.
+
+    Returns:
+        (B,), with the output's graph.
+
+    Example:
+        >>> selected(torch.tensor([[0.0, 1.0], [2.0, 3.0]]), torch.tensor([[1], [0]]))
+        tensor([1., 2.])
+    """
+    return output if output.dim() == 1 else select_targets(output, as_tuples(targets))
+
+
+def as_tuples(targets: Tensor) -> list[tuple[Index, ...]]:
+    """Checked targets, int64 (B, k), in Captum's form: a tuple of indices for each example."""
+    return [tuple(row) for row in targets.tolist()]
 
 
 def no_selection(output: Tensor) -> Selection:

@@ -7,10 +7,17 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from captum._utils.common import _select_targets
 from torch import Tensor
 
-from captum_attn._targets import Selection, Target, no_selection, select_target, target_of_each
+from captum_attn._targets import (
+    Selection,
+    Target,
+    as_tuples,
+    no_selection,
+    select_target,
+    selected,
+    target_of_each,
+)
 from captum_attn.core.capture import LISTED, SWITCH_CHECKPOINTS, AttentionCapture, EagerCall
 from captum_attn.core.gradient_check import (
     LayerCheck,
@@ -207,9 +214,7 @@ def _judged(
     """Compare gradients with finite differences."""
 
     def select(output: Tensor) -> Tensor:
-        rows = [tuple(row) for row in selection.targets.tolist()]
-        scores: Tensor = output if output.dim() == 1 else _select_targets(output, rows)
-        return scores
+        return selected(output, selection.targets)
 
     try:
         checks = check_gradients_of_attention(model, batch, run, selection.scores, select)
@@ -309,7 +314,7 @@ def _of_scores(selection: Selection) -> dict[str, str]:
     """Targets and scores."""
     if not len(selection.scores):
         return {"target": "none"}
-    rows = [tuple(row) for row in selection.targets.tolist()]
+    rows = as_tuples(selection.targets)
     named = [str(row[0]) if len(row) == 1 else str(row) if row else "the only score" for row in rows]
     scores = [f"{float(score):.4g}" for score in selection.scores.detach()]
     return {"target": _listed(named), "score": _listed(scores)}

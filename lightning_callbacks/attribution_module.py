@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from captum_attn import ShapleyGradAttention, TokenAttributions
 from captum_attn.core.class_names import class_names, configured_names
+from captum_attn.core.indices import as_index, is_index
 from captum_attn.core.inputs import ModelInputs, mapping_inputs
 from captum_attn.core.models import config_of, fingerprint, unwrapped
 from captum_attn.core.tokens import find_players, real_tokens, special_ids_of
@@ -182,14 +183,14 @@ class AttributionModule(LightningModule):
 
 
 def _checked_target(target: Any, model: nn.Module) -> Target:
-    if isinstance(target, tuple) and len(target) == 2 and isinstance(target[0], int):
+    if isinstance(target, tuple) and len(target) == 2 and is_index(target[0]):
         token, of_token = target
-        if isinstance(of_token, int | str):
-            return token, class_number(model, of_token) if isinstance(of_token, str) else of_token
-    if target is None or target == "label" or (isinstance(target, int) and not isinstance(target, bool)):
-        return target  # type: ignore[no-any-return]
-    if isinstance(target, str):
-        return class_number(model, target)
+        if isinstance(of_token, str) or is_index(of_token):
+            return as_index(token), class_number(model, of_token) if isinstance(of_token, str) else as_index(of_token)
+    if is_index(target):
+        return as_index(target)
+    if target is None or isinstance(target, str):
+        return target if target in (None, "label") else class_number(model, target)
     raise MisconfigurationException(
         f"target is {target!r}, expected a class, by number or name, a tuple (token, class), 'label' for each input's "
         "own label, or None for the predicted class"

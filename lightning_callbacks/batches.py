@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor, nn
 
-from captum_attn.core.inputs import FEATURE_NAMES, TOKEN_NOTES, check_features, constant, modality
+from captum_attn.core.descriptions import described
+from captum_attn.core.feature_names import FEATURE_NAMES, features_name
+from captum_attn.core.inputs import TOKEN_NOTES, check_features, constant, modality
 from captum_attn.core.models import parameter_names, takes_keyword
-from lightning_callbacks.companions import companion_names, could_be_companion
+from lightning_callbacks.companions import class_counts, companion_names, could_be_companion
 
 BatchInputs = Callable[[Any], Any]
 """A function from a batch of the user's own form to one of the forms of :func:`labelled_inputs`."""
@@ -18,15 +21,16 @@ BatchInputs = Callable[[Any], Any]
 LABEL_NAMES = ("labels", "label")
 
 
-class LabelledInputs(NamedTuple):
-    """Inputs by the names that the model has for them, and labels or None."""
+@dataclass(frozen=True, eq=False)
+class LabelledInputs:
+    """Inputs by the names that the model has for them, ids, embeddings or pixels among them; and labels or None."""
 
     inputs: Mapping[str, Any]
     labels: Any | None
 
     def __len__(self) -> int:
-        """How many inputs there are: the first dimension of ids, embeddings or pixels; 0 where none is found."""
-        return next((len(self.inputs[name]) for name in FEATURE_NAMES.values() if name in self.inputs), 0)
+        """How many inputs there are: the first dimension of what is explained."""
+        return len(self.inputs[features_name(self.inputs) or ""])
 
     def rows(self, wanted: Sequence[bool]) -> LabelledInputs:
         """Some of the inputs."""
@@ -48,7 +52,8 @@ def labelled_inputs(batch: Any, model: nn.Module, batch_inputs: BatchInputs | No
             take is left out; ids (B, N), embeddings (B, N, D) or pixels (B, C, h, w); or a sequence that starts with
             one of them and may end with labels, one for each of the B inputs. Between ids or embeddings and labels
             there may be, each an integer or bool (B, N) that the model takes: an attention mask, of padding; token
-            types; positions.
+            types; positions. Without labels behind it, a mask of ones, or types of zeros, may be labels itself if the
+            model may have N classes.
         model: that takes the inputs.
         batch_inputs: brings other batches into one of these forms.
 
@@ -57,14 +62,14 @@ def labelled_inputs(batch: Any, model: nn.Module, batch_inputs: BatchInputs | No
             for each token and is none of the above, so that it may be labels.
 
     Example:
-        >>> inputs, labels = labelled_inputs([batch["input_ids"], batch["attention_mask"], torch.tensor([1, 0])], model)
-        >>> list(inputs), labels.tolist()
+        >>> given = labelled_inputs([batch["input_ids"], batch["attention_mask"], torch.tensor([1, 0])], model)
+        >>> list(given.inputs), given.labels.tolist()
         (['input_ids', 'attention_mask'], [1, 0])
     """
     given = batch if batch_inputs is None else batch_inputs(batch)
     features, *others = given if isinstance(given, list | tuple) and given else [given]
     named, rest = _named(features, others, model) if _features_given(features, others) else ({}, others)
-    main = next((name for name in FEATURE_NAMES.values() if name in named), None)
+    main = features_name(named)
     if main is None:
         raise _not_understood(given, batch_inputs)
     found = [named[name] for name in LABEL_NAMES if name in named][:1]
@@ -83,7 +88,7 @@ def _named(
     if isinstance(features, Mapping):
         return features, others
     kind = modality(features)
-    names = [] if kind == "pixels" else companion_names(features, others, parameter_names(model))
+    names = [] if kind == "pixels" else companion_names(features, others, parameter_names(model), class_counts(model))
     return {FEATURE_NAMES[kind]: features, **dict(zip(names, others, strict=False))}, others[len(names) :]
 
 
@@ -126,7 +131,7 @@ def _not_understood(given: Any, batch_inputs: BatchInputs | None) -> TypeError:
         else "Let it return one of these"
     )
     return TypeError(
-        f"{_who(batch_inputs)} {_described(given)}, expected the mapping that a tokenizer or an image processor "
+        f"{_who(batch_inputs)} {described(given)}, expected the mapping that a tokenizer or an image processor "
         f"returns, a tensor, or (features, labels). {advice}"
     )
 
@@ -148,7 +153,7 @@ def _ambiguous(given: Sequence[Any], main: str, features: Any, batch_inputs: Bat
         else f"Let it return a mapping, such as {example} of this one, if that is what they are"
     )
     return TypeError(
-        f"{_who(batch_inputs)} {_described(given)}, in which labels, indices, weights and masks cannot be told apart. "
+        f"{_who(batch_inputs)} {described(given)}, in which labels, indices, weights and masks cannot be told apart. "
         f"Expected {known}, one for each input. {advice}"
     )
 
@@ -166,17 +171,3 @@ def _example(given: Sequence[Any], main: str, features: Any, of_mapping: bool, o
 
 def _who(batch_inputs: BatchInputs | None) -> str:
     return "the batch is" if batch_inputs is None else "batch_inputs made of a batch"
-
-
-def _described(batch: Any) -> str:
-    if isinstance(batch, Mapping):
-        return f"a {type(batch).__name__} with the keys {sorted(map(str, batch))}"
-    parts = ", ".join(map(_kind, batch[:6])) if isinstance(batch, list | tuple) else ""
-    return f"a {type(batch).__name__}" + (f" of {len(batch)} ({parts})" if parts else "")
-
-
-def _kind(part: Any) -> str:
-    """A type; of a tensor, its dtype and shape."""
-    if isinstance(part, Tensor):
-        return f"{str(part.dtype).removeprefix('torch.')} {tuple(part.shape)}"
-    return type(part).__name__

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from captum_attn.core import class_names
+from captum_attn.core.indices import as_index, is_index
 from captum_attn.core.models import config_of
 
 
@@ -30,7 +30,7 @@ def class_number(model: nn.Module, target: Any, classes: int | None = None) -> i
         except ValueError as error:
             raise MisconfigurationException(f"unknown target {target!r}: {error}") from None
     count = classes
-    number = operator.index(target) if hasattr(target, "__index__") and not isinstance(target, bool) else -1
+    number = as_index(target) if is_index(target) else -1
     if 0 <= number < (count or number + 1):
         return number
     expected = f"a number below {count}" if count else "the number"

@@ -7,11 +7,12 @@ from itertools import takewhile
 from typing import Any, TypeGuard
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from captum_attn.core import padding_masks
 from captum_attn.core.inputs import COMPANION_NAMES
+from captum_attn.core.models import config_of
 
 
 def could_be_companion(part: Any, features: Tensor) -> bool:
@@ -24,13 +25,17 @@ def could_be_companion(part: Any, features: Tensor) -> bool:
     return not part.is_floating_point() or is_padding_mask(part, features)
 
 
-def companion_names(features: Tensor, others: Sequence[Any], taken: Collection[str]) -> list[str]:
+def companion_names(
+    features: Tensor, others: Sequence[Any], taken: Collection[str], classes: Collection[int] | None
+) -> list[str]:
     """Names for what comes first beside text, as far as it is certain what it is.
 
     Args:
         features: ids (B, N) or embeddings (B, N, D).
         others: what goes along with them.
         taken: the names that the model takes.
+        classes: how many it may have; None if nothing says. What comes last and is one number throughout, such as the
+            mask of texts without padding, may be labels of as many classes as there are tokens, too.
 
     Returns:
         Some of ``attention_mask``, ``token_type_ids`` and ``position_ids``.
@@ -46,7 +51,23 @@ def companion_names(features: Tensor, others: Sequence[Any], taken: Collection[s
             break
         free.remove(name)
         names.append(name)
+    may_be_labels = classes is None or features.shape[1] in classes
+    if names and len(names) == len(others) and may_be_labels and bool((others[-1] == others[-1][0, 0]).all()):
+        names.pop()
     return names
+
+
+def class_counts(model: nn.Module) -> set[int] | None:
+    """How many classes the model may have; None if nothing says.
+
+    As many as its configuration says, or as a layer puts out that no other layer reads: the last one of a head, among
+    few others.
+    """
+    layers: list[Any] = [module for module in model.modules() if hasattr(module, "out_features")]
+    read = {getattr(layer, "in_features", None) for layer in layers}
+    configured = getattr(config_of(model), "num_labels", None)
+    heads = {int(layer.out_features) for layer in layers} - read
+    return heads | ({configured} if isinstance(configured, int) else set()) or None
 
 
 def is_padding_mask(part: Any, features: Tensor, real: Tensor | None = None) -> bool:

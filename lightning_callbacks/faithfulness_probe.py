@@ -10,7 +10,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from captum_attn import OnePassAttribution, TokenAttributions
-from captum_attn.core.inputs import FEATURE_NAMES, ModelInputs
+from captum_attn.core.feature_names import FEATURE_NAMES
+from captum_attn.core.inputs import ModelInputs
 from captum_attn.metrics import Comprehensiveness, MaskedModel, Sufficiency
 from captum_attn.metrics.findings import F1, F1_PERCENTAGE, f1_of_classes
 from captum_attn.metrics.functional import PERCENTAGES

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from captum_attn.core.models import config_of, unwrapped
+from captum_attn.core.scores import sign_of_hidden_states
 
 ModelChoice = str | Callable[[LightningModule], nn.Module] | None
 
@@ -78,12 +79,10 @@ def check_head(module: LightningModule, model: nn.Module, output: Tensor) -> Non
 
 def _signs_of_hidden_states(module: LightningModule, model: nn.Module, width: int) -> list[str]:
     """What says that an output of some width is no classes: its configuration, and what would read it."""
-    config, signs, inside = config_of(model), [], {*model.modules()}
-    classes = getattr(config, "num_labels", None)
-    if width == classes:
+    if width == getattr(config_of(model), "num_labels", None):
         return []
-    if width == getattr(config, "hidden_size", None):
-        signs.append(f"{type(model).__name__} has hidden states of this width, and {classes} classes")
+    sign, inside = sign_of_hidden_states(model, width), {*model.modules()}
+    signs = [] if sign is None else [sign]
     outside = ((name, part) for name, part in module.named_modules() if part not in inside)
     readers = [name for name, part in outside if getattr(part, "in_features", None) == width]
     if readers:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import fields
@@ -23,6 +22,7 @@ from captum_attn.concepts.activations import ConceptStates
 from captum_attn.concepts.experimental_sets import ExperimentalSets
 from captum_attn.concepts.ttcav import warn_of_weak_tests
 from captum_attn.core.perturb import Replacement
+from captum_attn.core.user_warnings import warn_user
 from captum_attn.metrics.masked_model import INTERVENTIONS, Intervention
 from lightning_callbacks.agreement import FailedTogetherError, together
 from lightning_callbacks.batches import BatchInputs
@@ -425,7 +425,7 @@ class ExplanationMonitor(Callback):
         self.scores = concepts.score(states, numbers)
         self._scoring_seconds = time.monotonic() - start
         if not len(self._history):
-            warn_of_weak_tests(self.scores.sets, concepts.ttcav.permutations, stacklevel=2)
+            warn_of_weak_tests(self.scores.sets, concepts.ttcav.permutations)
         rows = self.scores.table().set_index(["concept", "module"])
         return {
             name: float(rows.loc[(concept, module), CONCEPT_COLUMNS[group]])
@@ -456,7 +456,7 @@ class ExplanationMonitor(Callback):
         forget_module(self)
 
     def _warn(self, message: str) -> None:
-        warnings.warn(f"{type(self).__name__}: {message}", stacklevel=3)
+        warn_user(f"{type(self).__name__}: {message}")
 
     def _warn_of_nothing(self, why: str) -> None:
         """Say, once in a run, that nothing will be explained."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,6 +18,7 @@ from captum_attn.concepts.reading import Reader
 from captum_attn.core.hashing import add_to_hash
 from captum_attn.core.inputs import ModelInputs, mapping_inputs
 from captum_attn.core.models import config_of, device_of
+from captum_attn.core.user_warnings import warn_user
 from captum_attn.metrics.evaluation import checked_labels
 from lightning_callbacks.batches import LABEL_NAMES, BatchInputs, labelled_inputs
 from lightning_callbacks.companions import is_padding_mask
@@ -76,7 +76,7 @@ class ProbeSet:
         if kept.all():
             return self
         idle = (~kept).nonzero().flatten().tolist()
-        warnings.warn(f"the examples {idle} of the probe set have no tokens but special ones: left out", stacklevel=2)
+        warn_user(f"the examples {idle} of the probe set have no tokens but special ones: left out")
         if not kept.any():
             raise MisconfigurationException("the examples of the probe set have no tokens but special ones")
         return self[kept]
@@ -212,10 +212,9 @@ def _class_labels(labels: Any) -> Tensor | None:
     given = given.squeeze(1) if given is not None and given.dim() == 2 and given.shape[1] == 1 else given
     if given is None or (given.dim() == 1 and not given.is_floating_point()):
         return given
-    warnings.warn(
+    warn_user(
         "the labels of the probe set are no numbers of classes, one for each example, so there is no F1: batch_inputs= "
-        "can make some of a batch",
-        stacklevel=2,
+        "can make some of a batch"
     )
     return None
 
@@ -243,9 +242,9 @@ def _goes_along(part: Any, first: Tensor | Mapping[str, Any]) -> bool:
 
 
 def _read(model: nn.Module, batch: Any, batch_inputs: BatchInputs | None) -> tuple[ModelInputs, Tensor | None]:
-    inputs, labels = labelled_inputs(batch, model, batch_inputs)
+    given = labelled_inputs(batch, model, batch_inputs)
     try:
-        return mapping_inputs(model, inputs), _class_labels(labels)
+        return mapping_inputs(model, given.inputs), _class_labels(given.labels)
     except (TypeError, ValueError) as error:
         raise MisconfigurationException(
             f"a batch holds no inputs of the model: {error}. Give batch_inputs=, a function from a batch to the "

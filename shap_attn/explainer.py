@@ -113,7 +113,7 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
         self._attribution = ShapleyGradAttention(
             module, game=game, sign=sign, layers=layers, heads=heads, readout=readout, estimator=estimator
         )
-        check_shap_arguments(shap_arguments, sampled=self._is_sampled, own=_SETTINGS, stacklevel=2)
+        check_shap_arguments(shap_arguments, sampled=self._is_sampled, own=_SETTINGS)
         given = locals()
         self._settings: dict[str, Any] = {name: given[name] for name in _SETTINGS}
 
@@ -265,7 +265,7 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
     def _check(self, shap_arguments: dict[str, Any], inputs: tuple[Any, ...]) -> None:
         """Arguments of a call that are not its own, and the number of inputs."""
         own = ("outputs", "batch_size", "silent")
-        check_shap_arguments(shap_arguments, sampled=self._is_sampled, own=own, elsewhere=_SETTINGS, stacklevel=3)
+        check_shap_arguments(shap_arguments, sampled=self._is_sampled, own=own, elsewhere=_SETTINGS)
         text = isinstance(self._reader, TextReader)
         if len(inputs) not in ((1, 2) if text else (1,)):
             expected = "texts, and perhaps second texts" if text else "images"

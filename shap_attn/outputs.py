@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -14,6 +13,8 @@ from shap.utils import OpChain
 from torch import Tensor, nn
 
 from captum_attn.core.class_names import class_names, configured_names
+from captum_attn.core.indices import as_index, is_index
+from captum_attn.core.user_warnings import warn_user
 
 Outputs: TypeAlias = int | str | Sequence[int | str] | Any | None
 """Which classes; Any is shap's OpChain."""
@@ -108,7 +109,7 @@ def output_chooser(outputs: Outputs, names: OutputNames) -> Callable[[Tensor], T
     """
     if isinstance(outputs, OpChain):
         return lambda output: _chosen_by(outputs, _checked(output, names))
-    if not _is_named(outputs, names) and outputs == PREDICTED:
+    if isinstance(outputs, str) and not _is_named(outputs, names):
         return lambda output: _checked(output, names).argmax(-1, keepdim=True)
     if outputs is None:
         return lambda output: _all_of(_checked(output, names))
@@ -120,7 +121,7 @@ def output_chooser(outputs: Outputs, names: OutputNames) -> Callable[[Tensor], T
 
 def is_single(outputs: Outputs, names: OutputNames) -> bool:
     """Whether one class was asked for, so that values have no axis of classes."""
-    return isinstance(outputs, int | np.integer) or _is_named(outputs, names)
+    return is_index(outputs) or _is_named(outputs, names)
 
 
 def _is_named(outputs: Outputs, names: OutputNames) -> bool:
@@ -128,15 +129,15 @@ def _is_named(outputs: Outputs, names: OutputNames) -> bool:
 
 
 def _listed(outputs: Any) -> list[Any]:
+    if isinstance(outputs, str) or is_index(outputs):
+        return [outputs if isinstance(outputs, str) else as_index(outputs)]
     listed = outputs.tolist() if hasattr(outputs, "tolist") else outputs
-    if isinstance(listed, int | str):
-        return [listed]
-    if not isinstance(listed, list | tuple) or not listed:
-        raise TypeError(
-            f"outputs is {outputs!r}, expected a class by number or name, a list of them, 'predicted', an operation "
-            "such as shap.Explanation.argsort.flip[:3], or None for all"
-        )
-    return list(listed)
+    if isinstance(listed, list | tuple) and listed:
+        return [as_index(entry) if is_index(entry) else entry for entry in listed]
+    raise TypeError(
+        f"outputs is {outputs!r}, expected a class by number or name, a list of them, 'predicted', an operation "
+        "such as shap.Explanation.argsort.flip[:3], or None for all"
+    )
 
 
 def _checked(output: Tensor, names: OutputNames) -> Tensor:
@@ -162,10 +163,9 @@ def _chosen_by(operation: OpChain, output: Tensor) -> Tensor:
 def _all_of(output: Tensor) -> Tensor:
     classes = output.shape[1]
     if classes > _MANY:
-        warnings.warn(
+        warn_user(
             f"explaining all {classes} classes takes {classes} backward passes for each batch; choose with outputs=, "
-            "e.g. outputs='predicted' or outputs=shap.Explanation.argsort.flip[:4]",
-            stacklevel=2,
+            "e.g. outputs='predicted' or outputs=shap.Explanation.argsort.flip[:4]"
         )
     return torch.arange(classes).expand(len(output), -1)
 
@@ -179,7 +179,7 @@ def _check_entry(entry: Any, names: OutputNames) -> None:
         if known.count(entry) > 1:
             places = [place for place, name in enumerate(known) if name == entry]
             raise ValueError(f"outputs: {entry!r} is the name of the classes {places}: give the number")
-    elif not isinstance(entry, int) or isinstance(entry, bool):
+    elif not is_index(entry):
         raise TypeError(f"outputs: {entry!r} is no class, expected a number or a name")
     elif names.given is not None:
         _check_range(entry, len(names.given), known)

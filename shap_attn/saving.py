@@ -97,9 +97,12 @@ def read(
             raise ValueError(another)
         folder = Path(room)
         archive.extractall(folder)
-        header = json.loads((folder / _HEADER).read_text(encoding="utf-8"), object_hook=_from_plain)
+        header = _header((folder / _HEADER).read_bytes())
+        if header is None:
+            raise ValueError(another)
         if header["format"] not in (1, _FORMAT):
-            raise ValueError(f"the file has format {header['format']}, expected {_FORMAT}: another version wrote it")
+            raise ValueError(f"the file has format {header['format']!r}, expected {_FORMAT}: another version wrote it")
+        model_class = None if header["model"] is None else _model_class(header["model"])
         others = _loaded(folder, header, {"model": model_loader, "masker": masker_loader})
         pickled: dict[str, Any] = {}
         if (folder / "pickled").exists():
@@ -110,14 +113,36 @@ def read(
                 )
             pickled = cloudpickle.loads((folder / "pickled").read_bytes())
         model = pickled.pop("model", others.get("model"))
-        if header["model"] is not None:
-            model_class = getattr(transformers, header["model"])
+        if model_class is not None:
             model = model_class.from_pretrained(folder / "model", local_files_only=True, dtype="auto")
-        reader = {"tokenizer": AutoTokenizer, "image processor": AutoImageProcessor}.get(header["reads"])
+        reader = _READERS.get(header["reads"])
         reads = reader.from_pretrained(folder / "reads", local_files_only=True) if reader else others.get("masker")
     return model, reads, {**header["settings"], **pickled}
 
 
+def _header(written: bytes) -> dict[str, Any] | None:
+    """What the archive says of its parts; None if :func:`write` did not write it."""
+    try:
+        header = json.loads(written, object_hook=_from_plain)
+    except ValueError:  # no JSON, or no text at all
+        return None
+    named = isinstance(header, dict) and header.keys() >= {"format", "settings", "model", "reads"}
+    known = named and isinstance(header["settings"], dict) and header["reads"] in (None, *_READERS)
+    return header if known else None
+
+
+def _model_class(name: Any) -> type[PreTrainedModel]:
+    """The model of transformers of this name; ``ValueError`` for what is none, which a file may name as well."""
+    found = getattr(transformers, name, None) if isinstance(name, str) else None
+    if not isinstance(found, type) or not issubclass(found, PreTrainedModel):
+        raise ValueError(
+            f"the file holds a model {name!r}, which is no model of transformers {transformers.__version__}: perhaps "
+            "another version wrote it"
+        )
+    return found
+
+
+_READERS = {"tokenizer": AutoTokenizer, "image processor": AutoImageProcessor}
 _PARTS = {"model": "model", "masker": "tokenizer or image processor"}
 _CALLABLE_PARTS = (nn.Module, PreTrainedTokenizerBase, ImageProcessingMixin)
 

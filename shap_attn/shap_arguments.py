@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from typing import Any
 
 import shap
+
+from captum_attn.core.user_warnings import warn_user
 
 _OF_SAMPLING = ("max_evals", "seed", "npermutations", "nsamples")
 """Nothing is sampled, unless an estimator was given, which has settings of its own."""
@@ -25,7 +26,7 @@ _NEUTRAL: dict[str, tuple[Any, str]] = {
 
 
 def check_shap_arguments(
-    given: Mapping[str, Any], *, sampled: bool, own: Collection[str], elsewhere: Collection[str] = (), stacklevel: int
+    given: Mapping[str, Any], *, sampled: bool, own: Collection[str], elsewhere: Collection[str] = ()
 ) -> None:
     """Pass over what makes no difference, and warn where somebody may expect one.
 
@@ -42,11 +43,11 @@ def check_shap_arguments(
         if name in _NEUTRAL:
             neutral, reason = _NEUTRAL[name]
             if value is not neutral and value is not None and not (isinstance(value, bool | str) and value == neutral):
-                warnings.warn(f"{name}={value!r} has no effect: {reason}", stacklevel=stacklevel + 1)
+                warn_user(f"{name}={value!r} has no effect: {reason}")
         elif name in _OF_SAMPLING:
             if sampled and value not in (None, "auto"):
                 reason = "set it in the estimator, functools.partial(permutation_shapley, seed=1)"
-                warnings.warn(f"{name}={value!r} has no effect: {reason}", stacklevel=stacklevel + 1)
+                warn_user(f"{name}={value!r} has no effect: {reason}")
         elif name in elsewhere:
             raise TypeError(f"{name!r} is an argument of the constructor, AttentionExplainer(model, ..., {name}=...)")
         else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ from transformers import Pipeline, PreTrainedTokenizerBase
 from transformers.image_processing_base import ImageProcessingMixin
 
 from captum_attn.core.models import parameter_names, unwrapped
+from captum_attn.core.user_warnings import warn_user
 
 _TASKS = ("text-classification", "image-classification")
 _UNDERSTOOD = ("truncation", "max_length", "padding", "return_tensors", "timeout")
@@ -80,5 +80,5 @@ def _max_length(settings: Mapping[str, Any]) -> int | None:
     """Of a pipeline's settings for its tokenizer or image processor; a warning tells of others."""
     others = {name: value for name, value in settings.items() if name not in _UNDERSTOOD}
     if others:
-        warnings.warn(f"the pipeline's settings {others} are not followed", stacklevel=4)
+        warn_user(f"the pipeline's settings {others} are not followed")
     return settings.get("max_length")

@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from captum_attn import TokenAttributions
+from captum_attn.core.descriptions import described
 from captum_attn.core.encoding import encode, length_limit, warn_of_cut
 from captum_attn.core.models import config_of, text_config
 from captum_attn.core.patches import Grid
@@ -111,7 +112,7 @@ class TextReader:
         """
         rows = [self._tokenized(text, pair) for text, pair in text_pairs(texts, pairs)]
         remark = "the rest, which the model does not read, is neither explained nor shown"
-        warn_of_cut(sum(row.cut for row in rows), len(rows), self.limit, remark, stacklevel=3)
+        warn_of_cut(sum(row.cut for row in rows), len(rows), self.limit, remark)
         return rows
 
     def collated(self, rows: Sequence[Text]) -> tuple[dict[str, Tensor], Tensor]:
@@ -287,7 +288,7 @@ def _listed(texts: Any) -> list[Any]:
         return [str(texts)]
     if not hasattr(texts, "__iter__") or isinstance(texts, bytes | Set):
         raise TypeError(
-            f"got {_described(texts)}, expected texts: a str, a list, tuple, array or Series of them, or a mapping "
+            f"got {described(texts)}, expected texts: a str, a list, tuple, array or Series of them, or a mapping "
             "{'text': ...}"
         )
     return list(texts)
@@ -302,11 +303,6 @@ def _pair(place: int, given: Any) -> tuple[str, str | None]:
         if isinstance(text, str) and isinstance(pair, str | None):
             return str(text), pair if pair is None else str(pair)
     raise TypeError(
-        f"text {place} is {_described(given)}, expected a str, a (text, second text) pair or a mapping with 'text' and "
+        f"text {place} is {described(given)}, expected a str, a (text, second text) pair or a mapping with 'text' and "
         "perhaps 'text_pair'; leave out or fill in what is missing"
     )
-
-
-def _described(value: Any) -> str:
-    shown = repr(value)
-    return f"{shown if len(shown) < 60 else shown[:57] + '...'} ({type(value).__name__})"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from captum_attn.core.models import device_of, fingerprint
 from captum_attn.core.readout import RowWeights
 from captum_attn.core.run import observed_forward
 from captum_attn.core.tokens import Tokens
+from captum_attn.core.user_warnings import warn_user
 
 Scope = Literal["players", "readout", "all"]
 
@@ -173,7 +173,7 @@ class StateStore:
         except Exception:  # whatever a damaged file makes of torch.load
             problem = "is corrupt"
         if problem:
-            warnings.warn(f"{path} {problem}: the states of concept {name!r} are computed again", stacklevel=5)
+            warn_user(f"{path} {problem}: the states of concept {name!r} are computed again")
             return None
         return states
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
+from captum_attn.core.indices import as_index, is_index
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.run import ObservedForward, observed_forward
 from captum_attn.core.states import States, attention_blocks
@@ -40,6 +42,16 @@ def layer_labels(layers: Sequence[Layer]) -> list[str]:
     """The layers' indices, or their names where two have the same."""
     indices = [str(layer.index) for layer in layers]
     return indices if len(set(indices)) == len(indices) else [layer.name for layer in layers]
+
+
+def layers_as_listed(given: Any) -> list[int | str] | None:
+    """Layers by index or name as a list, NumPy's numbers as Python's; ``TypeError`` for anything else."""
+    if given is None:
+        return None
+    each = [given] if isinstance(given, str) or is_index(given) else given
+    if isinstance(each, Mapping):
+        raise TypeError(f"expected layers, got a {type(given).__name__}")
+    return [str(layer) if isinstance(layer, str) else as_index(layer) for layer in each]
 
 
 def find_layers(model: nn.Module, example: ModelInputs, wanted: Sequence[int | str] | None) -> list[Layer]:

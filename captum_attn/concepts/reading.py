@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from captum_attn.core.encoding import encode, length_limit, padded, warn_of_cut
 from captum_attn.core.inputs import ModelInputs, mapping_inputs, tensor_inputs
 from captum_attn.core.models import config_of, device_of
+from captum_attn.core.user_warnings import warn_user
 
 OnError = Literal["raise", "skip"]
 
@@ -69,7 +69,7 @@ class Reader:
                 raise UnreadableError(f"{found}. None could: is processor= the model's tokenizer or image processor?")
             if self.on_error == "raise":
                 raise UnreadableError(f"{found}. Mend them, or leave such examples out with on_error='skip'")
-            warnings.warn(f"{found}. Left out", stacklevel=4)
+            warn_user(f"{found}. Left out")
         if not read:
             raise ValueError(f"{what}: there are no examples; an iterator that was used up gives none")
         return read
@@ -185,9 +185,7 @@ class Reader:
         columns = zip(*examples, strict=True) if isinstance(examples[0], tuple) else [examples]
         limit = length_limit(self.processor, self.model, None)
         encoded = encode(self.processor, *columns, limit=limit)
-        warn_of_cut(
-            len(encoded.cut), len(examples), limit, "the model does not read the rest", whose=what, stacklevel=2
-        )
+        warn_of_cut(len(encoded.cut), len(examples), limit, "the model does not read the rest", whose=what)
         return padded(self.processor, encoded.read)
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,18 +11,18 @@ from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from captum._utils.common import _format_additional_forward_args
 from captum.concept import Concept
 from captum.concept._core.concept import ConceptInterpreter
 from captum.log import log_usage
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from captum_attn._captum import forward_args
 from captum_attn._targets import Target, select_target, target_of_each
 from captum_attn.concepts.activations import ConceptStates, Scope, StateStore, tokens_in_scope
 from captum_attn.concepts.cavs import ESTIMATORS, CAVEstimator, EstimatorName
 from captum_attn.concepts.experimental_sets import ExperimentalSets, check_enough, concept_sets
-from captum_attn.concepts.layers import Layer, find_layers
+from captum_attn.concepts.layers import Layer, find_layers, layers_as_listed
 from captum_attn.concepts.reading import OnError, Reader
 from captum_attn.concepts.results import ConceptScores, SetScores
 from captum_attn.concepts.scoring import score_layer
@@ -36,6 +35,7 @@ from captum_attn.core.models import device_of, unwrapped
 from captum_attn.core.perturb import seeded
 from captum_attn.core.run import ObservedForward, ReadoutGradients, observed_forward
 from captum_attn.core.tokens import Tokens, special_ids_of
+from captum_attn.core.user_warnings import warn_user
 
 Weighting = Literal["attention", "uniform"]
 
@@ -160,12 +160,13 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
                 raise ValueError(f"{name} must be an int of at least 1, got {number!r}")
         if not isinstance(seed, int) or seed < 0:
             raise ValueError(f"seed must be an int of at least 0, got {seed!r}")
-        each = [layers] if isinstance(layers, int | str) else layers
-        if each is not None and not (isinstance(each, Sequence) and all(isinstance(one, int | str) for one in each)):
+        try:
+            each = layers_as_listed(layers)
+        except TypeError:
             raise TypeError(
                 "layers must be indices or names of modules (dict(model.named_modules()) has them), or None for all, "
                 f"got {type(layers).__name__}; a tokenizer goes to processor="
-            )
+            ) from None
         if cache_dir is not None and Path(cache_dir).exists() and not Path(cache_dir).is_dir():
             raise NotADirectoryError(f"cache_dir must be a folder, got the file {cache_dir}")
         super().__init__(module)
@@ -228,7 +229,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         found = self.score(concepts, states, layers, pooled, targets, outputs=outputs, show_progress=show_progress)
         clock.append(time.perf_counter())
         found.seconds |= {stage: clock[k + 1] - clock[k] for k, stage in enumerate(("states", "gradients", "vectors"))}
-        warn_of_weak_tests(found.sets, self.permutations, stacklevel=5)
+        warn_of_weak_tests(found.sets, self.permutations)
         _warn_of_inseparable(found.sets)
         return found
 
@@ -378,7 +379,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         )
 
     def _read_inputs(self, inputs: Any, additional_forward_args: Any) -> list[ModelInputs]:
-        return self._reader.read(inputs, "inputs", _format_additional_forward_args(additional_forward_args) or ())
+        return self._reader.read(inputs, "inputs", forward_args(additional_forward_args))
 
     def _states(
         self,
@@ -493,27 +494,25 @@ def _readout_target(target: Target, batches: Sequence[ModelInputs]) -> Target:
     return rows.pop() if len(rows) == 1 and len(next(iter(rows))) > 1 else None
 
 
-def warn_of_weak_tests(found: Sequence[SetScores], permutations: int, stacklevel: int) -> None:
+def warn_of_weak_tests(found: Sequence[SetScores], permutations: int) -> None:
     """Warn if no p-value can survive the correction."""
     tests = sum(len(one.layers) * len(one.concepts) for one in found)
     splits = [math.comb(sum(one.examples), count) for one in found for count in one.examples]
     least = 2 / min(permutations + 1, *splits)
     if least * tests >= SIGNIFICANT:
-        warnings.warn(
+        warn_user(
             f"no p-value can be below {least:.2g}, so that after a correction for {tests} tests nothing is "
-            f"significant: take more than permutations={permutations}, more examples, fewer concepts, or fewer layers",
-            stacklevel=stacklevel,
+            f"significant: take more than permutations={permutations}, more examples, fewer concepts, or fewer layers"
         )
 
 
 def _warn_of_inseparable(found: Sequence[SetScores]) -> None:
     for scores in found:
         for name, where in scores.inseparable().items():
-            warnings.warn(
+            warn_user(
                 f"concept {name!r} (set {scores.key}): in the layers {where}, its vectors separate held-out "
                 "examples no better than chance, as those of a concept without a meaning should; its scores mean "
-                "little there",
-                stacklevel=5,
+                "little there"
             )
 
 

@@ -18,6 +18,7 @@ from captum_attn.controls.reading import LayerAttention, Reader, Reading, chosen
 from captum_attn.controls.results import ControlResult
 from captum_attn.controls.search import Found, Settings, farthest_attention, mean_divergence
 from captum_attn.controls.seeds import SeedVariance
+from captum_attn.core.indices import listed_indices
 from captum_attn.core.patches import Grid
 from captum_attn.core.run import resolve_indices
 from captum_attn.metrics.data import Data
@@ -269,7 +270,7 @@ def counterfactual_attention(
     _check_numbers(epsilon, threshold, steps, learning_rate)
     rows: list[dict[str, Any]] = []
     readouts: dict[int, ReadoutAttention] = {}
-    layers, heads = ([given] if isinstance(given, int) else given for given in (layers, heads))
+    layers, heads = listed_indices("layers", layers), listed_indices("heads", heads)
     settings = Settings((), heads, epsilon, steps, learning_rate, seed)
     with torch.inference_mode(False):
         reader = Reader(model, data, tokenizer, batch_size=batch_size, max_length=max_length)

@@ -42,11 +42,19 @@ def class_number(name: str, config: Any | None, classes: int | None = None) -> i
             f"target {name!r} is the name of a class, but the model's configuration names {len(known)} classes and "
             f"the output has {classes}, so the names are not the output's: give the number"
         )
-    known += [(str(label), int(number)) for label, number in (getattr(config, "label2id", None) or {}).items()]
+    numbers = {number for _, number in known}
+    aliases = [(str(label), int(number)) for label, number in (getattr(config, "label2id", None) or {}).items()]
+    known += [(label, number) for label, number in aliases if number in numbers]  # others name no output
     exact = {number for label, number in known if label == name}
     found = exact or {number for label, number in known if label.casefold() == name.casefold()}
-    if len(found) == 1 and 0 <= (number := found.pop()) < (classes or number + 1):
-        return number
+    if len(found) == 1:
+        (number,) = found
+        if 0 <= number < (classes or number + 1):
+            return number
+        raise ValueError(
+            f"{name!r} names the class {number} of the model's configuration, which is no output"
+            f"{f': there are {classes}, counted from 0' if classes else ': they count from 0'}; give the number"
+        )
     names = list(dict.fromkeys(label for label, _ in known))
     if found:
         raise ValueError(f"{name!r} names the classes {sorted(found)} of the model's configuration: give the number")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_attn.core.models import config_of, text_config
+from captum_attn.core.user_warnings import warn_user
 
 
 class Encoded(NamedTuple):
@@ -95,17 +95,16 @@ def length_limit(tokenizer: Any, model: Callable[..., Any], asked: int | None) -
     return min((limit for limit in limits if limit is not None), default=None)
 
 
-def warn_of_cut(cut: int, count: int, limit: int | None, remark: str, *, whose: str = "", stacklevel: int) -> None:
+def warn_of_cut(cut: int, count: int, limit: int | None, remark: str, *, whose: str = "") -> None:
     """Warn that ``cut`` of ``count`` texts were longer than the limit, if any were.
 
     Args:
         remark: what follows from it, or how to go on.
         whose: the texts, where there may be others.
-        stacklevel: as of ``warnings.warn``, counted from the caller.
     """
     if cut:
         found = f"{whose and whose + ': '}{cut} of {count} texts are longer than {limit} tokens and were cut"
-        warnings.warn(f"{found}: {remark}", stacklevel=stacklevel + 1)
+        warn_user(f"{found}: {remark}")
 
 
 _UNLIMITED = 10**9  # transformers' model_max_length of tokenizers that know none is far more

@@ -6,21 +6,15 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from captum_attn.core.feature_names import FEATURE_NAMES, Modality, features_name
 from captum_attn.core.models import config_of, parameter_names, positional_names, takes_keyword
 from captum_attn.core.origins import FEATURES, OTHER, Provenance
 
-Modality = Literal["ids", "embeddings", "pixels"]
-
-FEATURE_NAMES: dict[Modality, str] = {
-    "ids": "input_ids",
-    "embeddings": "inputs_embeds",
-    "pixels": "pixel_values",
-}
 COMPANION_NAMES = ("attention_mask", "token_type_ids", "position_ids")
 """What unnamed companions of text are taken for, where the model takes arguments of these names."""
 
@@ -174,7 +168,7 @@ def mapping_inputs(model: Callable[..., Any], mapping: Mapping[str, Any]) -> Mod
     Raises:
         TypeError, ValueError: as :func:`tensor_inputs`; ``ValueError`` also for a mapping without features.
     """
-    name = next((name for name in ("inputs_embeds", "pixel_values", "input_ids") if name in mapping), None)
+    name = features_name(mapping)
     if name is None:
         raise ValueError(
             f"expected a mapping with input_ids, inputs_embeds or pixel_values, got the keys {sorted(mapping)}"

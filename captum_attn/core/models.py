@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from hashlib import sha256
 from typing import Any
@@ -166,25 +166,25 @@ def device_of(model: Callable[..., Any]) -> torch.device:
 
 def parameter_names(model: Callable[..., Any]) -> frozenset[str]:
     """The names of the arguments that the model's forward method takes."""
-    model = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT forwards *args, **kwargs
-    forward = model.forward if isinstance(model, nn.Module) else model
-    return frozenset(inspect.signature(forward).parameters)
+    return frozenset(_signature(model))
 
 
 def positional_names(model: Callable[..., Any]) -> tuple[str, ...]:
     """The names of the arguments that the model takes by place, in order."""
-    model = model.get_base_model() if hasattr(model, "get_base_model") else model
-    forward = model.forward if isinstance(model, nn.Module) else model
     by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return tuple(name for name, p in inspect.signature(forward).parameters.items() if p.kind in by_place)
+    return tuple(name for name, parameter in _signature(model).items() if parameter.kind in by_place)
 
 
 def takes_keyword(model: Callable[..., Any], name: str) -> bool:
     """Whether the model takes an argument of this name, by itself or among any."""
-    model = model.get_base_model() if hasattr(model, "get_base_model") else model
-    forward = model.forward if isinstance(model, nn.Module) else model
-    parameters = inspect.signature(forward).parameters
+    parameters = _signature(model)
     return name in parameters or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+
+
+def _signature(model: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """The arguments of the function, or of the module's forward method, by name, in order."""
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT forwards *args, **kwargs
+    return inspect.signature(model.forward if isinstance(model, nn.Module) else model).parameters
 
 
 def fingerprint(model: Callable[..., Any]) -> str | None:

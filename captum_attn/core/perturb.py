@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from captum_attn.core.indices import as_index, is_index
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.models import text_config
 from captum_attn.core.patches import Grid, with_patches_replaced
+from captum_attn.core.user_warnings import warn_user
 
 PatchReplacement = Literal["mean", "zeros"]
 Replacement = int | PatchReplacement
@@ -76,8 +77,8 @@ def replace_tokens(inputs: ModelInputs, chosen: Tensor, replacement: Replacement
         TypeError: embeddings, or a replacement of the other kind.
         ValueError: an image whose patches are not known, or share pixels.
     """
-    if inputs.modality == "ids" and isinstance(replacement, int):
-        return replace(inputs, features=inputs.features.masked_fill(chosen, replacement))
+    if inputs.modality == "ids" and is_index(replacement):
+        return replace(inputs, features=inputs.features.masked_fill(chosen, as_index(replacement)))
     if inputs.modality == "pixels" and replacement in ("mean", "zeros"):
         features = with_patches_replaced(inputs.features, chosen, replacement == "mean", grid)
         return replace(inputs, features=features)
@@ -89,7 +90,7 @@ def replace_tokens(inputs: ModelInputs, chosen: Tensor, replacement: Replacement
 
 def check_replacement(replacement: Any) -> None:
     """Raise ``ValueError`` unless it is a token id, ``"mean"``, ``"zeros"``, or None for the default."""
-    is_id = isinstance(replacement, int) and replacement >= 0
+    is_id = is_index(replacement) and as_index(replacement) >= 0
     if replacement is not None and not is_id and replacement not in get_args(PatchReplacement):
         raise ValueError(f"replacement must be a token id, or 'mean' or 'zeros' for images, got {replacement!r}")
 
@@ -115,10 +116,9 @@ def default_replacement(inputs: ModelInputs, tokenizer: Any | None, config: Any 
     for role in ("pad_token", "unk_token"):
         index = getattr(tokenizer, f"{role}_id")
         if index is not None and (index != padding or getattr(config, "is_encoder_decoder", False)):
-            warnings.warn(
+            warn_user(
                 f"{type(tokenizer).__name__} has no mask token: tokens are replaced by {getattr(tokenizer, role)!r}; "
-                "replacement= takes another id",
-                stacklevel=3,
+                "replacement= takes another id"
             )
             return int(index)
     raise ValueError(

@@ -6,7 +6,6 @@ be known beforehand, or only when a gradient has left the last layer.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -14,7 +13,9 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from captum_attn.core.indices import as_index
 from captum_attn.core.tokens import Tokens
+from captum_attn.core.user_warnings import warn_user
 
 Readout = int | Literal["auto", "mean"]
 
@@ -56,10 +57,14 @@ class ReachedRows:
         return rows / rows.sum(-1, keepdim=True).clamp(min=1)
 
 
-def check_readout(readout: Any) -> None:
-    """Raise ``ValueError`` unless it is ``"auto"``, ``"mean"`` or an index."""
-    if readout not in ("auto", "mean") and not isinstance(readout, int):
-        raise ValueError(f"readout must be 'auto', 'mean' or the index of a token, got {readout!r}")
+def check_readout(readout: Any) -> Readout:
+    """The readout, an index as an int; ``ValueError`` unless it is ``"auto"``, ``"mean"`` or an index."""
+    if isinstance(readout, str) and readout in ("auto", "mean"):
+        return readout  # type: ignore[return-value]
+    try:
+        return as_index(readout)
+    except TypeError:
+        raise ValueError(f"readout must be 'auto', 'mean' or the index of a token, got {readout!r}") from None
 
 
 def rows_by_rule(
@@ -109,8 +114,7 @@ def rows_by_rule(
 
 def warn_of_rule(causal: bool) -> None:
     """Say that the readout is a guess."""
-    warnings.warn(
+    warn_user(
         "the model's weights have no gradients, so its readout cannot be found: the output is taken to be read from "
-        f"the {'last' if causal else 'first'} token, or as the configuration says; readout= says otherwise",
-        stacklevel=2,
+        f"the {'last' if causal else 'first'} token, or as the configuration says; readout= says otherwise"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -33,11 +32,12 @@ from captum_attn.core.output_tokens import OutputTokens, decoder_tokens, shifts_
 from captum_attn.core.outputs import AttentionOutput, OutputCapture
 from captum_attn.core.patch_trail import PatchTrail
 from captum_attn.core.readout import ReachedRows, Readout, RowWeights, check_readout, rows_by_rule, warn_of_rule
-from captum_attn.core.scores import output_scores
+from captum_attn.core.scores import output_scores, warn_of_hidden_states
 from captum_attn.core.stacks import sort_calls
 from captum_attn.core.states import StateCapture, States, layers_with_attention
 from captum_attn.core.tiles import Tile
 from captum_attn.core.tokens import Tokens, find_players, real_tokens
+from captum_attn.core.user_warnings import warn_user
 
 
 class ReadoutGradients(NamedTuple):
@@ -99,17 +99,15 @@ class ObservedForward:
         name, size = type(self.model).__name__, (self.length, self.length)
         found = layers_with_attention(self.model, self.calls)
         if found is not None and found[0] < found[1]:
-            warnings.warn(
+            warn_user(
                 f"{found[0]} of the {found[1]} layers of {name} have attention that was seen, and are explained; what "
-                "the others pass from token to token (state-space, recurrent or convolutional layers) is not seen",
-                stacklevel=2,
+                "the others pass from token to token (state-space, recurrent or convolutional layers) is not seen"
             )
         bare = sorted({product.module for product in self._capture.bare_products if product.shape[-2:] == size})
         if bare:
-            warnings.warn(
+            warn_user(
                 f"modules of {name} multiply states of the {self.length} tokens with each other without a softmax "
-                f"({', '.join(bare[:3])}): what they pass from token to token is not explained",
-                stacklevel=2,
+                f"({', '.join(bare[:3])}): what they pass from token to token is not explained"
             )
 
     def influence(
@@ -477,11 +475,10 @@ def observed_forward(
     with seen_forward(model, inputs, gradients, modules, outputs=outputs, scaled=scaled, dependences=first) as seen:
         run = understood(model, inputs, seen)
         if first and run.dependence() == "others":
-            warnings.warn(
+            warn_user(
                 f"states of tokens in {type(run.model).__name__} depend on other tokens by other ways than the "
                 "explained attention (convolution, recurrence, attention that cannot be seen), which no map shows. "
-                f"{LISTED}",
-                stacklevel=3,
+                f"{LISTED}"
             )
         _looked_at.add(model)
         yield run
@@ -562,6 +559,7 @@ def seen_forward(
             check_evaluated(root)
         if gradients:
             check_gradients(output)
+            warn_of_hidden_states(model, output)
         followed = following.outputs if outputs else None
         yield SeenForward(output, capture, capture.root is not model, kept.states, followed, patches)
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from captum_attn.core.descriptions import described
+from captum_attn.core.models import config_of
+from captum_attn.core.user_warnings import warn_user
 
 
 def output_scores(output: Any, batch: int, *, hidden_states: bool = False) -> Tensor:
@@ -60,28 +64,35 @@ def output_scores(output: Any, batch: int, *, hidden_states: bool = False) -> Te
     )
 
 
-def described(output: Any) -> str:
-    """A model's output in a line: types and shapes, inside containers too."""
-    if isinstance(output, Tensor):
-        number = "one number, " if output.dim() == 0 else ""
-        kind = "" if output.is_floating_point() else f"{str(output.dtype).removeprefix('torch.')} "
-        return f"{number}a {kind}tensor of shape {tuple(output.shape)}"
-    if isinstance(output, Mapping):
-        entries = ", ".join(f"{name}: {_shape(value)}" for name, value in output.items())
-        return f"{type(output).__name__} of {entries or 'nothing'}"
-    if isinstance(output, list | tuple):
-        return f"a {type(output).__name__} of {', '.join(map(_shape, output)) or 'nothing'}"
-    return type(output).__name__
+def warn_of_hidden_states(model: Callable[..., Any] | None, scores: Tensor) -> None:
+    """Warn if :func:`sign_of_hidden_states` takes scores (B, ..., C) for hidden states."""
+    if scores.dim() > 1 and (sign := sign_of_hidden_states(model, scores.shape[-1])):
+        warn_user(
+            f"the model's output has the shape {tuple(scores.shape)}, which is taken for scores of {scores.shape[-1]} "
+            f"classes. But {sign}, so these seem to be hidden states. Explain a model with a head; or, if a hidden "
+            "unit is what you mean, a function that says so: lambda **inputs: model(**inputs)"
+        )
+
+
+def sign_of_hidden_states(model: Callable[..., Any] | None, width: int) -> str | None:
+    """What the configuration says against taking an output of some width for scores of classes; None if nothing.
+
+    A tuple with the pooled state of a backbone, ``(pooled,)``, looks like one with scores. Its width tells: it is that
+    of the model's hidden states, and the model has not as many classes (or words, if it is a language model).
+
+    Example:
+        >>> sign_of_hidden_states(model, 2), sign_of_hidden_states(model, model.config.hidden_size)
+        (None, 'BertForSequenceClassification has hidden states of this width, and 2 classes')
+    """
+    config = config_of(model)
+    classes = getattr(config, "num_labels", None)
+    if width != getattr(config, "hidden_size", None) or width in (classes, getattr(config, "vocab_size", None)):
+        return None
+    return f"{type(model).__name__} has hidden states of this width, and {classes} classes"
 
 
 def _entry(output: Any, name: str) -> Any:
     return output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
-
-
-def _shape(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return str(tuple(value.shape)) if value.is_floating_point() else f"{value.dtype} {tuple(value.shape)}"
-    return type(value).__name__
 
 
 def _checked(scores: Tensor, what: str, batch: int) -> Tensor:

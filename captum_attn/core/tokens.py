@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from captum_attn.core.masks import is_binary
 from captum_attn.core.models import text_config
 from captum_attn.core.padding_masks import check_sense, given_lengths, given_masks, tokens_of, unread_masks
 from captum_attn.core.patches import Grid, NoPatchGrid, PatchGrid
+from captum_attn.core.user_warnings import warn_user
 
 _START_IDS = ("bos_token_id", "cls_token_id")
 _END_IDS = ("eos_token_id", "sep_token_id")
@@ -80,16 +80,14 @@ def real_tokens(inputs: ModelInputs, length: int, config: Any | None) -> Tensor:
     for pad in roles:
         real &= ~_runs_of_padding(features, pad, config)
     if not real.all() and not masks:
-        warnings.warn(
+        warn_user(
             f"the input ids hold padding ({sorted(pads)}) but there is no attention_mask, so the model attends to the "
-            "padding and its output changes; pass the tokenizer's attention_mask",
-            stacklevel=2,
+            "padding and its output changes; pass the tokenizer's attention_mask"
         )
     elif not known and (unread := [*unread_masks(masks, shape, surely), *given_lengths(inputs, length)]):
-        warnings.warn(
+        warn_user(
             f"what {', '.join(unread)} says of padding cannot be told, so all tokens count as tokens: give an "
-            f"attention_mask {shape}, ones for tokens (additional_forward_arg_names= names arguments), or players=",
-            stacklevel=2,
+            f"attention_mask {shape}, ones for tokens (additional_forward_arg_names= names arguments), or players="
         )
     return real
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import operator
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypedDict, TypeVar
 
-from captum._utils.common import _format_additional_forward_args
-from captum._utils.progress import progress
 from captum.attr import Attribution
 from captum.log import log_usage
 from torch import Tensor
 
+from captum_attn._captum import forward_args, progress
 from captum_attn._targets import Index, Selection, Target, no_selection, select_target, target_of_each
+from captum_attn.core.indices import listed_indices
 from captum_attn.core.inputs import ModelInputs, mapping_inputs, tensor_inputs
 from captum_attn.core.models import check_model, unwrapped
 from captum_attn.core.observers import LayerObserver
@@ -122,10 +121,9 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
     ) -> None:
         check_model(model)
         self.special_ids = special_ids_of(tokenizer)
-        check_readout(readout)
+        self.readout = check_readout(readout)
         super().__init__(unwrapped(model))
-        self.layers, self.heads = _indices("layers", layers), _indices("heads", heads)
-        self.readout = readout
+        self.layers, self.heads = listed_indices("layers", layers), listed_indices("heads", heads)
         self.additional_forward_arg_names = additional_forward_arg_names
 
     def __repr__(self) -> str:
@@ -273,7 +271,7 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
 
     def model_inputs(self, inputs: Inputs, additional_forward_args: Any, players: Tensor | None = None) -> ModelInputs:
         """Captum's and Hugging Face's forms of inputs, checked, as one batch."""
-        batch = self._formatted(inputs, _format_additional_forward_args(additional_forward_args) or ())
+        batch = self._formatted(inputs, forward_args(additional_forward_args))
         return batch if players is None else replace(batch, notes={**batch.notes, "players": players})
 
     def select(self, run: ObservedForward, targets: list[tuple[Index, ...]] | None) -> Selection:
@@ -383,11 +381,3 @@ class OnePassAttribution(AttentionAttribution):
                 run.show([observer], selected, retain_graph=not explained.last)
                 results.append(solve(explained, observer))
             return results
-
-
-def _indices(name: str, given: Sequence[int] | int | None) -> list[int] | None:
-    """One index or several as a list; ``TypeError`` for anything else."""
-    try:
-        return given if given is None else [int(given)] if isinstance(given, int) else list(map(operator.index, given))
-    except TypeError:
-        raise TypeError(f"{name} must be an index, a sequence of indices or None for all, got {given!r}") from None

@@ -9,7 +9,7 @@ import torch
 from captum.attr._utils.approximation_methods import approximation_parameters
 from torch import Tensor
 
-from captum_attn._targets import target_of_each
+from captum_attn._targets import as_tuples, target_of_each
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.readout import KnownRows
 from captum_attn.core.run import observed_forward
@@ -92,7 +92,7 @@ class IntegratedAttention(AttentionAttribution):
         """A ⊙ ∂F(α A) / ∂(α A) of one layer at S factors α, its rows under their weights: (S, B, N)."""
         copies = torch.arange(len(batch), device=batch.features.device).repeat(len(factors))
         each = factors.repeat_interleave(len(batch))
-        targets = [tuple(row) for row in explained.selection.targets.repeat(len(factors), 1).tolist()]
+        targets = as_tuples(explained.selection.targets.repeat(len(factors), 1))
         numbers = explained.run.calls[layer].numbers
         with observed_forward(self.forward_func, batch[copies], scaled=(numbers, each)) as run:
             (copy,) = self.explained(run, [targets])

@@ -11,7 +11,7 @@ from captum.attr import Attribution
 from captum.log import log_usage
 from torch import Tensor
 
-from captum_attn._targets import Index, Target, target_of_each
+from captum_attn._targets import Index, Target, as_tuples, target_of_each
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.models import config_of
 from captum_attn.core.perturb import Replacement, check_replacement, default_replacement, replace_tokens, seeded
@@ -133,7 +133,7 @@ class MaskTunnel(Attribution):  # type: ignore[misc]
         with observed_forward(method.forward_func, batch, gradients=False) as run:
             tokens, output, config = run.tokens(method.special_ids), run.output, config_of(run.model)
         selection = method.select(run, each)
-        targets: Target = [tuple(row) for row in selection.targets.tolist()] if selection.targets.numel() else None
+        targets: Target = as_tuples(selection.targets) if selection.targets.numel() else None
         replacement = self.replacement
         if replacement is None:
             replacement = default_replacement(batch, self.tokenizer, config)

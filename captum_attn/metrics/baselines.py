@@ -29,7 +29,8 @@ from captum.attr import (
 from torch import Tensor
 
 from captum_attn.core.estimators import CharacteristicFunction
-from captum_attn.core.inputs import FEATURE_NAMES, ModelInputs, constant
+from captum_attn.core.feature_names import FEATURE_NAMES
+from captum_attn.core.inputs import ModelInputs, constant
 from captum_attn.core.models import evaluation_mode, parameter_names, same_random_state
 from captum_attn.core.perturb import replace_tokens
 from captum_attn.core.scores import output_scores

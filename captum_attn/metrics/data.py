@@ -91,7 +91,7 @@ class Texts(Examples):
         self._both = encode(tokenizer, *columns, limit=limit, return_offsets_mapping=bool(tokenizer.is_fast))
         if max_length is None or max_length > (limit or 0):
             remark = "the model does not read the rest; max_length= sets a limit without this warning"
-            warn_of_cut(len(self._both.cut), len(texts), limit, remark, stacklevel=4)
+            warn_of_cut(len(self._both.cut), len(texts), limit, remark)
         self._encoded = {name: column for name, column in self._both.read.items() if name != "offset_mapping"}
         special = special_token_ids(tokenizer)
         empty = [row for row, ids in enumerate(self._encoded["input_ids"]) if special.issuperset(ids)]
@@ -108,7 +108,7 @@ class Texts(Examples):
         if not self._tokenizer.is_fast:
             raise ValueError("rationales need a fast tokenizer, which knows where in the text its tokens stand")
         spans = spans_of_rationales(given, self._texts)
-        warn_of_lost_spans(spans, self._texts, self._both, self._limit, stacklevel=4)
+        warn_of_lost_spans(spans, self._texts, self._both, self._limit)
         return spans
 
     def chosen(self, rationales: Any, rows: Sequence[int], shape: tuple[int, int], grid: Grid) -> Tensor:

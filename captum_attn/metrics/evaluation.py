@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -15,6 +14,7 @@ from tqdm.auto import tqdm
 from captum_attn.core.class_names import class_number
 from captum_attn.core.models import config_of, fingerprint
 from captum_attn.core.perturb import Replacement
+from captum_attn.core.user_warnings import warn_user
 from captum_attn.metrics.data import (
     Data,
     Examples,
@@ -149,10 +149,9 @@ def evaluate(
                 record.add(batch.described, batch.measure(name, scores, seconds))
                 bar.update(len(missing))
     if in_vain:
-        warnings.warn(
+        warn_user(
             f"the rationales of {len(in_vain)} of {len(examples)} examples choose no token that plays (the first: "
-            f"example {min(in_vain)}): they do not count for plausibility",
-            stacklevel=2,
+            f"example {min(in_vain)}): they do not count for plausibility"
         )
     return Evaluation(record)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from captum_attn.core.estimators import CharacteristicFunction
+from captum_attn.core.indices import listed_indices
 from captum_attn.core.inputs import ModelInputs, mapping_inputs, tensor_inputs
 from captum_attn.core.knockout import knocked_out_output, knockout_calls
 from captum_attn.core.models import check_model, config_of, unwrapped
@@ -94,7 +95,7 @@ class MaskedModel:
             raise ValueError("the model has labels that do not exclude each other, expected one of classes that do")
         self.model = unwrapped(model)
         self.tokenizer, self.batch_size = tokenizer, batch_size
-        self.layers = [layers] if isinstance(layers, int) else layers
+        self.layers = listed_indices("layers", layers)
         self._replacement = replacement
 
     def read(self, batch: Mapping[str, Any] | Tensor) -> WholeInputs:

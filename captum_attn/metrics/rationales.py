@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import compress
@@ -13,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from captum_attn.core.encoding import Encoded
+from captum_attn.core.user_warnings import warn_user
 
 Span = tuple[int, int]
 Spans = list[Span]
@@ -82,7 +82,7 @@ def chosen_tokens(encoding: Any, row: int, spans: SpansOfParts) -> list[bool]:
 
 
 def warn_of_lost_spans(
-    rationales: Sequence[SpansOfParts], texts: Sequence[GivenText], encoded: Encoded, limit: int | None, stacklevel: int
+    rationales: Sequence[SpansOfParts], texts: Sequence[GivenText], encoded: Encoded, limit: int | None
 ) -> None:
     """Warn of rationales that lie outside their texts, or were cut with them, and say how many."""
     outside = [
@@ -92,19 +92,17 @@ def warn_of_lost_spans(
         for span in [span for span in of_part if span[0] < 0 or span[1] > len(part)][:1]
     ]
     if outside:
-        warnings.warn(
+        warn_user(
             f"the rationales of {len(outside)} of {len(texts)} texts lie outside of them, wholly or in part "
-            f"({outside[0]}): what lies outside does not count",
-            stacklevel=stacklevel + 1,
+            f"({outside[0]}): what lies outside does not count"
         )
     chosen = {row: [sum(chosen_tokens(encoding, row, rationales[row])) for encoding in encoded] for row in encoded.cut}
     cut = {row: left for row, (before, left) in chosen.items() if left < before}
     if cut:
-        warnings.warn(
+        warn_user(
             f"the rationales of {len(cut)} of {len(texts)} texts were cut with their texts at {limit} tokens, "
             f"{sum(not left for left in cut.values())} of them wholly: what was cut does not count; max_length= says "
-            "how much is read, up to what the model reads",
-            stacklevel=stacklevel + 1,
+            "how much is read, up to what the model reads"
         )
 
 

@@ -6,6 +6,7 @@ import pickle
 from functools import partial
 from types import SimpleNamespace
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -98,6 +99,9 @@ def test_a_fixed_class_and_a_class_of_a_token():
     config = hf.BertConfig(vocab_size=60, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_labels=3)
     model = hf.BertForTokenClassification(config).eval()
     table = AttributionModule(model, target=(-1, 2)).predict_step(text_batch("left"))
+    of_numpy = AttributionModule(model, target=(np.int64(-1), np.int64(2)))
+    assert of_numpy.predict_step(text_batch("left")).equals(table)
+    assert AttributionModule(MODEL, target=np.int64(1)).target == 1
     assert table["target"].to_pylist() == [[8, 2], [5, 2], [3, 2]]  # texts of 9, 6 and 4 tokens, padding not counted
     assert [len(scores) for scores in table["scores"].to_pylist()] == [9, 6, 4]
     assert table["probability"].null_count == 3
@@ -174,6 +178,8 @@ def test_settings_tell_methods_apart_however_they_are_given():
         (lambda: AttributionModule(MODEL, 3), "method is 3, expected a class or function"),
         (lambda: AttributionModule(MODEL, lambda model, tokenizer: "x"), "makes a str, which has no attribute_tokens"),
         (lambda: AttributionModule(MODEL, ShapleyGradAttention(load_image_model())), "of another model"),
+        (lambda: AttributionModule(MODEL, target=True), "target is True, expected a class"),
+        (lambda: AttributionModule(MODEL, target=(True, 1)), r"target is \(True, 1\), expected a class"),
         (lambda: AttributionModule(MODEL, target=[0, 1]), r"target is \[0, 1\], expected a class"),
         (lambda: AttributionModule(MODEL, target="great"), r"unknown target 'great'.*'negative', 'positive'"),
         (lambda: AttributionModule(MODEL, batch_inputs={}), "batch_inputs must be a function"),
@@ -186,7 +192,10 @@ def test_arguments_that_do_not_fit(build, message):
 
 @pytest.mark.parametrize(
     ("batch", "message"),
-    [("a film", "the batch is a str, expected the mapping"), (["a", "b"], r"a list of 2 \(str, str\).*batch_inputs=")],
+    [
+        ("a film", r"the batch is 'a film' \(str\), expected the mapping"),
+        (["a", "b"], r"a list of 2: str, str, .*batch_inputs="),
+    ],
 )
 def test_batches_of_another_form(batch, message):
     with pytest.raises(TypeError, match=message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,11 +11,13 @@ from families import CLS, FAMILIES, PAD, SEP, image_batch, text_batch
 from fine_tuning import FineTuned, monitored, trainer_of
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from models import PlainClassifier
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from captum_attn import ShapleyGradAttention
+from captum_attn.core.inputs import mapping_inputs
 from lightning_callbacks import AttributionModule, AttributionWriter, ExplanationMonitor
-from lightning_callbacks.batches import labelled_inputs
+from lightning_callbacks.batches import LabelledInputs, labelled_inputs
 
 BERT, DISTILBERT, LLAMA, VIT = (FAMILIES[name].build() for name in ("bert", "distilbert", "llama", "vit"))
 IDS, MASK = text_batch().values()  # three texts of 9, 6 and 4 tokens
@@ -32,6 +35,27 @@ PAIRS[:, 0], PAIRS[0, 3], PAIRS[0, 6], PAIRS[1, 4], PAIRS[1, 7], PAIRS[0, 7] = C
 SEGMENTS = torch.tensor([[0, 0, 0, 0, 1, 1, 1, 0], [0, 0, 0, 0, 0, 1, 1, 1]])
 OF_PAIRS = (PAIRS != PAD).long()
 
+
+class OwnHead(nn.Module):
+    """An encoder under a head of as many classes as the texts have tokens, which its configuration does not know."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.head = BERT.bert, nn.Sequential(nn.Linear(32, 16), nn.Linear(16, 9))
+
+    def forward(self, input_ids, attention_mask=None, token_type_ids=None):
+        return self.head(self.encoder(input_ids, attention_mask, token_type_ids).last_hidden_state[:, 0])
+
+
+class NoLayers(nn.Module):
+    """A model without a configuration and without linear layers."""
+
+    def forward(self, input_ids, attention_mask=None):
+        return input_ids
+
+
+OWN = OwnHead()
+
 TAKEN = {
     "pixels": (VIT, PIXELS, ["pixel_values"], None),
     "pixels, labels": (VIT, (PIXELS, LABELS), ["pixel_values"], LABELS),
@@ -42,6 +66,19 @@ TAKEN = {
     "as many texts as tokens, labels": (BERT, (SQUARE, LABELS), ["input_ids"], LABELS),
     "ids, scores of as many classes as tokens": (BERT, (IDS, MULTI_HOT.float()), ["input_ids"], MULTI_HOT.float()),
     "ids, mask": (BERT, (IDS, MASK), ["input_ids", "attention_mask"], None),
+    "ids, mask of texts without padding, of other numbers than of classes": (
+        BERT,
+        (IDS, ONES),
+        ["input_ids", "attention_mask"],
+        None,
+    ),
+    "ids, mask without padding, as many tokens as classes, labels": (
+        BERT,
+        (SQUARE, ONES[:, :3], LABELS),
+        ["input_ids", "attention_mask"],
+        LABELS,
+    ),
+    "the like, nothing": (BERT, (SQUARE, ONES[:, :3], None), ["input_ids", "attention_mask"], None),
     "ids, bool mask, labels": (BERT, (IDS, MASK.bool(), LABELS), ["input_ids", "attention_mask"], LABELS),
     "padding on the left": (BERT, (*LEFT.values(), LABELS), ["input_ids", "attention_mask"], LABELS),
     "ids, mask, labels (B, 1)": (BERT, (IDS, MASK, LABELS[:, None]), ["input_ids", "attention_mask"], LABELS[:, None]),
@@ -85,7 +122,8 @@ TAKEN = {
 @pytest.mark.parametrize("form", [tuple, list])
 def test_what_is_certain_is_taken(form, model, batch, names, labels):
     batch = form(batch) if isinstance(batch, tuple) else batch
-    inputs, found = labelled_inputs(batch, model)
+    given = labelled_inputs(batch, model)
+    inputs, found = given.inputs, given.labels
     assert list(inputs) == names
     features, *others = batch if isinstance(batch, list | tuple) else [batch]
     features = features["input_ids"] if isinstance(features, dict) else features
@@ -112,6 +150,12 @@ REFUSED = {
         (IDS, MASK, LABELS, WEIGHTS),
         '"attention_mask": batch[1], "labels": batch[2]',
     ),
+    "ids, ones of as many classes as tokens": (BERT, (SQUARE, ONES[:, :3]), '"labels": batch[1]'),
+    "ids, zeros of as many classes as tokens": (BERT, (SQUARE, ZEROS[:, :3]), '"labels": batch[1]'),
+    "ids, mask, ones of as many classes": (BERT, (SQUARE, ONES[:, :3], ONES[:, :3]), "batch_inputs="),
+    "ids, ones of as many classes as an own head has": (OWN, (IDS, ONES), '"labels": batch[1]'),
+    "ids, zeros of as many classes as an own head has": (OWN, (IDS, ZEROS), '"labels": batch[1]'),
+    "ids, ones, of a model that does not say how many classes": (NoLayers(), (IDS, ONES), '"labels": batch[1]'),
     "ids, multi-hot of as many classes as tokens": (BERT, (IDS, MULTI_HOT), '"labels": batch[1]'),
     "ids, multi-hot, indices": (BERT, (IDS, MULTI_HOT, INDICES), "batch_inputs="),
     "ids, mask, multi-hot": (BERT, (IDS, MASK, MULTI_HOT), '"attention_mask": batch[1], "labels": batch[2]'),
@@ -144,16 +188,43 @@ def test_what_is_not_certain_is_refused_and_can_be_said(model, batch, example):
         assert seen in str(caught.value)
 
 
+class TextAndImage(nn.Module):
+    def forward(self, input_ids, pixel_values, inputs_embeds=None):
+        return pixel_values
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize(
+    ("name", "features"), [("pixel_values", torch.rand(2, 3, 8, 8)), ("inputs_embeds", torch.rand(2, 5, 4))]
+)
+def test_what_is_explained_of_several_is_what_is_counted_and_cut(name, features, order):
+    given = dict([("input_ids", IDS), (name, features)][::order])
+    batch = labelled_inputs((given, LABELS[:2]), TextAndImage())
+    explained = mapping_inputs(TextAndImage(), batch.inputs)
+    assert explained.features is batch.inputs[name]
+    assert len(batch) == len(explained) == 2
+    assert torch.equal(batch.rows([False, True]).inputs[name], features[1:])
+    assert batch.rows([False, True]).labels.tolist() == LABELS[1:2].tolist()
+    with pytest.raises(TypeError, match="batch_inputs=, a function"):
+        labelled_inputs((given, LABELS), TextAndImage())  # as many as there are ids
+
+
+def test_labelled_inputs_can_be_replaced_in_part():
+    given = LabelledInputs({"input_ids": IDS}, None)
+    assert replace(given, labels=LABELS).labels is LABELS
+    assert bool(given)
+
+
 def test_the_function_in_the_message_runs():
     batch = (IDS, MASK, LABELS, WEIGHTS)
     with pytest.raises(TypeError) as caught:
         labelled_inputs(batch, BERT)
     own = eval(re.search(r"lambda batch: \{.*\}", str(caught.value)).group())
-    inputs, labels = labelled_inputs(batch, BERT, own)
-    assert torch.equal(inputs["attention_mask"], MASK)
-    assert torch.equal(labels, LABELS)
+    given = labelled_inputs(batch, BERT, own)
+    assert torch.equal(given.inputs["attention_mask"], MASK)
+    assert torch.equal(given.labels, LABELS)
     with pytest.raises(
-        TypeError, match=r"batch_inputs made of a batch a tuple of 3 .* Let it return a mapping, such as"
+        TypeError, match=r"batch_inputs made of a batch a tuple of 3: .* Let it return a mapping, such as"
     ):
         labelled_inputs(batch, BERT, lambda batch: (batch[0], *batch[2:]))
 

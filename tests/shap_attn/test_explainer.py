@@ -270,12 +270,21 @@ def test_one_class_several_or_all(three_classes):
     names = three_classes.output_names
     everything = three_classes(TEXTS)
     assert everything.output_names == names == ["LABEL_0", "LABEL_1", "LABEL_2"]
-    for outputs, kept in (([2, 0], [2, 0]), (["LABEL_1"], [1]), ((0, "LABEL_2"), [0, 2]), ([-1], [2])):
+    of_numpy = (np.array([2, 0]), [2, 0]), ([np.int64(1)], [1]), (torch.tensor([0, 2]), [0, 2]), (np.array([-1]), [2])
+    by_name = (np.array(["LABEL_1", "LABEL_0"]), [1, 0]), (np.array(["LABEL_2", 0], dtype=object), [2, 0])
+    for outputs, kept in (
+        ([2, 0], [2, 0]),
+        (["LABEL_1"], [1]),
+        ((0, "LABEL_2"), [0, 2]),
+        ([-1], [2]),
+        *of_numpy,
+        *by_name,
+    ):
         explanation = three_classes(TEXTS, outputs=outputs)
         assert explanation.output_names == [names[index] for index in kept]
         for row, whole in zip(rows_of(explanation), rows_of(everything), strict=True):
             np.testing.assert_array_equal(row, whole[:, kept])
-    for outputs in (1, "LABEL_1", np.int64(1)):
+    for outputs in (1, "LABEL_1", np.int64(1), np.str_("LABEL_1"), np.array(1), torch.tensor(1), -2):
         single = three_classes(TEXTS, outputs=outputs)
         assert single.output_names == "LABEL_1"
         assert single.base_values.shape == (4,)
@@ -557,6 +566,12 @@ def test_what_it_cannot_explain(model_and_tokenizer, arguments, error, message):
         ({"sign": "both"}, ValueError, "sign must be"),
         ({"outputs": "neutral"}, ValueError, "no class has the name 'neutral', expected one of"),
         ({"outputs": [0.5]}, TypeError, "0.5 is no class"),
+        ({"outputs": np.array([0.5])}, TypeError, "0.5 is no class"),
+        ({"outputs": True}, TypeError, "outputs is True"),
+        ({"outputs": [0, True]}, TypeError, "True is no class"),
+        ({"outputs": np.array([False, True])}, TypeError, "False is no class"),
+        ({"outputs": np.array([])}, TypeError, "outputs is array"),
+        ({"readout": True}, ValueError, "readout must be"),
         ({"outputs": []}, TypeError, r"outputs is \[\], expected a class"),
         ({"output_names": "ab"}, ValueError, "output_names is 'ab', expected a list of names"),
         ({"output_names": {"a", "b"}}, ValueError, "expected a list of names"),

@@ -222,6 +222,34 @@ def test_other_files_are_refused():
         AttentionExplainer.load(other)
 
 
+HEADER = {"format": 2, "settings": {}, "model": None, "reads": None}
+FOREIGN = {
+    "nothing": ("{}", "another kind of file"),
+    "no JSON": ("explainer", "another kind of file"),
+    "no text": (b"\xff\xfe\x00", "another kind of file"),
+    "a list": ([2], "another kind of file"),
+    "no settings": ({"format": 2, "model": None, "reads": None}, "another kind of file"),
+    "settings of another kind": (HEADER | {"settings": [1]}, "another kind of file"),
+    "a reader of another kind": (HEADER | {"reads": "feature extractor"}, "another kind of file"),
+    "readers of another kind": (HEADER | {"reads": ["tokenizer"]}, "another kind of file"),
+    "a later version": (HEADER | {"format": 3}, "format 3, expected 2"),
+    "no version": (HEADER | {"format": {}}, "format {}, expected 2"),
+    "a module of transformers": (HEADER | {"model": "logging"}, "'logging', which is no model of transformers"),
+    "a function of transformers": (HEADER | {"model": "pipeline"}, "'pipeline', which is no model of transformers"),
+    "a class that is no model": (HEADER | {"model": "BertConfig"}, "'BertConfig', which is no model of transformers"),
+    "no class": (HEADER | {"model": "NoSuchModel"}, "'NoSuchModel', which is no model of transformers"),
+    "no name": (HEADER | {"model": 3}, "a model 3, which is no model of transformers"),
+}
+
+
+@pytest.mark.parametrize(("header", "message"), FOREIGN.values(), ids=FOREIGN)
+def test_archives_of_others_are_refused(header, message):
+    with zipfile.ZipFile(file := io.BytesIO(), "w") as archive:
+        archive.writestr("explainer.json", header if isinstance(header, str | bytes) else json.dumps(header))
+    with pytest.raises(ValueError, match=message):
+        AttentionExplainer.load(file)
+
+
 # SHAP's savers and loaders
 
 

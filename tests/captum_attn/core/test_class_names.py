@@ -25,7 +25,17 @@ def test_a_configuration_read_from_a_file_may_have_numbers_as_text():
 TWICE = SimpleNamespace(id2label={0: "yes", 1: "no", 2: "yes"})
 AT_ODDS = SimpleNamespace(id2label={0: "negative", 1: "positive"}, label2id={"positive": 0, "negative": 1})
 MANY = SimpleNamespace(id2label={number: f"class {number}" for number in range(1000)})
+SPARSE = SimpleNamespace(id2label={0: "a", 1: "b"}, label2id={"c": 7, "A": 0, "d": -1})
+FROM_ONE = SimpleNamespace(id2label={1: "a", 2: "b"})
 REFUSED = {
+    "a name of a number that has none": (
+        "c",
+        SPARSE,
+        2,
+        r"'c' is no class of the model's configuration. There are 'a'",
+    ),
+    "the like, of a negative number": ("D", SPARSE, None, r"'D' is no class .* There are 'a', 'b', 'A'$"),
+    "numbers that start at one": ("b", FROM_ONE, 2, r"'b' names the class 2 .* no output: there are 2, counted from 0"),
     "no names": ("a", None, None, "no configuration that names its classes"),
     "names of another output": (
         "O",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -9,9 +10,10 @@ import torch
 import transformers as hf
 from families import FAMILIES, batch, text_batch
 from models import left_untouched
+from torch import nn
 
 from captum_attn import RawAttention, ShapleyGradAttention
-from captum_attn.core.scores import output_scores
+from captum_attn.core.scores import output_scores, sign_of_hidden_states, warn_of_hidden_states
 
 SCORES = torch.randn(3, 5)
 LOSS, HIDDEN, ATTENTION = torch.tensor(0.7), torch.randn(3, 9, 32), torch.rand(3, 4, 9, 9)
@@ -57,20 +59,42 @@ REFUSED = {
     "logits of other rows": ({"logits": SCORES.T}, 3, ValueError, r"returned logits, a tensor of shape \(5, 3\)"),
     "one number": (SCORES.mean(), 3, ValueError, r"one number, a tensor of shape \(\).*no dimension of examples"),
     "one number of one example": (SCORES[0, 0], 1, ValueError, r"one number.*for a batch of 1.*squeeze"),
-    "predicted classes": (SCORES.argmax(-1), 3, TypeError, r"a int64 tensor of shape \(3,\), which has no gradient"),
-    "a loss alone": ((LOSS,), 3, TypeError, r"a tuple of \(\), which holds no tensor of scores"),
-    "features and scores": ((HIDDEN[:, 0], SCORES), 3, TypeError, r"tuple of \(3, 32\), \(3, 5\).*cannot be told"),
-    "attention first": ([ATTENTION, SCORES], 3, TypeError, r"list of \(3, 4, 9, 9\), \(3, 5\).*cannot be told"),
+    "predicted classes": (SCORES.argmax(-1), 3, TypeError, r"an int64 tensor of shape \(3,\), which has no gradient"),
+    "a loss alone": ((LOSS,), 3, TypeError, r"a tuple of 1: float32 \(\), which holds no tensor of scores"),
+    "features and scores": (
+        (HIDDEN[:, 0], SCORES),
+        3,
+        TypeError,
+        r"tuple of 2: float32 \(3, 32\), float32 \(3, 5\).*cannot be told",
+    ),
+    "attention first": (
+        [ATTENTION, SCORES],
+        3,
+        TypeError,
+        r"list of 2: float32 \(3, 4, 9, 9\), float32 \(3, 5\).*cannot be told",
+    ),
     "two maps": ((ATTENTION, ATTENTION), 3, TypeError, "cannot be told"),
-    "a tuple of other rows": ((LOSS, SCORES.T), 3, ValueError, r"tuple of \(\), \(5, 3\).*rows are not the examples"),
+    "a tuple of other rows": (
+        (LOSS, SCORES.T),
+        3,
+        ValueError,
+        r"tuple of 2: float32 \(\), float32 \(5, 3\).*rows are not the examples",
+    ),
     "another name": (
         {"probabilities": SCORES},
         3,
         TypeError,
-        r"dict of probabilities: \(3, 5\), in which there are no",
+        r"dict of probabilities: float32 \(3, 5\), in which there are no",
     ),
-    "no tensor": ("positive", 3, TypeError, "returned str, in which there are no scores"),
-    "hidden states": ({"last_hidden_state": HIDDEN}, 3, TypeError, r"last_hidden_state: \(3, 9, 32\): hidden states"),
+    "nothing": (None, 3, TypeError, "returned None, in which there are no scores"),
+    "an array": (SCORES.numpy(), 3, TypeError, r"returned an array of shape \(3, 5\), in which there are no scores"),
+    "no tensor": ("positive", 3, TypeError, r"returned 'positive' \(str\), in which there are no scores"),
+    "hidden states": (
+        {"last_hidden_state": HIDDEN},
+        3,
+        TypeError,
+        r"last_hidden_state: float32 \(3, 9, 32\): hidden states",
+    ),
 }
 
 
@@ -84,6 +108,50 @@ def test_hidden_states_do_for_attention_alone_if_their_rows_are_examples():
     assert output_scores({"last_hidden_state": HIDDEN}, 3, hidden_states=True) is HIDDEN
     with pytest.raises(ValueError, match=r"hidden states, a tensor of shape \(9, 3, 32\).*second dimension"):
         output_scores({"last_hidden_state": HIDDEN.transpose(0, 1)}, 3, hidden_states=True)
+
+
+class Pooled(nn.Module):
+    """A backbone that returns one state of each text, ``(pooled,)``, as a classifier does its scores."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.encoder = getattr(hf, kind)(FAMILIES[kind.removesuffix("Model").lower()].config()).eval()
+
+    def forward(self, input_ids, attention_mask=None):
+        return (self.encoder(input_ids, attention_mask=attention_mask).last_hidden_state[:, 0],)
+
+
+@pytest.mark.parametrize("kind", ["BertModel", "DistilBertModel", "GPT2Model"])
+def test_a_pooled_state_is_told_by_its_width(kind):
+    model = Pooled(kind)
+    scores = output_scores(model(**text_batch()), 3)
+    with pytest.warns(
+        UserWarning, match=r"shape \(3, 32\).*scores of 32 classes. But Pooled has hidden states"
+    ) as caught:
+        warn_of_hidden_states(model, scores)
+    assert caught[0].filename == __file__
+
+
+def test_scores_that_are_no_hidden_states_are_not_warned_of():
+    bert = FAMILIES["bert"].build()
+    as_many = hf.BertForSequenceClassification(
+        hf.BertConfig(**FAMILIES["bert"].config().to_dict() | {"num_labels": 32})
+    )
+    words = SimpleNamespace(model_type="own", hidden_size=32, vocab_size=32, num_labels=2)
+    language_model = nn.Identity()
+    language_model.config = words
+    pooled = Pooled("BertModel")
+    given = [
+        (bert, 3),
+        (as_many, 32),
+        (language_model, 32),
+        (lambda **inputs: pooled(**inputs)[0], 32),
+        (nn.Identity(), 32),
+    ]
+    assert [sign_of_hidden_states(*one) for one in given] == [None] * 5
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_hidden_states(pooled, torch.zeros(32))  # one score of each example
 
 
 FORMS = {
