@@ -175,7 +175,7 @@ def _inspected(
         run = understood(model, batch, seen)
         facts["explained"] = f"{run.layers} layers of {run.heads} heads, {run.length} tokens"
         causal = all(call.causal for call in run.calls)
-        facts["masks"] = "causal: no token attends to a later one" if causal else "not causal"
+        facts["masks"] = "causal: no token attends to a later one" if causal else "bidirectional"
         tokens = run.tokens(special_ids_of(tokenizer))
         facts |= _of_tokens(batch, tokens, tokenizer)
         targets = target_of_each(target, len(batch))

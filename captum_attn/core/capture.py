@@ -188,12 +188,13 @@ class AttentionCapture(AttentionIntercept):
                 call.observer = None
         return gradients[: len(states)]
 
-    def dependences(self, weights: Tensor, layers: Collection[int]) -> Tensor | None:
+    def dependences(self, weights: Tensor, layers: Collection[int], shut: Collection[int]) -> Tensor | None:
         """Which tokens the states of some tokens depend on by other ways than through attention.
 
         Args:
             weights: (B, N), of the states in each of the layers.
-            layers: numbers of calls.
+            layers: numbers of the calls whose queries' states they are.
+            shut: numbers of the calls that count as attention here.
 
         Returns:
             bool (B, N); None where the input does not come in as one vector for each token.
@@ -208,15 +209,18 @@ class AttentionCapture(AttentionIntercept):
             torch.randn(state.shape, generator=generator).to(state) * weights[:, None, :, None] for state in states
         ]
         whole = torch.stack([(state * sign).sum() for state, sign in zip(states, signs, strict=True)]).sum()
-        shut = [part for call in self.calls for part in (call, *getattr(call, "parts", ()))]
-        gate.closed = True
-        for call in shut:
+        if not whole.requires_grad:
+            return torch.zeros_like(weights, dtype=torch.bool)
+        closed = [call for call in self.calls if call.layer in shut]
+        gate.closed = sum(1 << call.layer for call in closed)
+        closed += [part for call in closed for part in getattr(call, "parts", ())]
+        for call in closed:
             call.observer, call.lowest = None, True
         try:
             gradients = torch.autograd.grad(whole, entrances, allow_unused=True, retain_graph=True)
         finally:
-            gate.closed = False
-            for call in shut:
+            gate.closed = 0
+            for call in closed:
                 call.lowest = False
         reached = [gradient.any(-1) for gradient in gradients if gradient is not None]
         return torch.stack(reached).any(0) if reached else torch.zeros_like(weights, dtype=torch.bool)
@@ -248,7 +252,7 @@ class AttentionCapture(AttentionIntercept):
             scale=1 / math.sqrt(query.shape[-1]) if kernel.scale is None else kernel.scale,
         )
         queries, keys = self.provenance.of(query).settled, self.provenance.of(key).settled
-        mixed = self.packed and self._mixes_examples(query.shape, True)  # else the kernel's own form says it
+        mixed = self._mixes_examples(query.shape, self.packed)
         call = FusedCall(number, self.owners.innermost(), queries, keys, mixed, attention)
         if self.provenance.gate is not None:
             call.state = query

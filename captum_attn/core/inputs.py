@@ -106,6 +106,8 @@ class ModelInputs:
             provenance: is told which tensors are the features, and which are other inputs that carry tokens or pixels.
         """
         features = constant(self.features)
+        if provenance is None and features.is_floating_point():
+            features = features.clone()  # which the model may change in place
         keywords = {name: constant(value) for name, value in self.keywords.items()}
         positional = tuple(map(constant, self.positional))
         if provenance is not None:

@@ -143,10 +143,13 @@ class Provenance:
 
     def _followed_without_graph(self, func: Callable[..., Any], given: tuple[Any, ...], result: Tensor) -> Tensor:
         """States that are looked up, and those that are computed without a graph below all attention."""
+        if getattr(func, "__name__", "").endswith("_like"):  # zeros and the like
+            return result
         inputs = self._selected_by(given) if self._integers and (func in _SELECTIONS or result.dim() == 3) else 0
         for part in _tensors(given):
             origin = self.of(part)
-            inputs |= self._loose.get(id(part), (None, 0))[1] | (0 if origin.calls else origin.inputs)
+            cut = not origin.calls and (not torch.is_grad_enabled() or func in _DETACHING)
+            inputs |= self._loose.get(id(part), (None, 0))[1] | (origin.inputs if cut else 0)
         if inputs and torch.is_grad_enabled() and func not in _DETACHING:
             return self._in_graph(result, Origin(inputs))
         if inputs:
@@ -180,6 +183,8 @@ class Provenance:
         self.declare(entered, origin)
         if self.gate is not None and origin.inputs & FEATURES:
             self.gate.entrances.append(entered)
+            entered = entered.clone()  # which the model may change in place
+            self.declare(entered, origin)
         return entered
 
     def _follow_integers(self, args: tuple[Any, ...], result: Tensor) -> None:
@@ -207,7 +212,7 @@ class Provenance:
             values = reduce(Origin.__or__, (factor.settled for factor in factors if not factor.softmax), NOWHERE)
             self.mixtures.append((mixing, values))
             through = reduce(Origin.__or__, (f.settled for f in factors)) if mixing & self.passing else NOWHERE
-            result = result if self.gate is None or mixing & self.passing else _Gated.apply(self.gate, result)
+            result = result if self.gate is None or mixing & self.passing else _Gated.apply(self.gate, mixing, result)
             self._declare_product(result, Origin(0, mixing & ~self.passing) | through)
             return result
         added, factors = ([], factors) if by_einsum else (factors[:-2], factors[-2:])
@@ -331,12 +336,12 @@ class Gate:
     """What lets one see how states depend on the input when nothing passes attention.
 
     Attributes:
-        closed: whether no gradient passes what attention mixed.
+        closed: the calls (bits) whose mixtures no gradient passes.
         entrances: where the explained features come in, (B, N, D) or pixels.
         products: of states, by number.
     """
 
-    closed: bool = False
+    closed: int = 0
     products: dict[int, Tensor] = field(default_factory=dict)
     entrances: list[Tensor] = field(default_factory=list)
 
@@ -345,13 +350,13 @@ class _Gated(torch.autograd.Function):
     """What attention mixed, in eager code."""
 
     @staticmethod
-    def forward(ctx: Any, gate: Gate, value: Tensor) -> Tensor:
-        ctx.gate = gate
+    def forward(ctx: Any, gate: Gate, mixing: int, value: Tensor) -> Tensor:
+        ctx.gate, ctx.mixing = gate, mixing
         return value.view_as(value)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor | None]:
-        return None, None if ctx.gate.closed else gradient
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, Tensor | None]:
+        return None, None, None if ctx.gate.closed & ctx.mixing else gradient
 
 
 class _Entrance(torch.autograd.Function):

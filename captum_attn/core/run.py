@@ -358,7 +358,9 @@ class ObservedForward:
         drawn = torch.rand(self.real.shape, generator=torch.Generator().manual_seed(0)).to(self.like) < 0.5
         half = drawn & self.real
         layers = [call.layer for call in self.calls]
-        of_last, of_all = (self._capture.dependences(half.to(self.like), some) for some in (layers[-1:], layers))
+        of_last, of_all = (
+            self._capture.dependences(half.to(self.like), some, layers) for some in (layers[-1:], layers)
+        )
         if of_last is None or of_all is None:
             return None
         if (of_last & ~half).any() and (half & ~of_last).any():
@@ -472,6 +474,8 @@ def observed_forward(
         ...     influence = run.influence(run.output[:, 1], variant="rectified")
     """
     first = gradients and scaled is None and model not in _looked_at
+    if not gradients and model not in _looked_at:
+        _look_at_first(model, inputs)
     with seen_forward(model, inputs, gradients, modules, outputs=outputs, scaled=scaled, dependences=first) as seen:
         run = understood(model, inputs, seen)
         if first and run.dependence() == "others":
@@ -484,6 +488,22 @@ def observed_forward(
         yield run
 
 
+class MovedTokensError(ValueError):
+    """The model puts tokens, or examples, in another order."""
+
+
+def _look_at_first(model: Callable[..., Any], inputs: ModelInputs) -> None:
+    """Look at the dependences in a pass of its own, for passes without gradients; raises if tokens were moved."""
+    try:
+        with seen_forward(model, inputs[:2], dependences=True) as seen:
+            understood(model, inputs[:2], seen)
+    except MovedTokensError:
+        raise
+    except (ValueError, RuntimeError, TypeError):
+        return  # the pass itself will say what is wrong, if that matters without gradients
+    _looked_at.add(model)
+
+
 def understood(model: Callable[..., Any], inputs: ModelInputs, seen: SeenForward) -> ObservedForward:
     """What a forward pass of the model means; raises what :func:`observed_forward` documents."""
     run = ObservedForward(seen, inputs)
@@ -492,7 +512,7 @@ def understood(model: Callable[..., Any], inputs: ModelInputs, seen: SeenForward
         _check_examples_first(model, inputs, run)
         _examples_first.add(model)
     if run.dependence() == "moved":
-        raise ValueError(
+        raise MovedTokensError(
             f"states of tokens in {type(run.model).__name__} do not depend on their own tokens, but on others: the "
             "model puts tokens, or examples, in another order, so that rows and columns of its attention are not the "
             f"input's in their order. Put them in that order outside of the model, and explain it from there. {LISTED}"

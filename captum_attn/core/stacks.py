@@ -15,7 +15,7 @@ from typing import Literal
 
 from captum_attn.core.capture import LISTED, SWITCH_CHECKPOINTS, AttentionCall, OddSoftmax
 from captum_attn.core.inputs import ModelInputs
-from captum_attn.core.origins import CONTENT, FEATURES, MOVED, bits
+from captum_attn.core.origins import CONTENT, FEATURES, MOVED, NOWHERE, bits
 
 Role = Literal["explained", "reads the tokens", "of a later stack", "of another input"]
 
@@ -66,6 +66,7 @@ def sort_calls(
     reading = [stack for stack in stacks if stack.inputs & FEATURES and stack.own]
     hidden = [call for call in calls if not call.differentiable]
     unknown = [call for call in calls if call.differentiable and not _inputs_of(call, calls, before)]
+    half_known = [call for call in calls if NOWHERE in (call.queries, call.keys)]
     if not reading and len(unknown) == len(calls):
         reading = [stack for stack in stacks if stack.own]  # if there is one, it can only read the input
     if not reading:
@@ -78,7 +79,7 @@ def sort_calls(
     _check_order(explained)
     stacks = [bottom, *(stack for stack in stacks if not stack.members & bottom.members)]
     _check_nothing_left_out(bottom, explained[0], stacks, before, odd, hidden)
-    _check_known([call for call in unknown if call not in explained], explained[0])
+    _check_known([call for call in (*unknown, *half_known) if call not in explained], explained[0])
     readers = [call for stack in stacks for call in stack.crossing if call.shape[3] == length and bottom.gives(call)]
     again = [stack for stack in reading if stack is not bottom and stack.inputs == bottom.inputs]
     shifted = [call for stack in again for call in stack.own if call.shape[3] == length]
@@ -185,13 +186,15 @@ def _inputs_of(call: AttentionCall, calls: Sequence[AttentionCall], before: Mapp
 
 def _check_known(unknown: Sequence[AttentionCall], layer: AttentionCall) -> None:
     """Raise ``ValueError`` for attention of as many tokens and examples that comes from none of the inputs."""
-    alike = [call.module for call in unknown if (call.shape[0], *call.shape[2:]) == (layer.shape[0], *layer.shape[2:])]
+    size = (layer.shape[0], *layer.shape[2:])
+    alike = dict.fromkeys(call.module for call in unknown if (call.shape[0], *call.shape[2:]) == size)
     if alike:
         raise ValueError(
             f"attention {', '.join(map(repr, alike))} has as many tokens as the explained input, and comes from none "
-            "of the inputs that were given: the model reads several inputs, one of them inside the function, or from "
-            "detached states or by NumPy, so that nothing says whether these are the explained tokens. Give the other "
-            f"input as an argument of the model, and leave states in the graph. {LISTED}"
+            "of the inputs that were given, or its queries or keys do: the model reads several inputs, one of them "
+            "inside the function, or has learned queries, detached states or a way through NumPy, so that nothing says "
+            "whether these are the explained tokens. Give the other input as an argument of the model, and leave "
+            f"states in the graph. {LISTED}"
         )
 
 

@@ -572,7 +572,7 @@ def test_facts_of_an_image(name, players, readout):
     assert facts["input"] == "pixel_values (3, 3, 12, 12)"
 
 
-def test_patches_without_a_convolution_are_said_to_be_unknown():
+def test_patches_whose_places_are_lost_are_said_to_be_unknown():
     class Linear(nn.Module):
         """Patches of 4 × 4 by a linear map."""
 
@@ -582,7 +582,7 @@ def test_patches_without_a_convolution_are_said_to_be_unknown():
 
         def forward(self, pixel_values):
             cut = pixel_values.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 1, 4, 5)
-            return self.inner(self.patches(cut.flatten(3).flatten(1, 2)))
+            return self.inner(self.patches(cut.flatten(3).flatten(1, 2).sort(-1).values))  # which loses their places
 
     model = Linear().eval()
     found = inspect(model, torch.rand(2, 3, 12, 12), 1)
@@ -640,7 +640,7 @@ def test_print_shows_the_verdict_facts_and_a_row_for_each_call():
         assert line.startswith(name)
         assert line.endswith(f"  {fact}")
     table = lines[3 + len(found.facts) :]
-    assert table[0].split() == ["#", "attention", "code", "shape", "role", "gradient"]
+    assert table[0].split() == ["#", "attention", "code", "shape", "role", "gradient", "off", "by"]
     assert [row.split()[:3] for row in table[1:]] == [
         [str(place), f"layers.{place}", code] for place, code in enumerate(LAYERS)
     ]

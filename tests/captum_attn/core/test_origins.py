@@ -92,10 +92,7 @@ STATES = {
 }
 
 
-_LIKE = pytest.mark.xfail(strict=True, reason="a tensor of the features' size counts as made of them")
-
-
-@pytest.mark.parametrize("way", [pytest.param(way, marks=_LIKE if way == "a constant" else ()) for way in STATES])
+@pytest.mark.parametrize("way", STATES)
 def test_states_come_from_the_inputs_that_autograd_leads_to(way):
     compute, inputs = STATES[way]
     with Following() as following:

@@ -140,9 +140,12 @@ def test_the_tokens_of_one_stack_are_the_inputs():
 @pytest.mark.parametrize("method", [ShapleyGradAttention, RawAttention])
 def test_a_decoder_of_unknown_tokens_is_counted_from_the_front(method):
     model = writer("bart")
-    explainer = method(lambda **source: model(**source, decoder_input_ids=written(9)).logits)
+    same = method(lambda **source: model(**source, decoder_input_ids=written(9)).logits)
+    with pytest.raises(ValueError, match="comes from none of the inputs that were given"):  # as long as the source
+        same.attribute(text_batch(), target=(8, 7))
+    explainer = method(lambda **source: model(**source, decoder_input_ids=written(10)).logits)
     result = explainer.attribute_tokens(text_batch(), target=(8, 7))  # padding in the source
-    expected = model(**text_batch(), decoder_input_ids=written(9)).logits[:, 8, 7]
+    expected = model(**text_batch(), decoder_input_ids=written(10)).logits[:, 8, 7]
     torch.testing.assert_close(result.scores, expected.detach())
     with left_untouched(model), pytest.raises(ValueError, match=r"target \(-1, 7\).*decoder.*count from the front"):
         explainer.attribute(text_batch(), target=(-1, 7))
