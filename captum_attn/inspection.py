@@ -18,7 +18,8 @@ from captum_attn._targets import (
     selected,
     target_of_each,
 )
-from captum_attn.core.capture import LISTED, SWITCH_CHECKPOINTS, AttentionCapture, EagerCall
+from captum_attn.core.calls import EagerCall
+from captum_attn.core.capture import LISTED, SWITCH_CHECKPOINTS, AttentionCapture
 from captum_attn.core.gradient_check import (
     LayerCheck,
     check_gradients_of_attention,
@@ -183,6 +184,7 @@ def _inspected(
         selection = no_selection(run.output) if unselected else select_target(run, targets)
         facts |= _of_scores(selection)
         facts["readout"] = _read(run, selection, tokens)
+        tokens.players  # noqa: B018  (raises where nothing says who plays)
     except (ValueError, RuntimeError, TypeError, IndexError) as error:
         return Inspection(_refused(error), False, _calls(seen.capture, None), facts)
     if unselected:
@@ -227,9 +229,8 @@ def _judged(
     except (ValueError, RuntimeError) as error:
         return Inspection(f"not checked: {error}", False, _calls(capture, run), facts)
     if elsewhere is not None:
-        facts["tokens mix"] = (
-            "by other ways, too, which are not seen" if elsewhere else "by the explained attention alone"
-        )
+        by_attention = f"by the explained attention {'and in the stacks behind it' if run.crosses_stacks else 'alone'}"
+        facts["tokens mix"] = "by other ways, too, which are not seen" if elsewhere else by_attention
     verdict = _verdict(checks)
     if mixed:
         verdict = "do not believe it: one example's attention changes another one's score; explain one at a time"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from captum_attn.controls.divergence import jensen_shannon
-from captum_attn.core.capture import AttentionCall
+from captum_attn.core.calls import AttentionCall
 from captum_attn.core.inputs import mapping_inputs
 from captum_attn.core.models import config_of
 from captum_attn.core.perturb import Replacement

@@ -128,6 +128,8 @@ class Provenance:
                 if isinstance(part, Tensor) and not part.is_floating_point():
                     self._follow_integers(given, part)
             return result
+        if self.gate is not None and result.dim() == 3 and result.grad_fn is not None:
+            self.gate.first.setdefault(result.shape[1], result)
         if func in _REORDERING:
             self._follow_order(func, args, kwargs, result)
         if not result.is_floating_point():
@@ -339,9 +341,11 @@ class Gate:
         closed: the calls (bits) whose mixtures no gradient passes.
         entrances: where the explained features come in, (B, N, D) or pixels.
         products: of states, by number.
+        first: the first states (B, N, D) that the input led to, by N.
     """
 
     closed: int = 0
+    first: dict[int, Tensor] = field(default_factory=dict)
     products: dict[int, Tensor] = field(default_factory=dict)
     entrances: list[Tensor] = field(default_factory=list)
 

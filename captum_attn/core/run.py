@@ -508,7 +508,8 @@ def understood(model: Callable[..., Any], inputs: ModelInputs, seen: SeenForward
     """What a forward pass of the model means; raises what :func:`observed_forward` documents."""
     run = ObservedForward(seen, inputs)
     seen.capture.provenance.forget()
-    if any(call.mixed for call in run.calls) and model not in _examples_first:
+    as_it_is = seen.capture.follows and not isinstance(seen.capture, ScaledAttentionCapture)
+    if as_it_is and any(call.mixed for call in run.calls) and model not in _examples_first:
         _check_examples_first(model, inputs, run)
         _examples_first.add(model)
     if run.dependence() == "moved":

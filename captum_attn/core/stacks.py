@@ -13,11 +13,12 @@ from functools import reduce
 from itertools import combinations
 from typing import Literal
 
-from captum_attn.core.capture import LISTED, SWITCH_CHECKPOINTS, AttentionCall, OddSoftmax
+from captum_attn.core.calls import AttentionCall, OddSoftmax
+from captum_attn.core.capture import LISTED, SWITCH_CHECKPOINTS
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.origins import CONTENT, FEATURES, MOVED, NOWHERE, bits
 
-Role = Literal["explained", "reads the tokens", "of a later stack", "of another input"]
+Role = Literal["explained", "reads the tokens", "reads the input again", "of a later stack", "of another input"]
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def sort_calls(
     explained = _relating_tokens(bottom.own)
     side_by_side = _check_one_chain(explained, before)
     length = check_square(explained, inputs)
-    _check_order(explained)
+    _check_order(explained, inputs)
     stacks = [bottom, *(stack for stack in stacks if not stack.members & bottom.members)]
     _check_nothing_left_out(bottom, explained[0], stacks, before, odd, hidden)
     _check_known([call for call in (*unknown, *half_known) if call not in explained], explained[0])
@@ -87,6 +88,7 @@ def sort_calls(
     for call in calls:
         later = bool(before[call.layer] & bottom.members)
         roles[call.layer] = "of a later stack" if later else "of another input"
+    roles |= {call.layer: "reads the input again" for call in shifted}
     roles |= {call.layer: "reads the tokens" for call in readers}
     roles |= {call.layer: "explained" for call in explained}
     return SortedCalls(explained, readers, shifted, side_by_side, roles)
@@ -205,10 +207,11 @@ def _joined(reading: list[_Stack]) -> list[_Stack]:
     return [_Stack(reading[0].inputs, calls)] if alone and len({stack.inputs for stack in reading}) == 1 else reading
 
 
-def _check_order(explained: Sequence[AttentionCall]) -> None:
-    """The model must keep the tokens in the order in which they are given."""
+def _check_order(explained: Sequence[AttentionCall], inputs: ModelInputs) -> None:
+    """The model must keep the tokens in the order in which they are given; patches, in any, which their trail knows."""
+    before = explained[0].queries.inputs & MOVED if inputs.modality == "pixels" else 0
     for call in explained:
-        if (call.queries.inputs | call.keys.inputs) & MOVED:
+        if (call.queries.inputs | call.keys.inputs) & MOVED & ~before:
             raise ValueError(
                 f"the model puts the tokens in another order before attention {call.module!r} (flipped, shifted, "
                 "sorted or indexed), so that its rows and columns are not the input's tokens in their order. Put "
@@ -251,7 +254,7 @@ def check_square(calls: Sequence[AttentionCall], inputs: ModelInputs) -> int:
                 f"attention {call.module!r} has shape {call.shape} (batch, heads, queries, keys), expected "
                 f"{expected}: without one token-by-token matrix in every layer (windowed, pooled or cross attention, "
                 "tokens that are dropped or added between layers, prefix keys, inputs that are not batch-first) tokens "
-                f"cannot be explained.{several} {LISTED}"
+                f"cannot be explained; captum.attr.IntegratedGradients needs no attention.{several} {LISTED}"
             )
     return length
 

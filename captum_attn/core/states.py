@@ -13,7 +13,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from captum_attn.core.capture import AttentionCall, AttentionCapture
+from captum_attn.core.calls import AttentionCall
+from captum_attn.core.capture import AttentionCapture
 
 
 @dataclass(frozen=True)

@@ -586,11 +586,13 @@ def test_patches_whose_places_are_lost_are_said_to_be_unknown():
 
     model = Linear().eval()
     found = inspect(model, torch.rand(2, 3, 12, 12), 1)
-    assert found.trusted
+    assert not found.trusted  # as an explanation would be
+    assert found.verdict.startswith("refused: nothing says which of the model's 9 tokens are patches")
     assert found.facts["patches"].startswith("none that could be found: ")
     assert found.facts["players"] == "unknown: give players="
     given = inspect(model, torch.rand(2, 3, 12, 12), 1, players=torch.ones(2, 9, dtype=torch.bool))
     assert given.facts["players"] == "all tokens"
+    assert given.trusted
 
 
 def test_players_that_are_given_are_shown():

@@ -9,7 +9,7 @@ import torch
 from families import FAMILIES
 from torch import nn
 
-from captum_attn import TTCAV
+from captum_attn import TTCAV, RawAttention
 from captum_attn.concepts.activations import StateStore
 from captum_attn.concepts.layers import find_layers
 from captum_attn.core import mapping_inputs
@@ -33,6 +33,7 @@ class Counted:
         torch.manual_seed(seed)
         nn.init.normal_(self.model.classifier.weight)
         nn.init.normal_(self.model.vit.layers[0].attention.q_proj.weight, std=0.2)
+        RawAttention(self.model).attribute(INPUTS[:1])  # the first time, a model is looked at
         self.seen = 0
         self.model.register_forward_pre_hook(self.count, with_kwargs=True)
 
