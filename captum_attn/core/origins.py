@@ -356,7 +356,7 @@ class _Gated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Gate, mixing: int, value: Tensor) -> Tensor:
         ctx.gate, ctx.mixing = gate, mixing
-        return value.view_as(value)
+        return value.clone()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, Tensor | None]:
