@@ -224,8 +224,8 @@ def _judged(
         top = run.calls[-1]
         run.find_reached(selection.scores, [top.layer])
         elsewhere = tokens_mix_elsewhere(model, batch, run, top.reached, tokens.playing, select)
-        if run.dependence() is not None:
-            elsewhere = run.dependence() == "others" or bool(elsewhere)
+        if run.dependence is not None:
+            elsewhere = run.dependence == "others" or bool(elsewhere)
     except (ValueError, RuntimeError) as error:
         return Inspection(f"not checked: {error}", False, _calls(capture, run), facts)
     if elsewhere is not None:

@@ -18,9 +18,8 @@ from captum_attn.controls.reading import LayerAttention, Reader, Reading, chosen
 from captum_attn.controls.results import ControlResult
 from captum_attn.controls.search import Found, Settings, farthest_attention, mean_divergence
 from captum_attn.controls.seeds import SeedVariance
-from captum_attn.core.indices import listed_indices
+from captum_attn.core.indices import listed_indices, resolve_indices
 from captum_attn.core.patches import Grid
-from captum_attn.core.run import resolve_indices
 from captum_attn.metrics.data import Data
 
 if TYPE_CHECKING:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -60,3 +61,15 @@ def listed_indices(name: str, given: Any) -> list[int] | None:
         return [as_index(given)] if is_index(given) else [as_index(index) for index in given]
     except TypeError:
         raise TypeError(f"{name} must be an index, a sequence of indices or None for all, got {given!r}") from None
+
+
+def resolve_indices(name: str, indices: Sequence[int] | None, count: int) -> list[int]:
+    """Ascending indices in ``range(count)``; ``IndexError`` for one that is out of range, ``ValueError`` for none."""
+    if indices is None:
+        return list(range(count))
+    if not indices:
+        raise ValueError(f"{name} is empty: expected indices below {count}, or None for all")
+    outside = [index for index in indices if not -count <= index < count]
+    if outside:
+        raise IndexError(f"{name} {outside} out of range: the model has {count}, so expected {-count}..{count - 1}")
+    return sorted({index % count for index in indices})

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.checkpoint import CheckpointError
 
 from captum_attn.core.capture import INDEPENDENT, LISTED, SWITCH_CHECKPOINTS, AttentionCapture, ScaledAttentionCapture
+from captum_attn.core.indices import resolve_indices
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.models import (
     check_differentiable,
@@ -346,6 +347,7 @@ class ObservedForward:
         shifts = ((self.sorted.readers, 0), (self.sorted.shifted, 1))
         return {number: shift for calls, shift in shifts for call in calls for number in call.numbers}
 
+    @cached_property
     def dependence(self) -> Literal["own", "others", "moved"] | None:
         """Which tokens the states of tokens depend on by other ways than the explained attention.
 
@@ -355,6 +357,8 @@ class ObservedForward:
         Returns:
             None if the pass was not made for this, or the input does not come in as one vector for each token.
         """
+        if self._capture.provenance.gate is None:
+            return None
         drawn = torch.rand(self.real.shape, generator=torch.Generator().manual_seed(0)).to(self.like) < 0.5
         half = drawn & self.real
         layers = [call.layer for call in self.calls]
@@ -478,7 +482,7 @@ def observed_forward(
         _look_at_first(model, inputs)
     with seen_forward(model, inputs, gradients, modules, outputs=outputs, scaled=scaled, dependences=first) as seen:
         run = understood(model, inputs, seen)
-        if first and run.dependence() == "others":
+        if first and run.dependence == "others":
             warn_user(
                 f"states of tokens in {type(run.model).__name__} depend on other tokens by other ways than the "
                 "explained attention (convolution, recurrence, attention that cannot be seen), which no map shows. "
@@ -512,7 +516,7 @@ def understood(model: Callable[..., Any], inputs: ModelInputs, seen: SeenForward
     if as_it_is and any(call.mixed for call in run.calls) and model not in _examples_first:
         _check_examples_first(model, inputs, run)
         _examples_first.add(model)
-    if run.dependence() == "moved":
+    if run.dependence == "moved":
         raise MovedTokensError(
             f"states of tokens in {type(run.model).__name__} do not depend on their own tokens, but on others: the "
             "model puts tokens, or examples, in another order, so that rows and columns of its attention are not the "
@@ -630,18 +634,6 @@ def _no_attention(capture: AttentionCapture, output: Tensor) -> str:
         "Nor could the way from the input to the output be followed: a model whose attention runs in a custom kernel "
         f"must be switched to one of these, and one that runs under torch.no_grad() or in NumPy must not. {LISTED}"
     )
-
-
-def resolve_indices(name: str, indices: Sequence[int] | None, count: int) -> list[int]:
-    """Ascending indices in ``range(count)``; ``IndexError`` for one that is out of range, ``ValueError`` for none."""
-    if indices is None:
-        return list(range(count))
-    if not indices:
-        raise ValueError(f"{name} is empty: expected indices below {count}, or None for all")
-    outside = [index for index in indices if not -count <= index < count]
-    if outside:
-        raise IndexError(f"{name} {outside} out of range: the model has {count}, so expected {-count}..{count - 1}")
-    return sorted({index % count for index in indices})
 
 
 def plain_output(model: Callable[..., Any], inputs: ModelInputs, *, hidden_states: bool = False) -> Tensor:
