@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from captum_attn._captum import select_targets
 from captum_attn.core.class_names import class_number
 from captum_attn.core.indices import as_index
 from captum_attn.core.models import config_of
@@ -121,7 +120,10 @@ def selected(output: Tensor, targets: Tensor) -> Tensor:
         >>> selected(torch.tensor([[0.0, 1.0], [2.0, 3.0]]), torch.tensor([[1], [0]]))
         tensor([1., 2.])
     """
-    return output if output.dim() == 1 else select_targets(output, as_tuples(targets))
+    if output.dim() == 1:
+        return output
+    indices = targets.to(output.device)
+    return output[(torch.arange(len(output), device=output.device), *indices.unbind(1))]
 
 
 def as_tuples(targets: Tensor) -> list[tuple[Index, ...]]:

@@ -123,6 +123,13 @@ class ModelInputs:
         return provenance.enter(value, OTHER) if _brings_tokens(name, value, len(self)) else value
 
 
+def forward_args(given: Any) -> tuple[Any, ...]:
+    """``additional_forward_args`` as a tuple: of several, of one, of none."""
+    if given is None:
+        return ()
+    return given if isinstance(given, tuple) else (given,)
+
+
 def tensor_inputs(
     model: Callable[..., Any], features: Tensor, companions: Sequence[Any] = (), names: Sequence[str] | None = None
 ) -> ModelInputs:

@@ -11,11 +11,11 @@ from typing import Any, TypedDict, TypeVar
 from captum.attr import Attribution
 from captum.log import log_usage
 from torch import Tensor
+from tqdm.auto import tqdm
 
-from captum_attn._captum import forward_args, progress
 from captum_attn._targets import Index, Selection, Target, no_selection, select_target, target_of_each
 from captum_attn.core.indices import listed_indices
-from captum_attn.core.inputs import ModelInputs, mapping_inputs, tensor_inputs
+from captum_attn.core.inputs import ModelInputs, forward_args, mapping_inputs, tensor_inputs
 from captum_attn.core.models import check_model, unwrapped
 from captum_attn.core.observers import LayerObserver
 from captum_attn.core.patches import Grid
@@ -311,7 +311,7 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
         if not choose and not chosen:
             raise ValueError("there are no targets: expected at least one")
         if show_progress:
-            parts = progress(parts, desc=f"{self.get_name()} attribution")
+            parts = tqdm(parts, desc=f"{self.get_name()} attribution")
         solved = [explain(batch[part], choose or [rows and rows[part] for rows in chosen]) for part in parts]
         return [list(results) for results in zip(*solved, strict=True)]
 
