@@ -4,7 +4,10 @@ The public names are imported when first used, so that ``captum_attn.core`` can 
 """
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
+
+from captum_attn._moved import find_moved_modules
 
 if TYPE_CHECKING:
     from captum_attn.comparison import compare
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from captum_attn.methods.rollout import AttentionRollout, GradientAttentionRollout
     from captum_attn.methods.shapley import AttentionShapley, ShapleyAttention, ShapleyGradAttention
     from captum_attn.token_attributions import TokenAttributions
+
+    __version__: str
 
 __all__ = [
     "TTCAV",
@@ -68,11 +73,16 @@ _HOMES = {
 }
 
 
+find_moved_modules()
+
+
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("captum-attn")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return [*__all__, "__version__"]

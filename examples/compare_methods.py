@@ -38,8 +38,7 @@ from captum_attn import (
     ShapleyGradAttention,
     compare,
 )
-from captum_attn.metrics import MaskedModel
-from captum_attn.metrics.baselines import captum_baselines
+from captum_attn.bench import MaskedModel, captum_baselines
 from shap_attn.baselines import PartitionBaseline
 
 LIMITS = {"text": 32, "digits": 32}

@@ -36,12 +36,16 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 from transformers.utils.logging import disable_progress_bar
 
 from captum_attn import GradSAM, MaskTunnel, ShapleyAttention, ShapleyGradAttention
-from captum_attn.core.estimators import ShapleyEstimate, kernel_shapley, permutation_shapley
-from captum_attn.core.games import coalition_values, shapley_values
-from captum_attn.metrics import Evaluation, MaskedModel, evaluate
-from captum_attn.metrics.baselines import captum_baselines
-from captum_attn.metrics.functional import PERCENTAGES
-from captum_attn.metrics.methods import Scorer
+from captum_attn.bench import MaskedModel, Scorer, captum_baselines
+from captum_attn.functional import (
+    PERCENTAGES,
+    ShapleyEstimate,
+    coalition_values,
+    kernel_shapley,
+    permutation_shapley,
+    shapley_values,
+)
+from captum_attn.metrics import Evaluation, evaluate
 from shap_attn.baselines import ExactBaseline, PartitionBaseline
 
 TEXT_SETS = {

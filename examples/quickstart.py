@@ -37,7 +37,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATIO
 from transformers.utils.logging import disable_progress_bar
 
 from captum_attn import ShapleyGradAttention, TokenAttributions
-from captum_attn.core.games import GAMES
+from captum_attn.functional import GAMES
 from captum_attn.visualization import colours, plot_patches, plot_tokens, tokens_html
 
 SENTENCE = "It is slow and a little too long, yet it is one of the most beautiful films of the year."

@@ -6,3 +6,7 @@ from lightning_callbacks.attribution_writer import AttributionWriter
 from lightning_callbacks.monitor import ExplanationMonitor
 
 __all__ = ["AttributionModule", "AttributionWriter", "ExplanationMonitor", "read_attributions"]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -10,14 +10,20 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from captum_attn import OnePassAttribution, TokenAttributions
+from captum_attn.bench import (
+    RANDOM,
+    Intervention,
+    MaskedModel,
+    PerturbedInputs,
+    WholeInputs,
+    random_scores,
+    token_scores,
+)
 from captum_attn.core.feature_names import FEATURE_NAMES
 from captum_attn.core.inputs import ModelInputs
-from captum_attn.metrics import Comprehensiveness, MaskedModel, Sufficiency
+from captum_attn.functional import PERCENTAGES, top_and_rest
+from captum_attn.metrics import Comprehensiveness, Sufficiency
 from captum_attn.metrics.findings import F1, F1_PERCENTAGE, f1_of_classes
-from captum_attn.metrics.functional import PERCENTAGES
-from captum_attn.metrics.masked_model import Intervention, WholeInputs
-from captum_attn.metrics.methods import RANDOM, random_scores, token_scores
-from captum_attn.metrics.perturbed_inputs import PerturbedInputs, top_and_rest
 
 SHARES = PERCENTAGES["eraser"]
 DROPS = {"comprehensiveness": Comprehensiveness, "sufficiency": Sufficiency}

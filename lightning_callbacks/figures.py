@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from captum_attn.concepts.significance import SIGNIFICANT
+from captum_attn.bench import RANDOM
 from captum_attn.core.class_names import class_names
 from captum_attn.core.inputs import ModelInputs
-from captum_attn.metrics.methods import RANDOM
+from captum_attn.functional import SIGNIFICANT
 from captum_attn.visualization import as_written, diverging_colours, draw_patches, shown_pixels
 from lightning_callbacks.probing import ExplainedExample
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from captum_attn.concepts.significance import SIGNIFICANT
+from captum_attn.functional import SIGNIFICANT
 from lightning_callbacks.probing import ExplainedExample
 
 if TYPE_CHECKING:

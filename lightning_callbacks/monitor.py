@@ -17,13 +17,13 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from captum_attn import ShapleyGradAttention
+from captum_attn.bench import INTERVENTIONS, Intervention
 from captum_attn.concepts import ConceptScores
 from captum_attn.concepts.activations import ConceptStates
 from captum_attn.concepts.experimental_sets import ExperimentalSets
 from captum_attn.concepts.ttcav import warn_of_weak_tests
 from captum_attn.core.perturb import Replacement
 from captum_attn.core.user_warnings import warn_user
-from captum_attn.metrics.masked_model import INTERVENTIONS, Intervention
 from lightning_callbacks.agreement import FailedTogetherError, together
 from lightning_callbacks.batches import BatchInputs
 from lightning_callbacks.concept_probe import ConceptProbe
@@ -96,7 +96,7 @@ class ExplanationMonitor(Callback):
             token types behind the mask or not. Of (pixels, labels, indices), say,
             ``lambda batch: {"pixel_values": batch[0], "labels": batch[1]}``.
         intervention: how faithfulness takes tokens away: ``"replacement"`` or ``"knockout"``.
-        replacement: what replaces a token; as in :class:`captum_attn.metrics.MaskedModel`.
+        replacement: what replaces a token; as in :class:`captum_attn.bench.MaskedModel`.
         concept_options: other arguments of :class:`captum_attn.TTCAV`, such as ``{"n_cavs": 20}``.
         autocast: run the model in the trainer's precision, such as ``bf16-mixed``; by default in that of its weights.
         figures: whether to draw figures.

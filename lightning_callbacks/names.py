@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from captum_attn.metrics.methods import RANDOM
+from captum_attn.bench import RANDOM
 
 CONCEPT_COLUMNS = {"tcav": "score", "tcav_effect": "effect", "tcav_p": "p_holm"}
 """Groups of metrics on concepts, and the columns of :meth:`captum_attn.concepts.ConceptScores.table` that they hold."""

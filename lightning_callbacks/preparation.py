@@ -12,12 +12,11 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from captum_attn.bench import Intervention, MaskedModel
 from captum_attn.concepts.experimental_sets import ExperimentalSets
 from captum_attn.core.perturb import Replacement
 from captum_attn.core.run import plain_output
 from captum_attn.core.tokens import special_ids_of
-from captum_attn.metrics import MaskedModel
-from captum_attn.metrics.masked_model import Intervention
 from lightning_callbacks.batches import BatchInputs
 from lightning_callbacks.concept_probe import ConceptProbe
 from lightning_callbacks.faithfulness_probe import FaithfulnessProbe

@@ -14,12 +14,11 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
-from captum_attn.concepts.reading import Reader
+from captum_attn.bench import Reader, checked_labels
 from captum_attn.core.hashing import add_to_hash
 from captum_attn.core.inputs import ModelInputs, mapping_inputs
 from captum_attn.core.models import config_of, device_of
 from captum_attn.core.user_warnings import warn_user
-from captum_attn.metrics.evaluation import checked_labels
 from lightning_callbacks.batches import LABEL_NAMES, BatchInputs, labelled_inputs
 from lightning_callbacks.companions import is_padding_mask
 

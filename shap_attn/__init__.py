@@ -8,3 +8,7 @@ from shap_attn.plots import relabel
 from shap_attn.pooling import pool
 
 __all__ = ["AttentionExplainer", "AttentionText", "explanation_from_frame", "plots", "pool", "relabel"]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -15,9 +15,8 @@ import torch
 from shap.maskers._text import partition_tree
 from torch import Tensor
 
-from captum_attn.core.estimators import CharacteristicFunction
-from captum_attn.metrics.baselines import CoalitionBaseline
-from captum_attn.metrics.masked_model import MaskedModel
+from captum_attn.bench import CoalitionBaseline, MaskedModel
+from captum_attn.functional import CharacteristicFunction
 
 Array = npt.NDArray[Any]
 _MOST_EXACT = 15

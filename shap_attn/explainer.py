@@ -19,9 +19,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from captum_attn import ShapleyGradAttention, TokenAttributions
-from captum_attn.core.games import Game
 from captum_attn.core.patches import Grid
 from captum_attn.core.readout import Readout
+from captum_attn.functional import Game
 from captum_attn.methods.shapley import CustomGame, Estimator
 from shap_attn import saving
 from shap_attn.images import ImageReader

@@ -4,3 +4,7 @@ from captum_attn.comparison.comparison import compare
 from captum_attn.comparison.results import Comparison
 
 __all__ = ["Comparison", "compare"]
+
+
+def __dir__() -> list[str]:
+    return __all__

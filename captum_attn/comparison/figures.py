@@ -10,9 +10,9 @@ import pandas as pd
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
+from captum_attn.bench import RANDOM
 from captum_attn.comparison.inputs import ComparedInput, Picture
 from captum_attn.comparison.wording import short
-from captum_attn.metrics.methods import RANDOM
 from captum_attn.visualization import as_written, diverging_colours, draw_patches, shown_pixels
 
 if TYPE_CHECKING:

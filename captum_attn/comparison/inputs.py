@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from captum_attn.bench import RANDOM, Method, WholeInputs, random_scores, token_scores
 from captum_attn.core.patches import PatchGrid, known_grid
-from captum_attn.metrics.masked_model import WholeInputs
-from captum_attn.metrics.methods import RANDOM, Method, random_scores, token_scores
 from captum_attn.metrics.perturbed_batch import PerturbedBatch
 
 

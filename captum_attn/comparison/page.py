@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from captum_attn.comparison.agreement import METRICS
+from captum_attn.bench import INTERVENTIONS, RANDOM
 from captum_attn.comparison.figures import AGREES, OPPOSES, clustered
 from captum_attn.comparison.inputs import ComparedInput, Picture
 from captum_attn.comparison.wording import number, percent, short
 from captum_attn.core.patches import under_patches
-from captum_attn.metrics.masked_model import INTERVENTIONS
-from captum_attn.metrics.methods import RANDOM
+from captum_attn.functional import RANKING_METRICS
 from captum_attn.visualization import diverging_colours, shown_pixels, tokens_html
 
 if TYPE_CHECKING:
@@ -138,7 +137,7 @@ def _stability(comparison: Comparison) -> str:
                 f"{number(own.shared_words.iloc[0], 1)} words of these are in the paraphrase, too, and are ranked.</p>"
             )
         if measured.method.ne(RANDOM).any():
-            parts.append(_rows(measured, ["method", *METRICS, "expected_by_chance", "n"]))
+            parts.append(_rows(measured, ["method", *RANKING_METRICS, "expected_by_chance", "n"]))
         for note, of_note in others.groupby("note", sort=False):
             names = ", ".join(of_note.method) if len(of_note) < len(own) - 1 else "any method"
             parts.append(f"<p class='note'>Not measured for {escape(names)}: {escape(note)}.</p>")

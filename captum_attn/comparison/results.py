@@ -14,12 +14,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from captum_attn.comparison.agreement import METRICS, Agreement, agreement, mean_over_inputs
+from captum_attn.bench import RANDOM
 from captum_attn.comparison.cautions import Evidence, words_of_caution
 from captum_attn.comparison.inputs import ComparedInput
 from captum_attn.comparison.stability import Paraphrased, agreement_of_reruns
+from captum_attn.functional import RANKING_METRICS, Agreement, agreement, mean_over_inputs
 from captum_attn.metrics.findings import F1_PERCENTAGE
-from captum_attn.metrics.methods import RANDOM
 from captum_attn.metrics.results import Evaluation
 
 if TYPE_CHECKING:
@@ -119,9 +119,9 @@ class Comparison:
         Raises:
             ValueError: another metric.
         """
-        if metric not in METRICS:
-            raise ValueError(f"unknown metric {metric!r}: expected {', '.join(map(repr, METRICS))}")
-        means = mean_over_inputs(self._values[:, METRICS.index(metric)]).mean.fill_diagonal_(1)
+        if metric not in RANKING_METRICS:
+            raise ValueError(f"unknown metric {metric!r}: expected {', '.join(map(repr, RANKING_METRICS))}")
+        means = mean_over_inputs(self._values[:, RANKING_METRICS.index(metric)]).mean.fill_diagonal_(1)
         return pd.DataFrame(means.numpy(), index=self.methods, columns=self.methods)
 
     def stability(self) -> pd.DataFrame:
@@ -144,7 +144,11 @@ class Comparison:
                 ("reruns", *self._under_reruns(method)),
                 ("paraphrases", *self._under_paraphrases(method)),
             ):
-                values = torch.stack([one.values for one in found]) if found else torch.empty(0, len(METRICS)).double()
+                values = (
+                    torch.stack([one.values for one in found])
+                    if found
+                    else torch.empty(0, len(RANKING_METRICS)).double()
+                )
                 expected = torch.tensor([one.expected_by_chance for one in found]).double()
                 means = _means(values, expected)
                 if found and not means["n"]:
@@ -224,7 +228,7 @@ class Comparison:
     def by_agreement(self) -> list[int]:
         """The numbers of the inputs on which methods can be compared, by their mean τ there: from the least up."""
         own = [place for place, method in enumerate(self.methods) if method != RANDOM]
-        tau = self._values[:, METRICS.index("kendall_tau")][:, own][:, :, own]
+        tau = self._values[:, RANKING_METRICS.index("kendall_tau")][:, own][:, :, own]
         first, second = torch.triu_indices(len(own), len(own), offset=1)
         of_each = tau[:, first, second].nanmean(-1)
         return [row for row in of_each.argsort(stable=True).tolist() if of_each[row].isfinite()]
@@ -302,10 +306,10 @@ class Comparison:
 
 
 def _means(values: Tensor, expected: Tensor) -> dict[str, Any]:
-    """The columns that tables of agreement share, of METRICS (E, 4) and of what chance expects of each input, (E,)."""
+    """The columns that tables of agreement share, of metrics (E, 4) and of what chance expects of each input, (E,)."""
     found = mean_over_inputs(values)
-    means = dict(zip(METRICS, found.mean.tolist(), strict=True))
-    tau, count = METRICS.index("kendall_tau"), int(found.n[METRICS.index("kendall_tau")])
+    means = dict(zip(RANKING_METRICS, found.mean.tolist(), strict=True))
+    tau, count = RANKING_METRICS.index("kendall_tau"), int(found.n[RANKING_METRICS.index("kendall_tau")])
     return {
         "kendall_tau": means["kendall_tau"],
         "standard_error": float(found.standard_error[tau]),

@@ -11,21 +11,18 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from captum_attn.comparison.agreement import METRICS, Agreement, agreement
+from captum_attn.bench import RANDOM, MaskedModel, Method, batches, examples_of, random_scores, token_scores
 from captum_attn.comparison.inputs import ComparedInput, described
 from captum_attn.comparison.words import Words, shared, words_of
 from captum_attn.core.encoding import length_limit
-from captum_attn.metrics.data import examples_of
-from captum_attn.metrics.evaluation import batches
-from captum_attn.metrics.masked_model import MaskedModel
-from captum_attn.metrics.methods import RANDOM, Method, random_scores, token_scores
+from captum_attn.functional import RANKING_METRICS, Agreement, agreement
 
 
 def agreement_of_reruns(copies: Tensor, top_k: int | float) -> Agreement:
     """How far R ≥ 2 copies of a method agree on one input: the mean over pairs of their scores (R, n).
 
     Returns:
-        The METRICS, (4,), and what chance expects; NaN where undefined.
+        The RANKING_METRICS, (4,), and what chance expects; NaN where undefined.
     """
     found = agreement(copies, top_k)
     first, second = torch.triu_indices(len(copies), len(copies), offset=1)
@@ -40,7 +37,7 @@ class Paraphrased:
         same_prediction: whether the predicted class is the same. Where it is not, explanations are of two answers, and
             agreement is NaN.
         shared_words: how many words both share, in order.
-        agreement: by method, of the scores of these words: the METRICS (4,), and what chance expects.
+        agreement: by method, of the scores of these words: the RANKING_METRICS (4,), and what chance expects.
     """
 
     same_prediction: bool
@@ -107,4 +104,4 @@ def on_shared_words(
     return Paraphrased(same, len(places[0]), agreements)
 
 
-UNDEFINED = Agreement(torch.full((len(METRICS),), torch.nan, dtype=torch.double), math.nan)
+UNDEFINED = Agreement(torch.full((len(RANKING_METRICS),), torch.nan, dtype=torch.double), math.nan)

@@ -1,7 +1,7 @@
 """T-TCAV: which concepts move a prediction, where in the input, and how sure that is."""
 
+from captum_attn.bench import UnreadableError
 from captum_attn.concepts.cavs import CAVEstimator, CAVs, DiscriminantCAVs, LogisticCAVs, pattern_cavs
-from captum_attn.concepts.reading import UnreadableError
 from captum_attn.concepts.results import ConceptScores, agreement
 from captum_attn.concepts.sensitivity_maps import SensitivityMaps
 from captum_attn.concepts.ttcav import TTCAV
@@ -18,3 +18,7 @@ __all__ = [
     "agreement",
     "pattern_cavs",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

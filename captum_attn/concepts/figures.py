@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from captum_attn.concepts.significance import SIGNIFICANT
 from captum_attn.core.patches import Grid, known_grid
+from captum_attn.functional import SIGNIFICANT
 from captum_attn.visualization import as_written, diverging_colours, draw_patches, shown_pixels
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from captum_attn.concepts.layers import Layer, layer_labels
 from captum_attn.concepts.scoring import LayerScores
-from captum_attn.concepts.significance import SIGNIFICANT, holm
+from captum_attn.functional import SIGNIFICANT, holm
 
 if TYPE_CHECKING:
     import pandas as pd

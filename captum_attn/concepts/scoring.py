@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from captum_attn.concepts.cavs import CAVEstimator, CAVs
-from captum_attn.concepts.significance import direction_p_value, t_test_p_values
 from captum_attn.concepts.token_states import TokenStates, draw_negatives, held_out_examples
 from captum_attn.core.perturb import seeded
+from captum_attn.functional import direction_p_value, t_test_p_values
 
 HELD_OUT = 0.2
 """The share of a concept's examples on which the accuracy of its vectors is measured."""

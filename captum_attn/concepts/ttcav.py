@@ -18,15 +18,14 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from captum_attn._targets import Target, select_target, target_of_each
+from captum_attn.bench import OnError, Reader
 from captum_attn.concepts.activations import ConceptStates, Scope, StateStore, tokens_in_scope
 from captum_attn.concepts.cavs import ESTIMATORS, CAVEstimator, EstimatorName
 from captum_attn.concepts.experimental_sets import ExperimentalSets, check_enough, concept_sets
 from captum_attn.concepts.layers import Layer, find_layers, layers_as_listed
-from captum_attn.concepts.reading import OnError, Reader
 from captum_attn.concepts.results import ConceptScores, SetScores
 from captum_attn.concepts.scoring import score_layer
 from captum_attn.concepts.sensitivity_maps import SensitivityMaps, token_sensitivity
-from captum_attn.concepts.significance import SIGNIFICANT, examples_p_values
 from captum_attn.concepts.token_states import TokenStates, draw_negatives, joined
 from captum_attn.core.class_names import class_names
 from captum_attn.core.inputs import ModelInputs, forward_args
@@ -35,6 +34,7 @@ from captum_attn.core.perturb import seeded
 from captum_attn.core.run import ObservedForward, ReadoutGradients, observed_forward
 from captum_attn.core.tokens import Tokens, special_ids_of
 from captum_attn.core.user_warnings import warn_user
+from captum_attn.functional import SIGNIFICANT, examples_p_values
 
 Weighting = Literal["attention", "uniform"]
 
@@ -85,7 +85,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
     of the explained output to the concept is its derivative along that vector, at the tokens of an input, weighted by
     the attention that the readout token pays to them. The T-TCAV score is the share of inputs that are sensitive in the
     positive, for each of many vectors against other draws of the other concepts. The *mean-shift effect* says how
-    strongly, in units of the output, and comes with p-values (:mod:`captum_attn.concepts.significance`).
+    strongly, in units of the output, and comes with p-values (:mod:`captum_attn.functional.significance`).
 
     It replaces :class:`captum.concept.TCAV` for transformers: the same concepts and the same form of results, but sees
     tokens instead of flattened layers, so that inputs may differ in length, and keeps activations by content.

@@ -2,12 +2,12 @@
 
 from captum_attn.controls.correlation import Correlations, attention_correlation
 from captum_attn.controls.counterfactual import Counterfactuals, ReadoutAttention, counterfactual_attention
-from captum_attn.controls.divergence import jensen_shannon, total_variation
 from captum_attn.controls.effects import AttentionEffects
 from captum_attn.controls.permuted import permuted_attention
 from captum_attn.controls.results import ControlResult
 from captum_attn.controls.seeds import SeedVariance, seed_variance
 from captum_attn.controls.uniform import uniform_attention
+from captum_attn.functional import jensen_shannon, total_variation
 
 __all__ = [
     "AttentionEffects",
@@ -24,3 +24,7 @@ __all__ = [
     "total_variation",
     "uniform_attention",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -11,14 +11,13 @@ from captum.attr import InputXGradient
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from captum_attn.controls.divergence import total_variation
+from captum_attn.bench import Data, GradientBaseline
 from captum_attn.controls.figures import boxes_by_layer
 from captum_attn.controls.reading import Reader, Reading
 from captum_attn.controls.results import ControlResult
 from captum_attn.core.perturb import Replacement
+from captum_attn.functional import total_variation
 from captum_attn.methods.token_relevance import Rows, check_rows
-from captum_attn.metrics.baselines import GradientBaseline
-from captum_attn.metrics.data import Data
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

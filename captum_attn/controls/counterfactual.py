@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from captum_attn.bench import Data
 from captum_attn.controls.distances import distance_rows
-from captum_attn.controls.divergence import total_variation
 from captum_attn.controls.figures import boxes_by_layer, two_attentions
 from captum_attn.controls.reading import LayerAttention, Reader, Reading, chosen_heads
 from captum_attn.controls.results import ControlResult
@@ -20,7 +20,7 @@ from captum_attn.controls.search import Found, Settings, farthest_attention, mea
 from captum_attn.controls.seeds import SeedVariance
 from captum_attn.core.indices import listed_indices, resolve_indices
 from captum_attn.core.patches import Grid
-from captum_attn.metrics.data import Data
+from captum_attn.functional import total_variation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from captum_attn.controls.divergence import jensen_shannon, total_variation
+from captum_attn.bench import check_label
 from captum_attn.controls.figures import boxes_by_layer
 from captum_attn.controls.reading import Reader, Reading, chosen_heads, open_keys
 from captum_attn.controls.results import ControlResult
 from captum_attn.core.observers import Per
-from captum_attn.metrics.data import check_label
+from captum_attn.functional import jensen_shannon, total_variation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from captum_attn.bench import Data
 from captum_attn.controls.effects import AttentionEffects, Rule, attention_effects
 from captum_attn.controls.reading import Reader, Reading, random_entries
 from captum_attn.core.observers import Per
 from captum_attn.core.perturb import seeded
-from captum_attn.metrics.data import Data
 
 
 def permuted_attention(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from captum_attn.controls.divergence import jensen_shannon
+from captum_attn.bench import Data, MaskedModel, WholeInputs, checked_labels, examples_of
 from captum_attn.core.calls import AttentionCall
 from captum_attn.core.indices import resolve_indices
 from captum_attn.core.inputs import mapping_inputs
@@ -17,9 +17,7 @@ from captum_attn.core.models import config_of
 from captum_attn.core.perturb import Replacement
 from captum_attn.core.replacement import Replace, replaced_output, replacement_calls
 from captum_attn.core.run import observed_forward
-from captum_attn.metrics.data import Data, examples_of
-from captum_attn.metrics.evaluation import checked_labels
-from captum_attn.metrics.masked_model import MaskedModel, WholeInputs
+from captum_attn.functional import jensen_shannon
 
 
 class LayerAttention(NamedTuple):

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from captum_attn.controls.divergence import total_variation
 from captum_attn.controls.reading import LayerAttention, Reading, chosen_heads, random_entries
 from captum_attn.core.perturb import seeded
+from captum_attn.functional import total_variation
 
 _NOISE = 2.0  # the scores start within ± this of the model's: at 0, the divergence has no gradient
 _FLOOR = 1e-2  # of the probabilities at the start: a sharper softmax has no gradient either

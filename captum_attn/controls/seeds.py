@@ -10,12 +10,12 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
+from captum_attn.bench import Data
 from captum_attn.controls.distances import distance_rows
-from captum_attn.controls.divergence import total_variation
 from captum_attn.controls.figures import boxes_by_layer
 from captum_attn.controls.reading import LayerAttention, Reader, Reading
 from captum_attn.controls.results import ControlResult
-from captum_attn.metrics.data import Data
+from captum_attn.functional import total_variation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

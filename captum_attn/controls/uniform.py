@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from captum_attn.bench import Data
 from captum_attn.controls.effects import AttentionEffects, attention_effects
 from captum_attn.controls.reading import Reader
 from captum_attn.core.observers import Per
-from captum_attn.metrics.data import Data
 
 
 def uniform_attention(

@@ -1,4 +1,4 @@
-"""Rank tokens by an attribution, choose some of them, and replace those in the input."""
+"""Replace some tokens of an input by others that say nothing."""
 
 from __future__ import annotations
 
@@ -16,52 +16,6 @@ from captum_attn.core.user_warnings import warn_user
 
 PatchReplacement = Literal["mean", "zeros"]
 Replacement = int | PatchReplacement
-
-
-def rank_players(scores: Tensor, players: Tensor) -> Tensor:
-    """Each player's place by descending score; of equal scores, the earlier token comes first.
-
-    Args:
-        scores: (B, N), any floating dtype, without NaN.
-        players: bool (B, N).
-
-    Returns:
-        Ranks int64 (B, N): 0 for the highest score, n - 1 for the lowest of n players; non-players come behind.
-
-    Example:
-        >>> rank_players(torch.tensor([[9.0, 1.0, 3.0, 1.0]]), torch.tensor([[False, True, True, True]]))
-        tensor([[3, 1, 0, 2]])
-    """
-    order: Tensor = scores.argsort(dim=-1, descending=True, stable=True)
-    players_first = (~players).gather(-1, order).int().argsort(dim=-1, stable=True)
-    return order.gather(-1, players_first).argsort(dim=-1)
-
-
-def reversed_ranks(ranks: Tensor, players: Tensor) -> Tensor:
-    """The ranks (B, N) of the players in reverse; those of non-players stay."""
-    return torch.where(players, players.sum(-1, keepdim=True) - 1 - ranks, ranks)
-
-
-def top_players(ranks: Tensor, players: Tensor, percent: float) -> Tensor:
-    """bool (B, N): the ⌈n · percent / 100⌉ players that come first.
-
-    Args:
-        ranks: int64 (B, N), of :func:`rank_players`.
-        players: bool (B, N), n of them in an input.
-        percent: 0 for none to 100 for all.
-
-    Raises:
-        ValueError: a percentage out of range.
-
-    Example:
-        >>> players = torch.tensor([[False, True, True, True]])
-        >>> top_players(torch.tensor([[3, 1, 0, 2]]), players, 50)
-        tensor([[False,  True,  True, False]])
-    """
-    if not 0 <= percent <= 100:
-        raise ValueError(f"percent must lie between 0 and 100, got {percent}")
-    share = players.sum(-1, keepdim=True).double() * percent / 100
-    return players & (ranks < (share - 1e-9).ceil())  # 7 % of 100 are 7, not 8
 
 
 def replace_tokens(inputs: ModelInputs, chosen: Tensor, replacement: Replacement, grid: Grid = None) -> ModelInputs:

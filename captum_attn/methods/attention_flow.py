@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Unpack
+from collections.abc import Callable
+from typing import Any, Unpack
 
 import torch
-from torch import Tensor
 
 from captum_attn.core.observers import InfluenceObserver
+from captum_attn.functional import maximum_flows
 from captum_attn.methods.attribution import CommonArguments, Explained, OnePassAttribution
 from captum_attn.methods.rollout import check_residual
 from captum_attn.methods.token_relevance import check_one_stack
 from captum_attn.token_attributions import TokenAttributions
-
-if TYPE_CHECKING:
-    import numpy as np
-
-_UNITS = 1 << 30
-"""Integers that stand for a capacity of 1: SciPy's solver counts in int32."""
 
 
 class AttentionFlow(OnePassAttribution):
@@ -46,7 +40,6 @@ class AttentionFlow(OnePassAttribution):
             :class:`captum_attn.AttentionAttribution`. Layers that do not count are left out.
 
     Raises:
-        ImportError: no SciPy.
         ValueError: another share; encoder-decoder models, when called.
 
     Example:
@@ -59,7 +52,6 @@ class AttentionFlow(OnePassAttribution):
 
     def __init__(self, model: Callable[..., Any], *, residual: float = 0.5, **common: Unpack[CommonArguments]) -> None:
         check_residual(residual)
-        _maximum_flow()
         super().__init__(model, **common)
         self.residual = residual
 
@@ -80,63 +72,3 @@ class AttentionFlow(OnePassAttribution):
             flows = maximum_flows(capacities[example], readout[example], members.nonzero().flatten().tolist())
             values[example, members] = flows.to(values)
         return explained.attributions(values)
-
-
-def maximum_flows(capacities: Tensor, sources: Tensor, sinks: Sequence[int]) -> Tensor:
-    """The maximum flow from the sources at the top to each sink at the bottom alone.
-
-    Args:
-        capacities: (L, N, N) in [0, 1], the lowest layer first; entry (i, j) of layer l bounds the flow from token i
-            above the layer to token j below it.
-        sources: (N,), what the tokens at the top can send; at least 0.
-        sinks: n tokens at the bottom.
-
-    Returns:
-        (n,), float64, correct to about 1e-9 for each edge of a minimum cut.
-
-    Example:
-        >>> two_layers = torch.tensor([[[0.9, 0.1], [0.4, 0.6]], [[0.5, 0.5], [0.0, 1.0]]])
-        >>> maximum_flows(two_layers, torch.tensor([1.0, 0.0]), [0, 1]).round(decimals=6)
-        tensor([0.9000, 0.6000], dtype=torch.float64)
-    """
-    import numpy as np
-    from scipy.sparse import csr_array
-
-    maximum_flow = _maximum_flow()
-    layers, length, _ = capacities.shape
-    units = (capacities.cpu().double() * _UNITS).round().to(torch.int32).numpy()
-    supply = (sources.cpu().double() * _UNITS).round().to(torch.int32).numpy()
-    source = (layers + 1) * length  # tokens below layer 0 come first
-    starts, ends, bounds = _edges(units, supply, source)
-    found = []
-    for sink in sinks:
-        kept = (starts >= 2 * length) | (ends == sink)  # of the lowest layer, what ends there
-        graph = csr_array((bounds[kept], (starts[kept], ends[kept])), shape=(source + 1, source + 1), dtype=np.int32)
-        found.append(maximum_flow(graph, source, sink).flow_value / _UNITS)
-    return torch.tensor(found, dtype=torch.double)
-
-
-def _edges(
-    units: np.ndarray[Any, Any], supply: np.ndarray[Any, Any], source: int
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Where the edges of the graph start and end, and what they carry; those that carry nothing left out."""
-    import numpy as np
-
-    length = len(supply)
-    layer, start, end = units.nonzero()
-    (first,) = supply.nonzero()
-    return (
-        np.concatenate([(layer + 1) * length + start, np.full_like(first, source)]).astype(np.int32),
-        np.concatenate([layer * length + end, source - length + first]).astype(np.int32),
-        np.concatenate([units[layer, start, end], supply[first]]),
-    )
-
-
-def _maximum_flow() -> Callable[..., Any]:
-    """SciPy's solver; ``ImportError`` that says how to get it."""
-    try:
-        from scipy.sparse.csgraph import maximum_flow
-    except ImportError as error:
-        raise ImportError("attention flow needs SciPy: pip install 'captum-attn[metrics]'") from error
-    solver: Callable[..., Any] = maximum_flow
-    return solver

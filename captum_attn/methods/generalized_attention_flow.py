@@ -7,8 +7,8 @@ from typing import Any, Literal, Unpack
 
 import torch
 
-from captum_attn.core.barrier_flow import barrier_flow
 from captum_attn.core.observers import InfluenceObserver, Variant
+from captum_attn.functional import barrier_flow
 from captum_attn.methods.attribution import CommonArguments, Explained, OnePassAttribution
 from captum_attn.methods.token_relevance import check_one_stack
 from captum_attn.token_attributions import TokenAttributions
@@ -31,7 +31,7 @@ class GeneralizedAttentionFlow(OnePassAttribution):
     attention and G the gradient of the explained output with respect to it. The flow starts, without a bound, from the
     readout token, or from all that the output is read from, and leaves, without a bound, from every token of the input:
     special tokens carry flow, but get 0 as values. There is no residual connection. Maximum flows are not unique; this
-    is the one on the barrier's central path (:func:`captum_attn.core.barrier_flow.barrier_flow`), so that tokens with
+    is the one on the barrier's central path (:func:`captum_attn.functional.barrier_flow`), so that tokens with
     like edges get like values. In the game in which a set of tokens is worth what it receives in this flow, values are
     Shapley values, and over all tokens they sum to the maximum flow.
 

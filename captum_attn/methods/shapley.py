@@ -9,17 +9,19 @@ import torch
 from torch import Tensor
 
 from captum_attn._targets import Target
-from captum_attn.core.estimators import CharacteristicFunction, ShapleyEstimate, permutation_shapley
-from captum_attn.core.games import (
+from captum_attn.core.observers import InfluenceObserver, Per, Variant
+from captum_attn.core.readout import KnownRows, Readout, RowWeights
+from captum_attn.functional import (
     ADDITIVE_GAMES,
     GAMES,
+    CharacteristicFunction,
     Game,
+    ShapleyEstimate,
     coalition_values,
+    permutation_shapley,
     shapley_interactions,
     shapley_values,
 )
-from captum_attn.core.observers import InfluenceObserver, Per, Variant
-from captum_attn.core.readout import KnownRows, Readout, RowWeights
 from captum_attn.methods.attribution import Explained, Inputs, OnePassAttribution
 from captum_attn.token_attributions import TokenAttributions, concatenated
 
@@ -32,7 +34,7 @@ class AttentionShapley(OnePassAttribution):
 
     Args:
         model, layers, heads, tokenizer, additional_forward_arg_names: see :class:`captum_attn.AttentionAttribution`.
-        game: what a coalition of tokens is worth; see :mod:`captum_attn.core.games`.
+        game: what a coalition of tokens is worth; see :mod:`captum_attn.functional.games`.
 
             - ``incoming``: its influence on all tokens;
             - ``cls``: its influence on the readout token;
@@ -43,7 +45,7 @@ class AttentionShapley(OnePassAttribution):
         readout: the token that the game ``cls`` is about; see :class:`captum_attn.AttentionAttribution`.
         estimator: a sampler for ``game``, called as ``estimator(worth, n, device=...)``:
             ``permutation_shapley`` (the default for functions) or ``kernel_shapley`` of
-            :mod:`captum_attn.core.estimators`, with other settings by ``functools.partial``. None: exact.
+            :mod:`captum_attn.functional.estimators`, with other settings by ``functools.partial``. None: exact.
 
     Raises:
         TypeError, ValueError: an argument that is none of the above, or a model that is traced, exported or compiled

@@ -5,27 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from random import Random
 from typing import Any
 
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from captum_attn.core.class_names import class_number
-from captum_attn.core.models import config_of, fingerprint
-from captum_attn.core.perturb import Replacement
-from captum_attn.core.user_warnings import warn_user
-from captum_attn.metrics.data import (
+from captum_attn.bench import (
+    INTERVENTIONS,
+    RANDOM,
     Data,
-    Examples,
+    Intervention,
+    MaskedModel,
+    Method,
     Rationales,
+    batches,
+    check_methods,
+    checked_labels,
     checked_rationales,
     examples_of,
     rationale_fingerprint,
 )
-from captum_attn.metrics.functional import PERCENTAGES
-from captum_attn.metrics.masked_model import INTERVENTIONS, Intervention, MaskedModel
-from captum_attn.metrics.methods import RANDOM, Method, check_methods
+from captum_attn.core.models import config_of, fingerprint
+from captum_attn.core.perturb import Replacement
+from captum_attn.core.user_warnings import warn_user
+from captum_attn.functional import PERCENTAGES
 from captum_attn.metrics.perturbed_batch import PerturbedBatch
 from captum_attn.metrics.record import Record, Settings
 from captum_attn.metrics.results import Evaluation
@@ -156,16 +159,6 @@ def evaluate(
     return Evaluation(record)
 
 
-def batches(examples: Examples, size: int) -> list[list[int]]:
-    """Examples of like length; the longest batch first, so that memory fails at once, and the others at random.
-
-    What is known after an interruption is about a random part of the data then.
-    """
-    order = sorted(range(len(examples)), key=lambda row: -examples.lengths[row])
-    longest, *others = [order[start : start + size] for start in range(0, len(order), size)]
-    return [longest, *Random(0).sample(others, len(others))]
-
-
 def _checked_percentages(percentages: Sequence[float]) -> tuple[float, ...]:
     try:
         shares = tuple(sorted({float(share) for share in percentages}))
@@ -184,20 +177,3 @@ def _checked_interventions(interventions: Sequence[Intervention]) -> tuple[Inter
         expected = " or ".join(map(repr, INTERVENTIONS))
         raise ValueError(f"interventions must be {expected}, or both, got {interventions!r}")
     return tuple(kind for kind in INTERVENTIONS if kind in given)
-
-
-def checked_labels(labels: Any, count: int, config: Any | None) -> list[int] | None:
-    """The gold classes as numbers, given as such or by name; ``TypeError`` or ``ValueError`` for others."""
-    if labels is None:
-        return None
-    gold: list[Any] = labels.tolist() if hasattr(labels, "tolist") else list(labels)
-    try:
-        numbers = {name: class_number(name, config) for name in {label for label in gold if isinstance(label, str)}}
-    except ValueError as error:
-        raise TypeError(f"labels must be numbers or names of classes, got {gold[:3]!r}, ...: {error}") from None
-    gold = [numbers.get(label, label) if isinstance(label, str) else label for label in gold]
-    if not all(isinstance(label, int | float) and label == int(label) for label in gold):
-        raise TypeError(f"labels must be numbers or names of classes, got {gold[:3]!r}, ...")
-    if len(gold) != count:
-        raise ValueError(f"{len(gold)} labels for {count} examples: give one for each")
-    return list(map(int, gold))

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from captum_attn.metrics.functional import (
+from captum_attn.functional import (
     Scale,
     aopc,
     area_under_curve,
@@ -42,7 +42,7 @@ class FaithfulnessMetric(MeanOverExamples):
 
 
 class MeanDrop(FaithfulnessMetric):
-    """The mean of :func:`~captum_attn.metrics.functional.mean_drop`."""
+    """The mean of :func:`~captum_attn.functional.mean_drop`."""
 
     plot_lower_bound, plot_upper_bound = -1.0, 1.0
 
@@ -66,7 +66,7 @@ class Comprehensiveness(MeanDrop):
         kwargs: of ``torchmetrics.Metric``.
 
     Raises:
-        ValueError: an unknown scale; in ``update``, as :func:`~captum_attn.metrics.functional.mean_drop`.
+        ValueError: an unknown scale; in ``update``, as :func:`~captum_attn.functional.mean_drop`.
 
     Example:
         >>> metric = Comprehensiveness()
@@ -105,7 +105,7 @@ class Sufficiency(MeanDrop):
 
 
 class LogOdds(FaithfulnessMetric):
-    """The mean of :func:`~captum_attn.metrics.functional.log_odds` of inputs without their top k %. Lower is better.
+    """The mean of :func:`~captum_attn.functional.log_odds` of inputs without their top k %. Lower is better.
 
     Example:
         >>> metric = LogOdds()
@@ -121,7 +121,7 @@ class LogOdds(FaithfulnessMetric):
 
 
 class AOPC(FaithfulnessMetric):
-    """The curve (K,) of :func:`~captum_attn.metrics.functional.aopc`. Higher is better.
+    """The curve (K,) of :func:`~captum_attn.functional.aopc`. Higher is better.
 
     Args:
         steps: K, with the whole input as the first.
@@ -150,7 +150,7 @@ class AOPC(FaithfulnessMetric):
 
 
 class AreaUnderCurve(FaithfulnessMetric):
-    """The mean of :func:`~captum_attn.metrics.functional.area_under_curve`."""
+    """The mean of :func:`~captum_attn.functional.area_under_curve`."""
 
     plot_lower_bound, plot_upper_bound = 0.0, 1.0
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_f1_score
 
-from captum_attn.metrics.functional import PERCENTAGES, area_under_curve, log_odds, mean_drop
+from captum_attn.functional import PERCENTAGES, area_under_curve, log_odds, mean_drop
 from captum_attn.metrics.record import REMOVALS, Record
 
 ReportScale = Literal["eraser", "paper", "all"]

@@ -10,11 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_attn.metrics.data import Examples, check_label
-from captum_attn.metrics.masked_model import MaskedModel
-from captum_attn.metrics.methods import RANDOM, random_scores, token_scores
-from captum_attn.metrics.perturbed_inputs import PerturbedInputs, top_and_rest
-from captum_attn.metrics.plausibility import token_auprc, token_f1, token_iou
+from captum_attn.bench import RANDOM, Examples, MaskedModel, PerturbedInputs, check_label, random_scores, token_scores
+from captum_attn.functional import token_auprc, token_f1, token_iou, top_and_rest
 from captum_attn.metrics.record import Example, Measured, Settings
 
 

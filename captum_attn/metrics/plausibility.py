@@ -1,126 +1,13 @@
-"""Plausibility: does an explanation point to the tokens that people point to?
-
-It says nothing about what the model does: a faithful explanation of a wrong model should not look plausible.
-"""
+"""Plausibility as ``torchmetrics.Metric``s over scores and rationales, each with its standard error."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 
-import torch
 from torch import Tensor
-from torchmetrics.functional.classification import binary_average_precision
 
+from captum_attn.functional import token_auprc, token_f1, token_iou
 from captum_attn.metrics.means import MeanOverExamples
-
-
-def token_auprc(scores: Tensor, rationales: Tensor, players: Tensor) -> Tensor:
-    """Average precision of the scores as a ranking of the tokens, for each example.
-
-    That is how scikit-learn (``average_precision_score``) and torchmetrics sum up the precision-recall curve: the mean
-    precision over the tokens of the rationale, without lines between the points of the curve. Tokens of equal scores
-    are one point of it, so that their order does not count: a constant score gets the rationale's share of the tokens.
-    ERASER's code calls this ``average_precision``; its ``auprc`` is the area under straight lines between the points,
-    and gives a constant score more than one half.
-
-    Args:
-        scores: float (B, N), attributions.
-        rationales: bool (B, N), the tokens that people chose.
-        players: bool (B, N), the tokens that count.
-
-    Returns:
-        float (B,), average precision; NaN for examples without a rationale.
-
-    Raises:
-        TypeError, ValueError: shapes or dtypes that do not fit; scores of players that are NaN.
-
-    Example:
-        >>> players = torch.ones(1, 4, dtype=torch.bool)
-        >>> rationale = torch.tensor([[True, False, True, False]])
-        >>> token_auprc(torch.tensor([[4.0, 3.0, 2.0, 1.0]]), rationale, players)
-        tensor([0.8333])
-        >>> token_auprc(torch.zeros(1, 4), rationale, players)
-        tensor([0.5000])
-
-    Source: DeYoung et al. 2020, ERASER, section 4.1.
-    """
-    check_rationales(scores, rationales, players)
-    areas = torch.full((len(scores),), torch.nan, device=scores.device)
-    for example in (rationales & players).any(-1).nonzero().flatten().tolist():
-        counted = players[example]
-        levels, level = scores[example, counted].unique(return_inverse=True)
-        order = level.double() / len(levels)  # raw scores would pass through a sigmoid
-        areas[example] = binary_average_precision(order, rationales[example, counted].long())
-    return areas
-
-
-def token_f1(scores: Tensor, rationales: Tensor, players: Tensor) -> Tensor:
-    """F1 of as many of the highest tokens as the rationale has; precision and recall are the same then.
-
-    Tokens of equal scores share the places that are left for them, each a part of one, so that their order does not
-    count: this is the mean over all orders.
-
-    Args, Returns, Raises: as :func:`token_auprc`.
-
-    Example:
-        >>> players = torch.ones(1, 4, dtype=torch.bool)
-        >>> rationale = torch.tensor([[True, False, True, False]])
-        >>> token_f1(torch.tensor([[4.0, 3.0, 2.0, 1.0]]), rationale, players)
-        tensor([0.5000])
-
-    Source: DeYoung et al. 2020, ERASER, section 4.1.
-    """
-    common, size = _common(scores, rationales, players)
-    return common / size
-
-
-def token_iou(scores: Tensor, rationales: Tensor, players: Tensor) -> Tensor:
-    """Intersection over union of the rationale and as many of the highest tokens.
-
-    Tokens of equal scores share the places that are left for them, as in :func:`token_f1`; intersection and union are
-    those of fuzzy sets then.
-
-    Args, Returns, Raises: as :func:`token_auprc`.
-
-    Example:
-        >>> players = torch.ones(1, 4, dtype=torch.bool)
-        >>> rationale = torch.tensor([[True, False, True, False]])
-        >>> token_iou(torch.tensor([[4.0, 3.0, 2.0, 1.0]]), rationale, players)
-        tensor([0.3333])
-
-    Source: DeYoung et al. 2020, ERASER, section 4.1, of tokens instead of spans.
-    """
-    common, size = _common(scores, rationales, players)
-    return common / (2 * size - common)
-
-
-def _common(scores: Tensor, rationales: Tensor, players: Tensor) -> tuple[Tensor, Tensor]:
-    """How many tokens (B,) the rationale has in common with as many of the highest, and its size (B,); NaN for none."""
-    check_rationales(scores, rationales, players)
-    rationales = rationales & players
-    size = rationales.sum(-1, keepdim=True)
-    highest = _highest(scores, players, size)
-    size = size.squeeze(-1).float()
-    return (highest * rationales).sum(-1).float(), size.masked_fill(size == 0, torch.nan)
-
-
-def _highest(scores: Tensor, players: Tensor, size: Tensor) -> Tensor:
-    """How far each token (B, N) is among the ``size`` (B, 1) highest players: 1 or 0; of equal ones, a share each."""
-    counted = players.unsqueeze(-2)
-    above = (counted & (scores.unsqueeze(-2) > scores.unsqueeze(-1))).sum(-1)
-    level = (counted & (scores.unsqueeze(-2) == scores.unsqueeze(-1))).sum(-1)
-    return players * ((size - above) / level.clamp(min=1)).clamp(0, 1)
-
-
-def check_rationales(scores: Tensor, rationales: Tensor, players: Tensor) -> None:
-    """Raise ``TypeError`` or ``ValueError`` unless these are float, bool and bool (B, N), and players have scores."""
-    if scores.dim() != 2 or not scores.shape == rationales.shape == players.shape:
-        shapes = [tuple(tensor.shape) for tensor in (scores, rationales, players)]
-        raise ValueError(f"expected scores, rationales and players of one shape (B, N), got {shapes}")
-    if rationales.dtype != torch.bool or players.dtype != torch.bool:
-        raise TypeError(f"rationales and players must be bool, got {rationales.dtype} and {players.dtype}")
-    if scores[players].isnan().any():
-        raise ValueError("scores of players are NaN, which cannot be ranked")
 
 
 class PlausibilityMetric(MeanOverExamples):
@@ -140,7 +27,7 @@ class PlausibilityMetric(MeanOverExamples):
 
 
 class TokenAUPRC(PlausibilityMetric):
-    """The mean of :func:`token_auprc`, which is average precision, over examples with a rationale.
+    """The mean of :func:`~captum_attn.functional.token_auprc` (average precision), over examples with a rationale.
 
     Example:
         >>> metric = TokenAUPRC()
@@ -155,7 +42,7 @@ class TokenAUPRC(PlausibilityMetric):
 
 
 class TokenF1(PlausibilityMetric):
-    """The mean of :func:`token_f1`, over examples with a rationale.
+    """The mean of :func:`~captum_attn.functional.token_f1`, over examples with a rationale.
 
     Example:
         >>> metric = TokenF1()
@@ -170,7 +57,7 @@ class TokenF1(PlausibilityMetric):
 
 
 class TokenIOU(PlausibilityMetric):
-    """The mean of :func:`token_iou`, over examples with a rationale.
+    """The mean of :func:`~captum_attn.functional.token_iou`, over examples with a rationale.
 
     Example:
         >>> metric = TokenIOU()

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
-from captum_attn.metrics.masked_model import Intervention
+from captum_attn.bench import Intervention
 
 REMOVALS = ("top removed", "top kept", "bottom removed")
 """Which players are taken away at k %: those with the top k % of scores; all others; those with the bottom k %.

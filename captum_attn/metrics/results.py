@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from captum_attn.functional import aopc
 from captum_attn.metrics import reports
 from captum_attn.metrics.findings import (
     BOTTOM_REMOVED,
@@ -21,7 +22,6 @@ from captum_attn.metrics.findings import (
     ReportScale,
     standard_error,
 )
-from captum_attn.metrics.functional import aopc
 from captum_attn.metrics.record import REMOVALS, Record
 
 if TYPE_CHECKING:

@@ -53,7 +53,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from transformers import BertConfig, BertForSequenceClassification
 
 from captum_attn import ShapleyGradAttention
-from captum_attn.core.games import GAMES, Game, shapley_values
+from captum_attn.functional import GAMES, Game, shapley_values
 
 BATCHES = (1, 8, 32)
 LENGTHS = (128, 256, 512, 1024, 1536, 2048, 4096)

@@ -37,7 +37,7 @@ from transformers import Pipeline, pipeline
 from transformers.utils.logging import disable_progress_bar
 
 from captum_attn import ShapleyGradAttention
-from captum_attn.core.games import GAMES, coalition_values
+from captum_attn.functional import GAMES, coalition_values
 from shap_attn import AttentionExplainer, AttentionText
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))

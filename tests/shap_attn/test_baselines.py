@@ -13,7 +13,8 @@ from small_models import digits, load_image_model, load_text_model
 from tokenizers_of_every_kind import TOKENIZERS, classifier
 from transformers import pipeline
 
-from captum_attn.metrics import MaskedModel, evaluate
+from captum_attn.bench import MaskedModel
+from captum_attn.metrics import evaluate
 from shap_attn.baselines import ExactBaseline, PartitionBaseline
 
 TEXTS = ["a gripping , funny film", "not good", "dull"]

@@ -22,8 +22,7 @@ from tokenizers_of_every_kind import TOKENIZERS, classifier
 from torch import nn
 
 from captum_attn import ShapleyGradAttention
-from captum_attn.core.estimators import permutation_shapley
-from captum_attn.core.games import GAMES
+from captum_attn.functional import GAMES, permutation_shapley
 from shap_attn import AttentionExplainer
 
 TEXTS = ["a gripping , funny film", "not good at all", "good", "it is slow and a little too long , yet beautiful"]

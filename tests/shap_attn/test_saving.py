@@ -23,7 +23,7 @@ from small_models import TEXT_MODEL, digits, load_image_model, load_text_model
 from tokenizers_of_every_kind import TOKENIZERS, classifier
 from torch import nn
 
-from captum_attn.core.estimators import permutation_shapley
+from captum_attn.functional import permutation_shapley
 from shap_attn import AttentionExplainer
 
 TEXTS = ["a gripping , funny film", "unwatchable drivel"]

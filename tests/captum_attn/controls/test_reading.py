@@ -8,9 +8,9 @@ from families import FAMILIES, batch, image_batch, text_batch
 from models import left_untouched
 from replaced_attention import logits_with
 
-from captum_attn.controls.divergence import jensen_shannon
 from captum_attn.controls.reading import Reader, random_entries
 from captum_attn.core.perturb import seeded
+from captum_attn.functional import jensen_shannon
 
 
 def reading_of(name, padding="right", **options):

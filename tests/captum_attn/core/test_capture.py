@@ -484,11 +484,15 @@ def test_a_function_of_an_encoder_decoder_is_explained_through_its_encoder(devic
     assert torch.equal(influence(lambda **keywords: model(**keywords).logits, inputs), influence(model, inputs))
 
 
-def test_the_core_can_be_imported_without_its_hosts():
+HOSTS = ("captum", "shap", "lightning", "transformers", "sklearn", "torchmetrics", "matplotlib", "pandas")
+
+
+@pytest.mark.parametrize(("package", "absent"), [("functional", HOSTS), ("core", (*HOSTS, "scipy"))])
+def test_mathematics_and_core_can_be_imported_without_what_they_do_not_need(package, absent):
     program = (
-        "import sys\nfor host in ('captum', 'shap', 'lightning', 'transformers'): sys.modules[host] = None\n"
-        "import captum_attn.core, torch\n"
-        "print(captum_attn.core.shapley_values(torch.ones(1, 2, 2), torch.ones(1, 2).bool(), 'cls').tolist())"
+        f"import sys\nfor host in {absent}: sys.modules[host] = None\n"
+        f"import captum_attn.{package} as package\n"
+        "print(sorted(set(package.__all__) ^ set(dir(package))), sys.modules.get('captum_attn.bench'))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[[1.0, 1.0]]"
+    assert done.stdout.strip() == "[] None"

@@ -15,8 +15,8 @@ from nested_configs import nested_configs
 from tokenizers_of_every_kind import TOKENIZERS, classifier
 from transformers import BertConfig, CanineTokenizer, EncoderDecoderConfig
 
+from captum_attn.bench import Reader
 from captum_attn.comparison.words import words_of
-from captum_attn.concepts.reading import Reader
 from captum_attn.controls import reading as controls
 from captum_attn.core.encoding import encode, length_limit, padded
 from captum_attn.core.models import text_config

@@ -8,10 +8,10 @@ import torch
 from families import FAMILIES, text_batch
 
 from captum_attn import IntegratedAttention, MaskTunnel, RawAttention, ShapleyGradAttention
+from captum_attn.bench import MaskedModel
 from captum_attn.concepts import TTCAV
 from captum_attn.controls import counterfactual_attention
 from captum_attn.core.indices import as_index, is_index, listed_indices
-from captum_attn.metrics.masked_model import MaskedModel
 
 KINDS = [np.int64, np.uint8, np.array, torch.tensor]
 BOOLS = [True, np.True_, np.array(False), torch.tensor(True)]

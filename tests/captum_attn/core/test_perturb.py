@@ -1,8 +1,7 @@
-"""Ranking players, choosing some of them, and replacing them."""
+"""Replacing tokens."""
 
 from __future__ import annotations
 
-import math
 from types import SimpleNamespace
 
 import pytest
@@ -16,69 +15,7 @@ from tokenizers_of_every_kind import TOKENIZERS
 
 from captum_attn.core import ModelInputs
 from captum_attn.core.patches import NoPatchGrid, PatchGrid, patch_means, patch_sums, spread_over_pixels, under_patches
-from captum_attn.core.perturb import (
-    check_replacement,
-    default_replacement,
-    rank_players,
-    replace_tokens,
-    reversed_ranks,
-    top_players,
-)
-
-SCORES = st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=1, max_size=12)
-
-
-def tensors(tokens):
-    return torch.tensor([[float(score) for score, _ in tokens]]), torch.tensor([[plays for _, plays in tokens]])
-
-
-@given(SCORES)
-def test_ranks_are_the_places_in_a_stable_descending_order_of_the_players(tokens):
-    scores, players = tensors(tokens)
-    expected = sorted(
-        (token for token in range(len(tokens)) if tokens[token][1]), key=lambda token: (-tokens[token][0], token)
-    )
-    ranks = rank_players(scores, players)[0].tolist()
-    assert sorted(ranks) == list(range(len(tokens)))
-    assert [ranks.index(place) for place in range(len(expected))] == expected
-
-
-@given(SCORES, st.sampled_from([0, 1, 5, 7, 10, 20, 33.3, 50, 99, 100]))
-def test_the_top_are_as_many_as_a_ceiling_says_and_none_is_lower_than_the_rest(tokens, percent):
-    scores, players = tensors(tokens)
-    top = top_players(rank_players(scores, players), players, percent)
-    count = int(players.sum())
-    assert top.sum() == math.ceil(round(count * percent / 100, 6))
-    assert not (top & ~players).any()
-    rest = players & ~top
-    if top.any() and rest.any():
-        assert scores[top].min() >= scores[rest].max()
-
-
-def test_seven_percent_of_a_hundred_are_seven():
-    players = torch.ones(1, 100, dtype=torch.bool)  # 100 * 0.07 is 7.000000000000001
-    assert top_players(torch.arange(100)[None], players, 7).sum() == 7
-
-
-@given(SCORES)
-def test_reversing_twice_changes_nothing_and_once_puts_the_last_first(tokens):
-    scores, players = tensors(tokens)
-    ranks = rank_players(scores, players)
-    backwards = reversed_ranks(ranks, players)
-    assert torch.equal(reversed_ranks(backwards, players), ranks)
-    if players.any():
-        assert ranks[players][backwards[players].argmin()] == players.sum() - 1
-
-
-def test_players_with_the_lowest_possible_score_come_before_those_that_do_not_play():
-    scores, players = torch.tensor([[5.0, -math.inf, 1.0]]), torch.tensor([[False, True, True]])
-    assert rank_players(scores, players).tolist() == [[2, 1, 0]]
-
-
-@pytest.mark.parametrize("percent", [-1, 101])
-def test_percentages_out_of_range_are_refused(percent):
-    with pytest.raises(ValueError, match=f"between 0 and 100, got {percent}"):
-        top_players(torch.zeros(1, 1).long(), torch.ones(1, 1).bool(), percent)
+from captum_attn.core.perturb import check_replacement, default_replacement, replace_tokens
 
 
 def test_ids_are_replaced_and_all_else_stays():

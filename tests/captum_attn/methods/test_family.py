@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-import networkx as nx
 import plain_methods as plain
 import pytest
 import torch
@@ -25,8 +24,7 @@ from captum_attn import (
     NormAttention,
     RawAttention,
 )
-from captum_attn.core.barrier_flow import barrier_flow
-from captum_attn.methods.attention_flow import maximum_flows
+from captum_attn.functional import barrier_flow
 
 TARGET = 1
 ONE_STACK = [name for name in FAMILIES if name not in ("t5", "bart")]
@@ -136,17 +134,6 @@ def test_attention_flow_is_that_of_networkx(name):
         expected = plain.attention_flow(attention[example], readout)[players]
         torch.testing.assert_close(result.values[example, players], expected, rtol=0, atol=1e-6)
     assert result.values.std() > 0
-
-
-def test_flow_from_several_tokens_has_their_weights_as_capacities():
-    capacities = 0.2 * torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(0)).double()
-    weights = torch.tensor([0.05, 0.2, 0.1, 0.0]).double()
-    graph = plain.flow_graph(capacities)
-    for token, weight in enumerate(weights.tolist()):
-        graph.add_edge("source", (3, token), capacity=weight)
-    expected = [nx.maximum_flow_value(graph, "source", (0, token)) for token in range(4)]
-    assert maximum_flows(capacities, weights, [0, 1, 2, 3]).tolist() == pytest.approx(expected, abs=1e-7)
-    assert maximum_flows(capacities, (weights > 0).double(), [0, 1, 2, 3]).tolist() != pytest.approx(expected, abs=1e-7)
 
 
 @pytest.mark.parametrize("heads", [[0], [1, 3]])

@@ -17,7 +17,7 @@ from captum_attn import (
     ShapleyGradAttention,
 )
 from captum_attn.core import mapping_inputs, observed_forward
-from captum_attn.core.estimators import kernel_shapley
+from captum_attn.functional import kernel_shapley
 from captum_attn.methods.one_pass import explain_in_one_pass
 
 METHODS = {

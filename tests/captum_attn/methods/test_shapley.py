@@ -18,9 +18,14 @@ from families import CLS, FAMILIES, PAD, SEP, batch, image_batch, text_batch
 from models import PlainClassifier, left_untouched
 
 from captum_attn import ShapleyAttention, ShapleyGradAttention
-from captum_attn.core import coalition_values, shapley_interactions, shapley_values
-from captum_attn.core.estimators import kernel_shapley, permutation_shapley
-from captum_attn.core.games import GAMES
+from captum_attn.functional import (
+    GAMES,
+    coalition_values,
+    kernel_shapley,
+    permutation_shapley,
+    shapley_interactions,
+    shapley_values,
+)
 
 ReadoutGame = partial(ShapleyGradAttention, game="cls")
 ReadoutGameOfAttention = partial(ShapleyAttention, game="cls")

@@ -19,8 +19,9 @@ from torchmetrics.functional.classification import multiclass_f1_score
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
 from captum_attn import ShapleyAttention, ShapleyGradAttention
-from captum_attn.metrics import Evaluation, MaskedModel, evaluate
-from captum_attn.metrics.functional import PERCENTAGES, aopc
+from captum_attn.bench import MaskedModel
+from captum_attn.functional import PERCENTAGES, aopc
+from captum_attn.metrics import Evaluation, evaluate
 
 TEXTS = [
     "a gripping , funny film that never lets go",

@@ -13,6 +13,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torchmetrics import MetricCollection, MetricTracker
 
+from captum_attn.functional import aopc, area_under_curve, log_odds, mean_drop
 from captum_attn.metrics import (
     AOPC,
     Comprehensiveness,
@@ -24,7 +25,6 @@ from captum_attn.metrics import (
     TokenF1,
     TokenIOU,
 )
-from captum_attn.metrics.functional import aopc, area_under_curve, log_odds, mean_drop
 
 SHARES = [0, 30, 100]
 METRICS = {
@@ -213,3 +213,11 @@ def test_directions():
     assert Comprehensiveness.higher_is_better
     assert Insertion.higher_is_better
     assert not any(metric.higher_is_better for metric in (Sufficiency, LogOdds, Deletion))
+
+
+@pytest.mark.parametrize("metric", [TokenAUPRC, TokenF1, TokenIOU])
+def test_examples_without_a_rationale_do_not_count(metric):
+    scores, players = torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.ones(2, 2, dtype=torch.bool)
+    meter = metric()
+    meter.update(scores, torch.tensor([[True, False], [False, False]]), players)
+    assert meter.compute().item() == 1.0

@@ -28,14 +28,14 @@ from captum.attr import (
 )
 from torch import Tensor
 
-from captum_attn.core.estimators import CharacteristicFunction
+from captum_attn.bench.masked_model import MaskedModel, check_masked
+from captum_attn.bench.token_scores import Scorer, patch_scores
 from captum_attn.core.feature_names import FEATURE_NAMES
 from captum_attn.core.inputs import ModelInputs, constant
 from captum_attn.core.models import evaluation_mode, parameter_names, same_random_state
 from captum_attn.core.perturb import replace_tokens
 from captum_attn.core.scores import output_scores
-from captum_attn.metrics.masked_model import MaskedModel, check_masked
-from captum_attn.metrics.methods import Scorer, patch_scores
+from captum_attn.functional import CharacteristicFunction
 
 
 def captum_baselines(masked: MaskedModel, samples: int = 100, seed: int = 0) -> dict[str, Scorer]:
@@ -48,7 +48,7 @@ def captum_baselines(masked: MaskedModel, samples: int = 100, seed: int = 0) -> 
         seed: of the sampling methods.
 
     Raises:
-        TypeError, ValueError: no :class:`~captum_attn.metrics.MaskedModel`; fewer than one sample.
+        TypeError, ValueError: no :class:`~captum_attn.bench.MaskedModel`; fewer than one sample.
 
     Example:
         >>> from captum_attn.metrics import MaskedModel, evaluate

@@ -7,8 +7,7 @@ from functools import cache, partial
 import pytest
 import torch
 
-from captum_attn.core import GAMES, coalition_values, shapley_values
-from captum_attn.core.estimators import kernel_shapley, permutation_shapley
+from captum_attn.functional import GAMES, coalition_values, kernel_shapley, permutation_shapley, shapley_values
 
 SAMPLES = {permutation_shapley: "permutations", kernel_shapley: "coalitions"}
 each_estimator = pytest.mark.parametrize("estimator", SAMPLES, ids=lambda estimator: estimator.__name__)

@@ -5,24 +5,20 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from random import Random
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from captum_attn.bench.rationales import GivenText, chosen_tokens, given_text, spans_of_rationales, warn_of_lost_spans
+from captum_attn.core.class_names import class_number
 from captum_attn.core.encoding import encode, length_limit, padded, warn_of_cut
 from captum_attn.core.hashing import add_to_hash
 from captum_attn.core.models import device_of
 from captum_attn.core.patches import Grid, at_patches, known_grid, patch_means
 from captum_attn.core.tokens import special_token_ids
-from captum_attn.metrics.rationales import (
-    GivenText,
-    chosen_tokens,
-    given_text,
-    spans_of_rationales,
-    warn_of_lost_spans,
-)
 
 Words = Sequence[str]
 Data = (
@@ -226,3 +222,30 @@ def check_label(label: int, example: int, classes: int) -> None:
     """Raise ``ValueError`` for a label of no class."""
     if not 0 <= label < classes:
         raise ValueError(f"label {label} of example {example} is out of range: the model has {classes} classes")
+
+
+def batches(examples: Examples, size: int) -> list[list[int]]:
+    """Examples of like length; the longest batch first, so that memory fails at once, and the others at random.
+
+    What is known after an interruption is about a random part of the data then.
+    """
+    order = sorted(range(len(examples)), key=lambda row: -examples.lengths[row])
+    longest, *others = [order[start : start + size] for start in range(0, len(order), size)]
+    return [longest, *Random(0).sample(others, len(others))]
+
+
+def checked_labels(labels: Any, count: int, config: Any | None) -> list[int] | None:
+    """The gold classes as numbers, given as such or by name; ``TypeError`` or ``ValueError`` for others."""
+    if labels is None:
+        return None
+    gold: list[Any] = labels.tolist() if hasattr(labels, "tolist") else list(labels)
+    try:
+        numbers = {name: class_number(name, config) for name in {label for label in gold if isinstance(label, str)}}
+    except ValueError as error:
+        raise TypeError(f"labels must be numbers or names of classes, got {gold[:3]!r}, ...: {error}") from None
+    gold = [numbers.get(label, label) if isinstance(label, str) else label for label in gold]
+    if not all(isinstance(label, int | float) and label == int(label) for label in gold):
+        raise TypeError(f"labels must be numbers or names of classes, got {gold[:3]!r}, ...")
+    if len(gold) != count:
+        raise ValueError(f"{len(gold)} labels for {count} examples: give one for each")
+    return list(map(int, gold))

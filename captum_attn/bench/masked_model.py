@@ -9,7 +9,6 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from captum_attn.core.estimators import CharacteristicFunction
 from captum_attn.core.indices import listed_indices
 from captum_attn.core.inputs import ModelInputs, mapping_inputs, tensor_inputs
 from captum_attn.core.knockout import knocked_out_output, knockout_calls
@@ -18,6 +17,7 @@ from captum_attn.core.patches import Grid
 from captum_attn.core.perturb import Replacement, check_replacement, default_replacement, replace_tokens
 from captum_attn.core.run import ObservedForward, observed_forward, plain_output
 from captum_attn.core.tokens import special_ids_of
+from captum_attn.functional import CharacteristicFunction
 
 Intervention = Literal["replacement", "knockout"]
 INTERVENTIONS: tuple[Intervention, ...] = get_args(Intervention)

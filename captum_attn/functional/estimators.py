@@ -1,6 +1,6 @@
 """Shapley values of any characteristic function by sampling, each with its standard error.
 
-For the built-in games nothing needs sampling (:mod:`captum_attn.core.games`); these estimators are for
+For the built-in games nothing needs sampling (:mod:`captum_attn.functional.games`); these estimators are for
 characteristic functions of your own and for comparison with the sampled variants of arXiv 2508.08966.
 """
 

@@ -11,8 +11,8 @@ from small_models import load_text_model, load_texture_model
 from tokenizers import processors
 from tokenizers_of_every_kind import TOKENIZERS, classifier
 
+from captum_attn.bench import checked_rationales, examples_of
 from captum_attn.metrics import evaluate
-from captum_attn.metrics.data import checked_rationales, examples_of
 
 WORDS = ["a", "gripping", "film", ",", "unbelievably", "dull"]
 TEXT = " ".join(WORDS)

@@ -21,8 +21,8 @@ from families import FAMILIES, text_batch
 from models import left_untouched
 from small_models import digits, load_image_model, load_text_model
 
-from captum_attn.metrics import MaskedModel, evaluate
-from captum_attn.metrics.baselines import GradientBaseline, PerturbationBaseline, captum_baselines
+from captum_attn.bench import GradientBaseline, MaskedModel, PerturbationBaseline, captum_baselines
+from captum_attn.metrics import evaluate
 
 TEXTS = ["a gripping , funny film", "not good", "dull"]
 TARGETS = torch.tensor([1, 0, 1])

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, f1_score, jaccard_score
 from torchmetrics.functional.classification import binary_average_precision
 
-from captum_attn.metrics import TokenAUPRC, TokenF1, TokenIOU
-from captum_attn.metrics.plausibility import token_auprc, token_f1, token_iou
+from captum_attn.functional import token_auprc, token_f1, token_iou
 
 TOKENS = st.lists(st.tuples(st.integers(-50, 50), st.booleans(), st.booleans()), min_size=1, max_size=10)
 FEW_SCORES = st.lists(st.tuples(st.integers(-1, 1), st.booleans(), st.booleans()), min_size=1, max_size=6)
@@ -91,14 +90,6 @@ def test_tiny_scores_are_told_apart():
     scores = torch.tensor([[1e-20, 3e-20, 2e-20]])
     rationale, players = torch.tensor([[False, True, False]]), torch.ones(1, 3, dtype=torch.bool)
     assert token_auprc(scores, rationale, players).item() == 1.0
-
-
-@pytest.mark.parametrize("metric", [TokenAUPRC, TokenF1, TokenIOU])
-def test_examples_without_a_rationale_do_not_count(metric):
-    scores, players = torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.ones(2, 2, dtype=torch.bool)
-    meter = metric()
-    meter.update(scores, torch.tensor([[True, False], [False, False]]), players)
-    assert meter.compute().item() == 1.0
 
 
 def test_shapes_and_dtypes_are_checked():

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from captum_attn.core import GAMES, coalition_values, shapley_interactions, shapley_values
+from captum_attn.functional import GAMES, coalition_values, shapley_interactions, shapley_values
 
 ADDITIVE = ("cls", "incoming")
 MUTUAL = ("mutual", "max_mutual")

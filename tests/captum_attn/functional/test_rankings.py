@@ -11,15 +11,74 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
-from captum_attn.comparison.agreement import (
-    METRICS,
+from captum_attn.functional import (
+    RANKING_METRICS,
     agreement,
     check_top_k,
     kendall_tau,
     mean_over_inputs,
+    rank_players,
+    reversed_ranks,
     top_count,
     top_k_overlap,
+    top_players,
 )
+
+TOKENS = st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=1, max_size=12)
+
+
+def ranked(tokens):
+    return torch.tensor([[float(score) for score, _ in tokens]]), torch.tensor([[plays for _, plays in tokens]])
+
+
+@given(TOKENS)
+def test_ranks_are_the_places_in_a_stable_descending_order_of_the_players(tokens):
+    scores, players = ranked(tokens)
+    expected = sorted(
+        (token for token in range(len(tokens)) if tokens[token][1]), key=lambda token: (-tokens[token][0], token)
+    )
+    ranks = rank_players(scores, players)[0].tolist()
+    assert sorted(ranks) == list(range(len(tokens)))
+    assert [ranks.index(place) for place in range(len(expected))] == expected
+
+
+@given(TOKENS, st.sampled_from([0, 1, 5, 7, 10, 20, 33.3, 50, 99, 100]))
+def test_the_top_are_as_many_as_a_ceiling_says_and_none_is_lower_than_the_rest(tokens, percent):
+    scores, players = ranked(tokens)
+    top = top_players(rank_players(scores, players), players, percent)
+    count = int(players.sum())
+    assert top.sum() == math.ceil(round(count * percent / 100, 6))
+    assert not (top & ~players).any()
+    rest = players & ~top
+    if top.any() and rest.any():
+        assert scores[top].min() >= scores[rest].max()
+
+
+def test_seven_percent_of_a_hundred_are_seven():
+    players = torch.ones(1, 100, dtype=torch.bool)  # 100 * 0.07 is 7.000000000000001
+    assert top_players(torch.arange(100)[None], players, 7).sum() == 7
+
+
+@given(TOKENS)
+def test_reversing_twice_changes_nothing_and_once_puts_the_last_first(tokens):
+    scores, players = ranked(tokens)
+    ranks = rank_players(scores, players)
+    backwards = reversed_ranks(ranks, players)
+    assert torch.equal(reversed_ranks(backwards, players), ranks)
+    if players.any():
+        assert ranks[players][backwards[players].argmin()] == players.sum() - 1
+
+
+def test_players_with_the_lowest_possible_score_come_before_those_that_do_not_play():
+    scores, players = torch.tensor([[5.0, -math.inf, 1.0]]), torch.tensor([[False, True, True]])
+    assert rank_players(scores, players).tolist() == [[2, 1, 0]]
+
+
+@pytest.mark.parametrize("percent", [-1, 101])
+def test_percentages_out_of_range_are_refused(percent):
+    with pytest.raises(ValueError, match=f"between 0 and 100, got {percent}"):
+        top_players(torch.zeros(1, 1).long(), torch.ones(1, 1).bool(), percent)
+
 
 TIED = st.lists(st.integers(-3, 3), min_size=2, max_size=9)
 DISTINCT = st.integers(2, 9).flatmap(lambda count: st.permutations(list(range(count))))
@@ -153,7 +212,9 @@ def test_a_top_of_another_kind_is_refused(wrong):
 
 
 def test_magnitudes_agree_where_only_signs_differ():
-    found = dict(zip(METRICS, agreement(both([3, -2, 1, -4], [3, 2, 1, 4]), 2).values[:, 0, 1].tolist(), strict=True))
+    found = dict(
+        zip(RANKING_METRICS, agreement(both([3, -2, 1, -4], [3, 2, 1, 4]), 2).values[:, 0, 1].tolist(), strict=True)
+    )
     assert found["kendall_tau_of_magnitudes"] == 1
     assert found["kendall_tau"] == tau_by_counting([3, -2, 1, -4], [3, 2, 1, 4])
     assert found["top_k_overlap"] == 0.5  # {0, 2} and {3, 0}

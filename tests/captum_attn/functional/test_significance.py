@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from captum_attn.concepts.significance import direction_p_value, examples_p_values, holm, t_test_p_values
+from captum_attn.functional import direction_p_value, examples_p_values, holm, t_test_p_values
 
 
 def enumerated_p_value(effects, own):

@@ -1,4 +1,4 @@
-"""The central maximum flow against linear programming, a general solver of the barrier problem, and networkx."""
+"""Maximum flows against linear programming, a general solver of the barrier problem, and networkx."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from plain_methods import flow_graph
 from scipy.optimize import linprog, minimize
 
-from captum_attn.core.barrier_flow import barrier_flow
+from captum_attn.functional import barrier_flow, maximum_flows
 
 
 def first_token(examples, length):
@@ -158,3 +158,14 @@ def test_several_sources_and_like_tokens():
 def test_capacities_that_are_none_are_refused(bad):
     with pytest.raises(ValueError, match="finite and at least 0"):
         barrier_flow(torch.full((1, 2, 2, 2), bad), first_token(1, 2))
+
+
+def test_flow_from_several_tokens_has_their_weights_as_capacities():
+    capacities = 0.2 * torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(0)).double()
+    weights = torch.tensor([0.05, 0.2, 0.1, 0.0]).double()
+    graph = flow_graph(capacities)
+    for token, weight in enumerate(weights.tolist()):
+        graph.add_edge("source", (3, token), capacity=weight)
+    expected = [nx.maximum_flow_value(graph, "source", (0, token)) for token in range(4)]
+    assert maximum_flows(capacities, weights, [0, 1, 2, 3]).tolist() == pytest.approx(expected, abs=1e-7)
+    assert maximum_flows(capacities, (weights > 0).double(), [0, 1, 2, 3]).tolist() != pytest.approx(expected, abs=1e-7)

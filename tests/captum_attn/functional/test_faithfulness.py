@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import auc
 
-from captum_attn.metrics.functional import PERCENTAGES, aopc, area_under_curve, log_odds, mean_drop
+from captum_attn.functional import PERCENTAGES, aopc, area_under_curve, log_odds, mean_drop
 
 PROBABILITY = st.floats(0, 1, width=32)
 CASES = st.integers(1, 5).flatmap(

@@ -11,10 +11,10 @@ import torch
 from captum.attr import Attribution
 from torch import Tensor, nn
 
+from captum_attn.bench.masked_model import WholeInputs
 from captum_attn.core.inputs import COMPANION_NAMES
 from captum_attn.core.patches import Grid, at_patches, known_grid, patch_sums
 from captum_attn.core.perturb import seeded
-from captum_attn.metrics.masked_model import WholeInputs
 
 Scorer = Callable[[Mapping[str, Any], Tensor], Tensor]
 """A function of a batch and its targets int64 (B,) that returns attributions."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from captum_attn.core.perturb import rank_players, reversed_ranks, top_players
-from captum_attn.metrics.masked_model import Intervention, MaskedModel, WholeInputs
+from captum_attn.bench.masked_model import Intervention, MaskedModel, WholeInputs
 
 
 @dataclass
@@ -60,20 +58,3 @@ class PerturbedInputs:
         pairs = zip(self.whole.confidence.tolist(), self.whole.targets.tolist(), strict=True)
         for place, (probability, target) in enumerate(pairs):
             self.known[intervention, place, nothing] = probability, target
-
-
-def top_and_rest(
-    scores: Tensor, players: Tensor, percentages: Sequence[float], reverse: bool = False
-) -> tuple[Tensor, Tensor]:
-    """The players with the top k % of scores, and all others: bool (K, B, N) each, at K percentages.
-
-    Args:
-        scores: (B, N).
-        players: bool (B, N).
-        percentages: of the players, each between 0 and 100.
-        reverse: whether the lowest scores count as the top.
-    """
-    ranks = rank_players(scores, players)
-    ranks = reversed_ranks(ranks, players) if reverse else ranks
-    top = torch.stack([top_players(ranks, players, share) for share in percentages])
-    return top, players & ~top

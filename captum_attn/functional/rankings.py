@@ -1,13 +1,77 @@
-"""How far rankings of the same tokens agree: pure functions of scores."""
+"""Rankings of tokens by their scores: who comes first, and how far several rankings agree."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from scipy.stats import rankdata
 from torch import Tensor
+
+
+def rank_players(scores: Tensor, players: Tensor) -> Tensor:
+    """Each player's place by descending score; of equal scores, the earlier token comes first.
+
+    Args:
+        scores: (B, N), any floating dtype, without NaN.
+        players: bool (B, N).
+
+    Returns:
+        Ranks int64 (B, N): 0 for the highest score, n - 1 for the lowest of n players; non-players come behind.
+
+    Example:
+        >>> rank_players(torch.tensor([[9.0, 1.0, 3.0, 1.0]]), torch.tensor([[False, True, True, True]]))
+        tensor([[3, 1, 0, 2]])
+    """
+    order: Tensor = scores.argsort(dim=-1, descending=True, stable=True)
+    players_first = (~players).gather(-1, order).int().argsort(dim=-1, stable=True)
+    return order.gather(-1, players_first).argsort(dim=-1)
+
+
+def reversed_ranks(ranks: Tensor, players: Tensor) -> Tensor:
+    """The ranks (B, N) of the players in reverse; those of non-players stay."""
+    return torch.where(players, players.sum(-1, keepdim=True) - 1 - ranks, ranks)
+
+
+def top_players(ranks: Tensor, players: Tensor, percent: float) -> Tensor:
+    """bool (B, N): the ⌈n · percent / 100⌉ players that come first.
+
+    Args:
+        ranks: int64 (B, N), of :func:`rank_players`.
+        players: bool (B, N), n of them in an input.
+        percent: 0 for none to 100 for all.
+
+    Raises:
+        ValueError: a percentage out of range.
+
+    Example:
+        >>> players = torch.tensor([[False, True, True, True]])
+        >>> top_players(torch.tensor([[3, 1, 0, 2]]), players, 50)
+        tensor([[False,  True,  True, False]])
+    """
+    if not 0 <= percent <= 100:
+        raise ValueError(f"percent must lie between 0 and 100, got {percent}")
+    share = players.sum(-1, keepdim=True).double() * percent / 100
+    return players & (ranks < (share - 1e-9).ceil())  # 7 % of 100 are 7, not 8
+
+
+def top_and_rest(
+    scores: Tensor, players: Tensor, percentages: Sequence[float], reverse: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The players with the top k % of scores, and all others: bool (K, B, N) each, at K percentages.
+
+    Args:
+        scores: (B, N).
+        players: bool (B, N).
+        percentages: of the players, each between 0 and 100.
+        reverse: whether the lowest scores count as the top.
+    """
+    ranks = rank_players(scores, players)
+    ranks = reversed_ranks(ranks, players) if reverse else ranks
+    top = torch.stack([top_players(ranks, players, share) for share in percentages])
+    return top, players & ~top
 
 
 def kendall_tau(scores: Tensor) -> Tensor:
@@ -89,12 +153,12 @@ def check_top_k(top_k: Any) -> None:
         raise ValueError(f"top_k must be a whole number from 1 up, or a share between 0 and 1, got {top_k!r}")
 
 
-METRICS = ("kendall_tau", "kendall_tau_of_magnitudes", "top_k_overlap", "same_top")
+RANKING_METRICS = ("kendall_tau", "kendall_tau_of_magnitudes", "top_k_overlap", "same_top")
 """Of two rankings: τ-b; τ-b of absolute scores; overlap of the k highest tokens; of the highest one."""
 
 
 class Agreement(NamedTuple):
-    """Of M rankings of one input's n tokens: each of the METRICS, float64 (4, M, M), and what k / n chance expects."""
+    """Of M rankings of n tokens: each of the RANKING_METRICS, float64 (4, M, M), and what k / n chance expects."""
 
     values: Tensor
     expected_by_chance: float
@@ -108,7 +172,7 @@ def agreement(scores: Tensor, top_k: int | float) -> Agreement:
         top_k: as in :func:`top_count`.
 
     Returns:
-        The four METRICS of each two rankings, NaN where one of them has no order: fewer than two tokens, or equal
+        The RANKING_METRICS of each two rankings, NaN where one of them has no order: fewer than two tokens, or equal
         scores for all.
 
     Example:
@@ -117,30 +181,8 @@ def agreement(scores: Tensor, top_k: int | float) -> Agreement:
     """
     rankings, players = scores.shape
     if players < 2:
-        return Agreement(torch.full((len(METRICS), rankings, rankings), torch.nan).double(), math.nan)
+        return Agreement(torch.full((len(RANKING_METRICS), rankings, rankings), torch.nan).double(), math.nan)
     tau, k = kendall_tau(scores), top_count(top_k, players)
     overlaps = torch.stack((top_k_overlap(scores, k), top_k_overlap(scores, 1)))
     values = torch.cat((torch.stack((tau, kendall_tau(scores.abs()))), overlaps.masked_fill(tau.isnan(), torch.nan)))
     return Agreement(values, k / players)
-
-
-class Mean(NamedTuple):
-    """Over the n inputs where a number is defined: its mean, and standard error (NaN for fewer than two)."""
-
-    mean: Tensor
-    standard_error: Tensor
-    n: Tensor
-
-
-def mean_over_inputs(values: Tensor) -> Mean:
-    """The mean over E inputs of (E, ...), NaN left out; NaN where there is none.
-
-    Example:
-        >>> mean_over_inputs(torch.tensor([1.0, 3.0, torch.nan])).mean
-        tensor(2.)
-    """
-    count = values.isfinite().sum(0)
-    mean = values.nanmean(0)
-    squares = (values - mean).square().nansum(0)
-    variance = torch.where(count > 1, squares / (count - 1).clamp(min=1), torch.nan)
-    return Mean(mean, (variance / count).sqrt(), count)

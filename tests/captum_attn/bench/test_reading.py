@@ -10,8 +10,8 @@ from PIL import Image
 from small_models import load_text_model
 from torch.utils.data import DataLoader, Dataset
 
+from captum_attn.bench import Reader
 from captum_attn.concepts import UnreadableError
-from captum_attn.concepts.reading import Reader
 
 
 def to_pixels(pictures):
