@@ -23,8 +23,9 @@ from captum_attn.core.feature_names import FEATURE_NAMES
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.functional import PERCENTAGES, top_and_rest
 from captum_attn.metrics import Comprehensiveness, Sufficiency
-from captum_attn.metrics.findings import F1, F1_PERCENTAGE, f1_of_classes
+from captum_attn.metrics.catalogue import CATALOGUE, F1_PERCENTAGE
 
+F1 = ("f1_macro", "f1_weighted")
 SHARES = PERCENTAGES["eraser"]
 DROPS = {"comprehensiveness": Comprehensiveness, "sufficiency": Sufficiency}
 
@@ -120,7 +121,7 @@ class FaithfulnessProbe:
             found[name] = _drops(whole.squeeze(1), perturbed)
             if labels is not None:
                 classes = predicted.squeeze(1).long()
-                found[name] |= {metric: f1_of_classes(classes, labels, metric.removeprefix("f1_")) for metric in F1}
+                found[name] |= {metric: float(CATALOGUE[metric].function(classes, labels)) for metric in F1}
         return found
 
 

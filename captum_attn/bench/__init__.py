@@ -20,7 +20,16 @@ from captum_attn.bench.examples import (
 from captum_attn.bench.masked_model import INTERVENTIONS, Intervention, MaskedModel, WholeInputs
 from captum_attn.bench.perturbed_inputs import PerturbedInputs
 from captum_attn.bench.reading import OnError, Reader, UnreadableError
-from captum_attn.bench.token_scores import RANDOM, Method, Scorer, check_methods, random_scores, token_scores
+from captum_attn.bench.token_scores import (
+    RANDOM,
+    Method,
+    Scorer,
+    TokenAttribution,
+    WithArguments,
+    check_methods,
+    random_scores,
+    token_scores,
+)
 
 __all__ = [
     "INTERVENTIONS",
@@ -38,8 +47,10 @@ __all__ = [
     "Rationales",
     "Reader",
     "Scorer",
+    "TokenAttribution",
     "UnreadableError",
     "WholeInputs",
+    "WithArguments",
     "batches",
     "captum_baselines",
     "check_label",

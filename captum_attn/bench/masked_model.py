@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -42,6 +42,15 @@ class WholeInputs:
     grid: Grid
     calls: Mapping[int, int]
     config: Any | None
+
+    def __getitem__(self, places: Tensor) -> WholeInputs:
+        """Some of the examples, int64 (b,)."""
+        return replace(
+            self,
+            inputs=self.inputs[places],
+            probabilities=self.probabilities[places],
+            players=self.players[places],
+        )
 
     @property
     def targets(self) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,8 +19,68 @@ from captum_attn.core.perturb import seeded
 Scorer = Callable[[Mapping[str, Any], Tensor], Tensor]
 """A function of a batch and its targets int64 (B,) that returns attributions."""
 
-Method = Attribution | Scorer
-"""Ours; one of captum's; or a function."""
+
+@runtime_checkable
+class TokenAttribution(Protocol):
+    """What explains tokens, as all attributions of this package do."""
+
+    def attribute_tokens(self, inputs: Any, target: Any = None, *, players: Tensor | None = None) -> Any:
+        """``values`` (B, N) of the tokens of a batch."""
+
+
+class WithArguments:
+    """One of captum's attributions with arguments of its own, such as ``n_steps`` and ``baselines``.
+
+    Args:
+        attribution: of token ids or pixels.
+        arguments: of its ``attribute``. A function is called with the features of each batch, to make what must have
+            their shape.
+
+    Raises:
+        TypeError: what is no attribution of captum's; arguments that it does not take, or that are not for here.
+
+    Example:
+        >>> from captum.attr import LayerIntegratedGradients
+        >>> def logits(input_ids, attention_mask):
+        ...     return model(input_ids=input_ids, attention_mask=attention_mask).logits
+        >>> integrated = LayerIntegratedGradients(logits, model.get_input_embeddings())
+        >>> method = WithArguments(
+        ...     integrated, n_steps=8, baselines=lambda ids: torch.full_like(ids, tokenizer.mask_token_id)
+        ... )
+        >>> from captum_attn.metrics import evaluate
+        >>> texts = ["a gripping film", "not good at all"]
+        >>> evaluate(model, texts, {"integrated": method}, tokenizer=tokenizer, show_progress=False)
+        Evaluation(2 examples, methods: integrated, random)
+    """
+
+    def __init__(self, attribution: Attribution, **arguments: Any) -> None:
+        if not isinstance(attribution, Attribution) or isinstance(attribution, TokenAttribution):
+            raise TypeError(f"expected one of captum's attributions, got {type(attribution).__name__}")
+        taken = inspect.signature(attribution.attribute).parameters
+        wrong = [name for name in arguments if name not in taken or name in _GIVEN]
+        if wrong:
+            raise TypeError(
+                f"{type(attribution).__name__}.attribute does not take {', '.join(wrong)} here, expected some of "
+                f"{', '.join(name for name in taken if name not in _GIVEN)}"
+            )
+        self.attribution, self.arguments = attribution, arguments
+
+    def attribute(self, batch: Mapping[str, Any], whole: WholeInputs) -> Any:
+        """What captum's method returns for a batch and the classes predicted."""
+        features = whole.inputs.features
+        own = {name: value(features) if callable(value) else value for name, value in self.arguments.items()}
+        return self.attribution.attribute(
+            features.clone(),
+            target=whole.targets,
+            additional_forward_args=_companions(self.attribution.forward_func, batch) or None,
+            **own,
+        )
+
+
+_GIVEN = ("inputs", "target", "additional_forward_args")
+
+Method = TokenAttribution | Attribution | WithArguments | Scorer
+"""Ours; one of captum's, with arguments or without; or a function."""
 
 RANDOM = "random"
 
@@ -83,22 +143,24 @@ def check_methods(methods: Mapping[str, Any]) -> None:
             raise ValueError(f"the name {RANDOM!r} is taken by random scores, which are always evaluated")
         if isinstance(method, type):
             raise TypeError(f"method {name!r} is the class {method.__name__}, expected an instance of it")
-        if not isinstance(name, str) or not (isinstance(method, Attribution) or callable(method)):
+        if not isinstance(name, str) or not (isinstance(method, Attribution | WithArguments) or callable(method)):
             raise TypeError(
                 f"method {name!r} is {method!r}, expected an Attribution, or a function of a batch and its targets"
             )
 
 
 def _attributions(method: Any, batch: Mapping[str, Any], whole: WholeInputs) -> Any:
-    if hasattr(method, "attribute_tokens"):
+    if isinstance(method, TokenAttribution):
         return method.attribute_tokens(batch, target=whole.targets, players=whole.players).values
-    if not isinstance(method, Attribution):
-        return method({key: value.clone() for key, value in batch.items()}, whole.targets.clone())
-    return method.attribute(
-        whole.inputs.features.clone(),
-        target=whole.targets,
-        additional_forward_args=_companions(method.forward_func, batch) or None,
-    )
+    if isinstance(method, Attribution):
+        method = WithArguments(method)
+    if isinstance(method, WithArguments):
+        return method.attribute(batch, whole)
+    return method({key: _copied(value) for key, value in batch.items()}, whole.targets.clone())
+
+
+def _copied(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
 
 
 def _companions(function: Any, batch: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -19,7 +19,7 @@ from captum_attn.comparison.cautions import Evidence, words_of_caution
 from captum_attn.comparison.inputs import ComparedInput
 from captum_attn.comparison.stability import Paraphrased, agreement_of_reruns
 from captum_attn.functional import RANKING_METRICS, Agreement, agreement, mean_over_inputs
-from captum_attn.metrics.findings import F1_PERCENTAGE
+from captum_attn.metrics.catalogue import F1_PERCENTAGE
 from captum_attn.metrics.results import Evaluation
 
 if TYPE_CHECKING:

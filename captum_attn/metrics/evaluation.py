@@ -14,10 +14,12 @@ from captum_attn.bench import (
     INTERVENTIONS,
     RANDOM,
     Data,
+    Examples,
     Intervention,
     MaskedModel,
     Method,
     Rationales,
+    WholeInputs,
     batches,
     check_methods,
     checked_labels,
@@ -29,11 +31,13 @@ from captum_attn.core.models import config_of, fingerprint
 from captum_attn.core.perturb import Replacement
 from captum_attn.core.user_warnings import warn_user
 from captum_attn.functional import PERCENTAGES
-from captum_attn.metrics.perturbed_batch import PerturbedBatch
-from captum_attn.metrics.record import Record, Settings
+from captum_attn.metrics.catalogue import CATALOGUE, Metric, known_metrics
+from captum_attn.metrics.evaluated_batch import EvaluatedBatch, read_batch
+from captum_attn.metrics.findings import lack
+from captum_attn.metrics.record import REMOVALS, EvaluationSettings, Record, removals_for
 from captum_attn.metrics.results import Evaluation
 
-OnScores = Callable[[str, Tensor, PerturbedBatch], None]
+OnScores = Callable[[str, Tensor, Sequence[int], WholeInputs], None]
 
 
 def evaluate(
@@ -44,6 +48,7 @@ def evaluate(
     tokenizer: Any | None = None,
     labels: Sequence[int] | Tensor | None = None,
     rationales: Rationales | None = None,
+    metrics: Sequence[str | Metric] | None = None,
     percentages: Sequence[float] = PERCENTAGES["eraser"],
     interventions: Sequence[Intervention] = ("replacement",),
     replacement: Replacement | None = None,
@@ -77,6 +82,9 @@ def evaluate(
             HateXplain), a mask with 0 or 1 for each word; of a pair of them (e-SNLI), two such masks. In all these,
             [] is none. Of tensors, bool (N, T) for tokens or (N, h, w) for pixels: a patch is chosen if half of its
             pixels are. Warnings say how many were cut with their texts, lie outside of them, or choose no token.
+        metrics: what to measure: names of the catalogue (see :meth:`~captum_attn.metrics.Evaluation.table`), or
+            :class:`~captum_attn.metrics.Metric` records of your own. Tokens are taken away only as these need it.
+            Default: all that the other arguments allow.
         percentages: of tokens that are taken or kept, between 0 and 100. With 0 and 100 among them, such as
             ``range(0, 101, 10)``, deletion and insertion are measured.
         interventions: how tokens are taken: ``"replacement"`` in the input, ``"knockout"`` from attention, or both.
@@ -87,8 +95,8 @@ def evaluate(
         seed: of the random scores.
         file: where results are kept as they come (JSON lines). A run that was interrupted goes on from there, and one
             with further methods adds them. A file of other settings, data or another model is refused.
-        on_scores: called with a method's name, its checked scores (B, N) of a batch, and the
-            :class:`~captum_attn.metrics.perturbed_batch.PerturbedBatch`, for each that is explained now.
+        on_scores: called with a method's name, its checked scores (B, N) of a batch, the numbers of its examples, and
+            these as the model sees them (:class:`~captum_attn.bench.WholeInputs`), for each that is explained now.
         show_progress: show a progress bar.
 
     Returns:
@@ -114,11 +122,14 @@ def evaluate(
     """
     check_methods(methods)
     shares, interventions = _checked_percentages(percentages), _checked_interventions(interventions)
+    wanted = None if metrics is None else known_metrics(metrics)
     masked = MaskedModel(model, tokenizer, replacement=replacement, layers=layers, batch_size=batch_size)
     examples = examples_of(data, tokenizer, masked.model, max_length)
     gold = checked_labels(labels, len(examples), config_of(masked.model))
     people = None if rationales is None else checked_rationales(rationales, examples)
-    settings = Settings(
+    at_once = [metric for metric in wanted or CATALOGUE.values() if metric.at_once]
+    at_once = [metric for metric in at_once if people is not None or "rationales" not in metric.needs]
+    settings = EvaluationSettings(
         percentages=shares,
         interventions=interventions,
         replacement=None if replacement is None else str(replacement),
@@ -129,34 +140,52 @@ def evaluate(
         labels=None if gold is None else sha256(repr(gold).encode()).hexdigest(),
         count=len(examples),
         rationales=None if people is None else rationale_fingerprint(people),
+        removals=REMOVALS if wanted is None else removals_for(wanted),
+        kept={metric.name: metric.higher_is_better for metric in at_once},
     )
+    for metric in wanted or ():
+        if missing := lack(metric, settings, None):
+            raise ValueError(f"{metric.name} cannot be evaluated without {missing}")
     record = Record.open(None if file is None else Path(file), settings)
-    scored = {**methods, RANDOM: None}
+    scored: dict[str, Any] = {**methods, RANDOM: None}
     in_vain: set[int] = set()
     pending = sum(len(record.missing(name, range(len(examples)))) for name in scored)
     with tqdm(total=pending, desc="Faithfulness", unit="explanation", disable=not show_progress) as bar:
         for rows in batches(examples, batch_size):
-            read: dict[tuple[int, ...], PerturbedBatch] = {}
+            missing_of = {name: record.missing(name, rows) for name in scored}
+            asked = tuple(row for row in rows if any(row in missing for missing in missing_of.values()))
+            if not asked:
+                continue
+            batch = read_batch(masked, examples, asked, gold, people, settings, at_once)
+            in_vain.update(_in_vain(batch, examples, people))
             for name, method in scored.items():
-                missing = record.missing(name, rows)
-                if not missing:
+                if not missing_of[name]:
                     continue
                 bar.set_postfix_str(name)
-                if missing not in read:
-                    read[missing] = PerturbedBatch(masked, examples, missing, gold, people, settings)
-                    in_vain.update(read[missing].in_vain)
-                batch = read[missing]
-                scores, seconds = batch.explain(name, method)
+                part = batch.part(missing_of[name])
+                scores, seconds = part.explain(name, method)
                 if on_scores is not None:
-                    on_scores(name, scores, batch)
-                record.add(batch.described, batch.measure(name, scores, seconds))
-                bar.update(len(missing))
+                    on_scores(name, scores, part.rows, part.whole)
+                record.add(part.described, part.measure(name, scores, seconds))
+                bar.update(len(part.rows))
     if in_vain:
         warn_user(
             f"the rationales of {len(in_vain)} of {len(examples)} examples choose no token that plays (the first: "
             f"example {min(in_vain)}): they do not count for plausibility"
         )
-    return Evaluation(record)
+    return Evaluation(record, wanted)
+
+
+def _in_vain(batch: EvaluatedBatch, examples: Examples, rationales: Any | None) -> list[int]:
+    """The examples in which people chose something, but no token that plays."""
+    if batch.chosen is None:
+        return []
+    lost = (~batch.chosen.any(-1)).tolist()
+    return [
+        row
+        for row, nothing in zip(batch.rows, lost, strict=True)
+        if nothing and examples.has_rationale(rationales, row)
+    ]
 
 
 def _checked_percentages(percentages: Sequence[float]) -> tuple[float, ...]:

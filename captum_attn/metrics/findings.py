@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -10,156 +10,202 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_f1_score
 
-from captum_attn.functional import PERCENTAGES, area_under_curve, log_odds, mean_drop
-from captum_attn.metrics.record import REMOVALS, Record
+from captum_attn.functional import PERCENTAGES
+from captum_attn.metrics.catalogue import CATALOGUE, Metric, known_metrics
+from captum_attn.metrics.record import (
+    BOTTOM_REMOVED,
+    TOP_KEPT,
+    TOP_REMOVED,
+    UNTOUCHED,
+    EvaluationSettings,
+    Measured,
+    Record,
+    removals_for,
+)
 
 ReportScale = Literal["eraser", "paper", "all"]
+SCALES: tuple[ReportScale, ...] = get_args(ReportScale)
 
-TOP_REMOVED, TOP_KEPT, BOTTOM_REMOVED = REMOVALS
 RANKINGS = ("scores", "reversed")
-
-SCALED = ("comprehensiveness", "sufficiency", "log_odds")
-AREAS = ("deletion", "insertion")
-F1 = ("f1_macro", "f1_weighted")
-PLAUSIBILITY = ("token_auprc", "token_f1", "token_iou")
-METRICS = (*SCALED, *AREAS, *F1, *PLAUSIBILITY, "seconds")
-
-F1_PERCENTAGE = 20.0
-"""F1 is that of predictions from the top 20 % of tokens alone, as in arXiv 2508.08966."""
-
 COLUMNS = ["method", "ranking", "intervention", "metric", "scale"]
 _RESAMPLES = 200
 
 
 class Findings:
-    """The values of metrics, computed from the probabilities of a record."""
+    """The values of metrics, computed from what a record holds.
 
-    def __init__(self, record: Record) -> None:
-        self._record = record
-        self.settings = record.settings
+    Args:
+        record: of an evaluation.
+        wanted: the metrics that it was made for; None for all that it allows.
+    """
 
-    def scores(self, metrics: Sequence[str], scale: ReportScale) -> pd.DataFrame:
+    def __init__(self, record: Record, wanted: Sequence[Metric] | None) -> None:
+        self._record, self.settings = record, record.settings
+        kept = [name for name in self.settings.kept if name not in CATALOGUE]
+        self._own = {name: Metric(name, self.settings.kept[name], ["ask"], _kept_alone) for name in kept}
+        self._own |= {metric.name: metric for metric in wanted or () if metric.name not in CATALOGUE}
+        self._usual = list((CATALOGUE | self._own).values()) if wanted is None else list(wanted)
+
+    def scores(self, metrics: Sequence[Metric], scale: ReportScale) -> pd.DataFrame:
         """What :meth:`Evaluation.scores` documents, of metrics that were checked."""
         frames = [_frame([], "", "", "", "", "", [])]
         for metric in metrics:
-            if metric in (*PLAUSIBILITY, "seconds"):
-                frames += self._unperturbed(metric)
-                continue
-            used = scale if metric in SCALED else ""
-            for group in self.groups():
-                for ranking, perturbed in zip(RANKINGS, _removals(metric, group), strict=False):
-                    values = self._values(metric, group.whole, perturbed, scale)
-                    names = (group.method, ranking, group.intervention, metric, used)
-                    frames.append(_frame(group.examples, *names, values.tolist()))
+            if metric.name in self.settings.kept or not metric.takes_tokens:
+                frames += self._of_entries(metric)
+            elif not metric.of_all:
+                frames += self._of_probabilities(metric, scale)
         return pd.concat(frames[1:] or frames, ignore_index=True)
 
-    def _values(self, metric: str, whole: Tensor, perturbed: Tensor, scale: ReportScale) -> Tensor:
-        """A metric (n,) of each example."""
-        shares = self.settings.percentages
-        if metric in AREAS:
-            return area_under_curve(perturbed, shares)
-        at_scale = perturbed[:, [shares.index(share) for share in self._shares(scale)]]
-        if metric == "log_odds":
-            return log_odds(whole, at_scale)
-        return mean_drop(whole, at_scale, "eraser" if scale == "all" else scale)
-
-    def _unperturbed(self, metric: str) -> Iterator[pd.DataFrame]:
-        for method, entries in self._record.measured.items():
-            examples = sorted(entries)
-            if metric == "seconds":
-                values = [entries[example].seconds for example in examples]
-            else:
-                place = PLAUSIBILITY.index(metric)
-                values = [(entries[example].plausibility or (np.nan,) * 3)[place] for example in examples]
-            yield _frame(examples, method, "scores", "none", metric, "", values)
-
-    def f1(self, metrics: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-        """Rows of :meth:`Evaluation.table` for F1."""
-        if not metrics:
-            return
-        share = self.settings.percentages.index(F1_PERCENTAGE)
-        for group in self.groups():
-            labels = torch.tensor([self._record.examples[example].label for example in group.examples])
-            predicted = group.predictions[:, share]
-            for metric in metrics:
-                found = _f1_and_error(predicted, labels, metric.removeprefix("f1_"))
-                yield group.method, "scores", group.intervention, metric, "", *found, len(labels)
+    def of_all(self, metrics: Sequence[Metric], scale: ReportScale) -> Iterator[tuple[Any, ...]]:
+        """Rows of :meth:`Evaluation.table` for metrics of all examples together."""
+        for metric in metrics:
+            for group in self.groups() if metric.of_all else ():
+                known = self._known(metric, group, scale)
+                yield group.method, "scores", group.intervention, metric.name, "", *_bootstrapped(metric, known)
 
     def groups(self) -> Iterator[Group]:
         """What was measured of each method and intervention."""
+        examples_of = self._record.examples
         for method, entries in self._record.measured.items():
             examples = sorted(entries)
             measured = [entries[example] for example in examples]
-            whole = torch.tensor([self._record.examples[example].probability for example in examples])
+            whole = torch.tensor([examples_of[example].probability for example in examples])
+            labels = [examples_of[example].label for example in examples]
             for place, intervention in enumerate(self.settings.interventions):
-                probabilities = torch.tensor([entry.probabilities[place] for entry in measured])
-                predictions = torch.tensor([entry.predictions[place] for entry in measured])
-                perturbed = dict(zip(REMOVALS, probabilities.unbind(1), strict=False))
-                of_kept = predictions[:, REMOVALS.index(TOP_KEPT)]
-                yield Group(method, intervention, examples, whole, perturbed, of_kept)
+                removals = [removal for removal in self.settings.removals if place == 0 or removal != BOTTOM_REMOVED]
+                yield Group(
+                    method,
+                    intervention,
+                    examples,
+                    whole,
+                    {of: torch.tensor([entry.probabilities[place][of] for entry in measured]) for of in removals},
+                    torch.tensor([entry.predictions[place] for entry in measured]),
+                    None if None in labels else torch.tensor(labels),
+                )
 
     def scale(self, given: ReportScale | None) -> ReportScale:
         """The scale that is asked for; by default the first whose percentages were evaluated."""
-        known = get_args(ReportScale)
-        if given is not None and given not in known:
-            raise ValueError(f"unknown scale {given!r}: expected {', '.join(map(repr, known))}")
-        if given is not None:
-            self.checked(SCALED[:1], given)
-            return given
-        return next(scale for scale in known if set(self._shares(scale)) <= set(self.settings.percentages))
+        if given is None:
+            return next(scale for scale in SCALES if {*_shares(self.settings, scale)} <= {*self.settings.percentages})
+        if given not in SCALES:
+            raise ValueError(f"unknown scale {given!r}: expected {', '.join(map(repr, SCALES))}")
+        if not {*_shares(self.settings, given)} <= {*self.settings.percentages}:
+            raise ValueError(
+                f"the scale {given!r} was not evaluated: call evaluate with {_percentages_of(self.settings, given)}"
+            )
+        return given
 
-    def _shares(self, scale: ReportScale) -> tuple[float, ...]:
-        """The percentages over which a scale averages."""
-        return self.settings.percentages if scale == "all" else PERCENTAGES[scale]
-
-    def checked(self, metrics: Sequence[str] | None, scale: ReportScale) -> list[str]:
+    def checked(self, metrics: Sequence[str | Metric] | None, scale: ReportScale) -> list[Metric]:
         """The metrics that are asked for; by default all that there are."""
         if metrics is None:
-            return [metric for metric in METRICS if self._lacks(metric, scale) is None]
-        asked = [metrics] if isinstance(metrics, str) else list(metrics)
+            return [metric for metric in self._usual if lack(metric, self.settings, scale) is None]
+        names = [metrics] if isinstance(metrics, str | Metric) else metrics
+        asked = known_metrics(self._own.get(name, name) if isinstance(name, str) else name for name in names)
         for metric in asked:
-            if metric not in METRICS:
-                raise ValueError(f"unknown metric {metric!r}: expected some of {', '.join(METRICS)}")
-            lack = self._lacks(metric, scale)
-            if lack is not None:
-                raise ValueError(f"{metric} was not evaluated: call evaluate with {lack}")
+            missing = lack(metric, self.settings, scale)
+            if missing is not None:
+                raise ValueError(f"{metric.name} was not evaluated: call evaluate with {missing}")
         return asked
 
-    def _lacks(self, metric: str, scale: ReportScale) -> str | None:
-        """What the evaluation would have needed for a metric; None if it is there."""
-        shares = set(self.settings.percentages)
-        if metric in SCALED and not set(self._shares(scale)) <= shares:
-            return f"percentages={self._shares(scale)} for the scale {scale!r}"
-        if metric in AREAS and not {0.0, 100.0} <= shares:
-            return "percentages from 0 to 100, such as range(0, 101, 10)"
-        if metric in F1 and F1_PERCENTAGE not in shares:
-            return f"{F1_PERCENTAGE:g} among the percentages"
-        if metric in F1 and any(example.label is None for example in self._record.examples.values()):
-            return "labels=, the gold classes"
-        if metric in PLAUSIBILITY and not self.settings.rationales:
-            return "rationales="
-        return None
+    def _of_entries(self, metric: Metric) -> Iterator[pd.DataFrame]:
+        """Values that were kept, or need nothing but what is known of each explanation."""
+        for method, entries in self._record.measured.items():
+            examples = sorted(entries)
+            for intervention, values in self._columns(metric, [entries[example] for example in examples]).items():
+                yield _frame(examples, method, "scores", intervention, metric.name, "", values)
+
+    def _columns(self, metric: Metric, measured: Sequence[Measured]) -> dict[str, list[float]]:
+        """By intervention, a value for each example."""
+        if metric.name not in self.settings.kept:
+            seconds = torch.tensor([entry.seconds for entry in measured], dtype=torch.double)
+            return {UNTOUCHED: metric.of({"seconds": seconds}).tolist()}
+        kept = [entry.values[metric.name] for entry in measured]
+        return {intervention: [values[intervention] for values in kept] for intervention in kept[0]}
+
+    def _of_probabilities(self, metric: Metric, scale: ReportScale) -> Iterator[pd.DataFrame]:
+        used = scale if metric.percentages == "scale" else ""
+        for group in self.groups():
+            rankings = RANKINGS if BOTTOM_REMOVED in group.perturbed and _turns_around(metric) else RANKINGS[:1]
+            for ranking in rankings:
+                values = metric.of(self._known(metric, group, scale, ranking))
+                names = (group.method, ranking, group.intervention, metric.name, used)
+                yield _frame(group.examples, *names, values.tolist())
+
+    def _known(self, metric: Metric, group: Group, scale: ReportScale, ranking: str = RANKINGS[0]) -> dict[str, Any]:
+        """What metrics may need of a group of n examples, at the percentages that this one is about."""
+        evaluated = self.settings.percentages
+        shares = _shares(self.settings, scale) if metric.percentages == "scale" else metric.percentages
+        shares = shares if isinstance(shares, tuple) else evaluated
+        places = [evaluated.index(share) for share in shares]
+        known = {
+            "whole": group.whole,
+            "percentages": shares,
+            "scale": "eraser" if scale == "all" else scale,
+            "labels": group.labels,
+            "predictions": group.predictions[:, places] if group.predictions.numel() else group.predictions,
+        }
+        removals = {"without_top": TOP_REMOVED if ranking == RANKINGS[0] else BOTTOM_REMOVED, "top_alone": TOP_KEPT}
+        for need, removal in removals.items():
+            if removal in group.perturbed:
+                known[need] = group.perturbed[removal][:, places]
+        return known
 
 
 @dataclass(frozen=True)
 class Group:
     """Of a method and an intervention: the n examples, p of whole inputs (n,), p of perturbed inputs, (n, K) for each
-    removal, and the predictions int64 (n, K) from the top k %."""
+    removal, the predictions int64 (n, K) from the top k %, and the gold classes int64 (n,)."""
 
     method: str
     intervention: str
     examples: list[int]
     whole: Tensor
-    perturbed: dict[str, Tensor]
+    perturbed: Mapping[str, Tensor]
     predictions: Tensor
+    labels: Tensor | None
 
 
-def _removals(metric: str, group: Group) -> list[Tensor]:
-    """The perturbed inputs (n, K) that a metric is about: by the scores and, where tokens are removed, in reverse."""
-    removals = (TOP_KEPT,) if metric in ("sufficiency", "insertion") else (TOP_REMOVED, BOTTOM_REMOVED)
-    return [group.perturbed[removal] for removal in removals if removal in group.perturbed]
+def lack(metric: Metric, settings: EvaluationSettings, scale: ReportScale | None) -> str | None:
+    """What an evaluation would have needed for a metric; None if it is there.
+
+    Args:
+        scale: of the report; None where any will do.
+    """
+    shares = set(settings.percentages)
+    if "rationales" in metric.needs and not settings.rationales:
+        return "rationales="
+    if "labels" in metric.needs and not settings.labels:
+        return "labels=, the gold classes"
+    if metric.at_once:
+        return None if metric.name in settings.kept else f"it among metrics=, as {metric.name!r} is computed at once"
+    if metric.percentages == "scale" and scale is not None and not {*_shares(settings, scale)} <= shares:
+        return _percentages_of(settings, scale)
+    if metric.percentages == "from 0 to 100" and not {0.0, 100.0} <= shares:
+        return "percentages from 0 to 100, such as range(0, 101, 10)"
+    if isinstance(metric.percentages, tuple) and not {*metric.percentages} <= shares:
+        return f"{', '.join(f'{share:g}' for share in metric.percentages)} among the percentages"
+    if not {*removals_for([metric])} <= {*settings.removals}:
+        return f"{metric.name!r} among metrics="
+    return None
+
+
+def _shares(settings: EvaluationSettings, scale: ReportScale) -> tuple[float, ...]:
+    """The percentages over which a scale averages."""
+    return settings.percentages if scale == "all" else PERCENTAGES[scale]
+
+
+def _percentages_of(settings: EvaluationSettings, scale: ReportScale) -> str:
+    return f"percentages={_shares(settings, scale)} for the scale {scale!r}"
+
+
+def _turns_around(metric: Metric) -> bool:
+    """Whether it can be had of the reversed ranking, of which no more is known than p without its top."""
+    return {"top_alone", "predictions"}.isdisjoint(metric.needs)
+
+
+def _kept_alone(*_: Any) -> Tensor:
+    raise AssertionError("of this metric nothing is known but its values")
 
 
 def _frame(
@@ -169,21 +215,16 @@ def _frame(
     return pd.DataFrame({**names, "example": examples, "value": values})
 
 
-def standard_error(values: Tensor) -> Tensor:
-    """Of the mean over examples, of (n, ...); NaN for one."""
-    return values.std(0) / len(values) ** 0.5 if len(values) > 1 else torch.full_like(values[0], torch.nan)
-
-
-def f1_of_classes(predicted: Tensor, labels: Tensor, average: Any) -> float:
-    """F1 of predictions int64 (n,), whatever the number of classes: those that occur nowhere do not count."""
-    classes = int(torch.cat((predicted, labels)).max()) + 1
-    return float(multiclass_f1_score(predicted, labels, max(classes, 2), average))
-
-
-def _f1_and_error(predicted: Tensor, labels: Tensor, average: Any) -> tuple[float, float]:
-    """F1 and its standard error by bootstrap."""
-    f1 = f1_of_classes(predicted, labels, average)
-    if len(labels) < 2:
-        return f1, np.nan
-    draws = torch.randint(len(labels), (_RESAMPLES, len(labels)), generator=torch.Generator().manual_seed(0))
-    return f1, float(np.std([f1_of_classes(predicted[rows], labels[rows], average) for rows in draws], ddof=1))
+def _bootstrapped(metric: Metric, known: Mapping[str, Any]) -> tuple[float, float, int]:
+    """A metric of all examples, its standard error by bootstrap, and their number."""
+    columns = {name: value for name, value in known.items() if name in metric.needs}
+    count = len(next(value for value in columns.values() if isinstance(value, Tensor)))
+    found = float(metric.of(columns))
+    if count < 2:
+        return found, np.nan, count
+    draws = torch.randint(count, (_RESAMPLES, count), generator=torch.Generator().manual_seed(0))
+    resampled = [
+        float(metric.of({name: of[rows] if isinstance(of, Tensor) else of for name, of in columns.items()}))
+        for rows in draws
+    ]
+    return found, float(np.std(resampled, ddof=1)), count

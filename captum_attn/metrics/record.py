@@ -4,22 +4,40 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
 from captum_attn.bench import Intervention
+from captum_attn.metrics.catalogue import Metric
 
-REMOVALS = ("top removed", "top kept", "bottom removed")
+REMOVALS = TOP_REMOVED, TOP_KEPT, BOTTOM_REMOVED = "top removed", "top kept", "bottom removed"
 """Which players are taken away at k %: those with the top k % of scores; all others; those with the bottom k %.
 
 The last is the ranking reversed, a check for which one intervention, the first, is enough.
 """
 
+UNTOUCHED = "none"
+"""The intervention of metrics for which nothing is taken away."""
+
+_OF_RATIONALES = ("token_auprc", "token_f1", "token_iou")
+"""The metrics of which earlier files hold a triple."""
+
+
+def removals_for(metrics: Sequence[Metric]) -> tuple[str, ...]:
+    """What must be taken away for some metrics."""
+    needs = {need for metric in metrics for need in metric.needs}
+    wanted = {
+        TOP_REMOVED: "without_top" in needs,
+        TOP_KEPT: not needs.isdisjoint({"top_alone", "predictions"}),
+        BOTTOM_REMOVED: "without_top" in needs,
+    }
+    return tuple(removal for removal in REMOVALS if wanted[removal])
+
 
 @dataclass(frozen=True)
-class Settings:
+class EvaluationSettings:
     """What must be the same when an evaluation goes on.
 
     Attributes:
@@ -30,6 +48,8 @@ class Settings:
         seed: of the random scores.
         data, model, labels, rationales: fingerprints; None where there are none.
         count: their number.
+        removals: what is taken away: some of ``REMOVALS``.
+        kept: the metrics that are computed at once, and whether higher is better.
     """
 
     percentages: tuple[float, ...]
@@ -42,6 +62,15 @@ class Settings:
     labels: str | None
     count: int
     rationales: str | None
+    removals: tuple[str, ...]
+    kept: Mapping[str, bool]
+
+    @classmethod
+    def read(cls, entry: dict[str, Any]) -> EvaluationSettings:
+        """The settings in a file, which an earlier version may have written."""
+        of_rationales = _OF_RATIONALES if entry.get("rationales") else ()
+        entry = {"removals": REMOVALS, "kept": dict.fromkeys(of_rationales, True), **entry}
+        return cls(**{name: _frozen(value) for name, value in entry.items()})
 
 
 @dataclass(frozen=True)
@@ -63,16 +92,26 @@ class Measured:
         method, example: which.
         seconds: that its attributions took, its share of the batch's.
         probabilities: of the predicted class on perturbed inputs, [intervention][removal][percentage].
-        predictions: the classes predicted on them, likewise.
-        plausibility: AUPRC, F1, IOU; None without rationales. NaN for an example without one.
+        predictions: the classes predicted from the top alone, [intervention][percentage]; empty where none are wanted.
+        values: of the metrics that are computed at once, by intervention.
     """
 
     method: str
     example: int
     seconds: float
-    probabilities: list[list[list[float]]]
-    predictions: list[list[list[int]]]
-    plausibility: tuple[float, float, float] | None = None
+    probabilities: list[dict[str, list[float]]]
+    predictions: list[list[int]]
+    values: dict[str, dict[str, float]]
+
+    @classmethod
+    def read(cls, entry: dict[str, Any]) -> Measured:
+        """An entry of a file, which an earlier version may have written."""
+        if "plausibility" in entry:
+            triple = entry.pop("plausibility") or ()
+            entry["values"] = {name: {UNTOUCHED: value} for name, value in zip(_OF_RATIONALES, triple, strict=False)}
+            entry["probabilities"] = [dict(zip(REMOVALS, one, strict=False)) for one in entry["probabilities"]]
+            entry["predictions"] = [one[REMOVALS.index(TOP_KEPT)] for one in entry["predictions"]]
+        return cls(**entry)
 
 
 @dataclass
@@ -86,7 +125,7 @@ class Record:
         path: the file, JSON lines; None to keep all in memory.
     """
 
-    settings: Settings
+    settings: EvaluationSettings
     examples: dict[int, Example] = field(default_factory=dict)
     measured: dict[str, dict[int, Measured]] = field(default_factory=dict)
     path: Path | None = None
@@ -137,20 +176,18 @@ class Record:
     def _parsed(cls, path: Path, lines: bytes) -> Record:
         try:
             header, *entries = map(json.loads, lines.splitlines())
-            settings = Settings(**{name: _frozen(value) for name, value in header.items()})
-            record = cls(settings, path=path)
+            record = cls(EvaluationSettings.read(header), path=path)
             for entry in entries:
                 if "method" in entry:
-                    entry["plausibility"] = _frozen(entry["plausibility"])
-                    record.measured.setdefault(entry["method"], {})[entry["example"]] = Measured(**entry)
+                    record.measured.setdefault(entry["method"], {})[entry["example"]] = Measured.read(entry)
                 else:
                     record.examples[entry["example"]] = Example(**entry)
-        except (TypeError, KeyError, ValueError) as error:
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
             raise ValueError(f"{path} is not the file of an evaluation: {error}") from error
         return record
 
     @classmethod
-    def open(cls, path: Path | None, settings: Settings) -> Record:
+    def open(cls, path: Path | None, settings: EvaluationSettings) -> Record:
         """The record in a file, to go on with; a new one if there is no file.
 
         Raises:

@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from captum_attn.metrics.record import UNTOUCHED
 from captum_attn.visualization import as_written
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_LOWER_IS_BETTER = ("sufficiency", "log_odds", "deletion", "seconds")
 _RANDOM_COLOUR = "#999999"
 _COLOURS = [f"C{number}" for number in (0, 1, 2, 3, 4, 5, 6, 8, 9)]  # 7 is grey
 
 
-def markdown(table: pd.DataFrame) -> str:
+def markdown(table: pd.DataFrame, higher_is_better: Mapping[str, bool]) -> str:
     """A row for each method, best first by the first metric; a column for each metric and intervention."""
     if table.empty:
         raise ValueError("there are no metrics to show: expected some of those of table()")
     usual = table.intervention.iloc[0]
-    table = table.assign(column=[_label(row, usual) for row in table.itertuples()])
+    table = table.assign(column=[_label(row, usual, higher_is_better) for row in table.itertuples()])
     first = table.iloc[0]
     shown = table[(table.ranking == "scores") | (table.metric == first.metric)]
     cells = shown.assign(cell=[_cell(row) for row in shown.itertuples()]).pivot(
         index="method", columns="column", values="cell"
     )
     leading = table[table.column == first.column].set_index("method")["mean"]
-    methods = leading.sort_values(ascending=first.metric in _LOWER_IS_BETTER).index
+    methods = leading.sort_values(ascending=not higher_is_better[first.metric]).index
     columns = shown.column.unique()
     lines = [_caption(table), "", f"| method | {' | '.join(columns)} |", f"|---|{'--:|' * len(columns)}"]
     for method in methods:
@@ -37,11 +38,13 @@ def markdown(table: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
-def distributions(scores: pd.DataFrame, families: dict[str, str] | None, ax: Axes | None) -> Axes:
+def distributions(
+    scores: pd.DataFrame, higher_is_better: bool, families: dict[str, str] | None, ax: Axes | None
+) -> Axes:
     """A box for each method, of the values that its scores reach; see :meth:`Evaluation.plot`."""
     metric, scale = scores.metric.iloc[0], scores.scale.iloc[0]
     means = scores[scores.ranking == "scores"].groupby("method", sort=False).value.mean()
-    methods = means.sort_values(ascending=metric not in _LOWER_IS_BETTER).index.tolist()  # the best on top
+    methods = means.sort_values(ascending=higher_is_better).index.tolist()  # the best on top
     colour_of = _colours(list(means.index), families)
     ax = _axes(ax, len(methods))
     for place, method in enumerate(methods):
@@ -65,8 +68,8 @@ def distributions(scores: pd.DataFrame, families: dict[str, str] | None, ax: Axe
             ax.plot(reverse.mean(), place, "o", markerfacecolor="white", color=colour_of[method])
     ax.set_yticks(range(len(methods)), methods)
     as_written(ax.yaxis)
-    notes = [f"{scale} scale"] * bool(scale) + [kind for kind in scores.intervention.unique() if kind != "none"]
-    better = "lower" if metric in _LOWER_IS_BETTER else "higher"
+    notes = [f"{scale} scale"] * bool(scale) + [kind for kind in scores.intervention.unique() if kind != UNTOUCHED]
+    better = "higher" if higher_is_better else "lower"
     ax.set_xlabel(f"{metric.replace('_', ' ')}, {better} is better" + (f" ({', '.join(notes)})" if notes else ""))
     if families is not None:
         colour_of_family = {families[method]: colour_of[method] for method in families if method in colour_of}
@@ -118,17 +121,17 @@ def _colours(methods: list[str], families: dict[str, str] | None) -> dict[str, s
 def _caption(table: pd.DataFrame) -> str:
     """What holds for all columns."""
     scales = [f"{scale} scale" for scale in table.scale.unique() if scale]
-    kinds = [kind for kind in table.intervention.unique() if kind != "none"]
+    kinds = [kind for kind in table.intervention.unique() if kind != UNTOUCHED]
     by = [f"tokens are taken by {kinds[0]}" + (", unless a column says otherwise" * (len(kinds) > 1))] if kinds else []
     most, least = table.n.max(), table.n.min()
     count = f"{most} examples" if most == least else f"{least} to {most} examples"
     return "; ".join([*scales, *by, f"mean ± standard error over {count}"]).capitalize() + "."
 
 
-def _label(row: Any, usual: str) -> str:
+def _label(row: Any, usual: str, higher_is_better: Mapping[str, bool]) -> str:
     """What stands above a column."""
-    arrow = "↓" if row.metric in _LOWER_IS_BETTER else "↑"
-    own = [] if row.intervention in (usual, "none") else [row.intervention]
+    arrow = "↑" if higher_is_better[row.metric] else "↓"
+    own = [] if row.intervention in (usual, UNTOUCHED) else [row.intervention]
     notes = own + ([] if row.ranking == "scores" else [row.ranking])
     return f"{row.metric.replace('_', ' ')} {arrow}" + "".join(f", {note}" for note in notes)
 

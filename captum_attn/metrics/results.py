@@ -8,21 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from captum_attn.functional import aopc
+from captum_attn.functional import aopc, mean_over_inputs
 from captum_attn.metrics import reports
-from captum_attn.metrics.findings import (
-    BOTTOM_REMOVED,
-    COLUMNS,
-    F1,
-    PLAUSIBILITY,
-    RANKINGS,
-    TOP_KEPT,
-    TOP_REMOVED,
-    Findings,
-    ReportScale,
-    standard_error,
-)
-from captum_attn.metrics.record import REMOVALS, Record
+from captum_attn.metrics.catalogue import Metric
+from captum_attn.metrics.findings import COLUMNS, RANKINGS, Findings, ReportScale
+from captum_attn.metrics.record import BOTTOM_REMOVED, REMOVALS, TOP_KEPT, TOP_REMOVED, Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,6 +24,10 @@ class Evaluation:
     Attributes:
         settings: what was evaluated, and how.
         methods: their names, random scores included.
+
+    Args:
+        record: what was measured.
+        wanted: the metrics that it was made for; None for all that it allows.
 
     Example:
         >>> from captum_attn import ShapleyGradAttention
@@ -48,8 +42,8 @@ class Evaluation:
         True
     """
 
-    def __init__(self, record: Record) -> None:
-        self._record, self._findings = record, Findings(record)
+    def __init__(self, record: Record, wanted: Sequence[Metric] | None = None) -> None:
+        self._record, self._findings = record, Findings(record, wanted)
         self.settings = record.settings
         self.methods = tuple(record.measured)
 
@@ -74,13 +68,19 @@ class Evaluation:
         """
         return cls(Record.read(Path(path)))
 
-    def table(self, metrics: Sequence[str] | None = None, scale: ReportScale | None = None) -> pd.DataFrame:
+    @property
+    def metrics(self) -> list[Metric]:
+        """Those of :meth:`table`, on its usual scale."""
+        return self._findings.checked(None, self._findings.scale(None))
+
+    def table(self, metrics: Sequence[str | Metric] | None = None, scale: ReportScale | None = None) -> pd.DataFrame:
         """One row for each method, ranking, intervention and metric.
 
         Args:
             metrics: some of ``comprehensiveness, sufficiency, log_odds, deletion, insertion, f1_macro, f1_weighted,
-                token_auprc, token_f1, token_iou, seconds`` (for the attributions of one example). Default: all that
-                the evaluation allows.
+                token_auprc, token_f1, token_iou, seconds`` (for the attributions of one example), or
+                :class:`Metric` records that need no scores. Default: those that were asked for, or all that the
+                evaluation allows.
             scale: ``"eraser"``, ``"paper"``, or ``"all"``, the mean over all percentages that were evaluated, of the
                 first three. Default: the first of these whose percentages were.
 
@@ -93,18 +93,18 @@ class Evaluation:
         """
         scale = self._findings.scale(scale)
         wanted = self._findings.checked(metrics, scale)
-        each = self._findings.scores([metric for metric in wanted if metric not in F1], scale)
-        groups = each.groupby(COLUMNS, sort=False).value
+        groups = self._findings.scores(wanted, scale).groupby(COLUMNS, sort=False).value
         means = groups.agg(mean="mean", standard_error="sem", n="count").reset_index()
-        f1 = pd.DataFrame(self._findings.f1([metric for metric in wanted if metric in F1]), columns=means.columns)
-        both = pd.concat([means, f1] if len(f1) else [means], ignore_index=True)
-        orders: dict[Any, Sequence[str]] = {"method": self.methods, "ranking": RANKINGS, "metric": wanted}
+        of_all = pd.DataFrame(self._findings.of_all(wanted, scale), columns=means.columns)
+        both = pd.concat([means, of_all] if len(of_all) else [means], ignore_index=True)
+        names = [metric.name for metric in wanted]
+        orders: dict[Any, Sequence[str]] = {"method": self.methods, "ranking": RANKINGS, "metric": names}
         return both.sort_values(
             list(orders), key=lambda column: column.map(orders[column.name].index), kind="stable", ignore_index=True
         )
 
     def compare(
-        self, reference: str, metrics: Sequence[str] | None = None, scale: ReportScale | None = None
+        self, reference: str, metrics: Sequence[str | Metric] | None = None, scale: ReportScale | None = None
     ) -> pd.DataFrame:
         """How much each method differs from one of them, example by example.
 
@@ -132,7 +132,7 @@ class Evaluation:
         groups = others.groupby(["method", *names[:-1]], sort=False).gain
         return groups.agg(difference="mean", standard_error="sem", n="count").reset_index()
 
-    def scores(self, metrics: Sequence[str] | None = None, scale: ReportScale | None = None) -> pd.DataFrame:
+    def scores(self, metrics: Sequence[str | Metric] | None = None, scale: ReportScale | None = None) -> pd.DataFrame:
         """One row for each example, method, ranking, intervention and metric: what :meth:`table` averages.
 
         Args:
@@ -147,9 +147,10 @@ class Evaluation:
         """
         scale = self._findings.scale(scale)
         wanted = self._findings.checked(metrics, scale)
-        if metrics is not None and set(wanted) & set(F1):
-            raise ValueError(f"F1 belongs to all examples together: it is in table() alone, got {wanted}")
-        return self._findings.scores([metric for metric in wanted if metric not in F1], scale)
+        of_all = [metric.name for metric in wanted if metric.of_all]
+        if metrics is not None and of_all:
+            raise ValueError(f"{', '.join(of_all)} belongs to all examples together: it is in table() alone")
+        return self._findings.scores(wanted, scale)
 
     def curves(self) -> pd.DataFrame:
         """The mean probability of the predicted class, and the AOPC, by percentage of tokens.
@@ -166,24 +167,24 @@ class Evaluation:
                     area = aopc(group.whole, perturbed.flip(-1)).flip(-1)
                 else:
                     area = aopc(group.whole, perturbed)
-                errors = standard_error(perturbed)
+                errors = mean_over_inputs(perturbed).standard_error
                 columns = (perturbed.mean(0).tolist(), errors.tolist(), area.mean(0).tolist())
                 for values in zip(self.settings.percentages, *columns, strict=True):
                     rows.append((group.method, group.intervention, removal, *values))
         names = ["method", "intervention", "removal", "percentage", "probability", "standard_error", "aopc"]
         return pd.DataFrame(rows, columns=names)
 
-    def to_markdown(self, metrics: Sequence[str] | None = None, scale: ReportScale | None = None) -> str:
+    def to_markdown(self, metrics: Sequence[str | Metric] | None = None, scale: ReportScale | None = None) -> str:
         """A table of means ± standard errors: a row for each method, best first; the first metric reversed, too.
 
         Args:
             metrics, scale: as in :meth:`table`.
         """
-        return reports.markdown(self.table(metrics, scale))
+        return reports.markdown(self.table(metrics, scale), self._higher_is_better(metrics, scale))
 
     def plot(
         self,
-        metric: str = "comprehensiveness",
+        metric: str | Metric = "comprehensiveness",
         *,
         scale: ReportScale | None = None,
         intervention: str | None = None,
@@ -206,7 +207,10 @@ class Evaluation:
             ValueError: as :meth:`table`, or an intervention that was not evaluated.
         """
         each = self.scores([metric], scale)
-        return reports.distributions(each[each.intervention == self._intervention(intervention, metric)], families, ax)
+        known = tuple(each.intervention.unique())
+        shown = each[each.intervention == self._intervention(intervention, known)]
+        name = metric if isinstance(metric, str) else metric.name
+        return reports.distributions(shown, self._higher_is_better([metric], scale)[name], families, ax)
 
     def plot_curves(
         self, removal: str = TOP_REMOVED, *, intervention: str | None = None, ax: Axes | None = None
@@ -223,15 +227,20 @@ class Evaluation:
         if removal not in REMOVALS:
             raise ValueError(f"unknown removal {removal!r}: expected {', '.join(map(repr, REMOVALS))}")
         frame = self.curves()
-        intervention = self._intervention(intervention)
+        intervention = self._intervention(intervention, self.settings.interventions)
+        if removal not in self.settings.removals:
+            raise ValueError(f"inputs with {removal!r} were not evaluated: no metric of this evaluation needs them")
         if removal == BOTTOM_REMOVED and intervention != self.settings.interventions[0]:
             raise ValueError(
                 f"rankings are reversed by the first intervention, {self.settings.interventions[0]!r}, only"
             )
         return reports.curves(frame[(frame.removal == removal) & (frame.intervention == intervention)], ax)
 
-    def _intervention(self, given: str | None, metric: str = "") -> str:
-        known = ("none",) if metric in (*PLAUSIBILITY, "seconds") else self.settings.interventions
+    def _intervention(self, given: str | None, known: Sequence[str]) -> str:
         if given is not None and given not in known:
             raise ValueError(f"intervention {given!r} was not evaluated, only {', '.join(known)}")
         return given or known[0]
+
+    def _higher_is_better(self, metrics: Sequence[str | Metric] | None, scale: ReportScale | None) -> dict[str, bool]:
+        wanted = self._findings.checked(metrics, self._findings.scale(scale))
+        return {metric.name: metric.higher_is_better for metric in wanted}

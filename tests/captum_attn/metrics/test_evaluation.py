@@ -416,7 +416,8 @@ def test_methods_can_be_added_to_a_file(text_model, tmp_path):
         ({"data": TEXTS[:2]}, r"\(data, count 5, now 2\)"),
         ({"seed": 1}, "seed 0, now 1"),
         ({"labels": LABELS}, r"\(labels\)"),
-        ({"rationales": [[(0, 1)]] * 5}, r"\(rationales\)"),
+        ({"rationales": [[(0, 1)]] * 5}, r"\(rationales, kept {}, now {'token_auprc': True"),
+        ({"metrics": ["sufficiency"]}, r"\(removals .*now \('top kept',\)"),
     ],
 )
 def test_a_file_of_something_else_is_refused_and_left_alone(text_model, tmp_path, changed, message):
@@ -830,11 +831,11 @@ def test_a_masked_model_gives_the_worth_of_coalitions(text_model):
 def test_whoever_asks_gets_the_scores_of_what_is_explained_now(text_model, tmp_path):
     seen = []
 
-    def keep(name, scores, batch):
-        assert scores.shape == batch.whole.players.shape
-        seen.extend((name, row) for row in batch.rows)
+    def keep(name, scores, rows, whole):
+        assert scores.shape == whole.players.shape == (len(rows), whole.inputs.features.shape[1])
+        seen.extend((name, row) for row in rows)
         if name == "ties":
-            torch.testing.assert_close(scores, with_ties(batch.batch, None))
+            torch.testing.assert_close(scores, with_ties({"input_ids": whole.inputs.features}, None))
 
     file = tmp_path / "run.jsonl"
     run(text_model, data=TEXTS, batch_size=2, file=file, on_scores=keep)

@@ -1,0 +1,203 @@
+"""The catalogue: what each metric is called, which way is better, what it needs, and how it is computed.
+
+Tables, arrows, the torchmetrics classes, the page of a comparison and the monitor follow from these records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_f1_score
+
+from captum_attn.functional import (
+    area_under_curve,
+    check_probabilities,
+    log_odds,
+    mean_drop,
+    token_auprc,
+    token_f1,
+    token_iou,
+)
+
+Need = Literal[
+    "whole",
+    "without_top",
+    "top_alone",
+    "predictions",
+    "percentages",
+    "scale",
+    "labels",
+    "scores",
+    "players",
+    "rationales",
+    "ask",
+    "seconds",
+]
+NEEDS: tuple[Need, ...] = get_args(Need)
+AT_ONCE: frozenset[Need] = frozenset({"scores", "players", "rationales", "ask"})
+"""What is there only while an example is explained: what needs any of it is computed then, and its values are kept."""
+
+_ALWAYS: frozenset[Need] = frozenset({"whole", "percentages", "labels"})
+
+Percentages = Literal["all", "scale", "from 0 to 100"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number for each example, by which explanations are measured.
+
+    Args:
+        name: what it is called, in tables and logs.
+        higher_is_better: which way is better.
+        needs: what ``function`` takes, in this order, of B examples of N tokens, at K percentages:
+
+            - ``"whole"``: p of the predicted class on the whole input, float (B,);
+            - ``"without_top"``, ``"top_alone"``: p of that class on the inputs without their top k % of tokens, and
+              with these alone, (B, K);
+            - ``"predictions"``: the classes predicted from the top k % alone, int64 (B, K);
+            - ``"percentages"``: k, a tuple of K numbers; ``"scale"``: ``"eraser"`` or ``"paper"``;
+            - ``"labels"``: the gold classes, int64 (B,);
+            - ``"scores"``: the explanation (B, N); ``"players"``: bool (B, N), the tokens that it ranks;
+              ``"rationales"``: bool (B, N), those of them that people chose;
+            - ``"ask"``: a function from bool (..., B, N), tokens to take away, to p of the predicted class (..., B);
+            - ``"seconds"``: that the explanation of each example took, (B,).
+        function: to float (B,), NaN for an example that does not count.
+        percentages: at which k: ``"all"`` that are evaluated; those of the report's ``"scale"``; all, if they go
+            ``"from 0 to 100"``; or some numbers.
+        of_all: whether ``function`` makes one number () of all examples together instead; its standard error is that
+            of a bootstrap.
+        bounds: the least and the greatest value, for plots.
+
+    Raises:
+        ValueError: a need that is none of these.
+
+    Example:
+        >>> from captum_attn import ShapleyGradAttention
+        >>> from captum_attn.metrics import Metric, evaluate
+        >>> survives = Metric("survives", False, ["without_top"], lambda p: (p > 0.5).float().mean(-1))
+        >>> methods = {"gradients": ShapleyGradAttention(model, tokenizer=tokenizer)}
+        >>> texts = ["a gripping film", "not good at all"]
+        >>> result = evaluate(
+        ...     model, texts, methods, tokenizer=tokenizer, metrics=["comprehensiveness", survives], show_progress=False
+        ... )
+        >>> list(result.table().metric.unique())
+        ['comprehensiveness', 'survives']
+    """
+
+    name: str
+    higher_is_better: bool
+    needs: Sequence[Need]
+    function: Callable[..., Tensor]
+    percentages: Percentages | tuple[float, ...] = "all"
+    of_all: bool = False
+    bounds: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        unknown = [need for need in self.needs if need not in NEEDS]
+        if unknown or not self.needs or isinstance(self.needs, str):
+            raise ValueError(f"metric {self.name!r} needs {self.needs!r}, expected some of {', '.join(NEEDS)}")
+        later = [need for need in self.needs if need not in AT_ONCE | _ALWAYS]
+        if self.at_once and (later or self.of_all):
+            raise ValueError(
+                f"metric {self.name!r} needs {', '.join(AT_ONCE.intersection(self.needs))}, which is there only while "
+                f"an example is explained, but also {', '.join(later) or 'all examples'}, which comes later: 'ask' "
+                "takes any tokens away at once"
+            )
+
+    @property
+    def at_once(self) -> bool:
+        """Whether it is computed while examples are explained, and its values are kept."""
+        return not AT_ONCE.isdisjoint(self.needs)
+
+    @property
+    def takes_tokens(self) -> bool:
+        """Whether it is about inputs from which tokens are taken away, by one intervention or another."""
+        return not {"without_top", "top_alone", "predictions", "ask"}.isdisjoint(self.needs)
+
+    @property
+    def arrow(self) -> str:
+        """The way that is better."""
+        return "↑" if self.higher_is_better else "↓"
+
+    def of(self, known: dict[str, Any]) -> Tensor:
+        """What ``function`` makes of what it needs, by name."""
+        return self.function(*(known[need] for need in self.needs))
+
+
+def known_metrics(given: Iterable[str | Metric]) -> list[Metric]:
+    """Metrics by name or as they are.
+
+    Raises:
+        TypeError: what is neither.
+        ValueError: an unknown name, or a metric of one's own with the name of another.
+    """
+    found: dict[str, Metric] = {}
+    for one in [given] if isinstance(given, str | Metric) else given:
+        if not isinstance(one, str | Metric):
+            raise TypeError(f"metrics must be names or Metric records, got {type(one).__name__}")
+        if isinstance(one, str) and one not in CATALOGUE:
+            raise ValueError(f"unknown metric {one!r}: expected some of {', '.join(CATALOGUE)}, or a Metric")
+        metric = CATALOGUE[one] if isinstance(one, str) else one
+        if CATALOGUE.get(metric.name, metric) != metric or found.setdefault(metric.name, metric) != metric:
+            raise ValueError(f"there is another metric {metric.name!r}: give yours a name of its own")
+    return list(found.values())
+
+
+def f1_score(predictions: Tensor, labels: Tensor, average: Literal["macro", "weighted"]) -> Tensor:
+    """F1 of predictions int64 (n,) or (n, 1), whatever the number of classes: those that occur nowhere do not count."""
+    predicted = predictions.flatten()
+    classes = int(torch.cat((predicted, labels)).max()) + 1
+    return multiclass_f1_score(predicted, labels, max(classes, 2), average)
+
+
+def _area(whole: Tensor, perturbed: Tensor, percentages: Sequence[float]) -> Tensor:
+    check_probabilities(whole, perturbed)
+    return area_under_curve(perturbed, percentages)
+
+
+def _as_it_is(values: Tensor) -> Tensor:
+    return values
+
+
+F1_PERCENTAGE = 20.0
+"""F1 is that of predictions from the top 20 % of tokens alone, as in arXiv 2508.08966."""
+
+_RATIONALES: tuple[Need, ...] = ("scores", "rationales", "players")
+_F1: dict[str, Any] = {"percentages": (F1_PERCENTAGE,), "of_all": True, "bounds": (0.0, 1.0)}
+
+COMPREHENSIVENESS = Metric(
+    "comprehensiveness", True, ("whole", "without_top", "scale"), mean_drop, "scale", bounds=(-1.0, 1.0)
+)
+SUFFICIENCY = Metric("sufficiency", False, ("whole", "top_alone", "scale"), mean_drop, "scale", bounds=(-1.0, 1.0))
+LOG_ODDS = Metric("log_odds", False, ("whole", "without_top"), log_odds, "scale")
+DELETION = Metric("deletion", False, ("whole", "without_top", "percentages"), _area, "from 0 to 100", bounds=(0.0, 1.0))
+INSERTION = Metric("insertion", True, ("whole", "top_alone", "percentages"), _area, "from 0 to 100", bounds=(0.0, 1.0))
+F1_MACRO = Metric("f1_macro", True, ("predictions", "labels"), partial(f1_score, average="macro"), **_F1)
+F1_WEIGHTED = Metric("f1_weighted", True, ("predictions", "labels"), partial(f1_score, average="weighted"), **_F1)
+TOKEN_AUPRC = Metric("token_auprc", True, _RATIONALES, token_auprc, bounds=(0.0, 1.0))
+TOKEN_F1 = Metric("token_f1", True, _RATIONALES, token_f1, bounds=(0.0, 1.0))
+TOKEN_IOU = Metric("token_iou", True, _RATIONALES, token_iou, bounds=(0.0, 1.0))
+SECONDS = Metric("seconds", False, ("seconds",), _as_it_is)
+
+CATALOGUE = {
+    metric.name: metric
+    for metric in (
+        COMPREHENSIVENESS,
+        SUFFICIENCY,
+        LOG_ODDS,
+        DELETION,
+        INSERTION,
+        F1_MACRO,
+        F1_WEIGHTED,
+        TOKEN_AUPRC,
+        TOKEN_F1,
+        TOKEN_IOU,
+        SECONDS,
+    )
+}
+"""By name, in the order of tables."""
