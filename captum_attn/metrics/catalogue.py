@@ -5,7 +5,7 @@ Tables, arrows, the torchmetrics classes, the page of a comparison and the monit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, get_args
@@ -15,6 +15,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_f1_score
 
 from captum_attn.functional import (
+    PERCENTAGES,
     area_under_curve,
     check_probabilities,
     log_odds,
@@ -42,8 +43,7 @@ NEEDS: tuple[Need, ...] = get_args(Need)
 AT_ONCE: frozenset[Need] = frozenset({"scores", "players", "rationales", "ask"})
 """What is there only while an example is explained: what needs any of it is computed then, and its values are kept."""
 
-_ALWAYS: frozenset[Need] = frozenset({"whole", "percentages", "labels"})
-
+ReportScale = Literal["eraser", "paper", "all"]
 Percentages = Literal["all", "scale", "from 0 to 100"]
 
 
@@ -101,12 +101,11 @@ class Metric:
         unknown = [need for need in self.needs if need not in NEEDS]
         if unknown or not self.needs or isinstance(self.needs, str):
             raise ValueError(f"metric {self.name!r} needs {self.needs!r}, expected some of {', '.join(NEEDS)}")
-        later = [need for need in self.needs if need not in AT_ONCE | _ALWAYS]
-        if self.at_once and (later or self.of_all):
+        if self.at_once and (self.of_all or "seconds" in self.needs):
+            what = "all examples" if self.of_all else "seconds"
             raise ValueError(
                 f"metric {self.name!r} needs {', '.join(AT_ONCE.intersection(self.needs))}, which is there only while "
-                f"an example is explained, but also {', '.join(later) or 'all examples'}, which comes later: 'ask' "
-                "takes any tokens away at once"
+                f"an example is explained, but also {what}, which comes later"
             )
 
     @property
@@ -124,9 +123,20 @@ class Metric:
         """The way that is better."""
         return "↑" if self.higher_is_better else "↓"
 
-    def of(self, known: dict[str, Any]) -> Tensor:
+    def shares(self, evaluated: Sequence[float], scale: ReportScale) -> tuple[float, ...]:
+        """The percentages that it is about, of those that are evaluated."""
+        if isinstance(self.percentages, tuple):
+            return self.percentages
+        return shares_of(scale if self.percentages == "scale" else "all", evaluated)
+
+    def of(self, known: Mapping[Any, Any]) -> Tensor:
         """What ``function`` makes of what it needs, by name."""
         return self.function(*(known[need] for need in self.needs))
+
+
+def shares_of(scale: ReportScale, evaluated: Sequence[float]) -> tuple[float, ...]:
+    """The percentages over which a scale averages."""
+    return tuple(evaluated) if scale == "all" else PERCENTAGES[scale]
 
 
 def known_metrics(given: Iterable[str | Metric]) -> list[Metric]:

@@ -23,6 +23,7 @@ from captum_attn.bench import (
     token_scores,
 )
 from captum_attn.functional import top_and_rest
+from captum_attn.metrics.at_once import value_at_once
 from captum_attn.metrics.catalogue import Metric
 from captum_attn.metrics.record import (
     BOTTOM_REMOVED,
@@ -137,30 +138,20 @@ class EvaluatedBatch:
 
     def _values(self, metric: Metric, scores: Tensor) -> dict[str, Tensor]:
         """A metric that is computed at once, by intervention, float64 (B,) each."""
-        interventions = self.settings.interventions
-        if not metric.takes_tokens:
-            return {UNTOUCHED: self._value(metric, scores, interventions[0])}
-        return {intervention: self._value(metric, scores, intervention) for intervention in interventions}
-
-    def _value(self, metric: Metric, scores: Tensor, intervention: Intervention) -> Tensor:
-        found = metric.of(
-            {
-                "whole": self.whole.confidence,
-                "percentages": self.settings.percentages,
-                "scores": scores,
-                "players": self.whole.players,
-                "rationales": self.chosen,
-                "labels": None if self.labels is None else torch.tensor(self.labels),
-                "ask": lambda taken: self.perturbed.answers(intervention, taken)[0],
-            }
-        )
-        if not isinstance(found, Tensor) or found.shape != (len(self.rows),):
-            given = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            raise ValueError(
-                f"metric {metric.name!r} returned {given}, expected one number for each of the {len(self.rows)} "
-                "examples, a tensor (B,)"
+        labels = None if self.labels is None else torch.tensor(self.labels)
+        interventions = self.settings.interventions if metric.takes_tokens else self.settings.interventions[:1]
+        return {
+            intervention if metric.takes_tokens else UNTOUCHED: value_at_once(
+                metric,
+                self.perturbed,
+                scores,
+                intervention,
+                self.settings.percentages,
+                labels=labels,
+                rationales=self.chosen,
             )
-        return found.double().cpu()
+            for intervention in interventions
+        }
 
 
 def read_batch(

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from captum_attn.functional import PERCENTAGES
-from captum_attn.metrics.catalogue import CATALOGUE, Metric, known_metrics
+from captum_attn.metrics.catalogue import CATALOGUE, Metric, ReportScale, known_metrics, shares_of
 from captum_attn.metrics.record import (
     BOTTOM_REMOVED,
     TOP_KEPT,
@@ -24,7 +23,6 @@ from captum_attn.metrics.record import (
     removals_for,
 )
 
-ReportScale = Literal["eraser", "paper", "all"]
 SCALES: tuple[ReportScale, ...] = get_args(ReportScale)
 
 RANKINGS = ("scores", "reversed")
@@ -87,10 +85,14 @@ class Findings:
     def scale(self, given: ReportScale | None) -> ReportScale:
         """The scale that is asked for; by default the first whose percentages were evaluated."""
         if given is None:
-            return next(scale for scale in SCALES if {*_shares(self.settings, scale)} <= {*self.settings.percentages})
+            return next(
+                scale
+                for scale in SCALES
+                if {*shares_of(scale, self.settings.percentages)} <= {*self.settings.percentages}
+            )
         if given not in SCALES:
             raise ValueError(f"unknown scale {given!r}: expected {', '.join(map(repr, SCALES))}")
-        if not {*_shares(self.settings, given)} <= {*self.settings.percentages}:
+        if not {*shares_of(given, self.settings.percentages)} <= {*self.settings.percentages}:
             raise ValueError(
                 f"the scale {given!r} was not evaluated: call evaluate with {_percentages_of(self.settings, given)}"
             )
@@ -135,8 +137,7 @@ class Findings:
     def _known(self, metric: Metric, group: Group, scale: ReportScale, ranking: str = RANKINGS[0]) -> dict[str, Any]:
         """What metrics may need of a group of n examples, at the percentages that this one is about."""
         evaluated = self.settings.percentages
-        shares = _shares(self.settings, scale) if metric.percentages == "scale" else metric.percentages
-        shares = shares if isinstance(shares, tuple) else evaluated
+        shares = metric.shares(evaluated, scale)
         places = [evaluated.index(share) for share in shares]
         known = {
             "whole": group.whole,
@@ -172,31 +173,26 @@ def lack(metric: Metric, settings: EvaluationSettings, scale: ReportScale | None
     Args:
         scale: of the report; None where any will do.
     """
-    shares = set(settings.percentages)
+    shares = settings.percentages
     if "rationales" in metric.needs and not settings.rationales:
         return "rationales="
     if "labels" in metric.needs and not settings.labels:
         return "labels=, the gold classes"
     if metric.at_once:
         return None if metric.name in settings.kept else f"it among metrics=, as {metric.name!r} is computed at once"
-    if metric.percentages == "scale" and scale is not None and not {*_shares(settings, scale)} <= shares:
+    if metric.percentages == "scale" and scale is not None and not {*shares_of(scale, shares)} <= {*shares}:
         return _percentages_of(settings, scale)
-    if metric.percentages == "from 0 to 100" and not {0.0, 100.0} <= shares:
+    if metric.percentages == "from 0 to 100" and not {0.0, 100.0} <= {*shares}:
         return "percentages from 0 to 100, such as range(0, 101, 10)"
-    if isinstance(metric.percentages, tuple) and not {*metric.percentages} <= shares:
+    if isinstance(metric.percentages, tuple) and not {*metric.percentages} <= {*shares}:
         return f"{', '.join(f'{share:g}' for share in metric.percentages)} among the percentages"
     if not {*removals_for([metric])} <= {*settings.removals}:
         return f"{metric.name!r} among metrics="
     return None
 
 
-def _shares(settings: EvaluationSettings, scale: ReportScale) -> tuple[float, ...]:
-    """The percentages over which a scale averages."""
-    return settings.percentages if scale == "all" else PERCENTAGES[scale]
-
-
 def _percentages_of(settings: EvaluationSettings, scale: ReportScale) -> str:
-    return f"percentages={_shares(settings, scale)} for the scale {scale!r}"
+    return f"percentages={shares_of(scale, settings.percentages)} for the scale {scale!r}"
 
 
 def _turns_around(metric: Metric) -> bool:

@@ -27,7 +27,7 @@ _OF_RATIONALES = ("token_auprc", "token_f1", "token_iou")
 
 def removals_for(metrics: Sequence[Metric]) -> tuple[str, ...]:
     """What must be taken away for some metrics."""
-    needs = {need for metric in metrics for need in metric.needs}
+    needs = {need for metric in metrics if not metric.at_once for need in metric.needs}
     wanted = {
         TOP_REMOVED: "without_top" in needs,
         TOP_KEPT: not needs.isdisjoint({"top_alone", "predictions"}),

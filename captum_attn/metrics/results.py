@@ -10,8 +10,8 @@ import pandas as pd
 
 from captum_attn.functional import aopc, mean_over_inputs
 from captum_attn.metrics import reports
-from captum_attn.metrics.catalogue import Metric
-from captum_attn.metrics.findings import COLUMNS, RANKINGS, Findings, ReportScale
+from captum_attn.metrics.catalogue import Metric, ReportScale
+from captum_attn.metrics.findings import COLUMNS, RANKINGS, Findings
 from captum_attn.metrics.record import BOTTOM_REMOVED, REMOVALS, TOP_KEPT, TOP_REMOVED, Record
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ import torch
 from small_models import load_text_model
 from torchmetrics.functional.classification import multiclass_accuracy
 
+from captum_attn.functional import mean_drop
 from captum_attn.metrics import CATALOGUE, Evaluation, Metric, OverExamples, evaluate
 
 TEXTS = ["a gripping , funny film", "dull", "not good at all , and far too long", "the cast is a delight"]
@@ -112,6 +113,22 @@ def test_ones_own_metric_may_ask_the_model(text_model, tmp_path):
         assert "drop of the first ↑" in found.to_markdown(["drop_of_the_first"])
     with pytest.raises(ValueError, match=r"top removed.*were not evaluated: no metric of this evaluation needs them"):
         result.plot_curves()
+
+
+def test_what_is_computed_at_once_is_what_is_computed_from_the_record(text_model):
+    """A metric that wants scores, too, has the same probabilities as one that does not."""
+
+    def drop(whole, without_top, scale, scores):
+        return mean_drop(whole, without_top, scale)
+
+    metric = Metric("drop", True, ["whole", "without_top", "scale", "scores"], drop, "scale")
+    result = run(text_model, ["comprehensiveness", metric], percentages=(0, 1, 5, 10, 20, 50))
+    each = (
+        result.scores()
+        .query("ranking == 'scores'")
+        .pivot(index=["method", "example"], columns="metric", values="value")
+    )
+    assert each["drop"].tolist() == pytest.approx(each["comprehensiveness"].tolist(), abs=1e-6)
 
 
 def test_ones_own_metric_of_all_examples_together(text_model):
@@ -248,7 +265,7 @@ def test_metrics_that_cannot_be_evaluated_say_why(text_model, metrics, error, me
         (["probabilities"], {}, "needs .'probabilities'., expected some of whole, without_top"),
         ("whole", {}, "needs 'whole', expected some of"),
         ([], {}, r"needs \[\], expected some of"),
-        (["scores", "without_top"], {}, "needs scores, .* but also without_top, which comes later: 'ask' takes"),
+        (["scores", "seconds"], {}, "needs scores, .* but also seconds, which comes later"),
         (["scores"], {"of_all": True}, "but also all examples, which comes later"),
     ],
 )
