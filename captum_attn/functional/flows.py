@@ -238,6 +238,8 @@ def maximum_flows(capacities: Tensor, sources: Tensor, sinks: Sequence[int]) -> 
         >>> two_layers = torch.tensor([[[0.9, 0.1], [0.4, 0.6]], [[0.5, 0.5], [0.0, 1.0]]])
         >>> maximum_flows(two_layers, torch.tensor([1.0, 0.0]), [0, 1]).round(decimals=6)
         tensor([0.9000, 0.6000], dtype=torch.float64)
+
+    Source: Abnar and Zuidema 2020, *Quantifying Attention Flow in Transformers*, section 3; Dinic's algorithm, SciPy's.
     """
     layers, length, _ = capacities.shape
     units = (capacities.cpu().double() * _UNITS).round().to(torch.int32).numpy()

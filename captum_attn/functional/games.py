@@ -136,6 +136,8 @@ def coalition_values(
         >>> coalitions = torch.tensor([[False, False], [True, False], [True, True]])
         >>> coalition_values(influence, coalitions, "mutual")
         tensor([0., 1., 6.])
+
+    Source: arXiv 2508.08966, section 3.
     """
     if coalitions.shape[1:] != influence.shape[:1]:
         raise ValueError(

@@ -31,7 +31,12 @@ def rank_players(scores: Tensor, players: Tensor) -> Tensor:
 
 
 def reversed_ranks(ranks: Tensor, players: Tensor) -> Tensor:
-    """The ranks (B, N) of the players in reverse; those of non-players stay."""
+    """The ranks (B, N) of the players in reverse; those of non-players stay.
+
+    Example:
+        >>> reversed_ranks(torch.tensor([[3, 1, 0, 2]]), torch.tensor([[False, True, True, True]]))
+        tensor([[3, 1, 2, 0]])
+    """
     return torch.where(players, players.sum(-1, keepdim=True) - 1 - ranks, ranks)
 
 
@@ -67,6 +72,13 @@ def top_and_rest(
         players: bool (B, N).
         percentages: of the players, each between 0 and 100.
         reverse: whether the lowest scores count as the top.
+
+    Example:
+        >>> players = torch.tensor([[False, True, True, True]])
+        >>> top_and_rest(torch.tensor([[9.0, 1.0, 3.0, 2.0]]), players, [50])
+        (tensor([[[False, False,  True,  True]]]), tensor([[[False,  True, False, False]]]))
+
+    Source: DeYoung et al. 2020, ERASER, section 4.2, for the bins.
     """
     ranks = rank_players(scores, players)
     ranks = reversed_ranks(ranks, players) if reverse else ranks
@@ -124,6 +136,8 @@ def top_k_overlap(scores: Tensor, k: int) -> Tensor:
     Example:
         >>> top_k_overlap(torch.tensor([[3.0, 2.0, 1.0], [3.0, 1.0, 2.0], [0.0, 0.0, 0.0]]), 2)[0]
         tensor([1.0000, 0.5000, 0.6667], dtype=torch.float64)
+
+    Source: Krishna et al. 2022, *The Disagreement Problem*, section 3, for the overlap; that of ties is this library's.
     """
     if not 1 <= k <= scores.shape[-1]:
         raise ValueError(f"k must lie between 1 and the number of tokens, {scores.shape[-1]}, got {k}")
@@ -178,6 +192,8 @@ def agreement(scores: Tensor, top_k: int | float) -> Agreement:
     Example:
         >>> agreement(torch.tensor([[3.0, 2.0, -4.0], [3.0, 1.0, 2.0]]), top_k=1).values[:, 0, 1]
         tensor([0.3333, 0.3333, 1.0000, 1.0000], dtype=torch.float64)
+
+    Source: Neely et al. 2021, *Order in the Court*, for τ; Krishna et al. 2022 for the overlap.
     """
     rankings, players = scores.shape
     if players < 2:
