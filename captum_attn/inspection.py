@@ -9,15 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from captum_attn._targets import (
-    Selection,
-    Target,
-    as_tuples,
-    no_selection,
-    select_target,
-    selected,
-    target_of_each,
-)
 from captum_attn.core.calls import EagerCall
 from captum_attn.core.capture import LISTED, SWITCH_CHECKPOINTS, AttentionCapture
 from captum_attn.core.gradient_check import (
@@ -30,6 +21,15 @@ from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.origins import FEATURES
 from captum_attn.core.patches import NoPatchGrid
 from captum_attn.core.run import ObservedForward, SeenForward, seen_forward, understood
+from captum_attn.core.targets import (
+    Selection,
+    Target,
+    as_tuples,
+    no_selection,
+    select_target,
+    selected,
+    target_of_each,
+)
 from captum_attn.core.tokens import Tokens, special_ids_of
 from captum_attn.methods.attribution import Inputs
 from captum_attn.methods.shapley import ShapleyGradAttention

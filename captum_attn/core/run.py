@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointError
 
+from captum_attn.core.after_attention import AfterAttention, AfterAttentionCapture
 from captum_attn.core.capture import INDEPENDENT, LISTED, SWITCH_CHECKPOINTS, AttentionCapture, ScaledAttentionCapture
 from captum_attn.core.indices import resolve_indices
 from captum_attn.core.inputs import ModelInputs
@@ -26,11 +27,10 @@ from captum_attn.core.models import (
     same_random_state,
     unwrapped,
 )
-from captum_attn.core.observers import InfluenceObserver, LayerObserver, Per, Variant
+from captum_attn.core.observers import InfluenceObserver, LayerObserver, Per, Variant, Watched
 from captum_attn.core.origins import FEATURES, Gate
 from captum_attn.core.outline import UnkeptError
 from captum_attn.core.output_tokens import OutputTokens, decoder_tokens, shifts_its_input
-from captum_attn.core.outputs import AttentionOutput, OutputCapture
 from captum_attn.core.patch_trail import PatchTrail
 from captum_attn.core.readout import ReachedRows, Readout, RowWeights, check_readout, rows_by_rule, warn_of_rule
 from captum_attn.core.scores import output_scores, warn_of_hidden_states
@@ -67,7 +67,7 @@ class ObservedForward:
         causal: whether no token can attend to a later one.
         model: the module that was called.
         states: the hidden states that modules returned, where these were asked for.
-        outputs: what followed each attention call, by its number; None unless this was asked for.
+        after_attention: what followed each attention call, by its number; None unless this was asked for.
 
     Args:
         seen: the forward pass.
@@ -78,7 +78,7 @@ class ObservedForward:
     """
 
     def __init__(self, seen: SeenForward, inputs: ModelInputs) -> None:
-        self.output, self.states, self.outputs = seen.output, seen.states, seen.outputs
+        self.output, self.states, self.after_attention = seen.output, seen.states, seen.after_attention
         self._wrapped, self._patches, self._inputs = seen.wrapped, seen.patches, inputs
         self._capture = capture = seen.capture
         self.model = capture.root
@@ -142,25 +142,30 @@ class ObservedForward:
             RuntimeError: ``selected`` does not depend on the attention.
             ValueError: an unknown variant or ``per``.
         """
-        observer = self.observer(variant=variant, layers=layers, heads=heads, row_weights=row_weights, per=per)
+        observer = InfluenceObserver(self.watched(layers, heads), variant, row_weights, per)
         self.show([observer], selected, retain_graph=retain_graph)
         return observer.influence
 
-    def observer(
-        self,
-        *,
-        variant: Variant,
-        layers: Sequence[int] | None = None,
-        heads: Sequence[int] | None = None,
-        row_weights: RowWeights | None = None,
-        per: Per | None = None,
-    ) -> InfluenceObserver:
-        """What :meth:`influence` collects, to be shown the attention together with others.
+    def watched(self, layers: Sequence[int] | None = None, heads: Sequence[int] | None = None) -> Watched:
+        """What an observer looks at.
 
-        Args, Raises: as :meth:`influence`.
+        Args:
+            layers, heads: what counts; negative indices count from the end. None for all.
+
+        Raises:
+            IndexError: a layer or head that the model does not have.
+
+        Example:
+            >>> from captum_attn.core import mapping_inputs, observed_forward
+            >>> from captum_attn.core.observers import InfluenceObserver
+            >>> with observed_forward(model, mapping_inputs(model, batch)) as run:
+            ...     observer = InfluenceObserver(run.watched(layers=[-1]), "rectified")
+            ...     _ = run.show([observer], run.output[:, 1])
+            >>> observer.influence.shape
+            torch.Size([2, 6, 6])
         """
-        indices, kept_heads = self.chosen(layers, heads)
-        return InfluenceObserver(self._shape, indices, kept_heads, variant, row_weights, per, like=self.like)
+        numbers = [self.calls[layer].layer for layer in self.resolved_layers(layers)]
+        return Watched(self._shape, numbers, resolve_indices("heads", heads, self.heads), self.like)
 
     def show(
         self,
@@ -172,8 +177,8 @@ class ObservedForward:
         """Show the attention to several observers in one backward pass; without scores, in none.
 
         Args:
-            observers: of :meth:`observer`. Their lowest layer must not lie above any of the states. A backward pass
-                shows them no rows that it does not reach; those of attention alone want all, so show them without it.
+            observers: of what is :meth:`watched`. Their lowest layer must not lie above any of the states. A backward
+                pass shows them no rows that it does not reach; those of attention alone want all, so show them without.
             selected, retain_graph: as in :meth:`influence`.
             states: some of ``self.states``.
 
@@ -188,7 +193,7 @@ class ObservedForward:
             for observer in observers:
                 observer(tile)
 
-        layers = {layer for observer in observers for layer in observer.layers}
+        layers = {layer for observer in observers for layer in observer.watched.layers}
         if selected is None:
             self._capture.attention(show, layers, any(observer.whole_heads for observer in observers))
             return []
@@ -224,7 +229,7 @@ class ObservedForward:
         layers = [self.attention_before(state) for state in states]
         shown = sorted(set(layers))
         readout = self.readout_rows(selected)
-        observer = self.observer(variant="attention", layers=shown, row_weights=readout, per="layer")
+        observer = InfluenceObserver(self.watched(shown), "attention", readout, per="layer")
         gradients = self.show([observer, *beside], selected, states, retain_graph)
         return ReadoutGradients(gradients, [observer.influence[:, shown.index(layer)] for layer in layers], readout)
 
@@ -254,11 +259,6 @@ class ObservedForward:
                 f"{self.calls[0].module!r}"
             )
         return before[-1]
-
-    @property
-    def attention_shape(self) -> tuple[int, int, int]:
-        """(B, H, N) of every layer's attention."""
-        return self._shape
 
     @property
     def like(self) -> Tensor:
@@ -332,11 +332,6 @@ class ObservedForward:
                 "them out, or say which tokens play with players="
             )
         return Tokens(real, players, grid)
-
-    def chosen(self, layers: Sequence[int] | None, heads: Sequence[int] | None) -> tuple[list[int], list[int]]:
-        """Numbers of the attention calls, and of the heads, that are meant, ascending; ``IndexError`` for others."""
-        kept_heads = resolve_indices("heads", heads, self.heads)
-        return [self.calls[layer].layer for layer in self.resolved_layers(layers)], kept_heads
 
     def resolved_layers(self, layers: Sequence[int] | None) -> list[int]:
         """Ascending indices of the layers meant; ``IndexError`` for one that the model does not have."""
@@ -450,7 +445,7 @@ def observed_forward(
     gradients: bool = True,
     modules: Collection[str] = (),
     *,
-    outputs: bool = False,
+    after_attention: bool = False,
     scaled: tuple[Collection[int], Tensor] | None = None,
 ) -> Iterator[ObservedForward]:
     """Run the model once, in eval mode, and keep what is needed to explain its output.
@@ -462,7 +457,7 @@ def observed_forward(
         inputs: one batch.
         gradients: whether gradients will be asked for; False is for attention alone, and the readout.
         modules: names of parts of a module, whose hidden states are kept.
-        outputs: whether to keep what follows the attention calls.
+        after_attention: whether to keep what follows the attention calls.
         scaled: an attention call, by its numbers, and the factors (B,) by which its probabilities are multiplied
             (:class:`~captum_attn.core.capture.ScaledAttentionCapture`); with gradients.
 
@@ -480,7 +475,9 @@ def observed_forward(
     first = gradients and scaled is None and model not in _looked_at
     if not gradients and model not in _looked_at:
         _look_at_first(model, inputs)
-    with seen_forward(model, inputs, gradients, modules, outputs=outputs, scaled=scaled, dependences=first) as seen:
+    with seen_forward(
+        model, inputs, gradients, modules, after_attention=after_attention, scaled=scaled, dependences=first
+    ) as seen:
         run = understood(model, inputs, seen)
         if first and run.dependence == "others":
             warn_user(
@@ -533,15 +530,15 @@ class SeenForward:
         output: the scores.
         capture: the attention.
         wrapped: whether a function called the model, which may give it other inputs than these.
-        states, outputs, patches: the hidden states, what followed attention, and the way of an image's patches, where
-            these were asked for.
+        states, after_attention, patches: the hidden states, what followed attention, and the way of an image's patches,
+            where these were asked for.
     """
 
     output: Tensor
     capture: AttentionCapture
     wrapped: bool
     states: Sequence[States] = ()
-    outputs: Mapping[int, AttentionOutput] | None = None
+    after_attention: Mapping[int, AfterAttention] | None = None
     patches: PatchTrail | None = None
 
 
@@ -552,7 +549,7 @@ def seen_forward(
     gradients: bool = True,
     modules: Collection[str] = (),
     *,
-    outputs: bool = False,
+    after_attention: bool = False,
     scaled: tuple[Collection[int], Tensor] | None = None,
     dependences: bool = False,
 ) -> Iterator[SeenForward]:
@@ -569,11 +566,11 @@ def seen_forward(
         else:
             capture = AttentionCapture(model, gradients, len(inputs), graph)
         capture.provenance.gate = Gate() if dependences else None
-        following = OutputCapture(capture)
+        following = AfterAttentionCapture(capture)
         with (
             same_random_state(inputs.features),
             StateCapture(model, modules, capture) as kept,
-            following if outputs else nullcontext(),
+            following if after_attention else nullcontext(),
             PatchTrail(inputs.features) if inputs.modality == "pixels" else nullcontext() as patches,
             capture.recording(),
             capture,
@@ -585,7 +582,7 @@ def seen_forward(
         if gradients:
             check_gradients(output)
             warn_of_hidden_states(model, output)
-        followed = following.outputs if outputs else None
+        followed = following.found if after_attention else None
         yield SeenForward(output, capture, capture.root is not model, kept.states, followed, patches)
 
 

@@ -13,7 +13,6 @@ from captum.log import log_usage
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from captum_attn._targets import Index, Selection, Target, no_selection, select_target, target_of_each
 from captum_attn.core.indices import listed_indices
 from captum_attn.core.inputs import ModelInputs, forward_args, mapping_inputs, tensor_inputs
 from captum_attn.core.models import check_model, unwrapped
@@ -21,6 +20,7 @@ from captum_attn.core.observers import LayerObserver
 from captum_attn.core.patches import Grid
 from captum_attn.core.readout import Readout, RowWeights, check_readout
 from captum_attn.core.run import ObservedForward, observed_forward
+from captum_attn.core.targets import Index, Selection, Target, no_selection, select_target, target_of_each
 from captum_attn.core.tokens import Tokens, special_ids_of
 from captum_attn.token_attributions import TokenAttributions, concatenated
 
@@ -336,7 +336,7 @@ class OnePassAttribution(AttentionAttribution):
     Several of them can share these: :func:`captum_attn.methods.one_pass.explain_in_one_pass`.
     """
 
-    observes_outputs = False
+    after_attention = False
     """Whether the observer needs what follows the attention calls, too."""
 
     @abstractmethod
@@ -371,7 +371,9 @@ class OnePassAttribution(AttentionAttribution):
         batch: ModelInputs,
         targets: TargetsOfEach,
     ) -> list[Result]:
-        with observed_forward(self.forward_func, batch, self.needs_gradients, outputs=self.observes_outputs) as run:
+        with observed_forward(
+            self.forward_func, batch, self.needs_gradients, after_attention=self.after_attention
+        ) as run:
             if callable(targets):
                 targets = [target_of_each(column, len(batch)) for column in targets(run.output.detach()).unbind(1)]
             results = []

@@ -33,8 +33,7 @@ class GradSAM(OnePassAttribution):
         return True
 
     def observer(self, explained: Explained) -> GatheringObserver:
-        run = explained.run
-        return GatheringObserver(run.attention_shape, *run.chosen(self.layers, self.heads), like=run.like)
+        return GatheringObserver(explained.run.watched(self.layers, self.heads))
 
     def solve(self, explained: Explained, observer: GatheringObserver) -> TokenAttributions:
         keys = explained.real.sum(-1, keepdim=True)

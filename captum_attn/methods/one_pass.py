@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from captum_attn._targets import Target, select_target, target_of_each
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.run import ObservedForward, ReadoutGradients
 from captum_attn.core.states import States
+from captum_attn.core.targets import Target, select_target, target_of_each
 from captum_attn.methods.attribution import OnePassAttribution
 from captum_attn.token_attributions import TokenAttributions
 
@@ -23,7 +23,7 @@ def explain_in_one_pass(
     """Attributions by several methods, and gradients of hidden states, of the same explained scores.
 
     Args:
-        run: an observed forward pass of ``batch``, with gradients, and with ``outputs=True`` for norms.
+        run: an observed forward pass of ``batch``, with gradients, and with ``after_attention=True`` for norms.
         batch: the inputs.
         methods: attributions of one pass, all of the model that ran.
         states: some of ``run.states``.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Unpack
 
+from captum_attn.core.observers import NormalizedRelevanceObserver, RelevanceObserver
 from captum_attn.core.readout import RowWeights
-from captum_attn.core.relevance import NormalizedRelevanceObserver, RelevanceObserver
 from captum_attn.methods.attribution import CommonArguments, Explained
 from captum_attn.methods.token_relevance import Rows, TokenRelevance, check_one_stack
 from captum_attn.token_attributions import TokenAttributions
@@ -59,11 +59,8 @@ class AttentionRollout(TokenRelevance):
     def matrix_observer(self, explained: Explained, row_weights: RowWeights | None) -> RelevanceObserver:
         run = explained.run
         check_one_stack(run, "attention rollout")
-        chosen = run.chosen(self.layers, self.heads)
-        kept = self.residual
-        return RelevanceObserver(
-            run.attention_shape, *chosen, "attention", row_weights, run.like, kept=kept, passed=1 - kept
-        )
+        watched, kept = run.watched(self.layers, self.heads), self.residual
+        return RelevanceObserver(watched, "attention", row_weights, kept=kept, passed=1 - kept)
 
 
 class GradientAttentionRollout(TokenRelevance):
@@ -102,8 +99,7 @@ class GradientAttentionRollout(TokenRelevance):
     def matrix_observer(self, explained: Explained, row_weights: RowWeights | None) -> NormalizedRelevanceObserver:
         run = explained.run
         check_one_stack(run, "gradient attention rollout")
-        chosen = run.chosen(self.layers, self.heads)
-        return NormalizedRelevanceObserver(run.attention_shape, *chosen, "rectified", row_weights, run.like)
+        return NormalizedRelevanceObserver(run.watched(self.layers, self.heads), "rectified", row_weights)
 
 
 def check_residual(residual: float) -> None:

@@ -18,6 +18,8 @@ from torch.overrides import TorchFunctionMode
 from captum_attn.core.capture import AttentionCapture
 from captum_attn.core.tiles import widen
 
+__all__ = ["AfterAttention", "AfterAttentionCapture", "LayerNorm"]
+
 
 @dataclass(frozen=True)
 class LayerNorm:
@@ -38,7 +40,7 @@ class LayerNorm:
 
 
 @dataclass
-class AttentionOutput:
+class AfterAttention:
     """What followed one attention call, as far as it was seen.
 
     Attributes:
@@ -59,7 +61,7 @@ class AttentionOutput:
 class _Trail:
     """Where the output of the last attention call is now."""
 
-    output: AttentionOutput
+    after: AfterAttention
     mixed: Tensor
     projected: Tensor | None = None
     taken: Tensor | None = None
@@ -69,20 +71,20 @@ class _Trail:
     made_since: list[Tensor] = field(default_factory=list)
 
 
-class OutputCapture(TorchFunctionMode):
+class AfterAttentionCapture(TorchFunctionMode):
     """Record what follows each attention call of the forward pass that runs inside this context, in this thread.
 
     Args:
         attention: counts the calls of the same forward pass; its context is to be entered inside this one.
 
     Attributes:
-        outputs: by number of the attention call.
+        found: by number of the attention call.
     """
 
     def __init__(self, attention: AttentionCapture) -> None:
         super().__init__()
         self._attention = attention
-        self.outputs: dict[int, AttentionOutput] = {}
+        self.found: dict[int, AfterAttention] = {}
         self._trail: _Trail | None = None
 
     def __torch_function__(
@@ -94,14 +96,14 @@ class OutputCapture(TorchFunctionMode):
         if isinstance(result, Tensor) and result.is_floating_point():
             self._follow(func, args, kwargs, result)
             if self._trail is not None and state is not None and self._trail.total is result:
-                self._trail.output.residual = state
+                self._trail.after.residual = state
         return result
 
     def _follow(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> None:
         call = self._attention.latest
         if func is F.scaled_dot_product_attention:
             self._begin(args[2] if len(args) > 2 else kwargs["value"], result)
-        elif func in _PRODUCTS and call and call.layer not in self.outputs and _mixes(args, call.shape):
+        elif func in _PRODUCTS and call and call.layer not in self.found and _mixes(args, call.shape):
             batch, heads, queries, _ = call.shape
             self._begin(args[1].reshape(batch, heads, *args[1].shape[-2:]), result.view(batch, heads, queries, -1))
         elif self._trail is not None:
@@ -110,19 +112,19 @@ class OutputCapture(TorchFunctionMode):
     def _begin(self, value: Tensor, mixed: Tensor) -> None:
         """An attention call returned what its heads mixed, (B, H, Q, d)."""
         value, mixed = (part if part.dim() == 4 else part.unsqueeze(1) for part in (value, mixed))
-        output = AttentionOutput(value.detach())
+        after = AfterAttention(value.detach())
         if self._attention.latest is not None:
-            self.outputs[self._attention.latest.layer] = output
-        self._trail = _Trail(output, mixed)
+            self.found[self._attention.latest.layer] = after
+        self._trail = _Trail(after, mixed)
 
     def _step(self, trail: _Trail, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> None:
-        output = trail.output
+        after = trail.after
         weighted = _weighted(func, args, kwargs)
         if weighted is not None and trail.projected is None:
             if _rearranged(trail.mixed, weighted[0]):
-                trail.taken, trail.projected, output.projection = weighted[0], result, weighted[1].detach()
+                trail.taken, trail.projected, after.projection = weighted[0], result, weighted[1].detach()
         elif weighted is not None and trail.taken is not None and same_place(weighted[0], trail.taken):
-            output.projection, self._trail = None, None  # a second projection of the same states
+            after.projection, self._trail = None, None  # a second projection of the same states
         elif trail.projected is not None and trail.total is None:
             self._find_residual(trail, func, args, kwargs, result)
         elif trail.total is not None:
@@ -137,24 +139,24 @@ class OutputCapture(TorchFunctionMode):
         if not any(isinstance(part, Tensor) and same_place(part, projected) for part in args):
             return
         others = [part for part in args if not (isinstance(part, Tensor) and same_place(part, projected))]
-        if func in _PRODUCTS_OF_ENTRIES and trail.output.projection is not None:
+        if func in _PRODUCTS_OF_ENTRIES and trail.after.projection is not None:
             scale = torch.as_tensor(others[0] if others else projected, device=projected.device)
             if scale.numel() != 1 and (scale.shape[-1], scale.numel()) != (projected.shape[-1],) * 2:
                 self._trail = None  # a norm or a gate stands between the projection and the sum
                 return
-            weight = trail.output.projection
-            trail.output.projection, trail.projected = weight * scale.detach().to(weight).view(-1, 1), result
+            weight = trail.after.projection
+            trail.after.projection, trail.projected = weight * scale.detach().to(weight).view(-1, 1), result
         elif func in _SUMS:
             state = others[0] if others and not kwargs else None
             made = isinstance(state, Tensor) and any(same_place(state, part) for part in trail.made_since)
             if not isinstance(state, Tensor) or made or state.shape != result.shape:
                 self._trail = None  # the sum of other things, as in parallel blocks
                 if kwargs:
-                    trail.output.projection = None  # a weighted sum
+                    trail.after.projection = None  # a weighted sum
                 return
-            trail.output.residual, trail.total = state.detach(), result
+            trail.after.residual, trail.total = state.detach(), result
         elif func in _FUSED_SUMS:
-            trail.output.projection, self._trail = None, None
+            trail.after.projection, self._trail = None, None
 
     def _find_norm(
         self, trail: _Trail, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor
@@ -171,7 +173,7 @@ class OutputCapture(TorchFunctionMode):
         elif func in _SUMS and trail.normalized is not None:
             operands = [part for part in args[:2] if isinstance(part, Tensor)]
             if any(same_place(part, trail.normalized) for part in operands):
-                trail.output.norm, self._trail = trail.norm, None
+                trail.after.norm, self._trail = trail.norm, None
             elif any(same_place(part, total) for part in operands):
                 self._trail = None
 
