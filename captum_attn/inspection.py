@@ -221,9 +221,8 @@ def _judged(
     try:
         checks = check_gradients_of_attention(model, batch, run, selection.scores, select)
         mixed = len(batch) > 1 and examples_that_see_each_other(model, batch, run, select)
-        top = run.calls[-1]
-        run.find_reached(selection.scores, [top.layer])
-        elsewhere = tokens_mix_elsewhere(model, batch, run, top.reached, tokens.playing, select)
+        read = run.find_reached(selection.scores, [-1])[:, 0]
+        elsewhere = tokens_mix_elsewhere(model, batch, run, read, tokens.playing, select)
         if run.dependence is not None:
             elsewhere = run.dependence == "others" or bool(elsewhere)
     except (ValueError, RuntimeError) as error:

@@ -29,8 +29,9 @@ from captum_attn.concepts.token_states import TokenStates, draw_negatives, joine
 from captum_attn.core.class_names import class_names
 from captum_attn.core.inputs import ModelInputs, forward_args
 from captum_attn.core.models import device_of, unwrapped
+from captum_attn.core.observers import ReadoutGradients
 from captum_attn.core.perturb import seeded
-from captum_attn.core.run import ObservedForward, ReadoutGradients, observed_forward
+from captum_attn.core.run import ObservedForward, observed_forward
 from captum_attn.core.targets import Target, select_target, target_of_each
 from captum_attn.core.tokens import Tokens, special_ids_of
 from captum_attn.core.user_warnings import warn_user

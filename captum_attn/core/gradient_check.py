@@ -138,7 +138,7 @@ def tokens_mix_elsewhere(
     model: Callable[..., Any],
     inputs: ModelInputs,
     run: ObservedForward,
-    read: Tensor | None,
+    read: Tensor,
     players: Tensor | None,
     select: Callable[[Tensor], Tensor],
 ) -> bool | None:
@@ -148,13 +148,14 @@ def tokens_mix_elsewhere(
 
     Args:
         model, inputs, run, select: as of :func:`check_gradients_of_attention`.
-        read: bool (B, N), the tokens that the score is read from; None if it is not read from the last layer.
+        read: bool (B, N), the tokens of the last layer that the score is read from.
         players: bool (B, N), of images the patches; None if these are unknown.
 
     Returns:
-        None where nothing can be told: all tokens are read, or some of an image's patches, or another stack reads them.
+        None where nothing can be told: no token is read in the last layer, or all, or some of an image's patches, or
+        another stack reads them.
     """
-    if read is None:
+    if not read.any():
         return None
     if inputs.modality == "pixels" and (players is None or bool((read & players).any())):
         return None

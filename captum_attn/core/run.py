@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from functools import cached_property, partial
+from typing import Any, Literal
 from weakref import WeakSet
 
 import torch
@@ -27,7 +27,15 @@ from captum_attn.core.models import (
     same_random_state,
     unwrapped,
 )
-from captum_attn.core.observers import InfluenceObserver, LayerObserver, Per, Variant, Watched
+from captum_attn.core.observers import (
+    InfluenceObserver,
+    LayerObserver,
+    Per,
+    ReadoutGradients,
+    ReadoutObserver,
+    Variant,
+    Watched,
+)
 from captum_attn.core.origins import FEATURES, Gate
 from captum_attn.core.outline import UnkeptError
 from captum_attn.core.output_tokens import OutputTokens, decoder_tokens, shifts_its_input
@@ -39,21 +47,6 @@ from captum_attn.core.states import StateCapture, States, layers_with_attention
 from captum_attn.core.tiles import Tile
 from captum_attn.core.tokens import Tokens, find_players, real_tokens
 from captum_attn.core.user_warnings import warn_user
-
-
-class ReadoutGradients(NamedTuple):
-    """How an output depends on the tokens' hidden states, and how far they are attended to.
-
-    Attributes:
-        gradients: of each of the states asked for, (B, N, D); zero where the output does not depend on them.
-        attention: for each, (B, N): mean attention of all heads from the readout token, or the mean of several, to each
-            token, in the last attention before the states; float32, or float64 for a float64 model.
-        readout: these tokens.
-    """
-
-    gradients: list[Tensor]
-    attention: list[Tensor]
-    readout: RowWeights
 
 
 class ObservedForward:
@@ -87,8 +80,7 @@ class ObservedForward:
         self.sorted = sort_calls(capture.calls, capture.odd, inputs, capture.follows)
         self.calls = self.sorted.explained
         self._shape = self.calls[0].shape[:3]
-        self._shown: Tensor | None = None
-        self._showing = False
+        self._followed: Tensor | None = None
         self.layers, self.heads, self.length = len(self.calls), self._shape[1], self._shape[2]
         self.causal = self.calls[0].causal
         for state in self.states:
@@ -177,16 +169,17 @@ class ObservedForward:
         """Show the attention to several observers in one backward pass; without scores, in none.
 
         Args:
-            observers: of what is :meth:`watched`. Their lowest layer must not lie above any of the states. A backward
-                pass shows them no rows that it does not reach; those of attention alone want all, so show them without.
+            observers: of what is :meth:`watched`. A backward pass shows them no rows that it does not reach; those of
+                attention alone want all, so show them without.
             selected, retain_graph: as in :meth:`influence`.
-            states: some of ``self.states``.
+            states: some of ``self.states``; of no consequence without scores.
 
         Returns:
             The gradients of the states, (B, N, D) each; zero where the scores do not depend on them.
 
         Raises:
             RuntimeError: ``selected`` does not depend on the attention.
+            ValueError: states from before the first attention.
         """
 
         def show(tile: Tile) -> None:
@@ -197,41 +190,60 @@ class ObservedForward:
         if selected is None:
             self._capture.attention(show, layers, any(observer.whole_heads for observer in observers))
             return []
+        layers |= {self.calls[self.attention_before(state)].layer for state in states}
         hidden = [state.hidden for state in states]
-        self._shown, self._showing = selected, True
-        try:
-            gradients = self._capture.backward(selected.sum(), show, layers, retain_graph, hidden)
-        finally:
-            self._showing = False
+        gradients = self._backward(selected, show, layers, retain_graph, hidden)
         if all(call.reached is None for call in self.calls if call.layer in layers):
             raise RuntimeError(INDEPENDENT)
         return [torch.zeros_like(h) if g is None else g for h, g in zip(hidden, gradients, strict=True)]
 
-    def readout_gradients(
+    def _backward(
         self,
         selected: Tensor,
-        states: Sequence[States],
-        beside: Sequence[LayerObserver] = (),
-        retain_graph: bool = False,
+        observer: Callable[[Tile], None] | None,
+        layers: Collection[int],
+        retain_graph: bool,
+        hidden: Sequence[Tensor] = (),
+    ) -> tuple[Tensor | None, ...]:
+        """Backpropagate scores. As soon as they have left the last layer, :meth:`find_readout` knows what they read."""
+        self._followed = selected
+        try:
+            return self._capture.backward(selected.sum(), observer, layers, retain_graph, hidden)
+        finally:
+            if self.calls[-1].reached is None:
+                self._followed = None
+
+    def readout_observer(self, selected: Tensor, states: Sequence[States]) -> ReadoutObserver:
+        """What collects the readout's attention to tokens before some states.
+
+        Args:
+            selected: scores (B,), taken from ``output``.
+            states: some of ``self.states``.
+
+        Raises:
+            ValueError: states from before the first attention.
+        """
+        before = [self.attention_before(state) for state in states]
+        layers = sorted(set(before))
+        places = [layers.index(layer) for layer in before]
+        return ReadoutObserver(self.watched(layers), self.readout_rows(selected), places)
+
+    def readout_gradients(
+        self, selected: Tensor, states: Sequence[States], retain_graph: bool = False
     ) -> ReadoutGradients:
         """What the explained scores draw on: gradients of hidden states, and the readout's attention to each token.
 
         Args:
             selected: the scores (B,) to explain, taken from ``output``.
             states: some of ``self.states``.
-            beside: other observers, to which the same backward pass is shown.
             retain_graph: as in :meth:`influence`.
 
         Raises:
             RuntimeError: ``selected`` does not depend on the attention.
             ValueError: states from before the first attention.
         """
-        layers = [self.attention_before(state) for state in states]
-        shown = sorted(set(layers))
-        readout = self.readout_rows(selected)
-        observer = InfluenceObserver(self.watched(shown), "attention", readout, per="layer")
-        gradients = self.show([observer, *beside], selected, states, retain_graph)
-        return ReadoutGradients(gradients, [observer.influence[:, shown.index(layer)] for layer in layers], readout)
+        observer = self.readout_observer(selected, states)
+        return observer.with_gradients(self.show([observer], selected, states, retain_graph))
 
     def _check_state(self, state: States) -> None:
         shape = tuple(state.hidden.shape)
@@ -283,7 +295,7 @@ class ObservedForward:
         (C,) and (N, C), pass for rows of examples where sizes happen to agree with B. There, the gradient of a row
         between first and last, or of both, is followed to the last attention: it must reach its own example only.
         """
-        batch, last = len(self._inputs), self.calls[-1]
+        batch = len(self._inputs)
         moved = self._capture.provenance.examples_moved
         doubtful = batch > 1 and (moved or self.output.dim() == 1 or batch in (self.output.shape[1], self.length))
         if not doubtful or not self._finds_readout:
@@ -291,15 +303,12 @@ class ObservedForward:
         apart = True
         for row in range(batch) if moved or batch == 2 else (batch // 2,):
             try:
-                self.find_reached(self.output, [last.layer], row)
+                reached = self.find_reached(self.output[row], [-1])
             except RuntimeError:
                 if self._capture.gradients:
                     raise
                 return True  # nothing depends on a gradient
-            if last.reached is not None:
-                examples = last.reached.any(-1).nonzero().flatten().tolist()
-                apart &= examples in ([], [row])
-        last.reached = self._shown = None
+            apart &= reached.flatten(1).any(-1).nonzero().flatten().tolist() in ([], [row])
         return apart
 
     @cached_property
@@ -368,7 +377,7 @@ class ObservedForward:
 
     def readout_rows(self, selected: Tensor) -> ReachedRows:
         """The tokens that scores (B,), taken from ``output``, are read from. A gradient finds them, when asked."""
-        return ReachedRows(lambda: self._reached_by(selected), self.like)
+        return ReachedRows(partial(self.find_readout, selected), self.like)
 
     def readout(
         self, readout: Readout, selected: Tensor, tokens: Tokens, positions: Tensor | None = None
@@ -405,37 +414,58 @@ class ObservedForward:
         """Whether a gradient can be followed from the output to the last layer."""
         return self._capture.follows and (self._capture.gradients or not self.crosses_stacks)
 
-    def _reached_by(self, selected: Tensor) -> Tensor:
-        """bool (B, N): the queries of the last layer that a gradient of the scores reaches."""
+    def find_readout(self, selected: Tensor) -> Tensor:
+        """The tokens that scores are read from: the queries of the last layer that their gradient reaches.
+
+        Args:
+            selected: scores (B,), taken from ``output``. If they are being explained, or were explained last, this is
+                known; else a backward pass down to the last layer finds out.
+
+        Returns:
+            bool (B, N).
+
+        Raises:
+            RuntimeError: the scores do not depend on the last layer, or it cannot be known without gradients.
+
+        Example:
+            >>> from captum_attn.core import mapping_inputs, observed_forward
+            >>> with observed_forward(model, mapping_inputs(model, batch)) as run:
+            ...     run.find_readout(run.output[:, 1]).int()
+            tensor([[1, 0, 0, 0, 0, 0],
+                    [1, 0, 0, 0, 0, 0]], dtype=torch.int32)
+        """
         top = self.calls[-1]
-        if not self._showing and (self._shown is not selected or top.reached is None):
-            self.find_reached(selected, [top.layer])
+        if self._followed is not selected:
+            self.find_reached(selected, [-1])
         if top.reached is None:
             raise RuntimeError(
                 f"the output does not depend on the last layer, {top.module!r}: choose layers= below it, and readout="
             )
         return top.reached
 
-    def find_reached(self, selected: Tensor, layers: Sequence[int], row: int | slice = slice(None)) -> None:
-        """Backpropagate scores (B, ...) down to the lowest of some calls, by number: then these know what is reached.
+    def find_reached(self, selected: Tensor, layers: Sequence[int] | None = None) -> Tensor:
+        """The queries on which scores depend, by a backward pass down to the lowest of some layers.
 
         Args:
-            selected: taken from ``output``.
-            layers: numbers of calls.
-            row: of which examples.
+            selected: scores of any shape, taken from ``output``.
+            layers: indices; None for all.
+
+        Returns:
+            bool (B, L, N); none in a layer on which the scores do not depend.
 
         Raises:
-            RuntimeError: ``selected`` does not depend on the attention.
+            RuntimeError: ``selected`` does not depend on the attention, or it cannot be known without gradients.
         """
+        calls = [self.calls[layer] for layer in self.resolved_layers(layers)]
         with torch.inference_mode(False), torch.enable_grad():
             try:
-                self._capture.backward(selected[row].sum(), None, layers, retain_graph=True)
+                self._backward(selected, None, [call.layer for call in calls], retain_graph=True)
             except (UnkeptError, CheckpointError) as error:
                 raise RuntimeError(
                     f"what the output is read from cannot be found without gradients. {SWITCH_CHECKPOINTS}; or "
                     "say readout="
                 ) from error
-        self._shown = selected
+        return torch.stack([torch.zeros_like(self.real) if c.reached is None else c.reached for c in calls], 1)
 
 
 @contextmanager

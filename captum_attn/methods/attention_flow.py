@@ -50,14 +50,12 @@ class AttentionFlow(OnePassAttribution):
     Source: Abnar and Zuidema 2020, *Quantifying Attention Flow in Transformers*, 2005.00928, section 3.
     """
 
+    needs_gradients = False
+
     def __init__(self, model: Callable[..., Any], *, residual: float = 0.5, **common: Unpack[CommonArguments]) -> None:
         check_residual(residual)
         super().__init__(model, **common)
         self.residual = residual
-
-    @property
-    def needs_gradients(self) -> bool:
-        return False
 
     def observer(self, explained: Explained) -> InfluenceObserver:
         check_one_stack(explained.run, "attention flow")

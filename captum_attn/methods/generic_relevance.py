@@ -34,12 +34,10 @@ class GenericRelevance(TokenRelevance):
     Source: Chefer, Gur, Wolf 2021, *Generic Attention-model Explainability*, 2103.15679, section 3, for self-attention.
     """
 
+    needs_gradients = True
+
     def solve(self, explained: Explained, observer: RelevanceObserver) -> TokenAttributions:
         return explained.attributions(observer.by_attention)
-
-    @property
-    def needs_gradients(self) -> bool:
-        return True
 
     def matrix_observer(self, explained: Explained, row_weights: RowWeights | None) -> RelevanceObserver:
         run = explained.run

@@ -28,9 +28,7 @@ class GradSAM(OnePassAttribution):
     equations 2 and 3; the keys are the N tokens that are no padding.
     """
 
-    @property
-    def needs_gradients(self) -> bool:
-        return True
+    needs_gradients = True
 
     def observer(self, explained: Explained) -> GatheringObserver:
         return GatheringObserver(explained.run.watched(self.layers, self.heads))

@@ -50,6 +50,8 @@ class IntegratedAttention(AttentionAttribution):
     probability of a class; here it is the explained output itself, a logit, as in the package's other methods.
     """
 
+    needs_gradients = True
+
     def __init__(
         self,
         model: Callable[..., Any],
@@ -63,10 +65,6 @@ class IntegratedAttention(AttentionAttribution):
             raise ValueError(f"n_steps must be a number of at least 1, got {n_steps!r}")
         super().__init__(model, **common)
         self.rows, self.n_steps = rows, n_steps
-
-    @property
-    def needs_gradients(self) -> bool:
-        return True
 
     def explain(self, batch: ModelInputs, targets: TargetsOfEach) -> list[TokenAttributions]:
         with observed_forward(self.forward_func, batch, gradients=False) as run:

@@ -43,6 +43,7 @@ class NormAttention(TokenRelevance):
     2109.07152.
     """
 
+    needs_gradients = False
     after_attention = True
 
     def __init__(
@@ -57,10 +58,6 @@ class NormAttention(TokenRelevance):
             raise TypeError(f"residual must be True or False, got {residual!r}")
         super().__init__(model, rows=rows, **common)
         self.residual = residual
-
-    @property
-    def needs_gradients(self) -> bool:
-        return False
 
     def matrix_observer(self, explained: Explained, row_weights: RowWeights | None) -> NormObserver:
         watched = explained.run.watched(self.layers, self.heads)

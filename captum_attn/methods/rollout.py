@@ -40,6 +40,8 @@ class AttentionRollout(TokenRelevance):
     Source: Abnar and Zuidema 2020, *Quantifying Attention Flow in Transformers*, 2005.00928, equation 1.
     """
 
+    needs_gradients = False
+
     def __init__(
         self,
         model: Callable[..., Any],
@@ -51,10 +53,6 @@ class AttentionRollout(TokenRelevance):
         check_residual(residual)
         super().__init__(model, rows=rows, **common)
         self.residual = residual
-
-    @property
-    def needs_gradients(self) -> bool:
-        return False
 
     def matrix_observer(self, explained: Explained, row_weights: RowWeights | None) -> RelevanceObserver:
         run = explained.run
@@ -89,12 +87,10 @@ class GradientAttentionRollout(TokenRelevance):
     relevance that the former propagates to it; rows are divided by their sums as in Abnar and Zuidema 2020.
     """
 
+    needs_gradients = True
+
     def solve(self, explained: Explained, observer: NormalizedRelevanceObserver) -> TokenAttributions:
         return explained.attributions(observer.by_attention)
-
-    @property
-    def needs_gradients(self) -> bool:
-        return True
 
     def matrix_observer(self, explained: Explained, row_weights: RowWeights | None) -> NormalizedRelevanceObserver:
         run = explained.run

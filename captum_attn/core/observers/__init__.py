@@ -5,6 +5,7 @@ An observer is made of :meth:`run.watched(layers, heads) <captum_attn.core.Obser
 - :class:`InfluenceObserver`: influence A ⊙ G of any sign, its matrix or rows of it;
 - :class:`GatheringObserver`: what each token gathers of it;
 - :class:`RelevanceObserver`, :class:`NormalizedRelevanceObserver`: rows of relevance that are pushed down the layers;
+- :class:`ReadoutObserver`: the readout's attention, beside gradients of hidden states;
 - :class:`NormObserver`: how long the vectors are that attention mixes;
 - your own :class:`LayerObserver`.
 """
@@ -25,6 +26,7 @@ from captum_attn.core.observers.norms import (
     contribution_form,
     contribution_norms,
 )
+from captum_attn.core.observers.readout import ReadoutGradients, ReadoutObserver
 from captum_attn.core.observers.relevance import NormalizedRelevanceObserver, RelevanceObserver
 from captum_attn.core.observers.watched import LayerObserver, Watched
 
@@ -38,6 +40,8 @@ __all__ = [
     "NormObserver",
     "NormalizedRelevanceObserver",
     "Per",
+    "ReadoutGradients",
+    "ReadoutObserver",
     "RelevanceObserver",
     "Variant",
     "Watched",
