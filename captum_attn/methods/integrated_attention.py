@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Unpack
 
 import torch
-from captum.attr._utils.approximation_methods import approximation_parameters
+from numpy.polynomial.legendre import leggauss
 from torch import Tensor
 
 from captum_attn.core.inputs import ModelInputs
@@ -76,7 +76,8 @@ class IntegratedAttention(AttentionAttribution):
 
     def _integral(self, batch: ModelInputs, explained: Explained, layers: list[int]) -> Tensor:
         """(B, N): the mean over layers of what tokens get while each layer's attention grows."""
-        weights, factors = (torch.tensor(points(self.n_steps)) for points in approximation_parameters("gausslegendre"))
+        nodes, weights_of_nodes = leggauss(self.n_steps)  # on [-1, 1]
+        factors, weights = (torch.tensor(part.tolist()) for part in (0.5 * (1 + nodes), 0.5 * weights_of_nodes))
         at_once = max(1, _TOKENS_AT_ONCE // explained.real.numel())
         parts = [
             torch.einsum("s,sbn->bn", weight.to(influence), influence)
