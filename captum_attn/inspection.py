@@ -11,6 +11,7 @@ from torch import Tensor
 
 from captum_attn.core.calls import EagerCall
 from captum_attn.core.capture import LISTED, SWITCH_CHECKPOINTS, AttentionCapture
+from captum_attn.core.forward import SeenForward, seen_forward
 from captum_attn.core.gradient_check import (
     LayerCheck,
     check_gradients_of_attention,
@@ -20,7 +21,7 @@ from captum_attn.core.gradient_check import (
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.origins import FEATURES
 from captum_attn.core.patches import NoPatchGrid
-from captum_attn.core.run import ObservedForward, SeenForward, seen_forward, understood
+from captum_attn.core.run import ObservedForward, understood
 from captum_attn.core.targets import (
     Selection,
     Target,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import Any, Literal
 from weakref import WeakSet
@@ -13,20 +12,11 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointError
 
-from captum_attn.core.after_attention import AfterAttention, AfterAttentionCapture
-from captum_attn.core.capture import INDEPENDENT, LISTED, SWITCH_CHECKPOINTS, AttentionCapture, ScaledAttentionCapture
+from captum_attn.core.capture import INDEPENDENT, LISTED, SWITCH_CHECKPOINTS, ScaledAttentionCapture
+from captum_attn.core.forward import SeenForward, seen_forward
 from captum_attn.core.indices import resolve_indices
 from captum_attn.core.inputs import ModelInputs
-from captum_attn.core.models import (
-    check_differentiable,
-    check_evaluated,
-    check_gradients,
-    check_observable,
-    config_of,
-    evaluation_mode,
-    same_random_state,
-    unwrapped,
-)
+from captum_attn.core.models import config_of
 from captum_attn.core.observers import (
     InfluenceObserver,
     LayerObserver,
@@ -36,14 +26,11 @@ from captum_attn.core.observers import (
     Variant,
     Watched,
 )
-from captum_attn.core.origins import FEATURES, Gate
 from captum_attn.core.outline import UnkeptError
 from captum_attn.core.output_tokens import OutputTokens, decoder_tokens, shifts_its_input
-from captum_attn.core.patch_trail import PatchTrail
 from captum_attn.core.readout import ReachedRows, Readout, RowWeights, check_readout, rows_by_rule, warn_of_rule
-from captum_attn.core.scores import output_scores, warn_of_hidden_states
 from captum_attn.core.stacks import sort_calls
-from captum_attn.core.states import StateCapture, States, layers_with_attention
+from captum_attn.core.states import States, layers_with_attention
 from captum_attn.core.tiles import Tile
 from captum_attn.core.tokens import Tokens, find_players, real_tokens
 from captum_attn.core.user_warnings import warn_user
@@ -76,7 +63,7 @@ class ObservedForward:
         self._capture = capture = seen.capture
         self.model = capture.root
         if not capture.calls:
-            raise ValueError(_no_attention(capture, self.output))
+            raise ValueError(seen.without_attention())
         self.sorted = sort_calls(capture.calls, capture.odd, inputs, capture.follows)
         self.calls = self.sorted.explained
         self._shape = self.calls[0].shape[:3]
@@ -468,6 +455,10 @@ class ObservedForward:
         return torch.stack([torch.zeros_like(self.real) if c.reached is None else c.reached for c in calls], 1)
 
 
+_examples_first: WeakSet[Callable[..., Any]] = WeakSet()  # models that are known to keep examples before heads
+_looked_at: WeakSet[Callable[..., Any]] = WeakSet()  # models whose dependences are known not to be told again
+
+
 @contextmanager
 def observed_forward(
     model: Callable[..., Any],
@@ -552,85 +543,6 @@ def understood(model: Callable[..., Any], inputs: ModelInputs, seen: SeenForward
     return run
 
 
-@dataclass(frozen=True)
-class SeenForward:
-    """One forward pass, before anything is known of what it means.
-
-    Attributes:
-        output: the scores.
-        capture: the attention.
-        wrapped: whether a function called the model, which may give it other inputs than these.
-        states, after_attention, patches: the hidden states, what followed attention, and the way of an image's patches,
-            where these were asked for.
-    """
-
-    output: Tensor
-    capture: AttentionCapture
-    wrapped: bool
-    states: Sequence[States] = ()
-    after_attention: Mapping[int, AfterAttention] | None = None
-    patches: PatchTrail | None = None
-
-
-@contextmanager
-def seen_forward(
-    model: Callable[..., Any],
-    inputs: ModelInputs,
-    gradients: bool = True,
-    modules: Collection[str] = (),
-    *,
-    after_attention: bool = False,
-    scaled: tuple[Collection[int], Tensor] | None = None,
-    dependences: bool = False,
-) -> Iterator[SeenForward]:
-    """Run the model once as :func:`observed_forward` does, of which the arguments are, whatever attention it has.
-
-    With ``dependences``, :meth:`~captum_attn.core.capture.AttentionCapture.dependences` can be asked for.
-    """
-    model = unwrapped(model)
-    check_observable(config_of(model))
-    graph = _has_gradients(model, needed=gradients)
-    with evaluation_mode(model), torch.inference_mode(False), torch.set_grad_enabled(graph):
-        if scaled:
-            capture: AttentionCapture = ScaledAttentionCapture(model, *scaled)
-        else:
-            capture = AttentionCapture(model, gradients, len(inputs), graph)
-        capture.provenance.gate = Gate() if dependences else None
-        following = AfterAttentionCapture(capture)
-        with (
-            same_random_state(inputs.features),
-            StateCapture(model, modules, capture) as kept,
-            following if after_attention else nullcontext(),
-            PatchTrail(inputs.features) if inputs.modality == "pixels" else nullcontext() as patches,
-            capture.recording(),
-            capture,
-        ):
-            returned = inputs.call(model, capture.provenance)
-            output = output_scores(returned, len(inputs), hidden_states=not gradients)
-        for root in capture.owners.roots:
-            check_evaluated(root)
-        if gradients:
-            check_gradients(output)
-            warn_of_hidden_states(model, output)
-        followed = following.found if after_attention else None
-        yield SeenForward(output, capture, capture.root is not model, kept.states, followed, patches)
-
-
-_examples_first: WeakSet[Callable[..., Any]] = WeakSet()  # models that are known to keep examples before heads
-_looked_at: WeakSet[Callable[..., Any]] = WeakSet()  # models whose dependences are known not to be told again
-
-
-def _has_gradients(model: Callable[..., Any], needed: bool) -> bool:
-    """Whether the model's weights let gradients pass; raises if they are needed."""
-    try:
-        check_differentiable(model)
-    except RuntimeError:
-        if needed:
-            raise
-        return False
-    return True
-
-
 def _check_examples_first(model: Callable[..., Any], inputs: ModelInputs, run: ObservedForward) -> None:
     """Raise ``ValueError`` if what was taken for an example's heads is not what the first example has by itself."""
     with observed_forward(model, inputs[:1], gradients=False) as alone:
@@ -641,44 +553,3 @@ def _check_examples_first(model: Callable[..., Any], inputs: ModelInputs, run: O
                     "not example by example, so their heads cannot be told apart; or the examples of a batch see each "
                     "other. Explain one example at a time, by internal_batch_size=1"
                 )
-
-
-def _no_attention(capture: AttentionCapture, output: Tensor) -> str:
-    looked_for = (
-        "no attention was seen in the model's forward pass. Looked for scaled_dot_product_attention on (B, H, N, d) "
-        "tensors, softmax over scores (..., N, N) of queries and keys, and torch.nn.MultiheadAttention. "
-    )
-    if capture.odd:
-        odd = "; ".join(f"{one.module!r}, {one.shape}, {one.reason}" for one in capture.odd[:3])
-        return looked_for + f"There are other softmaxes, of which nothing says whether they relate tokens: {odd}"
-    if capture.provenance.of(output).inputs & FEATURES:
-        return looked_for + (
-            "The output was computed from the input all the same: the model relates tokens by other means than an "
-            "attention matrix (convolution, a state-space or linear recurrence, a Fourier transform), so there is none "
-            f"to explain. Use a method that needs no attention, such as captum.attr.IntegratedGradients. {LISTED}"
-        )
-    return looked_for + (
-        "Nor could the way from the input to the output be followed: a model whose attention runs in a custom kernel "
-        f"must be switched to one of these, and one that runs under torch.no_grad() or in NumPy must not. {LISTED}"
-    )
-
-
-def plain_output(model: Callable[..., Any], inputs: ModelInputs, *, hidden_states: bool = False) -> Tensor:
-    """The model's output alone, detached: in eval mode, without gradients. The model is left as it was.
-
-    Args:
-        model: a module, or a function of the inputs that calls one (in eval mode).
-        inputs: one batch.
-        hidden_states: whether these will do, too.
-
-    Returns:
-        Scores (B, C) or (B, N, C).
-    """
-    model = unwrapped(model)
-    with (
-        evaluation_mode(model),
-        torch.inference_mode(False),
-        torch.no_grad(),
-        same_random_state(inputs.features),
-    ):
-        return output_scores(inputs.call(model), len(inputs), hidden_states=hidden_states)
