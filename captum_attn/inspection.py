@@ -9,17 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from captum_attn._targets import (
-    Selection,
-    Target,
-    as_tuples,
-    no_selection,
-    select_target,
-    selected,
-    target_of_each,
-)
 from captum_attn.core.calls import EagerCall
 from captum_attn.core.capture import LISTED, SWITCH_CHECKPOINTS, AttentionCapture
+from captum_attn.core.forward import SeenForward, seen_forward
 from captum_attn.core.gradient_check import (
     LayerCheck,
     check_gradients_of_attention,
@@ -29,7 +21,16 @@ from captum_attn.core.gradient_check import (
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.origins import FEATURES
 from captum_attn.core.patches import NoPatchGrid
-from captum_attn.core.run import ObservedForward, SeenForward, seen_forward, understood
+from captum_attn.core.run import ObservedForward, understood
+from captum_attn.core.targets import (
+    Selection,
+    Target,
+    as_tuples,
+    no_selection,
+    select_target,
+    selected,
+    target_of_each,
+)
 from captum_attn.core.tokens import Tokens, special_ids_of
 from captum_attn.methods.attribution import Inputs
 from captum_attn.methods.shapley import ShapleyGradAttention
@@ -221,9 +222,8 @@ def _judged(
     try:
         checks = check_gradients_of_attention(model, batch, run, selection.scores, select)
         mixed = len(batch) > 1 and examples_that_see_each_other(model, batch, run, select)
-        top = run.calls[-1]
-        run.find_reached(selection.scores, [top.layer])
-        elsewhere = tokens_mix_elsewhere(model, batch, run, top.reached, tokens.playing, select)
+        read = run.find_reached(selection.scores, [-1])[:, 0]
+        elsewhere = tokens_mix_elsewhere(model, batch, run, read, tokens.playing, select)
         if run.dependence is not None:
             elsewhere = run.dependence == "others" or bool(elsewhere)
     except (ValueError, RuntimeError) as error:

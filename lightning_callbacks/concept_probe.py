@@ -14,8 +14,10 @@ from captum_attn.concepts import TTCAV, ConceptScores
 from captum_attn.concepts.activations import ConceptStates
 from captum_attn.concepts.experimental_sets import ExperimentalSets
 from captum_attn.concepts.layers import find_layers
+from captum_attn.core.forward import plain_output
 from captum_attn.core.models import device_of
-from captum_attn.core.run import ObservedForward, ReadoutGradients, observed_forward, plain_output
+from captum_attn.core.observers import ReadoutGradients
+from captum_attn.core.run import ObservedForward, observed_forward
 from captum_attn.core.states import States
 from lightning_callbacks.classes import class_number
 from lightning_callbacks.probe import ProbeBatch, ProbeSet, fitted

@@ -127,7 +127,7 @@ class FaithfulnessProbe:
 
 def _shares_a_pass(method: Any) -> TypeGuard[OnePassAttribution]:
     """Whether it wants nothing but attention, and gradients, of a pass that others observe."""
-    return isinstance(method, OnePassAttribution) and not method.observes_outputs
+    return isinstance(method, OnePassAttribution) and not method.after_attention
 
 
 def _drops(whole: Tensor, perturbed: Tensor) -> dict[str, float]:

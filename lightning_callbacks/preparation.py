@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from captum_attn.bench import Intervention, MaskedModel
 from captum_attn.concepts.experimental_sets import ExperimentalSets
+from captum_attn.core.forward import plain_output
 from captum_attn.core.perturb import Replacement
-from captum_attn.core.run import plain_output
 from captum_attn.core.tokens import special_ids_of
 from lightning_callbacks.batches import BatchInputs
 from lightning_callbacks.concept_probe import ConceptProbe

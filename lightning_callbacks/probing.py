@@ -13,7 +13,8 @@ from captum_attn import TokenAttributions
 from captum_attn.bench import WholeInputs
 from captum_attn.concepts.layers import layer_labels
 from captum_attn.core.inputs import ModelInputs
-from captum_attn.core.run import ObservedForward, ReadoutGradients, observed_forward
+from captum_attn.core.observers import ReadoutGradients
+from captum_attn.core.run import ObservedForward, observed_forward
 from captum_attn.methods.one_pass import explain_in_one_pass
 from lightning_callbacks.concept_probe import ConceptProbe
 from lightning_callbacks.faithfulness_probe import FaithfulnessProbe

@@ -17,7 +17,6 @@ from captum.log import log_usage
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from captum_attn._targets import Target, select_target, target_of_each
 from captum_attn.bench import OnError, Reader
 from captum_attn.concepts.activations import ConceptStates, Scope, StateStore, tokens_in_scope
 from captum_attn.concepts.cavs import ESTIMATORS, CAVEstimator, EstimatorName
@@ -30,8 +29,10 @@ from captum_attn.concepts.token_states import TokenStates, draw_negatives, joine
 from captum_attn.core.class_names import class_names
 from captum_attn.core.inputs import ModelInputs, forward_args
 from captum_attn.core.models import device_of, unwrapped
+from captum_attn.core.observers import ReadoutGradients
 from captum_attn.core.perturb import seeded
-from captum_attn.core.run import ObservedForward, ReadoutGradients, observed_forward
+from captum_attn.core.run import ObservedForward, observed_forward
+from captum_attn.core.targets import Target, select_target, target_of_each
 from captum_attn.core.tokens import Tokens, special_ids_of
 from captum_attn.core.user_warnings import warn_user
 from captum_attn.functional import SIGNIFICANT, examples_p_values

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from captum_attn.bench import Data, MaskedModel, WholeInputs, checked_labels, examples_of
-from captum_attn.core.calls import AttentionCall
 from captum_attn.core.indices import resolve_indices
 from captum_attn.core.inputs import mapping_inputs
 from captum_attn.core.models import config_of
@@ -150,8 +149,7 @@ class Reader:
         with observed_forward(model, inputs) as run:
             whole = self.masked.whole(run, inputs)
             predicted = run.output.gather(1, whole.targets[:, None]).squeeze(1)
-            run.find_reached(predicted, [call.layer for call in run.calls])
-            reached = torch.stack([_reached(call) for call in run.calls], 1) & run.real[:, None]
+            reached = run.find_reached(predicted) & run.real[:, None]
             return Reading(
                 examples=rows,
                 model=model,
@@ -203,10 +201,3 @@ def random_entries(generators: Sequence[torch.Generator], real: Tensor, heads: i
         drawn = torch.rand(heads, len(tokens), len(tokens), generator=generator, dtype=torch.float32)
         entries[example, :, tokens[:, None], tokens] = drawn.to(entries)
     return entries.to(real.device)
-
-
-def _reached(call: AttentionCall) -> Tensor:
-    """bool (B, N): the queries that the explained output depends on; none where it does not depend on the call."""
-    batch, _, queries, _ = call.shape
-    nothing = torch.zeros(batch, queries, dtype=torch.bool, device=call.like.device)
-    return nothing if call.reached is None else call.reached

@@ -4,7 +4,7 @@ from captum_attn._moved import moved_names
 from captum_attn.core.calls import AttentionCall
 from captum_attn.core.capture import AttentionCapture
 from captum_attn.core.inputs import ModelInputs, mapping_inputs, tensor_inputs
-from captum_attn.core.observers import InfluenceObserver
+from captum_attn.core.observers import InfluenceObserver, LayerObserver, Watched
 from captum_attn.core.run import ObservedForward, observed_forward
 from captum_attn.core.tiles import Tile
 
@@ -12,9 +12,11 @@ __all__ = [
     "AttentionCall",
     "AttentionCapture",
     "InfluenceObserver",
+    "LayerObserver",
     "ModelInputs",
     "ObservedForward",
     "Tile",
+    "Watched",
     "mapping_inputs",
     "observed_forward",
     "tensor_inputs",

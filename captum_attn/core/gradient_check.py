@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from captum_attn.core.inputs import ModelInputs
+from captum_attn.core.observers import LayerObserver
 from captum_attn.core.replacement import replaced_output, replacement_calls
 from captum_attn.core.run import ObservedForward
 from captum_attn.core.tiles import Tile
@@ -137,7 +138,7 @@ def tokens_mix_elsewhere(
     model: Callable[..., Any],
     inputs: ModelInputs,
     run: ObservedForward,
-    read: Tensor | None,
+    read: Tensor,
     players: Tensor | None,
     select: Callable[[Tensor], Tensor],
 ) -> bool | None:
@@ -147,13 +148,14 @@ def tokens_mix_elsewhere(
 
     Args:
         model, inputs, run, select: as of :func:`check_gradients_of_attention`.
-        read: bool (B, N), the tokens that the score is read from; None if it is not read from the last layer.
+        read: bool (B, N), the tokens of the last layer that the score is read from.
         players: bool (B, N), of images the patches; None if these are unknown.
 
     Returns:
-        None where nothing can be told: all tokens are read, or some of an image's patches, or another stack reads them.
+        None where nothing can be told: no token is read in the last layer, or all, or some of an image's patches, or
+        another stack reads them.
     """
-    if read is None:
+    if not read.any():
         return None
     if inputs.modality == "pixels" and (players is None or bool((read & players).any())):
         return None
@@ -183,15 +185,13 @@ def _exchanged(inputs: ModelInputs, others: Tensor) -> ModelInputs:
     return replace(inputs, features=features)
 
 
-class _Directions:
+class _Directions(LayerObserver):
     """An observer of Σ A ⊙ G ⊙ R and Σ (A ⊙ G)², (B, L) each, for R drawn from a normal distribution."""
 
-    whole_heads = False
-
     def __init__(self, run: ObservedForward, seed: int) -> None:
-        self._shape, self._seed, self._like = (*run.attention_shape, run.length), seed, run.like
-        self.layers = [call.layer for call in run.calls]
-        self.changes = run.like.new_zeros(self._shape[0], len(self.layers))
+        super().__init__(run.watched())
+        self._seed = seed
+        self.changes = self.watched.zeros(run.layers)
         self.squares = torch.zeros_like(self.changes)
         self._at: tuple[int, Tensor] | None = None
 
@@ -199,12 +199,12 @@ class _Directions:
         """R (B, H, N, N) of a layer, by its index."""
         if self._at is None or self._at[0] != layer:
             generator = torch.Generator().manual_seed(1_000 * self._seed + layer)
-            self._at = layer, torch.randn(self._shape, generator=generator).to(self._like)
+            shape = (*self.watched.shape, self.watched.shape[-1])
+            self._at = layer, torch.randn(shape, generator=generator).to(self.watched.like)
         return self._at[1]
 
-    def __call__(self, tile: Tile) -> None:
-        if tile.relevance is not None and tile.layer in self.layers:
-            layer = self.layers.index(tile.layer)
-            examples = tile.block.examples
+    def take(self, tile: Tile) -> None:
+        if tile.relevance is not None:
+            layer, examples = self.watched.layers.index(tile.layer), tile.block.examples
             self.changes[examples, layer] += (tile.relevance * self.of(layer)[tile.block]).sum((1, 2, 3))
             self.squares[examples, layer] += tile.relevance.square().sum((1, 2, 3))

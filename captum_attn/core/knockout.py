@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from captum_attn.core.forward import plain_output
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.intercept import AttentionIntercept, Kernel
 from captum_attn.core.masks import causal_mask, closed_rows, open_keys
-from captum_attn.core.run import ObservedForward, plain_output
+from captum_attn.core.run import ObservedForward
 
 
 def knocked_out_output(

@@ -2,58 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property, partial
+from typing import Any, Literal
 from weakref import WeakSet
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointError
 
-from captum_attn.core.capture import INDEPENDENT, LISTED, SWITCH_CHECKPOINTS, AttentionCapture, ScaledAttentionCapture
+from captum_attn.core.capture import INDEPENDENT, LISTED, SWITCH_CHECKPOINTS, ScaledAttentionCapture
+from captum_attn.core.forward import SeenForward, seen_forward
 from captum_attn.core.indices import resolve_indices
 from captum_attn.core.inputs import ModelInputs
-from captum_attn.core.models import (
-    check_differentiable,
-    check_evaluated,
-    check_gradients,
-    check_observable,
-    config_of,
-    evaluation_mode,
-    same_random_state,
-    unwrapped,
+from captum_attn.core.models import config_of
+from captum_attn.core.observers import (
+    InfluenceObserver,
+    LayerObserver,
+    Per,
+    ReadoutGradients,
+    ReadoutObserver,
+    Variant,
+    Watched,
 )
-from captum_attn.core.observers import InfluenceObserver, LayerObserver, Per, Variant
-from captum_attn.core.origins import FEATURES, Gate
 from captum_attn.core.outline import UnkeptError
 from captum_attn.core.output_tokens import OutputTokens, decoder_tokens, shifts_its_input
-from captum_attn.core.outputs import AttentionOutput, OutputCapture
-from captum_attn.core.patch_trail import PatchTrail
 from captum_attn.core.readout import ReachedRows, Readout, RowWeights, check_readout, rows_by_rule, warn_of_rule
-from captum_attn.core.scores import output_scores, warn_of_hidden_states
 from captum_attn.core.stacks import sort_calls
-from captum_attn.core.states import StateCapture, States, layers_with_attention
+from captum_attn.core.states import States, layers_with_attention
 from captum_attn.core.tiles import Tile
 from captum_attn.core.tokens import Tokens, find_players, real_tokens
 from captum_attn.core.user_warnings import warn_user
-
-
-class ReadoutGradients(NamedTuple):
-    """How an output depends on the tokens' hidden states, and how far they are attended to.
-
-    Attributes:
-        gradients: of each of the states asked for, (B, N, D); zero where the output does not depend on them.
-        attention: for each, (B, N): mean attention of all heads from the readout token, or the mean of several, to each
-            token, in the last attention before the states; float32, or float64 for a float64 model.
-        readout: these tokens.
-    """
-
-    gradients: list[Tensor]
-    attention: list[Tensor]
-    readout: RowWeights
 
 
 class ObservedForward:
@@ -67,7 +47,7 @@ class ObservedForward:
         causal: whether no token can attend to a later one.
         model: the module that was called.
         states: the hidden states that modules returned, where these were asked for.
-        outputs: what followed each attention call, by its number; None unless this was asked for.
+        after_attention: what followed each attention call, by its number; None unless this was asked for.
 
     Args:
         seen: the forward pass.
@@ -78,17 +58,16 @@ class ObservedForward:
     """
 
     def __init__(self, seen: SeenForward, inputs: ModelInputs) -> None:
-        self.output, self.states, self.outputs = seen.output, seen.states, seen.outputs
+        self.output, self.states, self.after_attention = seen.output, seen.states, seen.after_attention
         self._wrapped, self._patches, self._inputs = seen.wrapped, seen.patches, inputs
         self._capture = capture = seen.capture
         self.model = capture.root
         if not capture.calls:
-            raise ValueError(_no_attention(capture, self.output))
+            raise ValueError(seen.without_attention())
         self.sorted = sort_calls(capture.calls, capture.odd, inputs, capture.follows)
         self.calls = self.sorted.explained
         self._shape = self.calls[0].shape[:3]
-        self._shown: Tensor | None = None
-        self._showing = False
+        self._followed: Tensor | None = None
         self.layers, self.heads, self.length = len(self.calls), self._shape[1], self._shape[2]
         self.causal = self.calls[0].causal
         for state in self.states:
@@ -142,25 +121,30 @@ class ObservedForward:
             RuntimeError: ``selected`` does not depend on the attention.
             ValueError: an unknown variant or ``per``.
         """
-        observer = self.observer(variant=variant, layers=layers, heads=heads, row_weights=row_weights, per=per)
+        observer = InfluenceObserver(self.watched(layers, heads), variant, row_weights, per)
         self.show([observer], selected, retain_graph=retain_graph)
         return observer.influence
 
-    def observer(
-        self,
-        *,
-        variant: Variant,
-        layers: Sequence[int] | None = None,
-        heads: Sequence[int] | None = None,
-        row_weights: RowWeights | None = None,
-        per: Per | None = None,
-    ) -> InfluenceObserver:
-        """What :meth:`influence` collects, to be shown the attention together with others.
+    def watched(self, layers: Sequence[int] | None = None, heads: Sequence[int] | None = None) -> Watched:
+        """What an observer looks at.
 
-        Args, Raises: as :meth:`influence`.
+        Args:
+            layers, heads: what counts; negative indices count from the end. None for all.
+
+        Raises:
+            IndexError: a layer or head that the model does not have.
+
+        Example:
+            >>> from captum_attn.core import mapping_inputs, observed_forward
+            >>> from captum_attn.core.observers import InfluenceObserver
+            >>> with observed_forward(model, mapping_inputs(model, batch)) as run:
+            ...     observer = InfluenceObserver(run.watched(layers=[-1]), "rectified")
+            ...     _ = run.show([observer], run.output[:, 1])
+            >>> observer.influence.shape
+            torch.Size([2, 6, 6])
         """
-        indices, kept_heads = self.chosen(layers, heads)
-        return InfluenceObserver(self._shape, indices, kept_heads, variant, row_weights, per, like=self.like)
+        numbers = [self.calls[layer].layer for layer in self.resolved_layers(layers)]
+        return Watched(self._shape, numbers, resolve_indices("heads", heads, self.heads), self.like)
 
     def show(
         self,
@@ -172,61 +156,81 @@ class ObservedForward:
         """Show the attention to several observers in one backward pass; without scores, in none.
 
         Args:
-            observers: of :meth:`observer`. Their lowest layer must not lie above any of the states. A backward pass
-                shows them no rows that it does not reach; those of attention alone want all, so show them without it.
+            observers: of what is :meth:`watched`. A backward pass shows them no rows that it does not reach; those of
+                attention alone want all, so show them without.
             selected, retain_graph: as in :meth:`influence`.
-            states: some of ``self.states``.
+            states: some of ``self.states``; of no consequence without scores.
 
         Returns:
             The gradients of the states, (B, N, D) each; zero where the scores do not depend on them.
 
         Raises:
             RuntimeError: ``selected`` does not depend on the attention.
+            ValueError: states from before the first attention.
         """
 
         def show(tile: Tile) -> None:
             for observer in observers:
                 observer(tile)
 
-        layers = {layer for observer in observers for layer in observer.layers}
+        layers = {layer for observer in observers for layer in observer.watched.layers}
         if selected is None:
             self._capture.attention(show, layers, any(observer.whole_heads for observer in observers))
             return []
+        layers |= {self.calls[self.attention_before(state)].layer for state in states}
         hidden = [state.hidden for state in states]
-        self._shown, self._showing = selected, True
-        try:
-            gradients = self._capture.backward(selected.sum(), show, layers, retain_graph, hidden)
-        finally:
-            self._showing = False
+        gradients = self._backward(selected, show, layers, retain_graph, hidden)
         if all(call.reached is None for call in self.calls if call.layer in layers):
             raise RuntimeError(INDEPENDENT)
         return [torch.zeros_like(h) if g is None else g for h, g in zip(hidden, gradients, strict=True)]
 
-    def readout_gradients(
+    def _backward(
         self,
         selected: Tensor,
-        states: Sequence[States],
-        beside: Sequence[LayerObserver] = (),
-        retain_graph: bool = False,
+        observer: Callable[[Tile], None] | None,
+        layers: Collection[int],
+        retain_graph: bool,
+        hidden: Sequence[Tensor] = (),
+    ) -> tuple[Tensor | None, ...]:
+        """Backpropagate scores. As soon as they have left the last layer, :meth:`find_readout` knows what they read."""
+        self._followed = selected
+        try:
+            return self._capture.backward(selected.sum(), observer, layers, retain_graph, hidden)
+        finally:
+            if self.calls[-1].reached is None:
+                self._followed = None
+
+    def readout_observer(self, selected: Tensor, states: Sequence[States]) -> ReadoutObserver:
+        """What collects the readout's attention to tokens before some states.
+
+        Args:
+            selected: scores (B,), taken from ``output``.
+            states: some of ``self.states``.
+
+        Raises:
+            ValueError: states from before the first attention.
+        """
+        before = [self.attention_before(state) for state in states]
+        layers = sorted(set(before))
+        places = [layers.index(layer) for layer in before]
+        return ReadoutObserver(self.watched(layers), self.readout_rows(selected), places)
+
+    def readout_gradients(
+        self, selected: Tensor, states: Sequence[States], retain_graph: bool = False
     ) -> ReadoutGradients:
         """What the explained scores draw on: gradients of hidden states, and the readout's attention to each token.
 
         Args:
             selected: the scores (B,) to explain, taken from ``output``.
             states: some of ``self.states``.
-            beside: other observers, to which the same backward pass is shown.
             retain_graph: as in :meth:`influence`.
 
         Raises:
             RuntimeError: ``selected`` does not depend on the attention.
             ValueError: states from before the first attention.
         """
-        layers = [self.attention_before(state) for state in states]
-        shown = sorted(set(layers))
-        readout = self.readout_rows(selected)
-        observer = self.observer(variant="attention", layers=shown, row_weights=readout, per="layer")
-        gradients = self.show([observer, *beside], selected, states, retain_graph)
-        return ReadoutGradients(gradients, [observer.influence[:, shown.index(layer)] for layer in layers], readout)
+        observer = self.readout_observer(selected, states)
+        return observer.with_gradients(self.show([observer], selected, states, retain_graph))
 
     def _check_state(self, state: States) -> None:
         shape = tuple(state.hidden.shape)
@@ -256,11 +260,6 @@ class ObservedForward:
         return before[-1]
 
     @property
-    def attention_shape(self) -> tuple[int, int, int]:
-        """(B, H, N) of every layer's attention."""
-        return self._shape
-
-    @property
     def like(self) -> Tensor:
         """An empty tensor of the dtype and on the device of what observers keep."""
         return self.calls[0].like
@@ -283,7 +282,7 @@ class ObservedForward:
         (C,) and (N, C), pass for rows of examples where sizes happen to agree with B. There, the gradient of a row
         between first and last, or of both, is followed to the last attention: it must reach its own example only.
         """
-        batch, last = len(self._inputs), self.calls[-1]
+        batch = len(self._inputs)
         moved = self._capture.provenance.examples_moved
         doubtful = batch > 1 and (moved or self.output.dim() == 1 or batch in (self.output.shape[1], self.length))
         if not doubtful or not self._finds_readout:
@@ -291,15 +290,12 @@ class ObservedForward:
         apart = True
         for row in range(batch) if moved or batch == 2 else (batch // 2,):
             try:
-                self.find_reached(self.output, [last.layer], row)
+                reached = self.find_reached(self.output[row], [-1])
             except RuntimeError:
                 if self._capture.gradients:
                     raise
                 return True  # nothing depends on a gradient
-            if last.reached is not None:
-                examples = last.reached.any(-1).nonzero().flatten().tolist()
-                apart &= examples in ([], [row])
-        last.reached = self._shown = None
+            apart &= reached.flatten(1).any(-1).nonzero().flatten().tolist() in ([], [row])
         return apart
 
     @cached_property
@@ -332,11 +328,6 @@ class ObservedForward:
                 "them out, or say which tokens play with players="
             )
         return Tokens(real, players, grid)
-
-    def chosen(self, layers: Sequence[int] | None, heads: Sequence[int] | None) -> tuple[list[int], list[int]]:
-        """Numbers of the attention calls, and of the heads, that are meant, ascending; ``IndexError`` for others."""
-        kept_heads = resolve_indices("heads", heads, self.heads)
-        return [self.calls[layer].layer for layer in self.resolved_layers(layers)], kept_heads
 
     def resolved_layers(self, layers: Sequence[int] | None) -> list[int]:
         """Ascending indices of the layers meant; ``IndexError`` for one that the model does not have."""
@@ -373,7 +364,7 @@ class ObservedForward:
 
     def readout_rows(self, selected: Tensor) -> ReachedRows:
         """The tokens that scores (B,), taken from ``output``, are read from. A gradient finds them, when asked."""
-        return ReachedRows(lambda: self._reached_by(selected), self.like)
+        return ReachedRows(partial(self.find_readout, selected), self.like)
 
     def readout(
         self, readout: Readout, selected: Tensor, tokens: Tokens, positions: Tensor | None = None
@@ -410,37 +401,62 @@ class ObservedForward:
         """Whether a gradient can be followed from the output to the last layer."""
         return self._capture.follows and (self._capture.gradients or not self.crosses_stacks)
 
-    def _reached_by(self, selected: Tensor) -> Tensor:
-        """bool (B, N): the queries of the last layer that a gradient of the scores reaches."""
+    def find_readout(self, selected: Tensor) -> Tensor:
+        """The tokens that scores are read from: the queries of the last layer that their gradient reaches.
+
+        Args:
+            selected: scores (B,), taken from ``output``. If they are being explained, or were explained last, this is
+                known; else a backward pass down to the last layer finds out.
+
+        Returns:
+            bool (B, N).
+
+        Raises:
+            RuntimeError: the scores do not depend on the last layer, or it cannot be known without gradients.
+
+        Example:
+            >>> from captum_attn.core import mapping_inputs, observed_forward
+            >>> with observed_forward(model, mapping_inputs(model, batch)) as run:
+            ...     run.find_readout(run.output[:, 1]).int()
+            tensor([[1, 0, 0, 0, 0, 0],
+                    [1, 0, 0, 0, 0, 0]], dtype=torch.int32)
+        """
         top = self.calls[-1]
-        if not self._showing and (self._shown is not selected or top.reached is None):
-            self.find_reached(selected, [top.layer])
+        if self._followed is not selected:
+            self.find_reached(selected, [-1])
         if top.reached is None:
             raise RuntimeError(
                 f"the output does not depend on the last layer, {top.module!r}: choose layers= below it, and readout="
             )
         return top.reached
 
-    def find_reached(self, selected: Tensor, layers: Sequence[int], row: int | slice = slice(None)) -> None:
-        """Backpropagate scores (B, ...) down to the lowest of some calls, by number: then these know what is reached.
+    def find_reached(self, selected: Tensor, layers: Sequence[int] | None = None) -> Tensor:
+        """The queries on which scores depend, by a backward pass down to the lowest of some layers.
 
         Args:
-            selected: taken from ``output``.
-            layers: numbers of calls.
-            row: of which examples.
+            selected: scores of any shape, taken from ``output``.
+            layers: indices; None for all.
+
+        Returns:
+            bool (B, L, N); none in a layer on which the scores do not depend.
 
         Raises:
-            RuntimeError: ``selected`` does not depend on the attention.
+            RuntimeError: ``selected`` does not depend on the attention, or it cannot be known without gradients.
         """
+        calls = [self.calls[layer] for layer in self.resolved_layers(layers)]
         with torch.inference_mode(False), torch.enable_grad():
             try:
-                self._capture.backward(selected[row].sum(), None, layers, retain_graph=True)
+                self._backward(selected, None, [call.layer for call in calls], retain_graph=True)
             except (UnkeptError, CheckpointError) as error:
                 raise RuntimeError(
                     f"what the output is read from cannot be found without gradients. {SWITCH_CHECKPOINTS}; or "
                     "say readout="
                 ) from error
-        self._shown = selected
+        return torch.stack([torch.zeros_like(self.real) if c.reached is None else c.reached for c in calls], 1)
+
+
+_examples_first: WeakSet[Callable[..., Any]] = WeakSet()  # models that are known to keep examples before heads
+_looked_at: WeakSet[Callable[..., Any]] = WeakSet()  # models whose dependences are known not to be told again
 
 
 @contextmanager
@@ -450,7 +466,7 @@ def observed_forward(
     gradients: bool = True,
     modules: Collection[str] = (),
     *,
-    outputs: bool = False,
+    after_attention: bool = False,
     scaled: tuple[Collection[int], Tensor] | None = None,
 ) -> Iterator[ObservedForward]:
     """Run the model once, in eval mode, and keep what is needed to explain its output.
@@ -462,7 +478,7 @@ def observed_forward(
         inputs: one batch.
         gradients: whether gradients will be asked for; False is for attention alone, and the readout.
         modules: names of parts of a module, whose hidden states are kept.
-        outputs: whether to keep what follows the attention calls.
+        after_attention: whether to keep what follows the attention calls.
         scaled: an attention call, by its numbers, and the factors (B,) by which its probabilities are multiplied
             (:class:`~captum_attn.core.capture.ScaledAttentionCapture`); with gradients.
 
@@ -480,7 +496,9 @@ def observed_forward(
     first = gradients and scaled is None and model not in _looked_at
     if not gradients and model not in _looked_at:
         _look_at_first(model, inputs)
-    with seen_forward(model, inputs, gradients, modules, outputs=outputs, scaled=scaled, dependences=first) as seen:
+    with seen_forward(
+        model, inputs, gradients, modules, after_attention=after_attention, scaled=scaled, dependences=first
+    ) as seen:
         run = understood(model, inputs, seen)
         if first and run.dependence == "others":
             warn_user(
@@ -525,85 +543,6 @@ def understood(model: Callable[..., Any], inputs: ModelInputs, seen: SeenForward
     return run
 
 
-@dataclass(frozen=True)
-class SeenForward:
-    """One forward pass, before anything is known of what it means.
-
-    Attributes:
-        output: the scores.
-        capture: the attention.
-        wrapped: whether a function called the model, which may give it other inputs than these.
-        states, outputs, patches: the hidden states, what followed attention, and the way of an image's patches, where
-            these were asked for.
-    """
-
-    output: Tensor
-    capture: AttentionCapture
-    wrapped: bool
-    states: Sequence[States] = ()
-    outputs: Mapping[int, AttentionOutput] | None = None
-    patches: PatchTrail | None = None
-
-
-@contextmanager
-def seen_forward(
-    model: Callable[..., Any],
-    inputs: ModelInputs,
-    gradients: bool = True,
-    modules: Collection[str] = (),
-    *,
-    outputs: bool = False,
-    scaled: tuple[Collection[int], Tensor] | None = None,
-    dependences: bool = False,
-) -> Iterator[SeenForward]:
-    """Run the model once as :func:`observed_forward` does, of which the arguments are, whatever attention it has.
-
-    With ``dependences``, :meth:`~captum_attn.core.capture.AttentionCapture.dependences` can be asked for.
-    """
-    model = unwrapped(model)
-    check_observable(config_of(model))
-    graph = _has_gradients(model, needed=gradients)
-    with evaluation_mode(model), torch.inference_mode(False), torch.set_grad_enabled(graph):
-        if scaled:
-            capture: AttentionCapture = ScaledAttentionCapture(model, *scaled)
-        else:
-            capture = AttentionCapture(model, gradients, len(inputs), graph)
-        capture.provenance.gate = Gate() if dependences else None
-        following = OutputCapture(capture)
-        with (
-            same_random_state(inputs.features),
-            StateCapture(model, modules, capture) as kept,
-            following if outputs else nullcontext(),
-            PatchTrail(inputs.features) if inputs.modality == "pixels" else nullcontext() as patches,
-            capture.recording(),
-            capture,
-        ):
-            returned = inputs.call(model, capture.provenance)
-            output = output_scores(returned, len(inputs), hidden_states=not gradients)
-        for root in capture.owners.roots:
-            check_evaluated(root)
-        if gradients:
-            check_gradients(output)
-            warn_of_hidden_states(model, output)
-        followed = following.outputs if outputs else None
-        yield SeenForward(output, capture, capture.root is not model, kept.states, followed, patches)
-
-
-_examples_first: WeakSet[Callable[..., Any]] = WeakSet()  # models that are known to keep examples before heads
-_looked_at: WeakSet[Callable[..., Any]] = WeakSet()  # models whose dependences are known not to be told again
-
-
-def _has_gradients(model: Callable[..., Any], needed: bool) -> bool:
-    """Whether the model's weights let gradients pass; raises if they are needed."""
-    try:
-        check_differentiable(model)
-    except RuntimeError:
-        if needed:
-            raise
-        return False
-    return True
-
-
 def _check_examples_first(model: Callable[..., Any], inputs: ModelInputs, run: ObservedForward) -> None:
     """Raise ``ValueError`` if what was taken for an example's heads is not what the first example has by itself."""
     with observed_forward(model, inputs[:1], gradients=False) as alone:
@@ -614,44 +553,3 @@ def _check_examples_first(model: Callable[..., Any], inputs: ModelInputs, run: O
                     "not example by example, so their heads cannot be told apart; or the examples of a batch see each "
                     "other. Explain one example at a time, by internal_batch_size=1"
                 )
-
-
-def _no_attention(capture: AttentionCapture, output: Tensor) -> str:
-    looked_for = (
-        "no attention was seen in the model's forward pass. Looked for scaled_dot_product_attention on (B, H, N, d) "
-        "tensors, softmax over scores (..., N, N) of queries and keys, and torch.nn.MultiheadAttention. "
-    )
-    if capture.odd:
-        odd = "; ".join(f"{one.module!r}, {one.shape}, {one.reason}" for one in capture.odd[:3])
-        return looked_for + f"There are other softmaxes, of which nothing says whether they relate tokens: {odd}"
-    if capture.provenance.of(output).inputs & FEATURES:
-        return looked_for + (
-            "The output was computed from the input all the same: the model relates tokens by other means than an "
-            "attention matrix (convolution, a state-space or linear recurrence, a Fourier transform), so there is none "
-            f"to explain. Use a method that needs no attention, such as captum.attr.IntegratedGradients. {LISTED}"
-        )
-    return looked_for + (
-        "Nor could the way from the input to the output be followed: a model whose attention runs in a custom kernel "
-        f"must be switched to one of these, and one that runs under torch.no_grad() or in NumPy must not. {LISTED}"
-    )
-
-
-def plain_output(model: Callable[..., Any], inputs: ModelInputs, *, hidden_states: bool = False) -> Tensor:
-    """The model's output alone, detached: in eval mode, without gradients. The model is left as it was.
-
-    Args:
-        model: a module, or a function of the inputs that calls one (in eval mode).
-        inputs: one batch.
-        hidden_states: whether these will do, too.
-
-    Returns:
-        Scores (B, C) or (B, N, C).
-    """
-    model = unwrapped(model)
-    with (
-        evaluation_mode(model),
-        torch.inference_mode(False),
-        torch.no_grad(),
-        same_random_state(inputs.features),
-    ):
-        return output_scores(inputs.call(model), len(inputs), hidden_states=hidden_states)

@@ -50,24 +50,22 @@ class AttentionFlow(OnePassAttribution):
     Source: Abnar and Zuidema 2020, *Quantifying Attention Flow in Transformers*, 2005.00928, section 3.
     """
 
+    needs_gradients = False
+
     def __init__(self, model: Callable[..., Any], *, residual: float = 0.5, **common: Unpack[CommonArguments]) -> None:
         check_residual(residual)
         super().__init__(model, **common)
         self.residual = residual
 
-    @property
-    def needs_gradients(self) -> bool:
-        return False
-
     def observer(self, explained: Explained) -> InfluenceObserver:
         check_one_stack(explained.run, "attention flow")
-        return explained.run.observer(variant="attention", layers=self.layers, heads=self.heads, per="layer")
+        return InfluenceObserver(explained.run.watched(self.layers, self.heads), "attention", per="layer")
 
     def solve(self, explained: Explained, observer: InfluenceObserver) -> TokenAttributions:
         identity = torch.eye(explained.run.length, dtype=torch.double, device=observer.influence.device)
         capacities = self.residual * identity + (1 - self.residual) * observer.influence.double()
         readout = explained.readout.weights()
-        values = torch.zeros_like(explained.players, dtype=explained.run.like.dtype)
+        values = torch.zeros_like(explained.players, dtype=observer.influence.dtype)
         for example, members in enumerate(explained.players):
             flows = maximum_flows(capacities[example], readout[example], members.nonzero().flatten().tolist())
             values[example, members] = flows.to(values)

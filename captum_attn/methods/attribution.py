@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypedDict, TypeVar
@@ -13,7 +13,6 @@ from captum.log import log_usage
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from captum_attn._targets import Index, Selection, Target, no_selection, select_target, target_of_each
 from captum_attn.core.indices import listed_indices
 from captum_attn.core.inputs import ModelInputs, forward_args, mapping_inputs, tensor_inputs
 from captum_attn.core.models import check_model, unwrapped
@@ -21,6 +20,8 @@ from captum_attn.core.observers import LayerObserver
 from captum_attn.core.patches import Grid
 from captum_attn.core.readout import Readout, RowWeights, check_readout
 from captum_attn.core.run import ObservedForward, observed_forward
+from captum_attn.core.states import States
+from captum_attn.core.targets import Index, Selection, Target, no_selection, select_target, target_of_each
 from captum_attn.core.tokens import Tokens, special_ids_of
 from captum_attn.token_attributions import TokenAttributions, concatenated
 
@@ -34,7 +35,11 @@ Result = TypeVar("Result")
 class Explained:
     """One observed forward pass, the scores to explain, and what is known of the tokens (B, N).
 
-    ``last`` says that no other scores of the same pass will be explained.
+    Attributes:
+        last: whether no other scores of the same pass will be explained.
+        states: the hidden states that a :class:`OnePassAttribution` asked for, in the order in which they came.
+        gradients: of the scores with respect to each of these, (B, N, D); there when the observer has seen all, of a
+            method that needs gradients.
     """
 
     run: ObservedForward
@@ -42,6 +47,8 @@ class Explained:
     last: bool
     tokens: Tokens
     readout: RowWeights
+    states: Sequence[States] = ()
+    gradients: Sequence[Tensor] = ()
 
     @property
     def real(self) -> Tensor:
@@ -62,7 +69,7 @@ class Explained:
         """The result that gives players their values (B, ..., N), and the others 0."""
         shape = (len(self.players), *[1] * (values.dim() - 2), -1)
         return TokenAttributions(
-            values.masked_fill(~self.players.view(shape), 0.0),
+            values.detach().masked_fill(~self.players.view(shape), 0.0),
             self.players,
             self.selection.targets,
             self.selection.scores.detach(),
@@ -336,7 +343,10 @@ class OnePassAttribution(AttentionAttribution):
     Several of them can share these: :func:`captum_attn.methods.one_pass.explain_in_one_pass`.
     """
 
-    observes_outputs = False
+    modules: Collection[str] = ()
+    """Names of parts of the model: :meth:`solve` gets the hidden states that these return, and their gradients."""
+
+    after_attention = False
     """Whether the observer needs what follows the attention calls, too."""
 
     @abstractmethod
@@ -345,7 +355,19 @@ class OnePassAttribution(AttentionAttribution):
 
     @abstractmethod
     def solve(self, explained: Explained, observer: Any) -> TokenAttributions:
-        """The values, from what the observer has seen."""
+        """The values, from what the observer has seen, and the hidden states of ``modules``, in ``explained``."""
+
+    def explained_selection(
+        self, run: ObservedForward, selection: Selection, tokens: Tokens | None = None, last: bool = True
+    ) -> Explained:
+        states = [state for state in run.states if state.module in self.modules]
+        missing = {*self.modules} - {state.module for state in states}
+        if missing:
+            raise ValueError(
+                f"{type(self).__name__} needs the hidden states of {', '.join(map(repr, sorted(missing)))}, which did "
+                "not run, or of which the pass was observed without modules="
+            )
+        return replace(super().explained_selection(run, selection, tokens, last), states=states)
 
     def explain(self, batch: ModelInputs, targets: TargetsOfEach) -> list[TokenAttributions]:
         return self._observed(self.observer, self.solve, batch, targets)
@@ -371,13 +393,15 @@ class OnePassAttribution(AttentionAttribution):
         batch: ModelInputs,
         targets: TargetsOfEach,
     ) -> list[Result]:
-        with observed_forward(self.forward_func, batch, self.needs_gradients, outputs=self.observes_outputs) as run:
+        with observed_forward(
+            self.forward_func, batch, self.needs_gradients, self.modules, after_attention=self.after_attention
+        ) as run:
             if callable(targets):
                 targets = [target_of_each(column, len(batch)) for column in targets(run.output.detach()).unbind(1)]
             results = []
             for explained in self.explained(run, targets):
                 observer = watch(explained)
                 selected = explained.selection.scores if self.needs_gradients else None
-                run.show([observer], selected, retain_graph=not explained.last)
-                results.append(solve(explained, observer))
+                gradients = run.show([observer], selected, explained.states, retain_graph=not explained.last)
+                results.append(solve(replace(explained, gradients=gradients), observer))
             return results

@@ -76,9 +76,8 @@ class GeneralizedAttentionFlow(OnePassAttribution):
 
     def observer(self, explained: Explained) -> InfluenceObserver:
         check_one_stack(explained.run, "generalized attention flow")
-        return explained.run.observer(
-            variant=_VARIANTS[self.information], layers=self.layers, heads=self.heads, per="layer"
-        )
+        watched = explained.run.watched(self.layers, self.heads)
+        return InfluenceObserver(watched, _VARIANTS[self.information], per="layer")
 
     def solve(self, explained: Explained, observer: InfluenceObserver) -> TokenAttributions:
         readout = explained.readout.weights()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from captum_attn.core.observers import RelevanceObserver
 from captum_attn.core.readout import RowWeights
-from captum_attn.core.relevance import RelevanceObserver
 from captum_attn.methods.attribution import Explained
 from captum_attn.methods.token_relevance import TokenRelevance, check_one_stack
 from captum_attn.token_attributions import TokenAttributions
@@ -34,15 +34,12 @@ class GenericRelevance(TokenRelevance):
     Source: Chefer, Gur, Wolf 2021, *Generic Attention-model Explainability*, 2103.15679, section 3, for self-attention.
     """
 
+    needs_gradients = True
+
     def solve(self, explained: Explained, observer: RelevanceObserver) -> TokenAttributions:
         return explained.attributions(observer.by_attention)
-
-    @property
-    def needs_gradients(self) -> bool:
-        return True
 
     def matrix_observer(self, explained: Explained, row_weights: RowWeights | None) -> RelevanceObserver:
         run = explained.run
         check_one_stack(run, "generic relevance")
-        chosen = run.chosen(self.layers, self.heads)
-        return RelevanceObserver(run.attention_shape, *chosen, "rectified", row_weights, run.like, kept=1, passed=1)
+        return RelevanceObserver(run.watched(self.layers, self.heads), "rectified", row_weights, kept=1, passed=1)

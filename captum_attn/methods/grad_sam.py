@@ -28,13 +28,10 @@ class GradSAM(OnePassAttribution):
     equations 2 and 3; the keys are the N tokens that are no padding.
     """
 
-    @property
-    def needs_gradients(self) -> bool:
-        return True
+    needs_gradients = True
 
     def observer(self, explained: Explained) -> GatheringObserver:
-        run = explained.run
-        return GatheringObserver(run.attention_shape, *run.chosen(self.layers, self.heads), like=run.like)
+        return GatheringObserver(explained.run.watched(self.layers, self.heads))
 
     def solve(self, explained: Explained, observer: GatheringObserver) -> TokenAttributions:
         keys = explained.real.sum(-1, keepdim=True)

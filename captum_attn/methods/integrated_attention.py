@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import Any, Unpack
 
 import torch
-from captum.attr._utils.approximation_methods import approximation_parameters
+from numpy.polynomial.legendre import leggauss
 from torch import Tensor
 
-from captum_attn._targets import as_tuples, target_of_each
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.readout import KnownRows
 from captum_attn.core.run import observed_forward
+from captum_attn.core.targets import as_tuples, target_of_each
 from captum_attn.methods.attribution import AttentionAttribution, CommonArguments, Explained, TargetsOfEach
 from captum_attn.methods.token_relevance import Rows, check_rows
 from captum_attn.token_attributions import TokenAttributions
@@ -50,6 +50,8 @@ class IntegratedAttention(AttentionAttribution):
     probability of a class; here it is the explained output itself, a logit, as in the package's other methods.
     """
 
+    needs_gradients = True
+
     def __init__(
         self,
         model: Callable[..., Any],
@@ -64,10 +66,6 @@ class IntegratedAttention(AttentionAttribution):
         super().__init__(model, **common)
         self.rows, self.n_steps = rows, n_steps
 
-    @property
-    def needs_gradients(self) -> bool:
-        return True
-
     def explain(self, batch: ModelInputs, targets: TargetsOfEach) -> list[TokenAttributions]:
         with observed_forward(self.forward_func, batch, gradients=False) as run:
             if callable(targets):
@@ -78,7 +76,8 @@ class IntegratedAttention(AttentionAttribution):
 
     def _integral(self, batch: ModelInputs, explained: Explained, layers: list[int]) -> Tensor:
         """(B, N): the mean over layers of what tokens get while each layer's attention grows."""
-        weights, factors = (torch.tensor(points(self.n_steps)) for points in approximation_parameters("gausslegendre"))
+        nodes, weights_of_nodes = leggauss(self.n_steps)  # on [-1, 1]
+        factors, weights = (torch.tensor(part.tolist()) for part in (0.5 * (1 + nodes), 0.5 * weights_of_nodes))
         at_once = max(1, _TOKENS_AT_ONCE // explained.real.numel())
         parts = [
             torch.einsum("s,sbn->bn", weight.to(influence), influence)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Unpack
 
-from captum_attn.core.norms import NormObserver
-from captum_attn.core.outputs import AttentionOutput
+from captum_attn.core.after_attention import AfterAttention
+from captum_attn.core.observers import NormObserver
 from captum_attn.core.readout import RowWeights
 from captum_attn.core.run import ObservedForward
 from captum_attn.methods.attribution import CommonArguments, Explained
@@ -43,7 +43,8 @@ class NormAttention(TokenRelevance):
     2109.07152.
     """
 
-    observes_outputs = True
+    needs_gradients = False
+    after_attention = True
 
     def __init__(
         self,
@@ -58,31 +59,26 @@ class NormAttention(TokenRelevance):
         super().__init__(model, rows=rows, **common)
         self.residual = residual
 
-    @property
-    def needs_gradients(self) -> bool:
-        return False
-
     def matrix_observer(self, explained: Explained, row_weights: RowWeights | None) -> NormObserver:
-        run = explained.run
-        calls, heads = run.chosen(self.layers, self.heads)
-        outputs = {call: self._output(run, call) for call in calls}
-        return NormObserver(run.attention_shape, outputs, heads, self.residual, row_weights, run.like)
+        watched = explained.run.watched(self.layers, self.heads)
+        after = {call: self._after(explained.run, call) for call in watched.layers}
+        return NormObserver(watched, after, self.residual, row_weights)
 
-    def _output(self, run: ObservedForward, call: int) -> AttentionOutput:
+    def _after(self, run: ObservedForward, call: int) -> AfterAttention:
         """What followed an attention call, with all that is needed of it."""
-        if run.outputs is None:
-            raise ValueError("the norms of contributions need a pass that was observed with outputs=True")
+        if run.after_attention is None:
+            raise ValueError("the norms of contributions need a pass that was observed with after_attention=True")
         module = next(observed.module for observed in run.calls if observed.layer == call)
-        output = run.outputs.get(call)
-        if output is None or output.projection is None:
+        after = run.after_attention.get(call)
+        if after is None or after.projection is None:
             raise ValueError(
                 f"attention {module!r} is not followed by one linear output projection of what its heads mix, so the "
                 "norms of its contributions are unknown. Merge adapters into the weights first (PEFT's "
                 "merge_and_unload); expected a linear layer, or GPT-2's Conv1D"
             )
-        if self.residual and output.residual is None:
+        if self.residual and after.residual is None:
             raise ValueError(
                 f"what attention {module!r} puts out is not added to the tokens' states as it is (a norm stands in "
                 "between, or blocks are parallel), so residual=True is undefined: use residual=False"
             )
-        return output
+        return after

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from captum_attn._targets import Target, select_target, target_of_each
 from captum_attn.core.inputs import ModelInputs
-from captum_attn.core.run import ObservedForward, ReadoutGradients
+from captum_attn.core.observers import ReadoutGradients
+from captum_attn.core.run import ObservedForward
 from captum_attn.core.states import States
+from captum_attn.core.targets import Target, select_target, target_of_each
 from captum_attn.methods.attribution import OnePassAttribution
 from captum_attn.token_attributions import TokenAttributions
 
@@ -23,7 +25,8 @@ def explain_in_one_pass(
     """Attributions by several methods, and gradients of hidden states, of the same explained scores.
 
     Args:
-        run: an observed forward pass of ``batch``, with gradients, and with ``outputs=True`` for norms.
+        run: an observed forward pass of ``batch``, with gradients, and with what methods ask for: all of their
+            ``modules``, ``after_attention``.
         batch: the inputs.
         methods: attributions of one pass, all of the model that ran.
         states: some of ``run.states``.
@@ -53,15 +56,17 @@ def explain_in_one_pass(
     selection = select_target(run, each) if depends else methods[0].select(run, each)
     explained = [method.explained_selection(run, selection) for method in methods]
     observers = [method.observer(one) for method, one in zip(methods, explained, strict=True)]
-    of_attention, of_gradients = (
-        [observer for observer, method in zip(observers, methods, strict=True) if method.needs_gradients == wanted]
-        for wanted in (False, True)
-    )
-    readout = None
-    if states:
-        readout = run.readout_gradients(selection.scores, states, of_gradients, retain_graph)
-    elif of_gradients:
-        run.show(of_gradients, selection.scores, retain_graph=retain_graph)
-    run.show(of_attention, None)
-    solved = zip(methods, explained, observers, strict=True)
-    return [method.solve(one, observer) for method, one, observer in solved], readout
+    together = list(zip(methods, explained, observers, strict=True))
+    readout = run.readout_observer(selection.scores, states) if states else None
+    watching = [observer for method, _, observer in together if method.needs_gradients]
+    below = [state for method, one, _ in together if method.needs_gradients for state in one.states]
+    if readout is not None:
+        watching.append(readout)
+    shown = run.show(watching, selection.scores, [*states, *below], retain_graph) if watching else []
+    run.show([observer for method, _, observer in together if not method.needs_gradients], None)
+    of_states, gradients = shown[: len(states)], iter(shown[len(states) :])
+    results = []
+    for method, one, observer in together:
+        own = [next(gradients) for _ in one.states] if method.needs_gradients else []
+        results.append(method.solve(replace(one, gradients=own), observer))
+    return results, None if readout is None else readout.with_gradients(of_states)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Unpack
 
+from captum_attn.core.observers import NormalizedRelevanceObserver, RelevanceObserver
 from captum_attn.core.readout import RowWeights
-from captum_attn.core.relevance import NormalizedRelevanceObserver, RelevanceObserver
 from captum_attn.methods.attribution import CommonArguments, Explained
 from captum_attn.methods.token_relevance import Rows, TokenRelevance, check_one_stack
 from captum_attn.token_attributions import TokenAttributions
@@ -40,6 +40,8 @@ class AttentionRollout(TokenRelevance):
     Source: Abnar and Zuidema 2020, *Quantifying Attention Flow in Transformers*, 2005.00928, equation 1.
     """
 
+    needs_gradients = False
+
     def __init__(
         self,
         model: Callable[..., Any],
@@ -52,18 +54,11 @@ class AttentionRollout(TokenRelevance):
         super().__init__(model, rows=rows, **common)
         self.residual = residual
 
-    @property
-    def needs_gradients(self) -> bool:
-        return False
-
     def matrix_observer(self, explained: Explained, row_weights: RowWeights | None) -> RelevanceObserver:
         run = explained.run
         check_one_stack(run, "attention rollout")
-        chosen = run.chosen(self.layers, self.heads)
-        kept = self.residual
-        return RelevanceObserver(
-            run.attention_shape, *chosen, "attention", row_weights, run.like, kept=kept, passed=1 - kept
-        )
+        watched, kept = run.watched(self.layers, self.heads), self.residual
+        return RelevanceObserver(watched, "attention", row_weights, kept=kept, passed=1 - kept)
 
 
 class GradientAttentionRollout(TokenRelevance):
@@ -92,18 +87,15 @@ class GradientAttentionRollout(TokenRelevance):
     relevance that the former propagates to it; rows are divided by their sums as in Abnar and Zuidema 2020.
     """
 
+    needs_gradients = True
+
     def solve(self, explained: Explained, observer: NormalizedRelevanceObserver) -> TokenAttributions:
         return explained.attributions(observer.by_attention)
-
-    @property
-    def needs_gradients(self) -> bool:
-        return True
 
     def matrix_observer(self, explained: Explained, row_weights: RowWeights | None) -> NormalizedRelevanceObserver:
         run = explained.run
         check_one_stack(run, "gradient attention rollout")
-        chosen = run.chosen(self.layers, self.heads)
-        return NormalizedRelevanceObserver(run.attention_shape, *chosen, "rectified", row_weights, run.like)
+        return NormalizedRelevanceObserver(run.watched(self.layers, self.heads), "rectified", row_weights)
 
 
 def check_residual(residual: float) -> None:

@@ -8,9 +8,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from captum_attn._targets import Target
 from captum_attn.core.observers import InfluenceObserver, Per, Variant
 from captum_attn.core.readout import KnownRows, Readout, RowWeights
+from captum_attn.core.targets import Target
 from captum_attn.functional import (
     ADDITIVE_GAMES,
     GAMES,
@@ -213,9 +213,7 @@ class AttentionShapley(OnePassAttribution):
     def _influence(
         self, explained: Explained, row_weights: RowWeights | None = None, per: Per | None = None
     ) -> InfluenceObserver:
-        return explained.run.observer(
-            variant=self._variant, layers=self.layers, heads=self.heads, row_weights=row_weights, per=per
-        )
+        return InfluenceObserver(explained.run.watched(self.layers, self.heads), self._variant, row_weights, per)
 
     def _row_weights(self, explained: Explained) -> RowWeights | None:
         """Of the rows of M that the values need; None for all of it. Exact values of additive games need few."""

@@ -16,7 +16,17 @@ PACKAGES = (
     "captum_attn",
     *(
         f"captum_attn.{name}"
-        for name in ("bench", "comparison", "concepts", "controls", "core", "functional", "metrics")
+        for name in (
+            "bench",
+            "comparison",
+            "concepts",
+            "controls",
+            "core",
+            "core.observers",
+            "functional",
+            "methods",
+            "metrics",
+        )
     ),
     "lightning_callbacks",
     "shap_attn",

@@ -10,8 +10,8 @@ from models import PlainClassifier, left_untouched
 from torch import nn
 
 from captum_attn.core import mapping_inputs, observed_forward, tensor_inputs
+from captum_attn.core.forward import plain_output
 from captum_attn.core.knockout import knocked_out_output, knockout_calls
-from captum_attn.core.run import plain_output
 
 MASKED = [name for name, family in FAMILIES.items() if not family.vision]
 IMAGES = [name for name, family in FAMILIES.items() if family.vision]

@@ -6,7 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from families import FAMILIES, eager_reference, text_batch
+from models import left_untouched
 
+from captum_attn.core import mapping_inputs, observed_forward
 from captum_attn.core.patches import NoPatchGrid
 from captum_attn.core.readout import KnownRows, ReachedRows, check_readout, rows_by_rule, warn_of_rule
 from captum_attn.core.tokens import Tokens
@@ -102,3 +105,32 @@ def test_known_rows_are_as_given():
 def test_a_guess_is_said(causal, token):
     with pytest.warns(UserWarning, match=f"taken to be read from the {token} token"):
         warn_of_rule(causal)
+
+
+@pytest.mark.parametrize("name", ["bert", "modernbert", "gpt2", "bart"])
+def test_what_scores_depend_on_is_where_attention_has_a_gradient(name, monkeypatch):
+    family = FAMILIES[name]
+    model, inputs = family.build(), text_batch()
+    _, _, gradient = eager_reference(family, model, inputs, 1, torch.float32)
+    expected = gradient.abs().sum((2, -1)) > 0  # (B, L, N)
+    passes, backward = [], torch.autograd.grad
+    monkeypatch.setattr(torch.autograd, "grad", lambda *args, **kwargs: passes.append(1) or backward(*args, **kwargs))
+    with left_untouched(model), observed_forward(model, mapping_inputs(model, inputs)) as run:
+        before, scores, others = len(passes), run.output[:, 1], run.output[:, 0]
+        assert torch.equal(run.find_reached(scores), expected)
+        assert torch.equal(run.find_reached(scores, [-1, 0]), expected[:, [0, -1]])
+        assert torch.equal(run.find_readout(scores), expected[:, -1])
+        assert len(passes) == before + 2  # the last one told the readout
+        assert torch.equal(run.find_readout(others), expected[:, -1])
+        assert len(passes) == before + 3
+        run.influence(scores, variant="signed")
+        assert torch.equal(run.find_readout(scores), expected[:, -1])
+        assert len(passes) == before + 4
+
+
+def test_scores_that_are_read_from_nowhere_are_refused():
+    model = FAMILIES["bert"].build()
+    with observed_forward(model, mapping_inputs(model, text_batch())) as run:
+        with pytest.raises(RuntimeError, match="does not depend on any of the attention"):
+            run.find_readout(torch.zeros(3))
+        assert run.find_readout(run.output[:, 1]).any()

@@ -78,9 +78,9 @@ def test_methods_alone_and_attention_alone():
 def test_norms_say_that_they_need_what_follows_attention():
     model = FAMILIES["bert"].build()
     inputs = mapping_inputs(model, text_batch())
-    with observed_forward(model, inputs) as run, pytest.raises(ValueError, match="outputs=True"):
+    with observed_forward(model, inputs) as run, pytest.raises(ValueError, match="after_attention=True"):
         explain_in_one_pass(run, inputs, [NormAttention(model)])
-    with observed_forward(model, inputs, outputs=True) as run:
+    with observed_forward(model, inputs, after_attention=True) as run:
         (found, _), _ = explain_in_one_pass(run, inputs, [NormAttention(model), GradSAM(model)])
     torch.testing.assert_close(found.values, NormAttention(model).attribute_tokens(text_batch()).values)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,8 +44,8 @@ def target_of_each(target: Target, batch: int) -> list[tuple[Index, ...]] | None
         return None
     each: Any = target
     if hasattr(each, "__array__") and not isinstance(each, Tensor | str):
-        names = np.asarray(each)
-        each = names.tolist() if names.dtype.kind in "OU" else torch.as_tensor(each)
+        array = each.__array__()
+        each = array.tolist() if array.dtype.kind in "OU" else torch.as_tensor(array)
     if isinstance(each, Tensor):
         if each.is_floating_point() or each.dtype == torch.bool or each.dim() > 2:
             raise TypeError(

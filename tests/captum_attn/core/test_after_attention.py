@@ -19,24 +19,27 @@ PRE_NORM = ("modernbert", "gpt2", "llama", "qwen2")
 @pytest.mark.parametrize("name", [*POST_NORM, *PRE_NORM, "gemma2"])
 def test_norms_belong_to_the_sum_in_post_norm_models_only(name):
     model, inputs = FAMILIES[name].build(), text_batch()
-    with left_untouched(model), observed_forward(model, mapping_inputs(model, inputs), False, outputs=True) as run:
+    with (
+        left_untouched(model),
+        observed_forward(model, mapping_inputs(model, inputs), False, after_attention=True) as run,
+    ):
         for call in run.calls:
-            output = run.outputs[call.layer]
-            assert output.projection.shape == (32, 32)
-            assert (output.norm is not None) == (name in POST_NORM)
-            assert (output.residual is not None) == (name != "gemma2")  # which normalizes before it adds
+            after = run.after_attention[call.layer]
+            assert after.projection.shape == (32, 32)
+            assert (after.norm is not None) == (name in POST_NORM)
+            assert (after.residual is not None) == (name != "gemma2")  # which normalizes before it adds
 
 
 def test_outputs_are_not_kept_unless_asked_for():
     model = FAMILIES["bert"].build()
     with observed_forward(model, mapping_inputs(model, text_batch())) as run:
-        assert run.outputs is None
+        assert run.after_attention is None
 
 
 def test_packed_attention_is_followed_too():
     model, states = PlainClassifier().eval(), torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(0))
-    with observed_forward(model, tensor_inputs(model, states), False, outputs=True) as run:
-        first = run.outputs[0]
+    with observed_forward(model, tensor_inputs(model, states), False, after_attention=True) as run:
+        first = run.after_attention[0]
     layer = model.encoder.layers[0]
     assert torch.equal(first.projection, layer.self_attn.out_proj.weight)
     assert torch.equal(first.residual, states)
@@ -149,9 +152,9 @@ class ParallelBlock(nn.Module):
 
 def test_a_parallel_branch_is_not_taken_for_the_residual():
     model, states = ParallelBlock().eval(), torch.randn(1, 3, 8, generator=torch.Generator().manual_seed(0))
-    with observed_forward(model, tensor_inputs(model, states), False, outputs=True) as run:
-        output = run.outputs[0]
-    assert output.projection is not None
-    assert output.residual is None
+    with observed_forward(model, tensor_inputs(model, states), False, after_attention=True) as run:
+        after = run.after_attention[0]
+    assert after.projection is not None
+    assert after.residual is None
     with pytest.raises(ValueError, match="blocks are parallel"):
         NormAttention(model, residual=True).attribute(states)

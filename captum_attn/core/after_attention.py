@@ -18,6 +18,8 @@ from torch.overrides import TorchFunctionMode
 from captum_attn.core.capture import AttentionCapture
 from captum_attn.core.tiles import widen
 
+__all__ = ["AfterAttention", "AfterAttentionCapture", "LayerNorm"]
+
 
 @dataclass(frozen=True)
 class LayerNorm:
@@ -38,7 +40,7 @@ class LayerNorm:
 
 
 @dataclass
-class AttentionOutput:
+class AfterAttention:
     """What followed one attention call, as far as it was seen.
 
     Attributes:
@@ -55,11 +57,41 @@ class AttentionOutput:
     norm: LayerNorm | None = None
 
 
+@dataclass(frozen=True)
+class _Step:
+    """A function of tensors that ran, and what it returned."""
+
+    func: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    result: Tensor
+
+    def argument(self, place: int, name: str, default: Any = None) -> Any:
+        """An argument, by its place or its name."""
+        return self.args[place] if len(self.args) > place else self.kwargs.get(name, default)
+
+    def takes(self, tensor: Tensor) -> bool:
+        """Whether the tensor is among the arguments, in whatever form."""
+        return any(_is(part, tensor) for part in self.args)
+
+    def others(self, tensor: Tensor) -> list[Any]:
+        """The arguments but for the tensor."""
+        return [part for part in self.args if not _is(part, tensor)]
+
+    def weighted(self) -> tuple[Tensor, Tensor] | None:
+        """What a linear layer takes, and its weight (out, in); None of other functions."""
+        if self.func is F.linear:
+            return self.argument(0, "input"), self.argument(1, "weight")
+        if self.func is torch.addmm and len(self.args) == 3:  # GPT-2's Conv1D
+            return self.args[1], self.args[2].mT
+        return None
+
+
 @dataclass
 class _Trail:
     """Where the output of the last attention call is now."""
 
-    output: AttentionOutput
+    after: AfterAttention
     mixed: Tensor
     projected: Tensor | None = None
     taken: Tensor | None = None
@@ -69,20 +101,20 @@ class _Trail:
     made_since: list[Tensor] = field(default_factory=list)
 
 
-class OutputCapture(TorchFunctionMode):
+class AfterAttentionCapture(TorchFunctionMode):
     """Record what follows each attention call of the forward pass that runs inside this context, in this thread.
 
     Args:
         attention: counts the calls of the same forward pass; its context is to be entered inside this one.
 
     Attributes:
-        outputs: by number of the attention call.
+        found: by number of the attention call.
     """
 
     def __init__(self, attention: AttentionCapture) -> None:
         super().__init__()
         self._attention = attention
-        self.outputs: dict[int, AttentionOutput] = {}
+        self.found: dict[int, AfterAttention] = {}
         self._trail: _Trail | None = None
 
     def __torch_function__(
@@ -92,87 +124,85 @@ class OutputCapture(TorchFunctionMode):
         state = None if self._trail is None else _state_that_is_overwritten(self._trail, func, args)
         result = func(*args, **kwargs)
         if isinstance(result, Tensor) and result.is_floating_point():
-            self._follow(func, args, kwargs, result)
+            self._follow(_Step(func, args, kwargs, result))
             if self._trail is not None and state is not None and self._trail.total is result:
-                self._trail.output.residual = state
+                self._trail.after.residual = state
         return result
 
-    def _follow(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> None:
+    def _follow(self, step: _Step) -> None:
         call = self._attention.latest
-        if func is F.scaled_dot_product_attention:
-            self._begin(args[2] if len(args) > 2 else kwargs["value"], result)
-        elif func in _PRODUCTS and call and call.layer not in self.outputs and _mixes(args, call.shape):
+        if step.func is F.scaled_dot_product_attention:
+            self._begin(step.argument(2, "value"), step.result)
+        elif step.func in _PRODUCTS and call and call.layer not in self.found and _mixes(step.args, call.shape):
             batch, heads, queries, _ = call.shape
-            self._begin(args[1].reshape(batch, heads, *args[1].shape[-2:]), result.view(batch, heads, queries, -1))
+            value = step.args[1]
+            self._begin(value.reshape(batch, heads, *value.shape[-2:]), step.result.view(batch, heads, queries, -1))
         elif self._trail is not None:
-            self._step(self._trail, func, args, kwargs, result)
+            self._go_on(self._trail, step)
 
     def _begin(self, value: Tensor, mixed: Tensor) -> None:
         """An attention call returned what its heads mixed, (B, H, Q, d)."""
         value, mixed = (part if part.dim() == 4 else part.unsqueeze(1) for part in (value, mixed))
-        output = AttentionOutput(value.detach())
+        after = AfterAttention(value.detach())
         if self._attention.latest is not None:
-            self.outputs[self._attention.latest.layer] = output
-        self._trail = _Trail(output, mixed)
+            self.found[self._attention.latest.layer] = after
+        self._trail = _Trail(after, mixed)
 
-    def _step(self, trail: _Trail, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> None:
-        output = trail.output
-        weighted = _weighted(func, args, kwargs)
+    def _go_on(self, trail: _Trail, step: _Step) -> None:
+        weighted = step.weighted()
         if weighted is not None and trail.projected is None:
             if _rearranged(trail.mixed, weighted[0]):
-                trail.taken, trail.projected, output.projection = weighted[0], result, weighted[1].detach()
-        elif weighted is not None and trail.taken is not None and same_place(weighted[0], trail.taken):
-            output.projection, self._trail = None, None  # a second projection of the same states
-        elif trail.projected is not None and trail.total is None:
-            self._find_residual(trail, func, args, kwargs, result)
+                trail.taken, trail.projected, trail.after.projection = weighted[0], step.result, weighted[1].detach()
+        elif weighted is not None and trail.taken is not None and _is(weighted[0], trail.taken):
+            self._lose_projection(trail)  # a second one of the same states
         elif trail.total is not None:
-            self._find_norm(trail, func, args, kwargs, result)
-        trail.made_since.append(result)
+            self._find_norm(trail, trail.total, step)
+        elif trail.projected is not None and step.takes(trail.projected):
+            self._find_residual(trail, trail.projected, step)
+        trail.made_since.append(step.result)
 
-    def _find_residual(
-        self, trail: _Trail, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor
-    ) -> None:
+    def _lose_projection(self, trail: _Trail) -> None:
+        """What is added to the state is no known linear function of what the heads mixed."""
+        trail.after.projection, self._trail = None, None
+
+    def _find_residual(self, trail: _Trail, projected: Tensor, step: _Step) -> None:
         """Follow the projected mixture through changes of its form and a layer scale to the sum."""
-        projected: Any = trail.projected
-        if not any(isinstance(part, Tensor) and same_place(part, projected) for part in args):
-            return
-        others = [part for part in args if not (isinstance(part, Tensor) and same_place(part, projected))]
-        if func in _PRODUCTS_OF_ENTRIES and trail.output.projection is not None:
-            scale = torch.as_tensor(others[0] if others else projected, device=projected.device)
-            if scale.numel() != 1 and (scale.shape[-1], scale.numel()) != (projected.shape[-1],) * 2:
-                self._trail = None  # a norm or a gate stands between the projection and the sum
-                return
-            weight = trail.output.projection
-            trail.output.projection, trail.projected = weight * scale.detach().to(weight).view(-1, 1), result
-        elif func in _SUMS:
-            state = others[0] if others and not kwargs else None
-            made = isinstance(state, Tensor) and any(same_place(state, part) for part in trail.made_since)
-            if not isinstance(state, Tensor) or made or state.shape != result.shape:
-                self._trail = None  # the sum of other things, as in parallel blocks
-                if kwargs:
-                    trail.output.projection = None  # a weighted sum
-                return
-            trail.output.residual, trail.total = state.detach(), result
-        elif func in _FUSED_SUMS:
-            trail.output.projection, self._trail = None, None
+        others = step.others(projected)
+        if step.func in _PRODUCTS_OF_ENTRIES:
+            self._scale(trail, others[0] if others else projected, step.result)
+        elif step.func in _FUSED_SUMS or (step.func in _SUMS and step.kwargs):  # weighted ones
+            self._lose_projection(trail)
+        elif step.func in _SUMS:
+            self._add(trail, others[0] if others else None, step.result)
 
-    def _find_norm(
-        self, trail: _Trail, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor
-    ) -> None:
+    def _scale(self, trail: _Trail, factor: Any, result: Tensor) -> None:
+        """A layer scale counts as part of the projection; after a norm or a gate, there is no sum to be found."""
+        weight, scale = trail.after.projection, torch.as_tensor(factor, device=result.device)
+        of_channels = scale.shape[-1:] == result.shape[-1:] and scale.numel() == result.shape[-1]
+        if weight is None or not (of_channels or scale.numel() == 1):
+            self._trail = None
+        else:
+            trail.after.projection, trail.projected = weight * scale.detach().to(weight).view(-1, 1), result
+
+    def _add(self, trail: _Trail, state: Any, result: Tensor) -> None:
+        """A state from before the projection is the residual; one made since is another branch of parallel blocks."""
+        here = isinstance(state, Tensor) and state.shape == result.shape
+        if here and not any(_is(state, made) for made in trail.made_since):
+            trail.after.residual, trail.total = state.detach(), result
+        else:
+            self._trail = None
+
+    def _find_norm(self, trail: _Trail, total: Tensor, step: _Step) -> None:
         """A layer norm of the sum belongs to this layer if the next sum takes what it returned, not the sum itself."""
-        total: Any = trail.total
-        if func is F.layer_norm and trail.normalized is None and same_place(args[0], total):
-            weight = args[2] if len(args) > 2 else kwargs.get("weight")
-            eps = args[4] if len(args) > 4 else kwargs.get("eps", 1e-5)
-            state = widen(total.detach())
-            spread = torch.rsqrt(state.var(-1, correction=0, keepdim=True) + eps)
-            trail.normalized = result
+        if step.func is F.layer_norm and trail.normalized is None and _is(step.argument(0, "input"), total):
+            weight, eps = step.argument(2, "weight"), step.argument(4, "eps", 1e-5)
+            spread = torch.rsqrt(widen(total.detach()).var(-1, correction=0, keepdim=True) + eps)
+            trail.normalized = step.result
             trail.norm = LayerNorm(spread, None if weight is None else widen(weight.detach()))
-        elif func in _SUMS and trail.normalized is not None:
-            operands = [part for part in args[:2] if isinstance(part, Tensor)]
-            if any(same_place(part, trail.normalized) for part in operands):
-                trail.output.norm, self._trail = trail.norm, None
-            elif any(same_place(part, total) for part in operands):
+        elif step.func in _SUMS and trail.normalized is not None:
+            if step.takes(trail.normalized):
+                trail.after.norm, self._trail = trail.norm, None
+            elif step.takes(total):
                 self._trail = None
 
 
@@ -181,13 +211,13 @@ def _state_that_is_overwritten(trail: _Trail, func: Any, args: tuple[Any, ...]) 
     if func not in _SUMS_IN_PLACE or trail.projected is None or trail.total is not None or len(args) < 2:
         return None
     state, added = args[:2]
-    adds = isinstance(added, Tensor) and same_place(added, trail.projected)
-    return state.detach().clone() if adds and isinstance(state, Tensor) else None
+    adds = isinstance(state, Tensor) and _is(added, trail.projected)
+    return state.detach().clone() if adds else None
 
 
-def same_place(left: Tensor, right: Tensor) -> bool:
-    """Whether two tensors hold the same numbers in the same memory, in whatever form."""
-    return left.data_ptr() == right.data_ptr() and left.numel() == right.numel()
+def _is(part: Any, tensor: Tensor) -> bool:
+    """Whether an argument holds the same numbers as the tensor in the same memory, in whatever form."""
+    return isinstance(part, Tensor) and part.data_ptr() == tensor.data_ptr() and part.numel() == tensor.numel()
 
 
 def _mixes(args: tuple[Any, ...], shape: tuple[int, int, int, int]) -> bool:
@@ -197,16 +227,6 @@ def _mixes(args: tuple[Any, ...], shape: tuple[int, int, int, int]) -> bool:
     if not isinstance(left, Tensor) or not isinstance(right, Tensor) or right.shape[-2:-1] != (keys,):
         return False
     return tuple(left.shape) in ((batch, heads, queries, keys), (batch * heads, queries, keys))
-
-
-def _weighted(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor] | None:
-    """What a linear layer takes, and its weight (out, in)."""
-    if func is F.linear:
-        weight = args[1] if len(args) > 1 else kwargs["weight"]
-        return (args[0] if args else kwargs["input"]), weight
-    if func is torch.addmm and len(args) == 3:  # GPT-2's Conv1D
-        return args[1], args[2].mT
-    return None
 
 
 def _rearranged(mixed: Tensor, states: Tensor) -> bool:

@@ -12,9 +12,9 @@ from models import PlainClassifier, left_untouched
 
 import captum_attn
 from captum_attn import MaskTunnel, ShapleyAttention, ShapleyGradAttention
-from captum_attn._targets import target_of_each
 from captum_attn.concepts import TTCAV
 from captum_attn.core import mapping_inputs, observed_forward
+from captum_attn.core.targets import target_of_each
 from captum_attn.methods.one_pass import explain_in_one_pass
 
 NAMES = ["negative", "neutral", "positive"]

@@ -7,13 +7,14 @@ matrix of the f_h(j), so that no (N, N, D) tensor is made.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from captum_attn.core.outputs import AttentionOutput
+from captum_attn.core.after_attention import AfterAttention
+from captum_attn.core.observers.watched import LayerObserver, Watched
 from captum_attn.core.readout import RowWeights
 from captum_attn.core.tiles import Tile, widen
 
@@ -40,31 +41,31 @@ class ContributionForm(NamedTuple):
         return ContributionForm(self.gram[examples], *others)
 
 
-def contribution_form(output: AttentionOutput, heads: Sequence[int], count: int, residual: bool) -> ContributionForm:
+def contribution_form(after: AfterAttention, heads: Sequence[int], count: int, residual: bool) -> ContributionForm:
     """The quadratic form of one layer.
 
     Args:
-        output: what followed the layer's attention, with a projection, and with a residual connection if wanted.
+        after: what followed the layer's attention, with a projection, and with a residual connection if wanted.
         heads: those that count, of ``count``.
         residual: whether a token's own state is part of what it contributes to itself, and whether a layer norm right
             after the sum is applied to the contributions.
     """
-    if output.projection is None:
+    if after.projection is None:
         raise ValueError("there is no output projection")
-    projection = widen(output.projection).unflatten(-1, (count, -1))
-    value = widen(output.value).repeat_interleave(count // output.value.shape[1], 1)
+    projection = widen(after.projection).unflatten(-1, (count, -1))
+    value = widen(after.value).repeat_interleave(count // after.value.shape[1], 1)
     kept = list(heads)
     vectors = torch.einsum("bhnd,ohd->bnho", value[:, kept], projection[:, kept])
-    if not residual or output.residual is None:
+    if not residual or after.residual is None:
         return ContributionForm(vectors @ vectors.mT)
-    own = widen(output.residual)
-    if output.norm is not None:
-        vectors, own = output.norm.linear_part(vectors), output.norm.linear_part(own)
+    own = widen(after.residual)
+    if after.norm is not None:
+        vectors, own = after.norm.linear_part(vectors), after.norm.linear_part(own)
     return ContributionForm(
         vectors @ vectors.mT,
         (vectors @ own.unsqueeze(-1)).squeeze(-1),
         own.square().sum(-1),
-        None if output.norm is None else output.norm.spread,
+        None if after.norm is None else after.norm.spread,
     )
 
 
@@ -91,47 +92,32 @@ def contribution_norms(attention: Tensor, form: ContributionForm, queries: slice
     return norms if form.gain is None else norms * form.gain[:, queries]
 
 
-class NormObserver:
+class NormObserver(LayerObserver):
     """Collect the lengths of contributions: the mean over layers of their matrix, or its rows under fixed weights.
 
-    Attributes:
-        layers: the layers that count, by which tiles are chosen.
-
     Args:
-        shape: (B, H, N) of every layer's attention.
-        outputs: what followed each of the layers that count, by its number.
-        heads: the heads that count, in ascending order.
+        watched: as of :class:`LayerObserver`.
+        after: what followed each of the watched layers, by its number.
         residual: as of :func:`contribution_form`.
         row_weights: weights (B, N) of the rows; None keeps the whole matrix.
-        like: a tensor of the dtype and on the device of the result.
     """
 
     whole_heads = True
 
     def __init__(
-        self,
-        shape: tuple[int, int, int],
-        outputs: dict[int, AttentionOutput],
-        heads: Sequence[int],
-        residual: bool,
-        row_weights: RowWeights | None,
-        like: Tensor,
+        self, watched: Watched, after: Mapping[int, AfterAttention], residual: bool, row_weights: RowWeights | None
     ) -> None:
-        batch, self._count, length = shape
-        self.layers, self._outputs, self._heads, self._residual = list(outputs), outputs, list(heads), residual
-        weights = None if row_weights is None else row_weights.weights()
-        self._weights = None if weights is None else weights.to(like)
-        matrix = (length, length) if weights is None else (length,)
-        self._total = like.new_zeros(batch, *matrix)
+        super().__init__(watched)
+        self._after, self._residual = after, residual
+        self._weights = None if row_weights is None else row_weights.weights().to(watched.like)
+        length = watched.shape[2]
+        self._total = watched.zeros(*((length, length) if row_weights is None else (length,)))
         self._form: tuple[int, ContributionForm] | None = None
 
-    def __call__(self, tile: Tile) -> None:
-        """Add one tile, which must hold all heads."""
-        if tile.layer not in self._outputs:
-            return
+    def take(self, tile: Tile) -> None:
         examples, _, queries = tile.block
         form = self._form_of(tile.layer).of(examples)
-        norms = contribution_norms(tile.attention[:, self._heads], form, queries).to(self._total.device)
+        norms = contribution_norms(tile.attention[:, self.watched.heads], form, queries).to(self._total.device)
         if self._weights is None:
             self._total[examples, queries] += norms
         else:
@@ -139,11 +125,11 @@ class NormObserver:
 
     def _form_of(self, layer: int) -> ContributionForm:
         if self._form is None or self._form[0] != layer:
-            form = contribution_form(self._outputs[layer], self._heads, self._count, self._residual)
-            self._form = layer, form
+            count = self.watched.shape[1]
+            self._form = layer, contribution_form(self._after[layer], self.watched.heads, count, self._residual)
         return self._form[1]
 
     @property
     def influence(self) -> Tensor:
         """(B, N, N), or (B, N) under row weights."""
-        return self._total / len(self.layers)
+        return self._total / len(self.watched.layers)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from captum_attn.core.observers import VARIANTS, InfluenceObserver
+from captum_attn.core.observers import VARIANTS, InfluenceObserver, Watched
 from captum_attn.core.readout import KnownRows
 from captum_attn.core.tiles import TILE_ELEMENTS, Attention
 
@@ -64,7 +64,7 @@ def observed(attentions, variant, selection="all", row_weights=None, per=None, d
     layers, heads = SELECTIONS[selection]
     like = torch.empty(0, dtype=dtype)
     rows = None if row_weights is None else KnownRows(row_weights)
-    observer = InfluenceObserver(SHAPE, layers, heads, variant, rows, per, like)
+    observer = InfluenceObserver(Watched(SHAPE, [*layers], [*heads], like), variant, rows, per)
     for layer in sorted(layers, reverse=True):
         attention, grad_output = attentions[layer]
         attention.show(layer, observer, None if variant == "attention" else grad_output)
@@ -165,7 +165,7 @@ def test_an_example_that_no_gradient_reaches_gets_zeros(attentions, row_weights,
 def test_results_have_the_dtype_that_was_asked_for(per, dtype, row_weights):
     like = torch.empty(0, dtype=dtype)
     rows = None if row_weights is None else KnownRows(row_weights)
-    observer = InfluenceObserver(SHAPE, range(L), range(H), "signed", rows, per, like)
+    observer = InfluenceObserver(Watched(SHAPE, [*range(L)], [*range(H)], like), "signed", rows, per)
     shape = (B, *{None: (), "layer": (L,), "head": (L, H)}[per], *((N, N) if row_weights is None else (N,)))
     assert observer.influence.dtype == dtype
     assert observer.influence.shape == shape
@@ -179,7 +179,7 @@ def test_tiles_are_not_written_to(attentions, variant):
     tensors = tiles[0].attention, tiles[0].gradient, tiles[0].relevance
     before = [tensor.clone() for tensor in tensors]
     for per in (None, "layer", "head"):
-        observer = InfluenceObserver(SHAPE, [0], range(H), variant, None, per, before[0])
+        observer = InfluenceObserver(Watched(SHAPE, [0], [*range(H)], before[0]), variant, per=per)
         observer(tiles[0])
         observer(tiles[0])
     assert all(map(torch.equal, tensors, before))

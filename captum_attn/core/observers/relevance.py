@@ -7,57 +7,38 @@ layer first, so that the row alone needs O(N) memory, and no product of matrices
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from abc import abstractmethod
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from captum_attn.core.observers import Variant, check_variant, index, influence_in, within
+from captum_attn.core.observers.influence import Variant, check_variant, influence_in
+from captum_attn.core.observers.watched import LayerObserver, Watched
 from captum_attn.core.readout import RowWeights
 from captum_attn.core.tiles import Block, Tile
 
 
-class _DescendingObserver(ABC):
-    """Follow rows of relevance (B, R, N) from layer to layer.
-
-    Attributes:
-        layers: the layers that count, by which tiles are chosen; the others are passed over, as if P = I.
+class _DescendingObserver(LayerObserver):
+    """Follow rows of relevance (B, R, N) from layer to layer. Layers that are not watched are passed over, as if P = I.
 
     Args:
-        shape: (B, H, N) of every layer's attention.
-        layers, heads: those that count, in ascending order.
-        variant: of the influence; see :mod:`captum_attn.core.observers`.
+        watched: as of :class:`LayerObserver`.
+        variant: of the influence; see :mod:`captum_attn.core.observers.influence`.
         row_weights: weights (B, N) of the rows of the product, for their sum, R = 1; they are asked for when the first
             tile is shown. None keeps all rows, R = N.
-        like: a tensor of the dtype and on the device of the result.
 
     Raises:
         ValueError: an unknown variant.
     """
 
-    whole_heads = False
-
-    def __init__(
-        self,
-        shape: tuple[int, int, int],
-        layers: Sequence[int],
-        heads: Sequence[int],
-        variant: Variant,
-        row_weights: RowWeights | None,
-        like: Tensor,
-    ) -> None:
+    def __init__(self, watched: Watched, variant: Variant, row_weights: RowWeights | None) -> None:
         check_variant(variant)
-        self._batch, _, self._length = shape
-        self.layers, self._heads, self._variant = list(layers), list(heads), variant
-        self._given_weights, self._like = row_weights, like
+        super().__init__(watched)
+        self._variant, self._given_weights = variant, row_weights
         self._layer: int | None = None
 
-    def __call__(self, tile: Tile) -> None:
-        """Take one tile. A layer's tiles come together, and layers from the top down."""
-        if tile.layer not in self.layers:
-            return
+    def take(self, tile: Tile) -> None:
         if self._layer is None:
             self._own, self._given = self._first_rows, torch.zeros_like(self._first_rows)
         elif tile.layer > self._layer:
@@ -67,10 +48,8 @@ class _DescendingObserver(ABC):
         if tile.layer != self._layer:
             self._layer, self._rows = tile.layer, self._own + self._given
             self._begin()
-        heads = within(self._heads, tile.block.heads)
-        if heads:
-            influence = influence_in(tile, self._variant, index(heads, tile.block.heads.start), slice(None))
-            self._take(tile.block, influence.sum(1).to(self._like.device) / len(self._heads))
+        influence = influence_in(tile, self._variant, self.watched.heads).sum(1).to(self.watched.like.device)
+        self._add(tile.block, influence / len(self.watched.heads))
 
     @property
     def influence(self) -> Tensor:
@@ -98,17 +77,18 @@ class _DescendingObserver(ABC):
     def _first_rows(self) -> Tensor:
         given = self._given_weights
         if given is None:
-            everything = torch.eye(self._length, dtype=self._like.dtype, device=self._like.device)
-            return everything.expand(self._batch, -1, -1)
-        return given.weights().to(self._like).unsqueeze(1)
+            batch, _, length = self.watched.shape
+            like = self.watched.like
+            return torch.eye(length, dtype=like.dtype, device=like.device).expand(batch, -1, -1)
+        return given.weights().to(self.watched.like).unsqueeze(1)
 
     @abstractmethod
     def _begin(self) -> None:
         """Forget what was kept of the layer above."""
 
     @abstractmethod
-    def _take(self, block: Block, influence: Tensor) -> None:
-        """Keep what is needed of a part (b, q, N) of the layer's Ā, or of a share of its heads."""
+    def _add(self, block: Block, influence: Tensor) -> None:
+        """Take a part (b, q, N) of the layer's Ā, or the share of some of its heads in it."""
 
     @abstractmethod
     def _passed_on(self) -> Tensor:
@@ -124,28 +104,19 @@ class RelevanceObserver(_DescendingObserver):
 
     Args:
         kept, passed: weights of the residual connection and of attention.
-        shape, layers, heads, variant, row_weights, like: as of the other observers of this module.
+        watched, variant, row_weights: as of :class:`InfluenceObserver`.
     """
 
     def __init__(
-        self,
-        shape: tuple[int, int, int],
-        layers: Sequence[int],
-        heads: Sequence[int],
-        variant: Variant,
-        row_weights: RowWeights | None,
-        like: Tensor,
-        *,
-        kept: float,
-        passed: float,
+        self, watched: Watched, variant: Variant, row_weights: RowWeights | None, *, kept: float, passed: float
     ) -> None:
-        super().__init__(shape, layers, heads, variant, row_weights, like)
+        super().__init__(watched, variant, row_weights)
         self._kept, self._passed = kept, passed
 
     def _begin(self) -> None:
         self._through_attention = torch.zeros_like(self._rows)
 
-    def _take(self, block: Block, influence: Tensor) -> None:
+    def _add(self, block: Block, influence: Tensor) -> None:
         part = self._through_attention[block.examples]
         part += self._rows[block.examples][:, :, block.queries] @ influence
 
@@ -160,9 +131,10 @@ class NormalizedRelevanceObserver(_DescendingObserver):
     """P = I + Ā with each row divided by its sum, which is known when all heads were seen: Ā of one layer is kept."""
 
     def _begin(self) -> None:
-        self._mean = self._like.new_zeros(self._batch, self._length, self._length)
+        length = self.watched.shape[2]
+        self._mean = self.watched.zeros(length, length)
 
-    def _take(self, block: Block, influence: Tensor) -> None:
+    def _add(self, block: Block, influence: Tensor) -> None:
         part = self._mean[block.examples, block.queries]
         part += influence
 

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from captum_attn.core.observers import NormalizedRelevanceObserver, RelevanceObserver, Watched
 from captum_attn.core.readout import KnownRows
-from captum_attn.core.relevance import NormalizedRelevanceObserver, RelevanceObserver
 from captum_attn.core.tiles import Block, Tile
 
 BATCH, LAYERS, HEADS, LENGTH = 2, 3, 4, 6
@@ -32,11 +32,10 @@ def show(observer, attention, gradient, rows=LENGTH, heads=HEADS):
 
 
 def observers(weights):
-    shape, layers, heads = (BATCH, HEADS, LENGTH), range(LAYERS), range(HEADS)
-    like = torch.zeros(0)
-    yield RelevanceObserver(shape, layers, heads, "rectified", weights, like, kept=1, passed=1)
-    yield RelevanceObserver(shape, layers, heads, "attention", weights, like, kept=0.3, passed=0.7)
-    yield NormalizedRelevanceObserver(shape, layers, heads, "rectified", weights, like)
+    watched = Watched((BATCH, HEADS, LENGTH), [*range(LAYERS)], [*range(HEADS)], torch.zeros(0))
+    yield RelevanceObserver(watched, "rectified", weights, kept=1, passed=1)
+    yield RelevanceObserver(watched, "attention", weights, kept=0.3, passed=0.7)
+    yield NormalizedRelevanceObserver(watched, "rectified", weights)
 
 
 @settings(max_examples=15, deadline=None)
