@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from captum_attn.bench import RANDOM
-from captum_attn.comparison.wording import listed, number, percent
+from captum_attn.comparison.formatting import listed, number, percent
 
 AGREE = 0.5
 """The mean τ from which methods are said to agree: three of four pairs of tokens in the same order."""

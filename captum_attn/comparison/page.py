@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from captum_attn.bench import INTERVENTIONS, RANDOM
-from captum_attn.comparison.figures import AGREES, OPPOSES, clustered
-from captum_attn.comparison.inputs import ComparedInput, Picture
-from captum_attn.comparison.wording import number, percent, short
+from captum_attn.comparison.compared_inputs import ComparedInput, Picture
+from captum_attn.comparison.comparison_figure import AGREES, OPPOSES, clustered
+from captum_attn.comparison.formatting import number, percent, short
 from captum_attn.core.patches import under_patches
 from captum_attn.functional import RANKING_METRICS
 from captum_attn.visualization import diverging_colours, shown_pixels, tokens_html
 
 if TYPE_CHECKING:
-    from captum_attn.comparison.results import Comparison
+    from captum_attn.comparison.comparison_result import Comparison
 
 _STYLE = """
 :root { color-scheme: light dark; --text: #222; --back: #fff; --faint: #666; --line: #ddd; --note: #fff7e0;

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from captum_attn.concepts.concept_figures import concepts_over_image, concepts_under_text
 from captum_attn.core.patches import Grid, patch_values
 
 if TYPE_CHECKING:
@@ -73,8 +74,6 @@ class SensitivityMaps:
             ValueError: an unknown concept or layer.
             IndexError: no such input.
         """
-        from captum_attn.concepts.figures import concepts_over_image, concepts_under_text
-
         if not -len(self.values) <= example < len(self.values):
             raise IndexError(f"example {example} is out of range: there are {len(self.values)} inputs")
         place = self._layer(layer, example)

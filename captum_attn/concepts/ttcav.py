@@ -11,19 +11,18 @@ from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from captum.concept import Concept
-from captum.concept._core.concept import ConceptInterpreter
+from captum.concept import Concept, ConceptInterpreter
 from captum.log import log_usage
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from captum_attn._targets import Target, select_target, target_of_each
 from captum_attn.bench import OnError, Reader
-from captum_attn.concepts.activations import ConceptStates, Scope, StateStore, tokens_in_scope
 from captum_attn.concepts.cavs import ESTIMATORS, CAVEstimator, EstimatorName
+from captum_attn.concepts.concept_scores import ConceptScores, SetScores
+from captum_attn.concepts.concept_states import ConceptStates, Scope, StateStore, tokens_in_scope
 from captum_attn.concepts.experimental_sets import ExperimentalSets, check_enough, concept_sets
 from captum_attn.concepts.layers import Layer, find_layers, layers_as_listed
-from captum_attn.concepts.results import ConceptScores, SetScores
 from captum_attn.concepts.scoring import score_layer
 from captum_attn.concepts.sensitivity_maps import SensitivityMaps, token_sensitivity
 from captum_attn.concepts.token_states import TokenStates, draw_negatives, joined

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from captum_attn.bench import Data
 from captum_attn.controls.effects import AttentionEffects, Rule, attention_effects
-from captum_attn.controls.reading import Reader, Reading, random_entries
+from captum_attn.controls.observed_examples import ObservedBatch, ObservedExamples, random_entries
 from captum_attn.core.observers import Per
 from captum_attn.core.perturb import seeded
 
@@ -54,10 +54,10 @@ def permuted_attention(
     if permutations < 1:
         raise ValueError(f"permutations must be at least 1, got {permutations}")
     with torch.inference_mode(False):
-        reader = Reader(model, data, tokenizer, batch_size=batch_size, max_length=max_length)
+        examples = ObservedExamples(model, data, tokenizer, batch_size=batch_size, max_length=max_length)
         rows = attention_effects(
-            reader,
-            lambda reading: _permuting(reading, seed),
+            examples,
+            lambda observed: _permuting(observed, seed),
             per=per,
             draws=permutations,
             title="Permuted attention",
@@ -81,11 +81,11 @@ def permuted(attention: Tensor, keys: Tensor, order: Tensor) -> Tensor:
     return torch.empty_like(attention).scatter(-1, to, attention.gather(-1, taken))
 
 
-def _permuting(reading: Reading, seed: int) -> Rule:
+def _permuting(observed: ObservedBatch, seed: int) -> Rule:
     """A rule that permutes the attention of a batch in another way whenever it is asked."""
-    generators = [seeded(seed, example) for example in reading.examples]
+    generators = [seeded(seed, example) for example in observed.examples]
 
     def rule(attention: Tensor, keys: Tensor) -> Tensor:
-        return permuted(attention, keys, random_entries(generators, reading.real, reading.heads))
+        return permuted(attention, keys, random_entries(generators, observed.real, observed.heads))
 
     return rule

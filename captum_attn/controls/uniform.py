@@ -10,7 +10,7 @@ from torch import Tensor
 
 from captum_attn.bench import Data
 from captum_attn.controls.effects import AttentionEffects, attention_effects
-from captum_attn.controls.reading import Reader
+from captum_attn.controls.observed_examples import ObservedExamples
 from captum_attn.core.observers import Per
 
 
@@ -59,9 +59,9 @@ def uniform_attention(
     Source: Wiegreffe and Pinter 2019, *Attention is not not Explanation*, section 3.2.
     """
     with torch.inference_mode(False):
-        reader = Reader(model, data, tokenizer, labels=labels, batch_size=batch_size, max_length=max_length)
+        examples = ObservedExamples(model, data, tokenizer, labels=labels, batch_size=batch_size, max_length=max_length)
         rows = attention_effects(
-            reader, lambda _: uniform, per=per, draws=1, title="Uniform attention", show_progress=show_progress
+            examples, lambda _: uniform, per=per, draws=1, title="Uniform attention", show_progress=show_progress
         )
     return AttentionEffects(rows, "made uniform")
 

@@ -195,8 +195,8 @@ def test_labels_of_no_class_are_refused():
 def test_the_effect_of_several_draws_is_their_median():
     before = torch.tensor([[0.5, 0.5]])
     after = torch.tensor([[[0.5, 0.5]], [[0.6, 0.4]], [[1.0, 0.0]]])
-    reading = SimpleNamespace(whole=SimpleNamespace(probabilities=before), examples=[7])
-    (row,) = effects._rows(reading, None, effects.Place(0, "all"), after)
+    observed = SimpleNamespace(whole=SimpleNamespace(probabilities=before), examples=[7])
+    (row,) = effects._rows(observed, None, effects.Place(0, "all"), after)
     assert row["tvd"] == pytest.approx(0.1)
     assert row["divergence"] == pytest.approx(jensenshannon([0.5, 0.5], [0.6, 0.4]) ** 2, abs=1e-6)
     assert row["example"] == 7

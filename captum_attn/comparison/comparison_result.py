@@ -16,7 +16,7 @@ from torch import Tensor
 
 from captum_attn.bench import RANDOM
 from captum_attn.comparison.cautions import Evidence, words_of_caution
-from captum_attn.comparison.inputs import ComparedInput
+from captum_attn.comparison.compared_inputs import ComparedInput
 from captum_attn.comparison.stability import Paraphrased, agreement_of_reruns
 from captum_attn.functional import RANKING_METRICS, Agreement, agreement, mean_over_inputs
 from captum_attn.metrics.findings import F1_PERCENTAGE
@@ -217,7 +217,7 @@ class Comparison:
         Raises:
             IndexError: no such input.
         """
-        from captum_attn.comparison.figures import comparison_figure
+        from captum_attn.comparison.comparison_figure import comparison_figure
 
         order = self._shown_inputs
         example = order[len(order) // 2] if example is None else example

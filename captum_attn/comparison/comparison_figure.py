@@ -11,15 +11,15 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
 from captum_attn.bench import RANDOM
-from captum_attn.comparison.inputs import ComparedInput, Picture
-from captum_attn.comparison.wording import short
+from captum_attn.comparison.compared_inputs import ComparedInput, Picture
+from captum_attn.comparison.formatting import short
 from captum_attn.visualization import as_written, diverging_colours, draw_patches, shown_pixels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-    from captum_attn.comparison.results import Comparison
+    from captum_attn.comparison.comparison_result import Comparison
 
 AGREES, OPPOSES = "#0f766e", "#b45309"
 """Colours of τ = 1 and τ = -1; red and blue are for tokens."""

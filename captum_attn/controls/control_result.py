@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 
-from captum_attn.controls import figures
+from captum_attn.controls.control_figures import layers_by_heads
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -107,7 +107,7 @@ class ControlResult(ABC):
                 f"there is no {_words(measure)} of single heads: give per='head', where the control takes it, and "
                 "labels for what is correct"
             )
-        return figures.layers_by_heads(self._of_heads(heads), _words(measure), self.title)
+        return layers_by_heads(self._of_heads(heads), _words(measure), self.title)
 
     def values_by_layer(self, measure: str, rows: pd.DataFrame | None = None) -> dict[str, Any]:
         """The values of a measure in each layer, all heads together, one for each example in which it is defined.

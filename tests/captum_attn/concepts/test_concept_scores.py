@@ -14,7 +14,7 @@ from small_models import load_text_model
 
 from captum_attn import TTCAV, ShapleyGradAttention
 from captum_attn.concepts.cavs import CAVs
-from captum_attn.concepts.results import ConceptScores
+from captum_attn.concepts.concept_scores import ConceptScores
 from captum_attn.concepts.sensitivity_maps import SensitivityMaps, token_sensitivity
 from captum_attn.concepts.token_states import draw_negatives
 from captum_attn.core import mapping_inputs, observed_forward
