@@ -11,7 +11,6 @@ from torch import Tensor
 
 from captum_attn.bench import RANDOM, Method, WholeInputs, random_scores, token_scores
 from captum_attn.core.patches import PatchGrid, known_grid
-from captum_attn.metrics.perturbed_batch import PerturbedBatch
 
 
 @dataclass(frozen=True)
@@ -82,19 +81,19 @@ class Collected:
         self.outputs = 0
         self._tokenizer, self._reruns, self._seed = tokenizer, reruns, seed
 
-    def __call__(self, name: str, scores: Tensor, batch: PerturbedBatch) -> None:
-        """Take in a method's scores (B, N) of a batch, and ask its copies about it."""
-        self.outputs = batch.whole.probabilities.shape[1]
+    def __call__(self, name: str, scores: Tensor, rows: Sequence[int], whole: WholeInputs) -> None:
+        """Take in a method's scores (B, N) of some inputs, by their numbers, and ask its copies about them."""
+        self.outputs = whole.probabilities.shape[1]
         copies = [
-            token_scores(f"{name}, rerun {number}", copy, batch.batch, batch.whole)
+            token_scores(f"{name}, rerun {number}", copy, whole.inputs.mapping(), whole)
             for number, copy in enumerate(self._reruns.get(name, ()), start=1)
         ]
         if name == RANDOM:
-            copies = [random_scores(batch.rows, batch.whole.players, self._seed + 1)]
-        for place, row in enumerate(batch.rows):
+            copies = [random_scores(rows, whole.players, self._seed + 1)]
+        for place, row in enumerate(rows):
             if row not in self.inputs:
-                self.inputs[row] = described(batch.whole, place, self._tokenizer)
-            one, *others = (found[place, batch.whole.players[place]].cpu().double() for found in (scores, *copies))
+                self.inputs[row] = described(whole, place, self._tokenizer)
+            one, *others = (found[place, whole.players[place]].cpu().double() for found in (scores, *copies))
             self.inputs[row].scores[name], self.inputs[row].reruns[name] = one, others
 
     def in_order(self) -> Iterator[ComparedInput]:

@@ -14,7 +14,7 @@ from captum_attn.comparison.stability import Paraphrased, explain_paraphrases
 from captum_attn.core.class_names import class_names
 from captum_attn.core.perturb import Replacement
 from captum_attn.functional import PERCENTAGES, check_top_k
-from captum_attn.metrics.evaluation import evaluate
+from captum_attn.metrics import evaluate
 
 
 def compare(

@@ -18,6 +18,7 @@ from captum_attn.bench import (
     MaskedModel,
     Method,
     Rationales,
+    WholeInputs,
     batches,
     check_methods,
     checked_labels,
@@ -33,7 +34,7 @@ from captum_attn.metrics.perturbed_batch import PerturbedBatch
 from captum_attn.metrics.record import Record, Settings
 from captum_attn.metrics.results import Evaluation
 
-OnScores = Callable[[str, Tensor, PerturbedBatch], None]
+OnScores = Callable[[str, Tensor, Sequence[int], WholeInputs], None]
 
 
 def evaluate(
@@ -87,8 +88,8 @@ def evaluate(
         seed: of the random scores.
         file: where results are kept as they come (JSON lines). A run that was interrupted goes on from there, and one
             with further methods adds them. A file of other settings, data or another model is refused.
-        on_scores: called with a method's name, its checked scores (B, N) of a batch, and the
-            :class:`~captum_attn.metrics.perturbed_batch.PerturbedBatch`, for each that is explained now.
+        on_scores: called with a method's name, its checked scores (B, N) of a batch, the numbers of its examples in the
+            data, and its :class:`~captum_attn.bench.WholeInputs`, for each that is explained now.
         show_progress: show a progress bar.
 
     Returns:
@@ -148,7 +149,7 @@ def evaluate(
                 batch = read[missing]
                 scores, seconds = batch.explain(name, method)
                 if on_scores is not None:
-                    on_scores(name, scores, batch)
+                    on_scores(name, scores, missing, batch.whole)
                 record.add(batch.described, batch.measure(name, scores, seconds))
                 bar.update(len(missing))
     if in_vain:

@@ -830,11 +830,11 @@ def test_a_masked_model_gives_the_worth_of_coalitions(text_model):
 def test_whoever_asks_gets_the_scores_of_what_is_explained_now(text_model, tmp_path):
     seen = []
 
-    def keep(name, scores, batch):
-        assert scores.shape == batch.whole.players.shape
-        seen.extend((name, row) for row in batch.rows)
+    def keep(name, scores, rows, whole):
+        assert scores.shape == whole.players.shape
+        seen.extend((name, row) for row in rows)
         if name == "ties":
-            torch.testing.assert_close(scores, with_ties(batch.batch, None))
+            torch.testing.assert_close(scores, with_ties(whole.inputs.mapping(), None))
 
     file = tmp_path / "run.jsonl"
     run(text_model, data=TEXTS, batch_size=2, file=file, on_scores=keep)
