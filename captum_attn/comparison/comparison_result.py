@@ -20,7 +20,7 @@ from captum_attn.comparison.compared_inputs import ComparedInput
 from captum_attn.comparison.comparison_figure import comparison_figure
 from captum_attn.comparison.page import Content, page
 from captum_attn.comparison.stability import Paraphrased, agreement_of_reruns
-from captum_attn.functional import RANKING_METRICS, Agreement, agreement, mean_over_inputs
+from captum_attn.functional import RANKING_METRICS, Agreement, agreement, mean_over_inputs, mean_over_pairs
 from captum_attn.metrics import Evaluation
 from captum_attn.metrics.findings import F1_PERCENTAGE
 
@@ -230,8 +230,7 @@ class Comparison:
         """The numbers of the inputs on which methods can be compared, by their mean τ there: from the least up."""
         own = [place for place, method in enumerate(self.methods) if method != RANDOM]
         tau = self._values[:, RANKING_METRICS.index("kendall_tau")][:, own][:, :, own]
-        first, second = torch.triu_indices(len(own), len(own), offset=1)
-        of_each = tau[:, first, second].nanmean(-1)
+        of_each = mean_over_pairs(tau)
         return [row for row in of_each.argsort(stable=True).tolist() if of_each[row].isfinite()]
 
     def to_html(self, examples: int = 3) -> str:

@@ -24,7 +24,7 @@ from captum_attn.concepts.concept_states import ConceptStates, Scope, StateStore
 from captum_attn.concepts.experimental_sets import ExperimentalSets, check_enough, concept_sets
 from captum_attn.concepts.layers import Layer, find_layers, layers_as_listed
 from captum_attn.concepts.scoring import score_layer
-from captum_attn.concepts.sensitivity_maps import SensitivityMaps, token_sensitivity
+from captum_attn.concepts.sensitivity_maps import SensitivityMaps
 from captum_attn.concepts.token_states import TokenStates, draw_negatives, joined
 from captum_attn.core.class_names import class_names
 from captum_attn.core.inputs import ModelInputs, forward_args
@@ -33,7 +33,7 @@ from captum_attn.core.perturb import seeded
 from captum_attn.core.run import ObservedForward, ReadoutGradients, observed_forward
 from captum_attn.core.tokens import Tokens, special_ids_of
 from captum_attn.core.user_warnings import warn_user
-from captum_attn.functional import SIGNIFICANT, examples_p_values
+from captum_attn.functional import SIGNIFICANT, examples_p_values, pooled_gradient, token_sensitivity
 
 Weighting = Literal["attention", "uniform"]
 
@@ -60,7 +60,7 @@ class _Explained:
 
     def pooled(self) -> list[Tensor]:
         """p = Σ_i a_i g_i of each layer, (B, D)."""
-        return _pooled(self.weights, self.gradients)
+        return list(map(pooled_gradient, self.gradients, self.weights))
 
 
 @dataclass(frozen=True)
@@ -279,7 +279,8 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
             run: an observed forward pass of inputs.
             readout: of its backward pass, :meth:`~captum_attn.core.ObservedForward.readout_gradients` of the layers.
         """
-        return _pooled(self._weights(self.tokens, run.tokens(self._special_ids), readout), readout.gradients)
+        weights = self._weights(self.tokens, run.tokens(self._special_ids), readout)
+        return list(map(pooled_gradient, readout.gradients, weights))
 
     def score(
         self,
@@ -512,12 +513,6 @@ def _warn_of_inseparable(found: Sequence[SetScores]) -> None:
                 "examples no better than chance, as those of a concept without a meaning should; its scores mean "
                 "little there"
             )
-
-
-def _pooled(weights: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
-    """Σ_i a_i g_i of each layer, (B, D)."""
-    pairs = zip(weights, gradients, strict=True)
-    return [(weight[:, None] @ gradient.to(weight)).squeeze(1) for weight, gradient in pairs]
 
 
 def _check_choice(name: str, given: Any, choices: Collection[str]) -> None:

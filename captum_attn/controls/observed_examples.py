@@ -17,7 +17,7 @@ from captum_attn.core.models import config_of
 from captum_attn.core.perturb import Replacement
 from captum_attn.core.replacement import Replace, replaced_output, replacement_calls
 from captum_attn.core.run import observed_forward
-from captum_attn.functional import jensen_shannon
+from captum_attn.functional import mean_jensen_shannon
 
 
 class LayerAttention(NamedTuple):
@@ -42,8 +42,7 @@ class LayerAttention(NamedTuple):
             weights: (B, N), of the queries. Default: all alike.
         """
         shares = self.rows.to(other) if weights is None else self.rows * weights[:, None].to(other)
-        shares = shares / shares.sum(-1, keepdim=True).clamp(min=torch.finfo(other.dtype).tiny)
-        return (jensen_shannon(self.probabilities, other) * shares).sum(-1)
+        return mean_jensen_shannon(self.probabilities, other, shares)
 
 
 @dataclass(frozen=True)
