@@ -12,7 +12,7 @@ from scipy.spatial.distance import squareform
 
 from captum_attn.bench import RANDOM
 from captum_attn.comparison.compared_inputs import ComparedInput, Picture
-from captum_attn.comparison.formatting import short
+from captum_attn.formatting import short
 from captum_attn.visualization import as_written, diverging_colours, draw_patches, shown_pixels
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ import pandas as pd
 from captum_attn.bench import INTERVENTIONS, RANDOM
 from captum_attn.comparison.compared_inputs import ComparedInput, Picture
 from captum_attn.comparison.comparison_figure import AGREES, OPPOSES, clustered
-from captum_attn.comparison.formatting import number, percent, short
 from captum_attn.core.patches import under_patches
+from captum_attn.formatting import number, percent, short, with_error
 from captum_attn.functional import RANKING_METRICS
 from captum_attn.visualization import diverging_colours, shown_pixels, tokens_html
 
@@ -188,7 +188,7 @@ def _cell(row: pd.Series, column: str) -> str:
     if column == "seconds":
         return f"{1e3 * value:,.0f}" if value >= 0.1 else f"{1e3 * value:.3g}"
     digits = 0 if column == "n" else 2 if error != error else 3
-    return number(value, digits) + (f" ± {number(error, digits)}" if error == error else "")
+    return with_error(value, error, digits)
 
 
 def _inputs(inputs: Mapping[str, ComparedInput], order: Sequence[str]) -> str:

@@ -104,7 +104,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
             mean of all heads; or ``"uniform"``, as in an ordinary TCAV of tokens. A single readout token is not
             weighted: that would change no score.
         estimator: of the vectors, ``"discriminant"``, ``"logistic"`` (the paper's) or ``"pattern"``, or another
-            :class:`captum_attn.concepts.cavs.CAVEstimator`.
+            :class:`captum_attn.concepts.CAVEstimator`.
         permutations: random splits of the examples, for p-values.
         batch_size: how many examples the model sees at a time.
         cache_dir: a folder in which concepts' states are kept, too, and found again by another process.
@@ -261,7 +261,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
 
         Args:
             concepts: of :meth:`read_concepts`.
-            layers: of :func:`captum_attn.concepts.layers.find_layers`.
+            layers: of :func:`captum_attn.concepts.find_layers`.
             readout_target: the output (token, class) by which concepts' readout token is found, if it depends on that.
             show_progress: show a progress bar.
             keep: keep the states, and find them again by a hash of the weights; of no use while these change.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pandas as pd
 
 from captum_attn.controls.control_figures import layers_by_heads
+from captum_attn.formatting import plain, with_error
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -76,7 +77,9 @@ class ControlResult(ABC):
         together = table[~table["head"].map(_is_number)]
         shown = together if len(together) else table
         by = [column for column in self.by if shown[column].nunique() > 1 or column == "layer"]
-        shown = shown.assign(cell=[_cell(row) for row in shown.itertuples()])
+        shown = shown.assign(
+            cell=[with_error(row.mean, row.standard_error, written=plain) for row in shown.itertuples()]
+        )
         measures = shown.measure.unique()
         lines = [self.caption, "", f"| {' | '.join([*by, *map(_words, measures)])} |"]
         lines.append(f"|{'---|' * len(by)}{'--:|' * len(measures)}")
@@ -135,7 +138,3 @@ def _is_number(value: Any) -> bool:
 
 def _words(measure: str) -> str:
     return {"tvd": "TVD", "tau": "Kendall's τ"}.get(measure, measure.replace("_", " "))
-
-
-def _cell(row: Any) -> str:
-    return f"{row.mean:.3f}" if row.n < 2 else f"{row.mean:.3f} ± {row.standard_error:.3f}"

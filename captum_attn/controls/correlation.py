@@ -16,13 +16,11 @@ from captum_attn.controls.control_figures import boxes_by_layer
 from captum_attn.controls.control_result import ControlResult
 from captum_attn.controls.observed_examples import ObservedBatch, ObservedExamples
 from captum_attn.core.perturb import Replacement
-from captum_attn.functional import total_variation
+from captum_attn.functional import SIGNIFICANT, total_variation
 from captum_attn.methods.token_relevance import Rows, check_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-SIGNIFICANT = 0.05
 
 _ROWS = {"readout": "the readout token's attention to", "incoming": "the mean attention of all tokens to"}
 _REFERENCE = "gradient ~ leave-one-out"

@@ -21,7 +21,7 @@ from scipy import stats
 from torch import Tensor
 
 SIGNIFICANT = 0.05
-"""The level of the tests, after Holm's correction."""
+"""The level of all tests."""
 
 
 def examples_p_values(example_effects: Tensor, own: Tensor, permutations: int, seed: int) -> Tensor:
