@@ -13,9 +13,13 @@ from typing import Any
 
 MOVED = {
     "captum_attn.comparison.agreement": "captum_attn.functional",
+    "captum_attn.comparison.results": "captum_attn.comparison",
+    "captum_attn.concepts.activations": "captum_attn.concepts",
     "captum_attn.concepts.reading": "captum_attn.bench",
+    "captum_attn.concepts.results": "captum_attn.concepts",
     "captum_attn.concepts.significance": "captum_attn.functional",
     "captum_attn.controls.divergence": "captum_attn.functional",
+    "captum_attn.controls.results": "captum_attn.controls",
     "captum_attn.core.barrier_flow": "captum_attn.functional",
     "captum_attn.core.estimators": "captum_attn.functional",
     "captum_attn.core.games": "captum_attn.functional",

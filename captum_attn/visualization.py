@@ -8,7 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from captum.attr._utils.visualization import VisualizationDataRecord
+from captum.attr import visualization
 from torch import Tensor
 
 from captum_attn.core.patches import Grid, PatchGrid, known_grid
@@ -215,7 +215,7 @@ def captum_record(
     *,
     labels: Sequence[str] | dict[int, str] | None = None,
     true_class: int | None = None,
-) -> VisualizationDataRecord:
+) -> visualization.VisualizationDataRecord:
     """A record for ``captum.attr.visualization.visualize_text``, which does not escape tokens: do that yourself there.
 
     Args:
@@ -245,7 +245,7 @@ def captum_record(
         return "" if index is None else str(index if labels is None else labels[index])
 
     largest = values.abs().max().clamp(min=torch.finfo(values.dtype).tiny)
-    return VisualizationDataRecord(
+    return visualization.VisualizationDataRecord(
         word_attributions=values / largest,
         pred_prob=float(probabilities[predicted]),
         pred_class=label(predicted),

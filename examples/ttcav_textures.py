@@ -48,8 +48,7 @@ from captum_attn.concepts import ConceptScores, agreement
 from captum_attn.core.patches import PatchGrid, patch_means
 
 if TYPE_CHECKING:
-    from captum_attn.concepts.activations import Scope
-    from captum_attn.concepts.cavs import EstimatorName
+    from captum_attn.concepts import EstimatorName, Scope
 
 EXAMPLES = 80  # of each concept
 FEW = 30  # the same in the paper's setting, whose logistic regressions take long

@@ -10,10 +10,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
-from captum_attn.concepts import TTCAV, ConceptScores
-from captum_attn.concepts.activations import ConceptStates
-from captum_attn.concepts.experimental_sets import ExperimentalSets
-from captum_attn.concepts.layers import find_layers
+from captum_attn.concepts import TTCAV, ConceptScores, ConceptStates, ExperimentalSets, find_layers
 from captum_attn.core.forward import plain_output
 from captum_attn.core.models import device_of
 from captum_attn.core.observers import ReadoutGradients

@@ -18,10 +18,7 @@ from torch import Tensor
 
 from captum_attn import ShapleyGradAttention
 from captum_attn.bench import INTERVENTIONS, Intervention
-from captum_attn.concepts import ConceptScores
-from captum_attn.concepts.activations import ConceptStates
-from captum_attn.concepts.experimental_sets import ExperimentalSets
-from captum_attn.concepts.ttcav import warn_of_weak_tests
+from captum_attn.concepts import ConceptScores, ConceptStates, ExperimentalSets, warn_of_weak_tests
 from captum_attn.core.perturb import Replacement
 from captum_attn.core.user_warnings import warn_user
 from lightning_callbacks.agreement import FailedTogetherError, together

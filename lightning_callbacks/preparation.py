@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from captum_attn.bench import Intervention, MaskedModel
-from captum_attn.concepts.experimental_sets import ExperimentalSets
+from captum_attn.concepts import ExperimentalSets
 from captum_attn.core.forward import plain_output
 from captum_attn.core.perturb import Replacement
 from captum_attn.core.tokens import special_ids_of

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from captum_attn import TokenAttributions
 from captum_attn.bench import WholeInputs
-from captum_attn.concepts.layers import layer_labels
+from captum_attn.concepts import layer_labels
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.observers import ReadoutGradients
 from captum_attn.core.run import ObservedForward, observed_forward

@@ -1,7 +1,7 @@
 """Do explanations agree with each other, and with themselves? Agreement beside faithfulness and cost."""
 
 from captum_attn.comparison.comparison import compare
-from captum_attn.comparison.results import Comparison
+from captum_attn.comparison.comparison_result import Comparison
 
 __all__ = ["Comparison", "compare"]
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from captum_attn.bench import RANDOM
-from captum_attn.comparison.wording import listed, number, percent
+from captum_attn.formatting import listed, number, percent, with_error
 
 AGREE = 0.5
 """The mean τ from which methods are said to agree: three of four pairs of tokens in the same order."""
@@ -35,7 +35,7 @@ class Gain(NamedTuple):
     error: float
 
     def __str__(self) -> str:
-        return f"{'+' * (self.mean > 0)}{number(self.mean, 3)} ± {number(self.error, 3)}"
+        return f"{'+' * (self.mean > 0)}{with_error(self.mean, self.error)}"
 
     @property
     def sure(self) -> bool:
@@ -133,7 +133,7 @@ def _among_the_faithful(evidence: Evidence) -> list[str]:
     agree = tau >= AGREE and differ < _OFTEN
     if len(level) > 1:
         first = evidence.table.set_index("method").loc[best]
-        drop = f"{number(first.comprehensiveness, 3)} ± {number(first.comprehensiveness_error, 3)}"
+        drop = with_error(first.comprehensiveness, first.comprehensiveness_error)
         who = (
             f"{best} is the most faithful ({drop}), but not surely more than {listed(level[1:])}: paired differences "
             "are below two standard errors"

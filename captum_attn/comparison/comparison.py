@@ -8,13 +8,13 @@ from typing import Any
 from torch import Tensor
 
 from captum_attn.bench import Data, Intervention, Method, check_methods
-from captum_attn.comparison.inputs import Collected
-from captum_attn.comparison.results import Comparison
+from captum_attn.comparison.compared_inputs import Collected
+from captum_attn.comparison.comparison_result import Comparison
 from captum_attn.comparison.stability import Paraphrased, explain_paraphrases
 from captum_attn.core.class_names import class_names
 from captum_attn.core.perturb import Replacement
 from captum_attn.functional import PERCENTAGES, check_top_k
-from captum_attn.metrics.evaluation import evaluate
+from captum_attn.metrics import evaluate
 
 
 def compare(

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from captum_attn.bench import INTERVENTIONS, RANDOM
-from captum_attn.comparison.figures import AGREES, OPPOSES, clustered
-from captum_attn.comparison.inputs import ComparedInput, Picture
-from captum_attn.comparison.wording import number, percent, short
+from captum_attn.comparison.compared_inputs import ComparedInput, Picture
+from captum_attn.comparison.comparison_figure import AGREES, OPPOSES, clustered
 from captum_attn.core.patches import under_patches
+from captum_attn.formatting import number, percent, short, with_error
 from captum_attn.functional import RANKING_METRICS
 from captum_attn.visualization import diverging_colours, shown_pixels, tokens_html
-
-if TYPE_CHECKING:
-    from captum_attn.comparison.results import Comparison
 
 _STYLE = """
 :root { color-scheme: light dark; --text: #222; --back: #fff; --faint: #666; --line: #ddd; --note: #fff7e0;
@@ -50,18 +48,44 @@ td { padding: .25rem .4rem; white-space: nowrap; text-align: right }
 """
 
 
-def page(comparison: Comparison, examples: Sequence[int]) -> str:
+@dataclass(frozen=True)
+class Content:
+    """What a page shows.
+
+    Attributes:
+        cautions: sentences.
+        table, agreement, stability: as :class:`~captum_attn.comparison.Comparison` has them.
+        matrices: of each of the RANKING_METRICS, the mean agreement of each two methods.
+        inputs: some, each by what is said of it.
+        explained: the number of all inputs.
+        top_k: how many tokens, or which share of them, count as the top.
+        interventions, percentages, seed: as :func:`~captum_attn.metrics.evaluate` was given them.
+    """
+
+    cautions: Sequence[str]
+    table: pd.DataFrame
+    agreement: pd.DataFrame
+    stability: pd.DataFrame
+    matrices: Mapping[str, pd.DataFrame]
+    inputs: Mapping[str, ComparedInput]
+    explained: int
+    top_k: int | float
+    interventions: Sequence[str]
+    percentages: Sequence[float]
+    seed: int
+
+
+def page(content: Content) -> str:
     """The page, with some inputs token by token."""
-    own = [method for method in comparison.methods if method != RANDOM]
-    count = len(comparison.inputs)
+    own, order = int(content.table.method.ne(RANDOM).sum()), clustered(content.matrices["kendall_tau"])
     parts = [
-        f"<h1>{len(own)} explanations of {count} prediction{'s' * (count > 1)}</h1>",
-        _cautions(comparison),
-        _agreement(comparison),
-        _faithfulness(comparison),
-        _stability(comparison),
-        *([_inputs(comparison, examples)] if examples else []),
-        _method(comparison),
+        f"<h1>{own} explanations of {content.explained} prediction{'s' * (content.explained > 1)}</h1>",
+        _cautions(content.cautions),
+        _agreement(content, order),
+        _faithfulness(content.table, content.interventions),
+        _stability(content.stability),
+        *([_inputs(content.inputs, order)] if content.inputs else []),
+        _method(content),
     ]
     return (
         "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
@@ -72,16 +96,14 @@ def page(comparison: Comparison, examples: Sequence[int]) -> str:
     )
 
 
-def _cautions(comparison: Comparison) -> str:
-    items = "\n".join(f"<li>{escape(sentence)}</li>" for sentence in comparison.cautions())
+def _cautions(sentences: Sequence[str]) -> str:
+    items = "\n".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
     return f"<h2>What to keep in mind</h2>\n<ul class='cautions'>\n{items}\n</ul>"
 
 
-def _agreement(comparison: Comparison) -> str:
-    matrix = comparison.matrix()
-    order = clustered(matrix)
-    overlap = comparison.matrix("top_k_overlap")
-    magnitudes = comparison.matrix("kendall_tau_of_magnitudes")
+def _agreement(content: Content, order: Sequence[str]) -> str:
+    metrics = ("kendall_tau", "kendall_tau_of_magnitudes", "top_k_overlap")
+    matrix, magnitudes, overlap = (content.matrices[metric] for metric in metrics)
     head = "".join(f"<th scope='col'>{escape(name)}</th>" for name in order)
     rows = []
     for name in order:
@@ -92,7 +114,7 @@ def _agreement(comparison: Comparison) -> str:
             hover = f"{name}, {other}: τ {number(tau)}, {more}"
             cells.append(f"<td style='{_tau_colours(tau)}' title='{escape(hover)}'>{short(tau)}</td>")
         rows.append(f"<tr><th scope='row'>{escape(name)}</th>{''.join(cells)}</tr>")
-    chance = comparison.agreement().expected_by_chance.mean()
+    chance = content.agreement.expected_by_chance.mean()
     return (
         "<h2>Who agrees with whom</h2>\n<p class='note'>Kendall's τ between the rankings of each input's tokens, mean "
         "over inputs: 1 for the same order, 0 for chance, −1 for the reverse. Methods that agree stand together. Hover "
@@ -103,10 +125,9 @@ def _agreement(comparison: Comparison) -> str:
     )
 
 
-def _faithfulness(comparison: Comparison) -> str:
+def _faithfulness(table: pd.DataFrame, interventions: Sequence[str]) -> str:
     """A row for each method, the most faithful first; other interventions than the first in a table of their own."""
-    table = comparison.table()
-    first, *others = comparison.evaluation.settings.interventions
+    first, *others = interventions
     faithful = ["comprehensiveness", "sufficiency", "f1_macro"]
     own = ["seconds", "agreement", "top_k_agreement", "under_reruns", "under_paraphrases"]
     parts = [
@@ -122,9 +143,8 @@ def _faithfulness(comparison: Comparison) -> str:
     return "\n".join(parts)
 
 
-def _stability(comparison: Comparison) -> str:
+def _stability(frame: pd.DataFrame) -> str:
     """Each method's agreement with itself; methods that were not asked are named with the reason."""
-    frame = comparison.stability()
     parts = ["<h2>Who agrees with itself</h2>"]
     for under, title in (("reruns", "Under another seed"), ("paraphrases", "On paraphrases")):
         own = frame[frame.under == under]
@@ -168,20 +188,17 @@ def _cell(row: pd.Series, column: str) -> str:
     if column == "seconds":
         return f"{1e3 * value:,.0f}" if value >= 0.1 else f"{1e3 * value:.3g}"
     digits = 0 if column == "n" else 2 if error != error else 3
-    return number(value, digits) + (f" ± {number(error, digits)}" if error == error else "")
+    return with_error(value, error, digits)
 
 
-def _inputs(comparison: Comparison, examples: Sequence[int]) -> str:
-    order = clustered(comparison.matrix())
+def _inputs(inputs: Mapping[str, ComparedInput], order: Sequence[str]) -> str:
     parts = [
         "<h2>Some inputs, as each method sees them</h2>\n<p class='note'>From the one on which methods agree least to "
         "the one on which they agree most. Red speaks for the predicted class, blue against it, relative to each "
         "method's strongest token; methods without negative scores say how much, not which way. Hover for values.</p>"
     ]
-    for example in examples:
-        one = comparison.inputs[example]
-        name = escape(comparison.class_name(one.target))
-        parts.append(f"<h3>Input {example}, predicted: {name} (probability {one.probability:.3f})</h3>")
+    for title, one in inputs.items():
+        parts.append(f"<h3>{escape(title)}</h3>")
         parts.append(_token_rows(one, order) if one.picture is None else _patch_maps(one, one.picture, order))
     return "\n".join(parts)
 
@@ -215,18 +232,17 @@ def _inline(values: Any, caption: str, **options: Any) -> str:
     return f"<figure><img src='data:image/png;base64,{data}' alt='{name}'><figcaption>{name}</figcaption></figure>"
 
 
-def _method(comparison: Comparison) -> str:
-    settings = comparison.evaluation.settings
-    top = f"{comparison.top_k}" if isinstance(comparison.top_k, int) else f"{100 * comparison.top_k:g} % of the"
-    shares = ", ".join(f"{share:g}" for share in settings.percentages)
-    left_out = int(comparison.agreement().left_out.max())
+def _method(content: Content) -> str:
+    top = f"{content.top_k}" if isinstance(content.top_k, int) else f"{100 * content.top_k:g} % of the"
+    shares = ", ".join(f"{share:g}" for share in content.percentages)
+    left_out = int(content.agreement.left_out.max())
     return (
         "<h2>How this was measured</h2>\n<p class='note'>Every method explained the predicted class of each of "
-        f"{len(comparison.inputs)} inputs, once. τ is Kendall's τ-b, which knows ties; for each two methods it is the "
+        f"{content.explained} inputs, once. τ is Kendall's τ-b, which knows ties; for each two methods it is the "
         f"mean over the inputs on which both have a ranking ({left_out} or fewer are left out). Top-k: the highest "
         f"{top} tokens, of ties each with the same chance. Tokens were taken away by "
-        f"{escape(' and by '.join(settings.interventions))}, at {shares} % of each input's tokens. Random scores have "
-        f"the seed {settings.seed}. Methods are ordered by clustering (average linkage of 1 − τ).</p>"
+        f"{escape(' and by '.join(content.interventions))}, at {shares} % of each input's tokens. Random scores have "
+        f"the seed {content.seed}. Methods are ordered by clustering (average linkage of 1 − τ).</p>"
     )
 
 

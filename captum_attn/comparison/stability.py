@@ -12,10 +12,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from captum_attn.bench import RANDOM, MaskedModel, Method, batches, examples_of, random_scores, token_scores
-from captum_attn.comparison.inputs import ComparedInput, described
-from captum_attn.comparison.words import Words, shared, words_of
+from captum_attn.comparison.compared_inputs import ComparedInput, described
+from captum_attn.comparison.shared_words import Words, shared, words_of
 from captum_attn.core.encoding import length_limit
-from captum_attn.functional import RANKING_METRICS, Agreement, agreement
+from captum_attn.functional import RANKING_METRICS, Agreement, agreement, mean_over_pairs
 
 
 def agreement_of_reruns(copies: Tensor, top_k: int | float) -> Agreement:
@@ -25,8 +25,7 @@ def agreement_of_reruns(copies: Tensor, top_k: int | float) -> Agreement:
         The RANKING_METRICS, (4,), and what chance expects; NaN where undefined.
     """
     found = agreement(copies, top_k)
-    first, second = torch.triu_indices(len(copies), len(copies), offset=1)
-    return Agreement(found.values[:, first, second].nanmean(-1), found.expected_by_chance)
+    return Agreement(mean_over_pairs(found.values), found.expected_by_chance)
 
 
 @dataclass(frozen=True)

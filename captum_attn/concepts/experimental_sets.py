@@ -14,6 +14,20 @@ FEWEST_EXAMPLES = 5
 
 def concept_sets(given: ExperimentalSets) -> list[list[Concept]]:
     """Experimental sets in any form, checked."""
+    sets = _listed(given)
+    keys = [frozenset(concept.id for concept in one) for one in sets]
+    if len(set(keys)) < len(keys):
+        raise ValueError("two experimental sets have the same concepts: each counts as a test, so give one of them")
+    known: dict[int, Concept] = {}
+    for one in sets:
+        for concept in one:
+            _check_concept(concept, known.setdefault(concept.id, concept))
+        _check_contrast(one)
+    return sets
+
+
+def _listed(given: ExperimentalSets) -> list[list[Concept]]:
+    """Lists of concepts; ``TypeError`` for anything else."""
     if isinstance(given, Mapping):
         given = [[Concept(id, name, examples) for id, (name, examples) in enumerate(given.items())]]
     members: list[Any] = list(given)
@@ -26,27 +40,28 @@ def concept_sets(given: ExperimentalSets) -> list[list[Concept]]:
             "concepts must be a list of lists of captum.concept.Concept, one such list, or a mapping from names to "
             f"examples, got {strangers[0]} in it"
         )
-    keys = [frozenset(concept.id for concept in one) for one in sets]
-    if len(set(keys)) < len(keys):
-        raise ValueError("two experimental sets have the same concepts: each counts as a test, so give one of them")
-    known: dict[int, Concept] = {}
-    for one in sets:
-        for concept in one:
-            if concept.data_iter is None:
-                raise ValueError(f"concept {concept.name!r} has no examples: its data_iter is None")
-            other = known.setdefault(concept.id, concept)
-            if (other.name, id(other.data_iter)) != (concept.name, id(concept.data_iter)):
-                raise ValueError(
-                    f"the concepts {other.name!r} and {concept.name!r} have the same id {concept.id}, but other names "
-                    "or examples: give each its own"
-                )
-        if min(len({concept.id for concept in one}), len({concept.name for concept in one})) < max(2, len(one)):
-            named = ", ".join(repr(concept.name) for concept in one)
-            raise ValueError(
-                f"an experimental set must have at least two different concepts, got [{named}]: a concept is a "
-                "direction away from others; add random examples if there are none"
-            )
     return sets
+
+
+def _check_concept(concept: Concept, first: Concept) -> None:
+    """Raise ``ValueError`` for a concept without examples, or another one than the first with its id."""
+    if concept.data_iter is None:
+        raise ValueError(f"concept {concept.name!r} has no examples: its data_iter is None")
+    if (first.name, id(first.data_iter)) != (concept.name, id(concept.data_iter)):
+        raise ValueError(
+            f"the concepts {first.name!r} and {concept.name!r} have the same id {concept.id}, but other names "
+            "or examples: give each its own"
+        )
+
+
+def _check_contrast(members: Sequence[Concept]) -> None:
+    """Raise ``ValueError`` for a set in which a concept has nothing else beside it."""
+    if min(len({concept.id for concept in members}), len({concept.name for concept in members})) < max(2, len(members)):
+        named = ", ".join(repr(concept.name) for concept in members)
+        raise ValueError(
+            f"an experimental set must have at least two different concepts, got [{named}]: a concept is a "
+            "direction away from others; add random examples if there are none"
+        )
 
 
 def check_enough(name: str, count: int) -> None:

@@ -57,6 +57,9 @@ def layers_as_listed(given: Any) -> list[int | str] | None:
 def find_layers(model: nn.Module, example: ModelInputs, wanted: Sequence[int | str] | None) -> list[Layer]:
     """The layers meant, in the model's order.
 
+    Which modules hold the explained attention, in which order, and how often each runs follows from data flow alone, so
+    the model runs once; names of no module are refused before.
+
     Args:
         model: the model.
         example: inputs, of which a forward pass is observed.
@@ -65,6 +68,7 @@ def find_layers(model: nn.Module, example: ModelInputs, wanted: Sequence[int | s
 
     Raises:
         IndexError: an index out of range.
+        RuntimeError: a model that lets no gradients pass.
         ValueError: a name of no module, of one that does not run or that runs several times, or that has no attention
             before it.
     """
@@ -72,32 +76,26 @@ def find_layers(model: nn.Module, example: ModelInputs, wanted: Sequence[int | s
         raise ValueError("layers is empty: expected indices or names of modules, or None for all transformer layers")
     numbers = [layer for layer in wanted or () if isinstance(layer, int)]
     names = [layer for layer in wanted or () if isinstance(layer, str)]
-    found = [] if wanted is not None and not numbers else _blocks(model, example, numbers or None)
-    return sorted({*found, *_named(model, example, names)}, key=lambda layer: (layer.index, layer.name))
+    with observed_forward(model, example, modules=names) as run:
+        found = [] if wanted is not None and not numbers else _blocks(model, run, numbers or None)
+        return sorted({*found, *(_named(run, name) for name in names)}, key=lambda layer: (layer.index, layer.name))
 
 
-def _blocks(model: nn.Module, example: ModelInputs, numbers: Sequence[int] | None) -> list[Layer]:
-    with observed_forward(model, example, gradients=False) as run:
-        chosen = run.resolved_layers(numbers)
-        modules = attention_blocks(model, run.calls)
+def _blocks(model: nn.Module, run: ObservedForward, numbers: Sequence[int] | None) -> list[Layer]:
+    modules = attention_blocks(model, run.calls)
     layers = []
-    for index in chosen:
+    for index in run.resolved_layers(numbers):
         module, call = modules[index], modules[:index].count(modules[index])
         layers.append(Layer(f"{module}#{call}" if call else module, module, call, index))
     return layers
 
 
-def _named(model: nn.Module, example: ModelInputs, names: Sequence[str]) -> list[Layer]:
-    if not names:
-        return []
-    with observed_forward(model, example, gradients=False, modules=names) as run:
-        calls = {name: [states for states in run.states if states.module == name] for name in names}
-        for name, states in calls.items():
-            if len(states) != 1:
-                times = (
-                    f"runs {len(states)} times in a forward pass: give the indices of layers"
-                    if states
-                    else ("does not run, or is no part that is called: choose one whose output is (B, N, width)")
-                )
-                raise ValueError(f"module {name!r} {times}")
-        return [Layer(name, name, 0, run.attention_before(states)) for name, (states,) in calls.items()]
+def _named(run: ObservedForward, name: str) -> Layer:
+    found = [states for states in run.states if states.module == name]
+    if not found:
+        raise ValueError(
+            f"module {name!r} does not run, or is no part that is called: choose one whose output is (B, N, width)"
+        )
+    if len(found) > 1:
+        raise ValueError(f"module {name!r} runs {len(found)} times in a forward pass: give the indices of layers")
+    return Layer(name, name, 0, run.attention_before(found[0]))

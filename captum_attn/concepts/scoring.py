@@ -10,7 +10,14 @@ from torch import Tensor
 from captum_attn.concepts.cavs import CAVEstimator, CAVs
 from captum_attn.concepts.token_states import TokenStates, draw_negatives, held_out_examples
 from captum_attn.core.perturb import seeded
-from captum_attn.functional import direction_p_value, t_test_p_values
+from captum_attn.functional import (
+    balanced_accuracy,
+    direction_p_value,
+    mean_cosine,
+    mean_shifts,
+    t_test_p_values,
+    tcav_scores,
+)
 
 HELD_OUT = 0.2
 """The share of a concept's examples on which the accuracy of its vectors is measured."""
@@ -68,24 +75,19 @@ def score_layer(tokens: TokenStates, pooled: Tensor, estimator: CAVEstimator, n_
     draws = draw_negatives(tokens.concepts, n_cavs, generator)
     held_out = held_out_examples(tokens.concepts, HELD_OUT, generator)
     vectors = estimator(tokens, draws).vectors
-    sensitivity = (pooled @ vectors.mT).view(len(pooled), concepts, n_cavs)
-    sign_count = (sensitivity > 0).float().mean(0)
-    if not pooled.any():
-        sign_count = torch.full_like(sign_count, torch.nan)
+    sign_count, magnitude = (scores.view(concepts, n_cavs) for scores in tcav_scores(pooled, vectors))
     gradient = pooled.mean(0)
     example_effects = tokens.example_means @ gradient
     positive, negative = (weights / weights.sum(1, keepdim=True) for weights in (draws.positive, draws.negative))
     of_draws = ((positive - negative) @ example_effects).view(concepts, n_cavs)
-    owns = [tokens.concepts == concept for concept in range(concepts)]
-    spread = tokens.example_covariance
-    shifts = torch.stack([tokens.example_means[own].mean(0) - tokens.example_means[~own].mean(0) for own in owns])
+    shifts, spread = mean_shifts(tokens.example_means, tokens.concepts), tokens.example_covariance
     some = draws.of_each(n_cavs, ACCURACY_DRAWS).without(held_out)
     accuracy, accuracy_error = held_out_accuracy(tokens, estimator(tokens, some), held_out, concepts)
     each = vectors.view(concepts, n_cavs, -1)
     return LayerScores(
         cavs=each,
         sign_count=sign_count,
-        magnitude=sensitivity.mean(0),
+        magnitude=magnitude,
         effect=shifts @ gradient,
         effect_of_draws=of_draws,
         p_direction=torch.tensor([direction_p_value(gradient, shift, spread) for shift in shifts], dtype=torch.double),
@@ -93,7 +95,7 @@ def score_layer(tokens: TokenStates, pooled: Tensor, estimator: CAVEstimator, n_
         t_test=t_test_p_values(sign_count.mT.cpu()),
         accuracy=accuracy,
         accuracy_error=accuracy_error,
-        cosine=(each.sum(1).square().sum(-1) - n_cavs) / (n_cavs * (n_cavs - 1) or torch.nan),
+        cosine=mean_cosine(each),
     )
 
 
@@ -108,11 +110,9 @@ def held_out_accuracy(tokens: TokenStates, cavs: CAVs, held_out: Tensor, concept
     taken = (tokens.hidden[in_test].float() @ cavs.vectors.mT > cavs.thresholds).float()
     taken = taken.view(len(taken), concepts, -1).mean(-1)
     shares = taken.new_zeros(len(tokens.counts), taken.shape[1]).index_add_(0, tokens.example_of[in_test], taken)
-    shares = shares / tokens.counts[:, None]
-    accuracy, error = [], []
-    for concept, share in enumerate(shares.unbind(1)):
+    found = []
+    for concept, share in enumerate((shares / tokens.counts[:, None]).unbind(1)):
         own = tokens.concepts == concept
-        right, others_right = share[held_out & own], 1 - share[held_out & ~own]
-        accuracy.append((right.mean() + others_right.mean()) / 2)
-        error.append((right.var() / len(right) + others_right.var() / len(others_right)).sqrt() / 2)
+        found.append(balanced_accuracy(share[held_out & own], share[held_out & ~own]))
+    accuracy, error = zip(*found, strict=True)
     return torch.stack(accuracy), torch.stack(error)

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
+from captum_attn._moved import moved_names
+from captum_attn.concepts.concept_figures import concepts_over_image, concepts_under_text
 from captum_attn.core.patches import Grid, patch_values
 
 if TYPE_CHECKING:
@@ -73,8 +74,6 @@ class SensitivityMaps:
             ValueError: an unknown concept or layer.
             IndexError: no such input.
         """
-        from captum_attn.concepts.figures import concepts_over_image, concepts_under_text
-
         if not -len(self.values) <= example < len(self.values):
             raise IndexError(f"example {example} is out of range: there are {len(self.values)} inputs")
         place = self._layer(layer, example)
@@ -107,24 +106,4 @@ class SensitivityMaps:
         return list(self.layers).index(layer)
 
 
-def token_sensitivity(gradient: Tensor, attention: Tensor, vectors: Tensor, rescaled: bool) -> Tensor:
-    """s_i = a_i ⟨g_i, v⟩ of each token for K vectors.
-
-    Args:
-        gradient: g (B, N, D).
-        attention: a (B, N), weights of the tokens; 0 for those out of scope.
-        vectors: v (K, D).
-        rescaled: scale the derivatives ⟨g_i, v⟩ of each input's tokens to the norm of their attention, as the paper
-            does: then all maps have values of one size.
-
-    Returns:
-        (B, K, N).
-
-    Source: arXiv 2508.08966, T-TCAV.
-    """
-    derivative = (gradient.to(attention) @ vectors.to(attention).mT).mT * (attention != 0)[:, None]
-    if rescaled:
-        norm = derivative.norm(dim=-1, keepdim=True)
-        scale = attention.norm(dim=-1)[:, None, None] / norm.clamp(min=torch.finfo(norm.dtype).tiny)
-        derivative = derivative * scale
-    return derivative * attention[:, None]
+__getattr__ = moved_names(__name__, "captum_attn.functional", ["token_sensitivity"])

@@ -11,20 +11,19 @@ from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from captum.concept import Concept
-from captum.concept._core.concept import ConceptInterpreter
+from captum.concept import Concept, ConceptInterpreter
 from captum.log import log_usage
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from captum_attn.bench import OnError, Reader
-from captum_attn.concepts.activations import ConceptStates, Scope, StateStore, tokens_in_scope
 from captum_attn.concepts.cavs import ESTIMATORS, CAVEstimator, EstimatorName
+from captum_attn.concepts.concept_scores import ConceptScores, SetScores
+from captum_attn.concepts.concept_states import ConceptStates, Scope, StateStore, tokens_in_scope
 from captum_attn.concepts.experimental_sets import ExperimentalSets, check_enough, concept_sets
 from captum_attn.concepts.layers import Layer, find_layers, layers_as_listed
-from captum_attn.concepts.results import ConceptScores, SetScores
 from captum_attn.concepts.scoring import score_layer
-from captum_attn.concepts.sensitivity_maps import SensitivityMaps, token_sensitivity
+from captum_attn.concepts.sensitivity_maps import SensitivityMaps
 from captum_attn.concepts.token_states import TokenStates, draw_negatives, joined
 from captum_attn.core.class_names import class_names
 from captum_attn.core.inputs import ModelInputs, forward_args
@@ -35,7 +34,7 @@ from captum_attn.core.run import ObservedForward, observed_forward
 from captum_attn.core.targets import Target, select_target, target_of_each
 from captum_attn.core.tokens import Tokens, special_ids_of
 from captum_attn.core.user_warnings import warn_user
-from captum_attn.functional import SIGNIFICANT, examples_p_values
+from captum_attn.functional import SIGNIFICANT, examples_p_values, pooled_gradient, token_sensitivity
 
 Weighting = Literal["attention", "uniform"]
 
@@ -62,7 +61,7 @@ class _Explained:
 
     def pooled(self) -> list[Tensor]:
         """p = Σ_i a_i g_i of each layer, (B, D)."""
-        return _pooled(self.weights, self.gradients)
+        return list(map(pooled_gradient, self.gradients, self.weights))
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
             mean of all heads; or ``"uniform"``, as in an ordinary TCAV of tokens. A single readout token is not
             weighted: that would change no score.
         estimator: of the vectors, ``"discriminant"``, ``"logistic"`` (the paper's) or ``"pattern"``, or another
-            :class:`captum_attn.concepts.cavs.CAVEstimator`.
+            :class:`captum_attn.concepts.CAVEstimator`.
         permutations: random splits of the examples, for p-values.
         batch_size: how many examples the model sees at a time.
         cache_dir: a folder in which concepts' states are kept, too, and found again by another process.
@@ -263,7 +262,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
 
         Args:
             concepts: of :meth:`read_concepts`.
-            layers: of :func:`captum_attn.concepts.layers.find_layers`.
+            layers: of :func:`captum_attn.concepts.find_layers`.
             readout_target: the output (token, class) by which concepts' readout token is found, if it depends on that.
             show_progress: show a progress bar.
             keep: keep the states, and find them again by a hash of the weights; of no use while these change.
@@ -281,7 +280,8 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
             run: an observed forward pass of inputs.
             readout: of its backward pass, :meth:`~captum_attn.core.ObservedForward.readout_gradients` of the layers.
         """
-        return _pooled(self._weights(self.tokens, run.tokens(self._special_ids), readout), readout.gradients)
+        weights = self._weights(self.tokens, run.tokens(self._special_ids), readout)
+        return list(map(pooled_gradient, readout.gradients, weights))
 
     def score(
         self,
@@ -514,12 +514,6 @@ def _warn_of_inseparable(found: Sequence[SetScores]) -> None:
                 "examples no better than chance, as those of a concept without a meaning should; its scores mean "
                 "little there"
             )
-
-
-def _pooled(weights: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
-    """Σ_i a_i g_i of each layer, (B, D)."""
-    pairs = zip(weights, gradients, strict=True)
-    return [(weight[:, None] @ gradient.to(weight)).squeeze(1) for weight, gradient in pairs]
 
 
 def _check_choice(name: str, given: Any, choices: Collection[str]) -> None:

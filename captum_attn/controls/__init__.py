@@ -1,10 +1,10 @@
 """Does attention explain? Controls of a model's attention: correlations, replaced attention, other seeds."""
 
+from captum_attn.controls.control_result import ControlResult
 from captum_attn.controls.correlation import Correlations, attention_correlation
 from captum_attn.controls.counterfactual import Counterfactuals, ReadoutAttention, counterfactual_attention
 from captum_attn.controls.effects import AttentionEffects
 from captum_attn.controls.permuted import permuted_attention
-from captum_attn.controls.results import ControlResult
 from captum_attn.controls.seeds import SeedVariance, seed_variance
 from captum_attn.controls.uniform import uniform_attention
 from captum_attn.functional import jensen_shannon, total_variation

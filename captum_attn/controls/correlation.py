@@ -12,17 +12,15 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from captum_attn.bench import Data, GradientBaseline
-from captum_attn.controls.figures import boxes_by_layer
-from captum_attn.controls.reading import Reader, Reading
-from captum_attn.controls.results import ControlResult
+from captum_attn.controls.control_figures import boxes_by_layer
+from captum_attn.controls.control_result import ControlResult
+from captum_attn.controls.observed_examples import ObservedBatch, ObservedExamples
 from captum_attn.core.perturb import Replacement
-from captum_attn.functional import total_variation
+from captum_attn.functional import SIGNIFICANT, total_variation
 from captum_attn.methods.token_relevance import Rows, check_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-SIGNIFICANT = 0.05
 
 _ROWS = {"readout": "the readout token's attention to", "incoming": "the mean attention of all tokens to"}
 _REFERENCE = "gradient ~ leave-one-out"
@@ -135,17 +133,20 @@ def attention_correlation(
     check_rows(rows)
     found: list[dict[str, Any]] = []
     with torch.inference_mode(False):
-        reader = Reader(model, data, tokenizer, replacement=replacement, batch_size=batch_size, max_length=max_length)
-        gradient = GradientBaseline(InputXGradient, reader.masked)
-        with tqdm(total=len(reader), desc="Attention and importance", unit="example", disable=not show_progress) as bar:
-            for batch in reader.batches():
-                reading = reader.read(batch)
-                weights = reading.readout if rows == "readout" else reading.real.float()
-                attention = reading.attended(weights)
-                by_gradient = gradient(reader.examples.batch(batch), reading.whole.targets).abs()
-                by_loss = _leave_one_out(reader, reading)
+        examples = ObservedExamples(
+            model, data, tokenizer, replacement=replacement, batch_size=batch_size, max_length=max_length
+        )
+        gradient = GradientBaseline(InputXGradient, examples.masked)
+        total = len(examples)
+        with tqdm(total=total, desc="Attention and importance", unit="example", disable=not show_progress) as bar:
+            for batch in examples.batches():
+                observed = examples.observe(batch)
+                weights = observed.readout if rows == "readout" else observed.real.float()
+                attention = observed.attended(weights)
+                by_gradient = gradient(examples.data.batch(batch), observed.whole.targets).abs()
+                by_loss = _leave_one_out(examples, observed)
                 for place, example in enumerate(batch):
-                    members = reading.whole.players[place]
+                    members = observed.whole.players[place]
                     importance = {"gradient": by_gradient[place, members], "leave-one-out": by_loss[place, members]}
                     compared = _compared(attention[place][..., members], importance)
                     found += [{"example": example, **row} for row in compared]
@@ -153,13 +154,13 @@ def attention_correlation(
     return Correlations(pd.DataFrame(found), _ROWS[rows])
 
 
-def _leave_one_out(reader: Reader, reading: Reading) -> Tensor:
+def _leave_one_out(examples: ObservedExamples, observed: ObservedBatch) -> Tensor:
     """How far the probabilities move (B, N) when a token is replaced; 0 for those that do not play."""
-    whole = reading.whole
+    whole = observed.whole
     example, token = whole.players.nonzero(as_tuple=True)
     alone = torch.zeros(len(token), whole.players.shape[1], dtype=torch.bool, device=token.device)
     alone[torch.arange(len(token), device=token.device), token] = True
-    after = reader.masked.probabilities(whole, example, alone, "replacement")
+    after = examples.masked.probabilities(whole, example, alone, "replacement")
     moved = torch.zeros(whole.players.shape, dtype=after.dtype, device=after.device)
     moved[example, token] = total_variation(whole.probabilities[example], after)
     return moved

@@ -12,11 +12,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from captum_attn.bench import Data
+from captum_attn.controls.control_figures import boxes_by_layer, two_attentions
+from captum_attn.controls.control_result import ControlResult
 from captum_attn.controls.distances import distance_rows
-from captum_attn.controls.figures import boxes_by_layer, two_attentions
-from captum_attn.controls.reading import LayerAttention, Reader, Reading, chosen_heads
-from captum_attn.controls.results import ControlResult
-from captum_attn.controls.search import Found, Settings, farthest_attention, mean_divergence
+from captum_attn.controls.observed_examples import LayerAttention, ObservedBatch, ObservedExamples, chosen_heads
+from captum_attn.controls.search import Found, SearchSettings, farthest_attention, mean_divergence
 from captum_attn.controls.seeds import SeedVariance
 from captum_attn.core.indices import listed_indices, resolve_indices
 from captum_attn.core.patches import Grid
@@ -68,7 +68,7 @@ class Counterfactuals(ControlResult):
     def __init__(
         self,
         rows: pd.DataFrame,
-        settings: Settings,
+        settings: SearchSettings,
         threshold: float,
         data: str,
         readouts: Mapping[int, ReadoutAttention],
@@ -270,29 +270,29 @@ def counterfactual_attention(
     rows: list[dict[str, Any]] = []
     readouts: dict[int, ReadoutAttention] = {}
     layers, heads = listed_indices("layers", layers), listed_indices("heads", heads)
-    settings = Settings((), heads, epsilon, steps, learning_rate, seed)
+    settings = SearchSettings((), heads, epsilon, steps, learning_rate, seed)
     with torch.inference_mode(False):
-        reader = Reader(model, data, tokenizer, batch_size=batch_size, max_length=max_length)
-        total = len(reader.batches()) * steps
+        examples = ObservedExamples(model, data, tokenizer, batch_size=batch_size, max_length=max_length)
+        total = len(examples.batches()) * steps
         with tqdm(total=total, desc="Counterfactual attention", unit="step", disable=not show_progress) as bar:
-            for batch in reader.batches():
-                reading = reader.read(batch)
-                settings = settings._replace(layers=resolve_indices("layers", layers, reading.layers))
-                own = reading.attention()
-                found = farthest_attention(reading, own, settings, tick=bar.update)
-                rows += _rows(reading, own, found, settings, threshold)
+            for batch in examples.batches():
+                observed = examples.observe(batch)
+                settings = settings._replace(layers=resolve_indices("layers", layers, observed.layers))
+                own = observed.attention()
+                found = farthest_attention(observed, own, settings, tick=bar.update)
+                rows += _rows(observed, own, found, settings, threshold)
                 for place, example in enumerate(batch):
-                    readouts[example] = _readout(reader, reading, place, own, found)
-    return Counterfactuals(pd.DataFrame(rows), settings, threshold, reader.examples.fingerprint(), readouts)
+                    readouts[example] = _readout(examples, observed, place, own, found)
+    return Counterfactuals(pd.DataFrame(rows), settings, threshold, examples.data.fingerprint(), readouts)
 
 
 def _rows(
-    reading: Reading, own: Sequence[LayerAttention], found: Found, settings: Settings, threshold: float
+    observed: ObservedBatch, own: Sequence[LayerAttention], found: Found, settings: SearchSettings, threshold: float
 ) -> list[dict[str, Any]]:
     """The rows of a batch."""
-    heads = chosen_heads(settings.heads, reading)
-    before, after = reading.whole.probabilities, found.probabilities
-    targets = reading.whole.targets
+    heads = chosen_heads(settings.heads, observed)
+    before, after = observed.whole.probabilities, found.probabilities
+    targets = observed.whole.targets
     distance = total_variation(before, after)
     same = (distance <= settings.epsilon) & (after.argmax(-1) == targets)
     far = mean_divergence(own, found.attention, heads) >= threshold
@@ -302,24 +302,24 @@ def _rows(
         "change": (after - before).gather(1, targets[:, None]).squeeze(1),
         "found": (same & far).double().masked_fill(~choice, torch.nan),
     }
-    return distance_rows(reading, own, found.attention, heads.flatten().nonzero().flatten().tolist(), output)
+    return distance_rows(observed, own, found.attention, heads.flatten().nonzero().flatten().tolist(), output)
 
 
 def _readout(
-    reader: Reader, reading: Reading, place: int, own: Sequence[LayerAttention], found: Found
+    examples: ObservedExamples, observed: ObservedBatch, place: int, own: Sequence[LayerAttention], found: Found
 ) -> ReadoutAttention:
     """What the readout token of one example of a batch attends to."""
-    real, weights = reading.real[place], reading.readout[place]
+    real, weights = observed.real[place], observed.readout[place]
 
     def attended(attention: Tensor) -> Tensor:
         return (weights.to(attention) @ attention[place]).cpu()[:, real.cpu()]
 
     return ReadoutAttention(
-        tokens=reader.token_names(reading, place),
+        tokens=examples.token_names(observed, place),
         layers=list(found.attention),
         own=torch.stack([attended(own[layer].probabilities) for layer in found.attention]),
         counterfactual=torch.stack([attended(other) for other in found.attention.values()]),
-        grid=reading.whole.grid,
+        grid=observed.whole.grid,
     )
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_attn.controls.reading import LayerAttention, Reading
+from captum_attn.controls.observed_examples import LayerAttention, ObservedBatch
 
 
 def distance_rows(
-    reading: Reading,
+    observed: ObservedBatch,
     own: Sequence[LayerAttention],
     others: Mapping[int, Tensor],
     heads: Sequence[int],
@@ -26,16 +26,16 @@ def distance_rows(
     query has two keys to choose from.
 
     Args:
-        reading: the batch.
+        observed: the batch.
         own: its attention, of each layer.
         others: other attention (B, H, N, N), of some layers.
         heads: those that are compared.
         of_output: further columns, values (B,).
     """
-    apart = torch.stack([_divergences(own[layer], other, reading.readout) for layer, other in others.items()], 1)
+    apart = torch.stack([_divergences(own[layer], other, observed.readout) for layer, other in others.items()], 1)
     apart = apart[:, :, list(heads)].cpu()
     rows: list[dict[str, Any]] = []
-    for place, example in enumerate(reading.examples):
+    for place, example in enumerate(observed.examples):
         output = {name: float(values[place]) for name, values in of_output.items()}
         for layer, by_head in zip(others, apart[place], strict=True):
             rows += [_row(example, layer, head, value) for head, value in zip(heads, by_head, strict=True)]

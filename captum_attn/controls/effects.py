@@ -11,9 +11,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from captum_attn.bench import check_label
-from captum_attn.controls.figures import boxes_by_layer
-from captum_attn.controls.reading import Reader, Reading, chosen_heads, open_keys
-from captum_attn.controls.results import ControlResult
+from captum_attn.controls.control_figures import boxes_by_layer
+from captum_attn.controls.control_result import ControlResult
+from captum_attn.controls.observed_examples import ObservedBatch, ObservedExamples, chosen_heads, open_keys
 from captum_attn.core.observers import Per
 from captum_attn.functional import jensen_shannon, total_variation
 
@@ -83,8 +83,8 @@ class Place(NamedTuple):
 
 
 def attention_effects(
-    reader: Reader,
-    rule_of: Callable[[Reading], Rule],
+    examples: ObservedExamples,
+    rule_of: Callable[[ObservedBatch], Rule],
     *,
     per: Per,
     draws: int,
@@ -94,7 +94,7 @@ def attention_effects(
     """The rows of :class:`AttentionEffects`.
 
     Args:
-        reader: the model and the data.
+        examples: the model and the data.
         rule_of: the rule for a batch, asked ``draws`` times at each place.
         per: ``"layer"``, or ``"head"`` for single heads, too.
         draws: how often a rule draws at random; 1 for one that does not.
@@ -106,53 +106,53 @@ def attention_effects(
     if per not in get_args(Per):
         raise ValueError(f"per must be {' or '.join(map(repr, get_args(Per)))}, got {per!r}")
     rows: list[dict[str, Any]] = []
-    with tqdm(total=len(reader), desc=title, unit="example", disable=not show_progress) as bar:
-        for batch in reader.batches():
-            reading = reader.read(batch)
-            rule = rule_of(reading)
-            if reader.labels is not None:
-                rows += _rows(reading, reader.labels, Place("none", "all"), reading.whole.probabilities[None])
-            places = _places(reading, per)
+    with tqdm(total=len(examples), desc=title, unit="example", disable=not show_progress) as bar:
+        for batch in examples.batches():
+            observed = examples.observe(batch)
+            rule = rule_of(observed)
+            if examples.labels is not None:
+                rows += _rows(observed, examples.labels, Place("none", "all"), observed.whole.probabilities[None])
+            places = _places(observed, per)
             for number, place in enumerate(places):
                 bar.set_postfix_str(f"place {number + 1} of {len(places)}")
-                after = torch.stack([_with_rule(reading, rule, place) for _ in range(draws)])
-                rows += _rows(reading, reader.labels, place, after)
+                after = torch.stack([_with_rule(observed, rule, place) for _ in range(draws)])
+                rows += _rows(observed, examples.labels, place, after)
             bar.update(len(batch))
     return pd.DataFrame(rows)
 
 
-def _places(reading: Reading, per: Per) -> list[Place]:
-    layers: list[int | str] = [*range(reading.layers), "all"]
-    heads = [Place(layer, head) for layer in range(reading.layers) for head in range(reading.heads)]
+def _places(observed: ObservedBatch, per: Per) -> list[Place]:
+    layers: list[int | str] = [*range(observed.layers), "all"]
+    heads = [Place(layer, head) for layer in range(observed.layers) for head in range(observed.heads)]
     return [*(Place(layer, "all") for layer in layers), *(heads if per == "head" else [])]
 
 
-def _with_rule(reading: Reading, rule: Rule, place: Place) -> Tensor:
+def _with_rule(observed: ObservedBatch, rule: Rule, place: Place) -> Tensor:
     """What the model says (B, C) when the attention of a place follows a rule."""
-    heads = chosen_heads([place.head] if isinstance(place.head, int) else None, reading)
-    layers = [place.layer] if isinstance(place.layer, int) else range(reading.layers)
+    heads = chosen_heads([place.head] if isinstance(place.head, int) else None, observed)
+    layers = [place.layer] if isinstance(place.layer, int) else range(observed.layers)
 
     def replace(_: int, attention: Tensor, allowed: Tensor) -> Tensor:
-        return torch.where(heads, rule(attention, open_keys(allowed, reading.real)), attention)
+        return torch.where(heads, rule(attention, open_keys(allowed, observed.real)), attention)
 
-    return reading.probabilities(replace, layers)
+    return observed.probabilities(replace, layers)
 
 
-def _rows(reading: Reading, labels: list[int] | None, place: Place, after: Tensor) -> list[dict[str, Any]]:
+def _rows(observed: ObservedBatch, labels: list[int] | None, place: Place, after: Tensor) -> list[dict[str, Any]]:
     """A row for each example of a batch, from probabilities (draws, B, C)."""
-    before = reading.whole.probabilities.expand_as(after)
+    before = observed.whole.probabilities.expand_as(after)
     columns = {
         "tvd": total_variation(before, after).quantile(0.5, dim=0),
         "divergence": jensen_shannon(before, after).quantile(0.5, dim=0),
         "changed": (before.argmax(-1) != after.argmax(-1)).double().mean(0),
     }
     if labels is not None:
-        for example in reading.examples:
+        for example in observed.examples:
             check_label(labels[example], example, after.shape[-1])
-        gold = torch.tensor([labels[example] for example in reading.examples], device=after.device)
+        gold = torch.tensor([labels[example] for example in observed.examples], device=after.device)
         columns["correct"] = (after.argmax(-1) == gold).double().mean(0)
     values = zip(*(column.tolist() for column in columns.values()), strict=True)
     return [
         {"example": example, **place._asdict(), **dict(zip(columns, row, strict=True))}
-        for example, row in zip(reading.examples, values, strict=True)
+        for example, row in zip(observed.examples, values, strict=True)
     ]

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from captum_attn.bench import Data
 from captum_attn.controls.effects import AttentionEffects, Rule, attention_effects
-from captum_attn.controls.reading import Reader, Reading, random_entries
+from captum_attn.controls.observed_examples import ObservedBatch, ObservedExamples, random_entries
 from captum_attn.core.observers import Per
 from captum_attn.core.perturb import seeded
+from captum_attn.functional import permuted_rows
 
 
 def permuted_attention(
@@ -54,10 +55,10 @@ def permuted_attention(
     if permutations < 1:
         raise ValueError(f"permutations must be at least 1, got {permutations}")
     with torch.inference_mode(False):
-        reader = Reader(model, data, tokenizer, batch_size=batch_size, max_length=max_length)
+        examples = ObservedExamples(model, data, tokenizer, batch_size=batch_size, max_length=max_length)
         rows = attention_effects(
-            reader,
-            lambda reading: _permuting(reading, seed),
+            examples,
+            lambda observed: _permuting(observed, seed),
             per=per,
             draws=permutations,
             title="Permuted attention",
@@ -66,26 +67,11 @@ def permuted_attention(
     return AttentionEffects(rows, "permuted" + (f", medians of {permutations}" if permutations > 1 else ""))
 
 
-def permuted(attention: Tensor, keys: Tensor, order: Tensor) -> Tensor:
-    """A' (B, H, N, N): each query's weights on its keys, bool (B, 1 or H, N, N), in the order of numbers (B, H, N, N).
-
-    The weight of the key with the lowest number goes to the first key, and so on; other entries stay.
-
-    Example:
-        >>> keys = torch.tensor([[[[True, True, False]]]])
-        >>> permuted(torch.tensor([[[[0.9, 0.1, 0.0]]]]), keys, torch.tensor([[[[0.7, 0.2, 0.4]]]]))
-        tensor([[[[0.1000, 0.9000, 0.0000]]]])
-    """
-    to = (~keys).expand_as(attention).int().argsort(dim=-1, stable=True)  # the keys first, from left to right
-    taken = order.masked_fill(~keys, torch.inf).argsort(dim=-1, stable=True)  # the same keys first, in the order given
-    return torch.empty_like(attention).scatter(-1, to, attention.gather(-1, taken))
-
-
-def _permuting(reading: Reading, seed: int) -> Rule:
+def _permuting(observed: ObservedBatch, seed: int) -> Rule:
     """A rule that permutes the attention of a batch in another way whenever it is asked."""
-    generators = [seeded(seed, example) for example in reading.examples]
+    generators = [seeded(seed, example) for example in observed.examples]
 
     def rule(attention: Tensor, keys: Tensor) -> Tensor:
-        return permuted(attention, keys, random_entries(generators, reading.real, reading.heads))
+        return permuted_rows(attention, keys, random_entries(generators, observed.real, observed.heads))
 
     return rule

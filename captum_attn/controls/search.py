@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from captum_attn.controls.reading import LayerAttention, Reading, chosen_heads, random_entries
+from captum_attn.controls.observed_examples import LayerAttention, ObservedBatch, chosen_heads, random_entries
 from captum_attn.core.perturb import seeded
 from captum_attn.functional import total_variation
 
@@ -19,7 +19,7 @@ _MARGIN = 0.8  # of epsilon, beyond which the penalty grows
 _GROWTH, _DECAY = 1.3, 1.1  # factors of the penalty from one step to the next
 
 
-class Settings(NamedTuple):
+class SearchSettings(NamedTuple):
     """How to search.
 
     Attributes:
@@ -52,7 +52,7 @@ class Found(NamedTuple):
 
 
 def farthest_attention(
-    reading: Reading, own: Sequence[LayerAttention], settings: Settings, tick: Callable[[], object]
+    observed: ObservedBatch, own: Sequence[LayerAttention], settings: SearchSettings, tick: Callable[[], object]
 ) -> Found:
     """Maximise the mean Jensen-Shannon divergence of A' from A, while the probabilities stay within ``epsilon``.
 
@@ -62,17 +62,17 @@ def farthest_attention(
     attention, at divergence 0, where there is none.
 
     Args:
-        reading: a batch.
+        observed: a batch.
         own: its attention.
         settings: how to search.
         tick: called after each step.
 
     Source: Jain and Wallace 2019, *Attention is not Explanation*, section 4.2.2, who do the same for one layer.
     """
-    before = reading.whole.probabilities
+    before = observed.whole.probabilities
     log_before = before.clamp(min=torch.finfo(before.dtype).tiny).log()
-    heads = chosen_heads(settings.heads, reading)
-    scores = _start(reading, own, settings)
+    heads = chosen_heads(settings.heads, observed)
+    scores = _start(observed, own, settings)
     best = {layer: own[layer].probabilities for layer in scores}
     farthest = torch.zeros(len(before), device=before.device, dtype=own[0].probabilities.dtype)
     penalty = torch.full_like(farthest, _PENALTY)
@@ -80,7 +80,7 @@ def farthest_attention(
     for _ in range(settings.steps):
         with torch.enable_grad():
             attention = {layer: _softmax(own[layer], score) for layer, score in scores.items()}
-            log_after = _logits_with(reading, own, attention, heads, gradients=True)[0].log_softmax(-1)
+            log_after = _logits_with(observed, own, attention, heads, gradients=True)[0].log_softmax(-1)
             divergence = mean_divergence(own, attention, heads)
             cost = penalty * (before * (log_before - log_after)).sum(-1) - divergence
             gradients = torch.autograd.grad(cost.sum(), list(scores.values()))
@@ -96,7 +96,7 @@ def farthest_attention(
             score.grad = gradient
         optimizer.step()
         tick()
-    logits, attention = _logits_with(reading, own, best, heads, gradients=False)
+    logits, attention = _logits_with(observed, own, best, heads, gradients=False)
     return Found(attention, logits.softmax(-1))
 
 
@@ -112,13 +112,13 @@ def mean_divergence(own: Sequence[LayerAttention], attention: Mapping[int, Tenso
     return torch.stack([own[layer].divergence(other)[:, kept].mean(1) for layer, other in attention.items()]).mean(0)
 
 
-def _start(reading: Reading, own: Sequence[LayerAttention], settings: Settings) -> dict[int, Tensor]:
+def _start(observed: ObservedBatch, own: Sequence[LayerAttention], settings: SearchSettings) -> dict[int, Tensor]:
     """Scores (B, H, N, N) for each layer, whose softmax is near the model's attention."""
-    generators = [seeded(settings.seed, example) for example in reading.examples]
+    generators = [seeded(settings.seed, example) for example in observed.examples]
     scores = {}
     for layer in settings.layers:
         probabilities = own[layer].probabilities
-        noise = _NOISE * (2 * random_entries(generators, reading.real, reading.heads).to(probabilities) - 1)
+        noise = _NOISE * (2 * random_entries(generators, observed.real, observed.heads).to(probabilities) - 1)
         scores[layer] = (probabilities.clamp(min=_FLOOR).log() + noise).requires_grad_()
     return scores
 
@@ -129,7 +129,11 @@ def _softmax(own: LayerAttention, scores: Tensor) -> Tensor:
 
 
 def _logits_with(
-    reading: Reading, own: Sequence[LayerAttention], attention: Mapping[int, Tensor], heads: Tensor, gradients: bool
+    observed: ObservedBatch,
+    own: Sequence[LayerAttention],
+    attention: Mapping[int, Tensor],
+    heads: Tensor,
+    gradients: bool,
 ) -> tuple[Tensor, dict[int, Tensor]]:
     """The model's logits (B, C) with other attention in the rows that count, and all attention (B, H, N, N) then."""
     used = {}
@@ -138,4 +142,4 @@ def _logits_with(
         used[layer] = torch.where(own[layer].rows[..., None] & heads, attention[layer], computed)
         return used[layer]
 
-    return reading.logits(replace, attention, gradients).to(reading.whole.probabilities.dtype), used
+    return observed.logits(replace, attention, gradients).to(observed.whole.probabilities.dtype), used

@@ -11,10 +11,10 @@ import torch
 from tqdm.auto import tqdm
 
 from captum_attn.bench import Data
+from captum_attn.controls.control_figures import boxes_by_layer
+from captum_attn.controls.control_result import ControlResult
 from captum_attn.controls.distances import distance_rows
-from captum_attn.controls.figures import boxes_by_layer
-from captum_attn.controls.reading import LayerAttention, Reader, Reading
-from captum_attn.controls.results import ControlResult
+from captum_attn.controls.observed_examples import LayerAttention, ObservedBatch, ObservedExamples
 from captum_attn.functional import total_variation
 
 if TYPE_CHECKING:
@@ -120,30 +120,30 @@ def seed_variance(
     rows: list[dict[str, Any]] = []
     layers, given = 0, list(data) if isinstance(data, Iterator) else data
     with torch.inference_mode(False):
-        readers = {
-            name: Reader(model, given, tokenizer, batch_size=batch_size, max_length=max_length)
+        of_models = {
+            name: ObservedExamples(model, given, tokenizer, batch_size=batch_size, max_length=max_length)
             for name, model in named.items()
         }
-        batches = next(iter(readers.values())).batches()
-        total = len(batches) * len(readers)
+        first_model = next(iter(of_models.values()))
+        batches = first_model.batches()
+        total = len(batches) * len(of_models)
         with tqdm(total=total, desc="Seed variance", unit="batch", disable=not show_progress) as bar:
             for batch in batches:
                 seen = {}
-                for name, reader in readers.items():
-                    reading = reader.read(batch)
-                    seen[name] = reading, reading.attention()
+                for name, examples in of_models.items():
+                    observed = examples.observe(batch)
+                    seen[name] = observed, observed.attention()
                     bar.update()
-                _check_alike({name: reading for name, (reading, _) in seen.items()})
+                _check_alike({name: observed for name, (observed, _) in seen.items()})
                 layers = len(next(iter(seen.values()))[1])
                 for first, second in combinations(seen, 2):
                     pair = {"first": first, "second": second}
                     rows += [{**row, **pair} for row in _compared(*seen[first], *seen[second])]
-    examples = next(iter(readers.values())).examples
-    return SeedVariance(pd.DataFrame(rows), range(layers), list(named), examples.fingerprint())
+    return SeedVariance(pd.DataFrame(rows), range(layers), list(named), first_model.data.fingerprint())
 
 
 def _compared(
-    first: Reading, own: Sequence[LayerAttention], second: Reading, others: Sequence[LayerAttention]
+    first: ObservedBatch, own: Sequence[LayerAttention], second: ObservedBatch, others: Sequence[LayerAttention]
 ) -> list[dict[str, Any]]:
     """The rows of a batch and a pair of models; the queries that count are the first one's."""
     before = first.whole.probabilities
@@ -153,10 +153,10 @@ def _compared(
     return distance_rows(first, own, attention, range(first.heads), output)
 
 
-def _check_alike(readings: Mapping[str, Reading]) -> None:
+def _check_alike(seen: Mapping[str, ObservedBatch]) -> None:
     shapes = {
-        name: (reading.layers, reading.heads, *reading.real.shape[1:], *reading.whole.probabilities.shape[1:])
-        for name, reading in readings.items()
+        name: (observed.layers, observed.heads, *observed.real.shape[1:], *observed.whole.probabilities.shape[1:])
+        for name, observed in seen.items()
     }
     if len(set(shapes.values())) > 1:
         raise ValueError(

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from captum_attn.bench import Data
 from captum_attn.controls.effects import AttentionEffects, attention_effects
-from captum_attn.controls.reading import Reader
+from captum_attn.controls.observed_examples import ObservedExamples
 from captum_attn.core.observers import Per
+from captum_attn.functional import uniform_rows
 
 
 def uniform_attention(
@@ -59,14 +60,8 @@ def uniform_attention(
     Source: Wiegreffe and Pinter 2019, *Attention is not not Explanation*, section 3.2.
     """
     with torch.inference_mode(False):
-        reader = Reader(model, data, tokenizer, labels=labels, batch_size=batch_size, max_length=max_length)
+        examples = ObservedExamples(model, data, tokenizer, labels=labels, batch_size=batch_size, max_length=max_length)
         rows = attention_effects(
-            reader, lambda _: uniform, per=per, draws=1, title="Uniform attention", show_progress=show_progress
+            examples, lambda _: uniform_rows, per=per, draws=1, title="Uniform attention", show_progress=show_progress
         )
     return AttentionEffects(rows, "made uniform")
-
-
-def uniform(attention: Tensor, keys: Tensor) -> Tensor:
-    """A' (B, H, N, N) with the same probability for each of a query's keys, bool (B, 1 or H, N, N)."""
-    count = keys.sum(-1, keepdim=True)
-    return torch.where(count > 0, keys / count.clamp(min=1).to(attention), attention)

@@ -94,6 +94,11 @@ class ModelInputs:
         )
         return {**dict(zip(names, self.positional, strict=False)), **self.keywords}
 
+    def mapping(self) -> dict[str, Any]:
+        """All of them by name, as a tokenizer or an image processor returns them: what :func:`mapping_inputs` reads."""
+        given = {name: value for name, value in self.companions.items() if name != "use_cache"}  # which we add, no user
+        return {self.name or FEATURE_NAMES[self.modality]: self.features, **given, **self.notes}
+
     @property
     def modality(self) -> Modality:
         return modality(self.features)

@@ -2,11 +2,13 @@
 
 Games on influence and their Shapley values (``games``, ``estimators``), maximum flows through attention (``flows``),
 faithfulness and plausibility of scores (``faithfulness``, ``plausibility``), rankings and how far they agree
-(``rankings``), how far distributions are apart (``divergence``), concepts' effects and how sure they are
-(``significance``), means over inputs (``means``). Needs torch and SciPy alone.
+(``rankings``), how far distributions are apart (``divergence``), other rows of attention (``attention_rows``), scores
+and effects of concepts (``tcav``) and how sure these are (``significance``), means over inputs (``means``).
+Needs torch and SciPy alone.
 """
 
-from captum_attn.functional.divergence import jensen_shannon, total_variation
+from captum_attn.functional.attention_rows import permuted_rows, uniform_rows
+from captum_attn.functional.divergence import jensen_shannon, mean_jensen_shannon, total_variation
 from captum_attn.functional.estimators import (
     CharacteristicFunction,
     ShapleyEstimate,
@@ -34,7 +36,7 @@ from captum_attn.functional.games import (
     shapley_interactions,
     shapley_values,
 )
-from captum_attn.functional.means import Mean, mean_over_inputs
+from captum_attn.functional.means import Mean, mean_over_inputs, mean_over_pairs
 from captum_attn.functional.plausibility import token_auprc, token_f1, token_iou
 from captum_attn.functional.rankings import (
     RANKING_METRICS,
@@ -56,6 +58,15 @@ from captum_attn.functional.significance import (
     holm,
     t_test_p_values,
 )
+from captum_attn.functional.tcav import (
+    TCAVScores,
+    balanced_accuracy,
+    mean_cosine,
+    mean_shifts,
+    pooled_gradient,
+    tcav_scores,
+    token_sensitivity,
+)
 
 __all__ = [
     "ADDITIVE_GAMES",
@@ -70,9 +81,11 @@ __all__ = [
     "Mean",
     "Scale",
     "ShapleyEstimate",
+    "TCAVScores",
     "agreement",
     "aopc",
     "area_under_curve",
+    "balanced_accuracy",
     "barrier_flow",
     "check_percentages",
     "check_probabilities",
@@ -87,22 +100,31 @@ __all__ = [
     "kernel_shapley",
     "log_odds",
     "maximum_flows",
+    "mean_cosine",
     "mean_drop",
+    "mean_jensen_shannon",
     "mean_over_inputs",
+    "mean_over_pairs",
+    "mean_shifts",
     "permutation_shapley",
+    "permuted_rows",
+    "pooled_gradient",
     "rank_players",
     "reversed_ranks",
     "shapley_interactions",
     "shapley_values",
     "t_test_p_values",
+    "tcav_scores",
     "token_auprc",
     "token_f1",
     "token_iou",
+    "token_sensitivity",
     "top_and_rest",
     "top_count",
     "top_k_overlap",
     "top_players",
     "total_variation",
+    "uniform_rows",
 ]
 
 

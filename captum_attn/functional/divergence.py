@@ -34,6 +34,30 @@ def jensen_shannon(first: Tensor, second: Tensor) -> Tensor:
     return divergence.clamp(min=0)  # but for rounding, it is
 
 
+def mean_jensen_shannon(first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
+    """The weighted mean of the Jensen-Shannon divergences of N pairs of distributions: Σ_q w_q JS_q / Σ_q w_q.
+
+    Args:
+        first, second: (..., N, K), as :func:`jensen_shannon` takes them; the rows of two attentions, K = N.
+        weights: (..., N), of the same dtype, not negative.
+
+    Returns:
+        (...), of the same dtype; 0 where all weights are.
+
+    Raises:
+        ValueError: other shapes or dtypes.
+
+    Example:
+        >>> p, q = torch.tensor([[1.0, 0.0], [0.5, 0.5]]), torch.tensor([[0.0, 1.0], [0.5, 0.5]])
+        >>> mean_jensen_shannon(p, q, torch.tensor([1.0, 3.0]))
+        tensor(0.1733)
+
+    Source: Jain and Wallace 2019, *Attention is not Explanation*, section 4.2.2, for one query.
+    """
+    shares = weights / weights.sum(-1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
+    return (jensen_shannon(first, second) * shares).sum(-1)
+
+
 def total_variation(first: Tensor, second: Tensor) -> Tensor:
     """The total variation distance of distributions over the last dimension, ½ Σ |p - q|, between 0 and 1.
 

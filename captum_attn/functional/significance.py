@@ -21,7 +21,7 @@ from scipy import stats
 from torch import Tensor
 
 SIGNIFICANT = 0.05
-"""The level of the tests, after Holm's correction."""
+"""The level of all tests."""
 
 
 def examples_p_values(example_effects: Tensor, own: Tensor, permutations: int, seed: int) -> Tensor:
@@ -39,6 +39,14 @@ def examples_p_values(example_effects: Tensor, own: Tensor, permutations: int, s
 
     Returns:
         float64 (L,), at least 2 / (1 + permutations) where splits are random; NaN where all effects are zero.
+
+    Example:
+        >>> effects = torch.tensor([[5.0, 4.0, 6.0, 0.0, 1.0, -1.0]])
+        >>> examples_p_values(effects, torch.arange(6) < 3, permutations=99, seed=0)  # 2 of all 20 splits
+        tensor([0.1000], dtype=torch.float64)
+
+    Source: Chung and Romano 2013, *Exact and asymptotically robust permutation tests*, for the studentized difference;
+    Phipson and Smyth 2010, *Permutation P-values should never be zero*, for the smallest one.
     """
     groups = [example_effects[:, members].double().cpu().numpy() for members in (own, ~own)]
     test = stats.permutation_test(
@@ -80,6 +88,9 @@ def direction_p_value(gradient: Tensor, shift: Tensor, covariance: Tensor) -> fl
     Example:
         >>> direction_p_value(torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.0, 1.0, 0.0]), torch.eye(3))
         1.0
+
+    Source: Fisher 1915, *Frequency distribution of the values of the correlation coefficient in samples from an
+    indefinitely large population*, whose null distribution, in D + 1 observations, is that of these cosines.
     """
     factor = torch.linalg.cholesky(covariance.double())
     gradient, shift = (
@@ -117,6 +128,18 @@ def t_test_p_values(scores: Tensor) -> Tensor:
 
     It takes the scores of n concept activation vectors for n observations, which share their positives and their
     inputs: its p-values are far too small, on untrained models, too.
+
+    Args:
+        scores: (n, C), floating, on the CPU.
+
+    Returns:
+        (C,), of the same dtype.
+
+    Example:
+        >>> t_test_p_values(torch.tensor([[0.4, 0.9, 1.0], [0.6, 0.8, 1.0], [0.5, 1.0, 1.0]]))
+        tensor([1.0000, 0.0202,    nan])
+
+    Source: Student 1908, *The probable error of a mean*; Kim et al. 2018, arXiv 1711.11279, for its use on such scores.
     """
     varies = (scores != scores[0]).any(0) & ~scores.isnan().any(0)
     p_values = scores.new_full((scores.shape[1],), float("nan"))

@@ -71,3 +71,11 @@ def test_a_name_that_moved_is_still_found_in_the_package():
         assert captum_attn.core.shapley_values is shapley_values
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = captum_attn.core.nothing
+
+
+def test_a_function_that_moved_is_still_found_in_its_module():
+    from captum_attn.concepts import sensitivity_maps
+    from captum_attn.functional import token_sensitivity
+
+    with pytest.warns(FutureWarning, match="token_sensitivity moved: import it from captum_attn.functional"):
+        assert sensitivity_maps.token_sensitivity is token_sensitivity

@@ -16,7 +16,7 @@ from small_models import digits, load_image_model, load_text_model
 
 from captum_attn import ShapleyAttention, ShapleyGradAttention
 from captum_attn.comparison import Comparison, compare
-from captum_attn.comparison.inputs import ComparedInput
+from captum_attn.comparison.compared_inputs import ComparedInput
 
 HOSTILE = "<script>alert('&\"')</script>"
 TEXTS = ["a gripping , funny film", "not good at all", "the cast is a delight"]

@@ -15,8 +15,8 @@ from small_models import digits, load_image_model, load_text_model
 from torch import nn
 
 from captum_attn.controls import counterfactual_attention, seed_variance
-from captum_attn.controls.reading import Reader
-from captum_attn.controls.search import Settings, farthest_attention
+from captum_attn.controls.observed_examples import ObservedExamples
+from captum_attn.controls.search import SearchSettings, farthest_attention
 
 TEXTS = ["a gripping , funny film", "dull", "not good at all , and far too long", "the cast is a delight"]
 
@@ -33,10 +33,10 @@ def run(text_model, data=TEXTS, **options):
 
 def searched(model, inputs, layers, heads=None, steps=15, seed=0):
     """A batch, its attention and the farthest one, with the settings that a user would have."""
-    reading = Reader(model, inputs, None, batch_size=3, max_length=None).read([0, 1, 2])
-    own = reading.attention()
-    settings = Settings(layers, heads, 0.01, steps, 0.3, seed)
-    return reading, own, farthest_attention(reading, own, settings, tick=lambda: None)
+    observed = ObservedExamples(model, inputs, None, batch_size=3, max_length=None).observe([0, 1, 2])
+    own = observed.attention()
+    settings = SearchSettings(layers, heads, 0.01, steps, 0.3, seed)
+    return observed, own, farthest_attention(observed, own, settings, tick=lambda: None)
 
 
 @pytest.mark.parametrize("layers", [[0, 1, 2], [1], [2]])
@@ -44,15 +44,15 @@ def searched(model, inputs, layers, heads=None, steps=15, seed=0):
 def test_textbook_attention_with_what_was_found_predicts_the_same(name, layers):
     family = FAMILIES[name]
     model, inputs = family.build(), batch(family)
-    reading, _, found = searched(model, inputs, layers)
+    observed, _, found = searched(model, inputs, layers)
     logits, _ = logits_with(model, inputs, lambda call, attention: found.attention.get(call, attention))
     whole, _ = logits_with(model, inputs, lambda call, attention: attention)
     torch.testing.assert_close(found.probabilities, logits.softmax(-1), rtol=1e-4, atol=1e-5)
     assert ((logits.softmax(-1) - whole.softmax(-1)).abs().sum(-1) / 2).max() <= 0.0101
     assert torch.equal(logits.argmax(-1), whole.argmax(-1))
     for attention in found.attention.values():
-        torch.testing.assert_close(attention.sum(-1)[reading.real[:, None].expand(-1, 4, -1)], torch.ones(1).expand(
-            int(reading.real.sum()) * 4), rtol=1e-5, atol=1e-5)  # fmt: skip
+        torch.testing.assert_close(attention.sum(-1)[observed.real[:, None].expand(-1, 4, -1)], torch.ones(1).expand(
+            int(observed.real.sum()) * 4), rtol=1e-5, atol=1e-5)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["bert", "gpt2"])
@@ -70,7 +70,7 @@ def test_the_frame_is_what_scipy_says_of_the_attention_found(text_model):
     model = FAMILIES["bert"].build()
     inputs = text_batch()
     result = counterfactual_attention(model, inputs, steps=15, show_progress=False, layers=[0, -1])
-    reading, own, found = searched(model, inputs, [0, 2])
+    observed, own, found = searched(model, inputs, [0, 2])
     frame = result.frame().set_index(["example", "layer", "head"])
     for example in range(3):
         of_layers = []
@@ -86,7 +86,7 @@ def test_the_frame_is_what_scipy_says_of_the_attention_found(text_model):
             assert frame.divergence[example, layer, "all"] == pytest.approx(np.mean(by_head), abs=1e-5)
             of_layers.append(np.mean(by_head))
         assert frame.divergence[example, "all", "all"] == pytest.approx(np.mean(of_layers), abs=1e-5)
-        before, after = reading.whole.probabilities[example], found.probabilities[example]
+        before, after = observed.whole.probabilities[example], found.probabilities[example]
         assert frame.tvd[example, "all", "all"] == pytest.approx((before - after).abs().sum().item() / 2, abs=1e-6)
         change = (after - before)[before.argmax()].item()
         assert frame.change[example, "all", "all"] == pytest.approx(change, abs=1e-6)

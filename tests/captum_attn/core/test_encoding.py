@@ -16,8 +16,8 @@ from tokenizers_of_every_kind import TOKENIZERS, classifier
 from transformers import BertConfig, CanineTokenizer, EncoderDecoderConfig
 
 from captum_attn.bench import Reader
-from captum_attn.comparison.words import words_of
-from captum_attn.controls import reading as controls
+from captum_attn.comparison.shared_words import words_of
+from captum_attn.controls.observed_examples import ObservedExamples
 from captum_attn.core.encoding import encode, length_limit, padded
 from captum_attn.core.models import text_config
 from captum_attn.metrics import evaluate
@@ -121,7 +121,7 @@ def lengths_by_room(tokenizer, model, limit):
         "shap": lambda: [len(text) for text in TextReader(tokenizer, model, max_length=limit).read([SHORT, LONG])],
         "concepts": lambda: [b.features.shape[1] for b in Reader(other, tokenizer, 1).read([SHORT, LONG], "texts")],
         "controls": lambda: (
-            controls.Reader(model, [SHORT, LONG], tokenizer, batch_size=1, max_length=limit).examples.lengths
+            ObservedExamples(model, [SHORT, LONG], tokenizer, batch_size=1, max_length=limit).data.lengths
         ),
         "comparison": lambda: [len(words_of(text, tokenizer, limit).owners) + 2 for text in (SHORT, LONG)],
     }

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from families import FAMILIES, text_batch
 from stacked_models import Attend
 from torch import nn
 
 from captum_attn import ShapleyGradAttention
-from captum_attn.core import mapping_inputs, observed_forward
+from captum_attn.core import mapping_inputs, observed_forward, tensor_inputs
 from captum_attn.core.inputs import ModelInputs, _brings_tokens
 from captum_attn.core.origins import FEATURES, OTHER, Provenance
 
@@ -96,3 +97,23 @@ def test_companions_by_place_are_known_by_the_models_names_for_them():
     inputs.call(lambda *given: given, Entering(True))
     assert [number for _, number in entered] == [FEATURES, OTHER]
     assert torch.equal(entered[1][0], IDS + 2)
+
+
+def test_a_mapping_of_inputs_is_what_a_tokenizer_returned():
+    model = FAMILIES["gpt2"].build()
+    given = {**text_batch(), "special_tokens_mask": torch.zeros_like(text_batch()["input_ids"])}
+    inputs = mapping_inputs(model, given)
+    assert inputs.keywords["use_cache"] is False  # added for the model; who reads the mapping gets tensors alone
+    assert inputs.mapping().keys() == given.keys()
+    assert all(torch.equal(value, given[name]) for name, value in inputs.mapping().items())
+    again = mapping_inputs(model, inputs.mapping())
+    assert (again.name, again.keywords.keys(), again.notes.keys()) == (
+        inputs.name,
+        inputs.keywords.keys(),
+        inputs.notes.keys(),
+    )
+
+
+def test_a_mapping_names_what_was_given_by_place():
+    by_place = tensor_inputs(lambda ids, condition: ids + condition, IDS, (JOINING["a domain"],))
+    assert by_place.mapping().keys() == {"input_ids", "condition"}

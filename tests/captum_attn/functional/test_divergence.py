@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.spatial.distance import jensenshannon
 
-from captum_attn.controls import jensen_shannon, total_variation
+from captum_attn.functional import jensen_shannon, mean_jensen_shannon, total_variation
 
 
 def distributions(rows):
@@ -50,6 +50,15 @@ def test_total_variation_is_the_most_that_an_events_probability_differs(pair):
     events = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 5).double()
     differences = (events @ (pair[0] - pair[1])).abs()
     assert total_variation(*pair).item() == pytest.approx(differences.max().item(), abs=1e-12)
+
+
+@given(distributions(3), distributions(3), st.lists(st.sampled_from([0.0, 0.25, 3.0]), min_size=3, max_size=3))
+def test_the_weighted_mean_is_that_of_a_loop(first, second, weights):
+    each = [np.nan_to_num(jensenshannon(p.numpy(), q.numpy()) ** 2) for p, q in zip(first, second, strict=True)]
+    whole = sum(weight * value for weight, value in zip(weights, each, strict=True))
+    expected = whole / sum(weights) if any(weights) else 0.0
+    found = mean_jensen_shannon(first, second, torch.tensor(weights).double())
+    assert found.item() == pytest.approx(expected, abs=1e-12)
 
 
 def test_distributions_that_share_nothing_are_at_the_bounds():

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from scipy.linalg import helmert
 
 from captum_attn.functional import direction_p_value, examples_p_values, holm, t_test_p_values
 
@@ -99,6 +100,15 @@ def test_the_direction_test_is_the_same_in_all_coordinates(seed):
     expected = direction_p_value(gradient, shift, covariance)
     moved = direction_p_value(torch.linalg.solve(change.mT, gradient), change @ shift, change @ covariance @ change.mT)
     assert moved == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("width", [2, 3, 7])
+def test_the_direction_test_is_pearsons_of_one_observation_more(width):
+    generator = torch.Generator().manual_seed(width)
+    for _ in range(5):
+        gradient, shift = torch.randn(2, width, generator=generator).double()
+        expected = stats.pearsonr(*(vector.numpy() @ helmert(width + 1) for vector in (gradient, shift))).pvalue
+        assert direction_p_value(gradient, shift, torch.eye(width)) == pytest.approx(expected, rel=1e-8)
 
 
 def test_directions_in_which_examples_spread_little_count_more():

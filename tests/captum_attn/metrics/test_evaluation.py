@@ -832,10 +832,10 @@ def test_whoever_asks_gets_the_scores_of_what_is_explained_now(text_model, tmp_p
     seen = []
 
     def keep(name, scores, rows, whole):
-        assert scores.shape == whole.players.shape == (len(rows), whole.inputs.features.shape[1])
+        assert scores.shape == whole.players.shape
         seen.extend((name, row) for row in rows)
         if name == "ties":
-            torch.testing.assert_close(scores, with_ties({"input_ids": whole.inputs.features}, None))
+            torch.testing.assert_close(scores, with_ties(whole.inputs.mapping(), None))
 
     file = tmp_path / "run.jsonl"
     run(text_model, data=TEXTS, batch_size=2, file=file, on_scores=keep)

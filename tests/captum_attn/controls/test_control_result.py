@@ -18,7 +18,7 @@ from captum_attn.controls import (
     seed_variance,
     uniform_attention,
 )
-from captum_attn.controls.figures import boxes_by_layer, layers_by_heads, two_attentions
+from captum_attn.controls.control_figures import boxes_by_layer, layers_by_heads, two_attentions
 
 EFFECTS = pd.DataFrame(
     [

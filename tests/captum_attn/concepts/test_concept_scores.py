@@ -14,8 +14,8 @@ from small_models import load_text_model
 
 from captum_attn import TTCAV, ShapleyGradAttention
 from captum_attn.concepts.cavs import CAVs
-from captum_attn.concepts.results import ConceptScores
-from captum_attn.concepts.sensitivity_maps import SensitivityMaps, token_sensitivity
+from captum_attn.concepts.concept_scores import ConceptScores
+from captum_attn.concepts.sensitivity_maps import SensitivityMaps
 from captum_attn.concepts.token_states import draw_negatives
 from captum_attn.core import mapping_inputs, observed_forward
 from captum_attn.core.perturb import seeded
@@ -223,17 +223,6 @@ def test_maps_are_of_tokens_whatever_the_scores_are_of(vit):
     assert torch.equal(of_readout.values, of_players.values)
     everything = TTCAV(vit, n_cavs=3, tokens="all").sensitivity_maps(images(2, 9), SETS, 0, **QUIET)
     assert everything.values[..., 0].any()
-
-
-def test_maps_by_hand():
-    gradient = torch.tensor([[[1.0, 0.0], [0.0, 2.0], [3.0, 0.0]]])
-    attention, vectors = torch.tensor([[0.5, 0.25, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    expected = torch.tensor([[[0.5, 0.0, 0.0], [0.0, 0.5, 0.0]]])
-    torch.testing.assert_close(token_sensitivity(gradient, attention, vectors, rescaled=False), expected)
-    # derivatives (1, 0) and (0, 2) get the norm of (0.5, 0.25)
-    norm = (0.5**2 + 0.25**2) ** 0.5
-    expected = torch.tensor([[[0.5 * norm, 0.0, 0.0], [0.0, 0.25 * norm, 0.0]]])
-    torch.testing.assert_close(token_sensitivity(gradient, attention, vectors, rescaled=True), expected)
 
 
 def test_rescaling_changes_no_sign_and_no_score(text_ttcav):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from small_models import load_text_model
 from tokenizers_of_every_kind import CORPUS, TOKENIZERS
 
-from captum_attn.comparison.words import shared, words_of
+from captum_attn.comparison.shared_words import shared, words_of
 
 
 @pytest.fixture(scope="module")

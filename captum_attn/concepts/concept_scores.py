@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from captum.concept import Concept
-from captum.concept._utils.common import concepts_to_str
 from torch import Tensor
 
+from captum_attn.concepts.concept_figures import concepts_by_layers, scores_of_draws
 from captum_attn.concepts.layers import Layer, layer_labels
 from captum_attn.concepts.scoring import LayerScores
 from captum_attn.functional import SIGNIFICANT, holm
@@ -42,7 +42,7 @@ class SetScores:
     @property
     def key(self) -> str:
         """The concepts' ids, as Captum joins them."""
-        return str(concepts_to_str(self.concepts))
+        return "-".join(str(concept.id) for concept in self.concepts)
 
     @property
     def layer_labels(self) -> list[str]:
@@ -198,8 +198,6 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
         Raises:
             KeyError: no such set.
         """
-        from captum_attn.concepts.figures import concepts_by_layers
-
         one = self.of_set(experimental_set)
         rows = self.table().query("set == @one.key")
         shape = (len(one.layers), len(one.concepts))
@@ -217,8 +215,6 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
 
         Args, Returns, Raises: as :meth:`plot`.
         """
-        from captum_attn.concepts.figures import scores_of_draws
-
         one = self.of_set(experimental_set)
         blind = [[one.separates(place, k) for k in range(len(one.concepts))] for place in range(len(one.layers))]
         return scores_of_draws(
@@ -238,7 +234,7 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
         return f"{what}, {len(self.targets)} inputs"
 
 
-def agreement(scores: Mapping[str, ConceptScores]) -> pd.DataFrame:
+def cav_agreement(scores: Mapping[str, ConceptScores]) -> pd.DataFrame:
     """How far several estimators, or other settings, agree on the same concepts, draws and inputs.
 
     Args:
@@ -259,7 +255,7 @@ def agreement(scores: Mapping[str, ConceptScores]) -> pd.DataFrame:
         >>> for name in ("discriminant", "logistic"):
         ...     ttcav = TTCAV(model, processor=tokenizer, estimator=name)
         ...     found[name] = ttcav.interpret(batch, sets, target=1, show_progress=False)
-        >>> list(agreement(found).columns)
+        >>> list(cav_agreement(found).columns)
         ['first', 'second', 'set', 'concept', 'layer', 'cosine', 'difference', 'spread']
     """
     import pandas as pd

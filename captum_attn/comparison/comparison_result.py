@@ -16,11 +16,13 @@ from torch import Tensor
 
 from captum_attn.bench import RANDOM
 from captum_attn.comparison.cautions import Evidence, words_of_caution
-from captum_attn.comparison.inputs import ComparedInput
+from captum_attn.comparison.compared_inputs import ComparedInput
+from captum_attn.comparison.comparison_figure import comparison_figure
+from captum_attn.comparison.page import Content, page
 from captum_attn.comparison.stability import Paraphrased, agreement_of_reruns
-from captum_attn.functional import RANKING_METRICS, Agreement, agreement, mean_over_inputs
+from captum_attn.functional import RANKING_METRICS, Agreement, agreement, mean_over_inputs, mean_over_pairs
+from captum_attn.metrics import Evaluation
 from captum_attn.metrics.catalogue import F1_PERCENTAGE
-from captum_attn.metrics.results import Evaluation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -217,20 +219,18 @@ class Comparison:
         Raises:
             IndexError: no such input.
         """
-        from captum_attn.comparison.figures import comparison_figure
-
         order = self._shown_inputs
         example = order[len(order) // 2] if example is None else example
         if not -len(self.inputs) <= example < len(self.inputs):
             raise IndexError(f"example {example} is out of range: there are {len(self.inputs)} inputs")
-        return comparison_figure(self, example % len(self.inputs))
+        example %= len(self.inputs)
+        return comparison_figure(self.matrix(), self._table, self.inputs[example], self._title(example))
 
     def by_agreement(self) -> list[int]:
         """The numbers of the inputs on which methods can be compared, by their mean τ there: from the least up."""
         own = [place for place, method in enumerate(self.methods) if method != RANDOM]
         tau = self._values[:, RANKING_METRICS.index("kendall_tau")][:, own][:, :, own]
-        first, second = torch.triu_indices(len(own), len(own), offset=1)
-        of_each = tau[:, first, second].nanmean(-1)
+        of_each = mean_over_pairs(tau)
         return [row for row in of_each.argsort(stable=True).tolist() if of_each[row].isfinite()]
 
     def to_html(self, examples: int = 3) -> str:
@@ -242,20 +242,37 @@ class Comparison:
         Raises:
             ValueError: a negative number.
         """
-        from captum_attn.comparison.page import page
-
         if examples < 0:
             raise ValueError(f"examples must be at least 0, got {examples}")
         order = self._shown_inputs
         count = min(examples, len(order))
         places = sorted({round(place) for place in np.linspace(0, len(order) - 1, count)}) if count else []
-        return page(self, [order[place] for place in places])
+        settings = self.evaluation.settings
+        return page(
+            Content(
+                cautions=self.cautions(),
+                table=self._table,
+                agreement=self._agreement,
+                stability=self._stability,
+                matrices={metric: self.matrix(metric) for metric in RANKING_METRICS},
+                inputs={self._title(order[place]): self.inputs[order[place]] for place in places},
+                explained=len(self.inputs),
+                top_k=self.top_k,
+                interventions=settings.interventions,
+                percentages=settings.percentages,
+                seed=settings.seed,
+            )
+        )
 
     def save(self, path: str | Path, examples: int = 3) -> None:
         """Write :meth:`to_html` to a file; its folder is made if there is none."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(self.to_html(examples), encoding="utf-8")
+
+    def _title(self, example: int) -> str:
+        one = self.inputs[example]
+        return f"Input {example}, predicted: {self.class_name(one.target)} (probability {one.probability:.3f})"
 
     @property
     def _shown_inputs(self) -> list[int]:

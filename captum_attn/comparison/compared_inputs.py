@@ -82,15 +82,10 @@ class Collected:
         self._tokenizer, self._reruns, self._seed = tokenizer, reruns, seed
 
     def __call__(self, name: str, scores: Tensor, rows: Sequence[int], whole: WholeInputs) -> None:
-        """Take in a method's scores (B, N) of a batch, and ask its copies about it."""
-        columns = {
-            whole.inputs.name or "input_ids": whole.inputs.features,
-            **whole.inputs.keywords,
-            **whole.inputs.notes,
-        }
+        """Take in a method's scores (B, N) of some inputs, by their numbers, and ask its copies about them."""
         self.outputs = whole.probabilities.shape[1]
         copies = [
-            token_scores(f"{name}, rerun {number}", copy, columns, whole)
+            token_scores(f"{name}, rerun {number}", copy, whole.inputs.mapping(), whole)
             for number, copy in enumerate(self._reruns.get(name, ()), start=1)
         ]
         if name == RANDOM:

@@ -16,7 +16,7 @@ from captum_attn.core.models import config_of
 from captum_attn.core.perturb import Replacement
 from captum_attn.core.replacement import Replace, replaced_output, replacement_calls
 from captum_attn.core.run import observed_forward
-from captum_attn.functional import jensen_shannon
+from captum_attn.functional import mean_jensen_shannon
 
 
 class LayerAttention(NamedTuple):
@@ -41,12 +41,11 @@ class LayerAttention(NamedTuple):
             weights: (B, N), of the queries. Default: all alike.
         """
         shares = self.rows.to(other) if weights is None else self.rows * weights[:, None].to(other)
-        shares = shares / shares.sum(-1, keepdim=True).clamp(min=torch.finfo(other.dtype).tiny)
-        return (jensen_shannon(self.probabilities, other) * shares).sum(-1)
+        return mean_jensen_shannon(self.probabilities, other, shares)
 
 
 @dataclass(frozen=True)
-class Reading:
+class ObservedBatch:
     """A batch of B inputs of N tokens, what a model of L layers and H heads says of it, and how it attends.
 
     Attributes:
@@ -107,7 +106,7 @@ class Reading:
         return torch.stack(seen, 1)
 
 
-class Reader:
+class ObservedExamples:
     """A classifier and the data on which its attention is tested, read in batches.
 
     Args:
@@ -130,27 +129,27 @@ class Reader:
         max_length: int | None,
     ) -> None:
         self.masked = MaskedModel(model, tokenizer, replacement=replacement, batch_size=batch_size)
-        self.examples = examples_of(data, tokenizer, self.masked.model, max_length)
-        self.labels = checked_labels(labels, len(self.examples), config_of(self.masked.model))
+        self.data = examples_of(data, tokenizer, self.masked.model, max_length)
+        self.labels = checked_labels(labels, len(self.data), config_of(self.masked.model))
 
     def __len__(self) -> int:
-        return len(self.examples)
+        return len(self.data)
 
     def batches(self) -> list[list[int]]:
         """The examples' numbers, those of like length together; the longest first, so that memory fails at once."""
-        order = sorted(range(len(self)), key=lambda row: -self.examples.lengths[row])
+        order = sorted(range(len(self)), key=lambda row: -self.data.lengths[row])
         size = self.masked.batch_size
         return [order[start : start + size] for start in range(0, len(order), size)]
 
-    def read(self, rows: Sequence[int]) -> Reading:
+    def observe(self, rows: Sequence[int]) -> ObservedBatch:
         """Run the model on some examples, forward and backward from the predicted class."""
         model = self.masked.model
-        inputs = mapping_inputs(model, self.examples.batch(rows))
+        inputs = mapping_inputs(model, self.data.batch(rows))
         with observed_forward(model, inputs) as run:
             whole = self.masked.whole(run, inputs)
             predicted = run.output.gather(1, whole.targets[:, None]).squeeze(1)
             reached = run.find_reached(predicted) & run.real[:, None]
-            return Reading(
+            return ObservedBatch(
                 examples=rows,
                 model=model,
                 whole=whole,
@@ -161,10 +160,10 @@ class Reader:
                 heads=run.heads,
             )
 
-    def token_names(self, reading: Reading, place: int) -> list[str]:
+    def token_names(self, observed: ObservedBatch, place: int) -> list[str]:
         """What stands at each of an example's tokens: text, where there is a tokenizer, else numbers."""
-        real = reading.real[place]
-        inputs, tokenizer = reading.whole.inputs, self.masked.tokenizer
+        real = observed.real[place]
+        inputs, tokenizer = observed.whole.inputs, self.masked.tokenizer
         if inputs.modality != "ids" or tokenizer is None:
             return list(map(str, range(int(real.sum()))))
         return [tokenizer.decode([token]).strip() for token in inputs.features[place][real].tolist()]
@@ -175,14 +174,14 @@ def open_keys(allowed: Tensor, real: Tensor) -> Tensor:
     return allowed & real[:, None, None] & real[:, None, :, None]
 
 
-def chosen_heads(heads: Sequence[int] | None, reading: Reading) -> Tensor:
+def chosen_heads(heads: Sequence[int] | None, observed: ObservedBatch) -> Tensor:
     """bool (H, 1, 1): the heads that are concerned; negative indices count from the end, None is all.
 
     Raises:
         IndexError, ValueError: a head that the model does not have; none.
     """
-    chosen = torch.zeros(reading.heads, 1, 1, dtype=torch.bool, device=reading.real.device)
-    chosen[resolve_indices("heads", heads, reading.heads)] = True
+    chosen = torch.zeros(observed.heads, 1, 1, dtype=torch.bool, device=observed.real.device)
+    chosen[resolve_indices("heads", heads, observed.heads)] = True
     return chosen
 
 

@@ -10,7 +10,7 @@ from families import FAMILIES
 from torch import nn
 
 from captum_attn import TTCAV, RawAttention
-from captum_attn.concepts.activations import StateStore
+from captum_attn.concepts.concept_states import StateStore
 from captum_attn.concepts.layers import find_layers
 from captum_attn.core import mapping_inputs
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 
-from captum_attn.controls import figures
+from captum_attn.controls.control_figures import layers_by_heads
+from captum_attn.formatting import plain, with_error
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -76,7 +77,9 @@ class ControlResult(ABC):
         together = table[~table["head"].map(_is_number)]
         shown = together if len(together) else table
         by = [column for column in self.by if shown[column].nunique() > 1 or column == "layer"]
-        shown = shown.assign(cell=[_cell(row) for row in shown.itertuples()])
+        shown = shown.assign(
+            cell=[with_error(row.mean, row.standard_error, written=plain) for row in shown.itertuples()]
+        )
         measures = shown.measure.unique()
         lines = [self.caption, "", f"| {' | '.join([*by, *map(_words, measures)])} |"]
         lines.append(f"|{'---|' * len(by)}{'--:|' * len(measures)}")
@@ -107,7 +110,7 @@ class ControlResult(ABC):
                 f"there is no {_words(measure)} of single heads: give per='head', where the control takes it, and "
                 "labels for what is correct"
             )
-        return figures.layers_by_heads(self._of_heads(heads), _words(measure), self.title)
+        return layers_by_heads(self._of_heads(heads), _words(measure), self.title)
 
     def values_by_layer(self, measure: str, rows: pd.DataFrame | None = None) -> dict[str, Any]:
         """The values of a measure in each layer, all heads together, one for each example in which it is defined.
@@ -135,7 +138,3 @@ def _is_number(value: Any) -> bool:
 
 def _words(measure: str) -> str:
     return {"tvd": "TVD", "tau": "Kendall's τ"}.get(measure, measure.replace("_", " "))
-
-
-def _cell(row: Any) -> str:
-    return f"{row.mean:.3f}" if row.n < 2 else f"{row.mean:.3f} ± {row.standard_error:.3f}"

@@ -11,15 +11,13 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
 from captum_attn.bench import RANDOM
-from captum_attn.comparison.inputs import ComparedInput, Picture
-from captum_attn.comparison.wording import short
+from captum_attn.comparison.compared_inputs import ComparedInput, Picture
+from captum_attn.formatting import short
 from captum_attn.visualization import as_written, diverging_colours, draw_patches, shown_pixels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
-
-    from captum_attn.comparison.results import Comparison
 
 AGREES, OPPOSES = "#0f766e", "#b45309"
 """Colours of τ = 1 and τ = -1; red and blue are for tokens."""
@@ -44,12 +42,18 @@ def clustered(matrix: pd.DataFrame) -> list[str]:
     return [matrix.index[place] for place in leaves_list(tree)]
 
 
-def comparison_figure(comparison: Comparison, example: int) -> Figure:
-    """What :meth:`Comparison.plot` documents."""
+def comparison_figure(matrix: pd.DataFrame, table: pd.DataFrame, shown: ComparedInput, title: str) -> Figure:
+    """What :meth:`~captum_attn.comparison.Comparison.plot` documents.
+
+    Args:
+        matrix: τ of each two methods.
+        table: a row for each method, as :meth:`~captum_attn.comparison.Comparison.table` has it.
+        shown: one input, with each method's scores.
+        title: what is said of it.
+    """
     from matplotlib.figure import Figure
 
-    order = clustered(comparison.matrix())
-    shown = comparison.inputs[example]
+    order = clustered(matrix)
     rows = len(order)
     if shown.picture is None:
         lines = min(_MOST_LINES, -(-len(shown.tokens) // _TOKENS_IN_A_LINE))
@@ -60,11 +64,10 @@ def comparison_figure(comparison: Comparison, example: int) -> Figure:
     figure = Figure(figsize=(11.5, above + below), layout="constrained")
     top, bottom = figure.subfigures(2, 1, height_ratios=(above, below), squeeze=False)[:, 0]
     left, middle, right = top.subplots(1, 3, width_ratios=(0.34 * rows + 1, 2.6, 2.6))
-    _heat_map(left, comparison.matrix().loc[order, order])
-    table = comparison.table().set_index("method").loc[order]
+    _heat_map(left, matrix.loc[order, order])
+    table = table.set_index("method").loc[order]
     _bars(middle, table, "comprehensiveness", "higher is better")
     _bars(right, table, "sufficiency", "lower is better")
-    title = f"input {example}, predicted: {comparison.class_name(shown.target)} (probability {shown.probability:.2f})"
     bottom.suptitle(title, fontsize=10, x=0.01, ha="left")
     if shown.picture is None:
         _token_rows(bottom, shown, order)
