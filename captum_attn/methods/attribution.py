@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypedDict, TypeVar
@@ -338,6 +338,9 @@ class OnePassAttribution(AttentionAttribution):
 
     observes_outputs = False
     """Whether the observer needs what follows the attention calls, too."""
+
+    modules: Collection[str] = ()
+    """Names of modules whose hidden states are wanted."""
 
     @abstractmethod
     def observer(self, explained: Explained) -> LayerObserver:

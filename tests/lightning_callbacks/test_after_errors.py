@@ -16,7 +16,7 @@ from small_models import load_text_model
 from torch.utils.data import DataLoader
 
 from lightning_callbacks import AttributionModule, AttributionWriter, ExplanationMonitor, read_attributions
-from lightning_callbacks.agreement import together
+from lightning_callbacks.consensus import all_or_none
 
 TRAIN, VALIDATION = DataLoader(Texts(12), 4), DataLoader(Texts(11, seed=1), 4)
 MEASURED = ("_history", "scores", "_validations")
@@ -110,7 +110,7 @@ def test_scores_of_a_validation_that_failed_are_none():
     def measured(trainer):
         calls.append(1)
         if len(calls) == 2:
-            together(trainer, lambda: Raising.fail(RuntimeError))  # as the monitor's own parts do
+            all_or_none(trainer, lambda: Raising.fail(RuntimeError))  # as the monitor's own parts do
         return original(trainer)
 
     monitor._measured = measured
