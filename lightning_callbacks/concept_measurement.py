@@ -141,7 +141,7 @@ class ConceptMeasurement(Measurement):
     def metrics(self, numbers: Tensor, labels: Tensor | None) -> Mapping[str, float]:
         targets, pooled = numbers.split([1, sum(self._widths)], dim=1)
         each = pooled.float().to(device_of(self._ttcav.model)).split(self._widths, dim=1)
-        known = (self._concepts, self._states, self._layers, each, targets.long().cpu())
+        known = (self._concepts, self._states, self._layers, each, targets.long())
         self.scores = self._ttcav.score(*known, outputs=self._outputs)
         if not self._warned:
             warn_of_weak_tests(self.scores.sets, self._ttcav.permutations)

@@ -149,7 +149,7 @@ class FaithfulnessMeasurement(Measurement):
         return torch.cat(columns, 1)
 
     def metrics(self, numbers: Tensor, labels: Tensor | None) -> Mapping[str, float]:
-        whole, *parts = numbers.cpu().split([1, *[2 * len(SHARES), 1] * len(self._rankings)], dim=1)
+        whole, *parts = numbers.split([1, *[2 * len(SHARES), 1] * len(self._rankings)], dim=1)
         found = {}
         for name, perturbed, predicted in zip(self._rankings, parts[::2], parts[1::2], strict=True):
             found[name] = _drops(whole.squeeze(1), perturbed)

@@ -93,7 +93,7 @@ class MeasuredModel:
             rows, numbers = known[table]
             found: Mapping[str, float] = dict.fromkeys(measurement.names, float("nan"))
             if len(rows):
-                found = measurement.metrics(numbers, None if labels is None else labels[rows.cpu()])
+                found = measurement.metrics(numbers.cpu(), None if labels is None else labels[rows.cpu()])
             if found.keys() != {*measurement.names}:
                 raise ValueError(
                     f"{type(measurement).__name__} found {', '.join(found)}, expected {', '.join(measurement.names)}"

@@ -122,8 +122,8 @@ class Measurement:
         """A value for each name; by default, means of the numbers.
 
         Args:
-            numbers: float64 (m, width) of the m > 0 examples that are known, in the order of the probe set.
-            labels: of these, int64 (m,) on the CPU; None if there are none.
+            numbers: float64 (m, width) on the CPU, of the m > 0 examples that are known, in the order of the probe set.
+            labels: of these, int64 (m,); None if there are none.
         """
         return dict(zip(self.names, numbers.mean(0).tolist(), strict=True))
 

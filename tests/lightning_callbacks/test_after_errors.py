@@ -11,6 +11,7 @@ import weakref
 import pytest
 from fine_tuning import Failing, FineTuned, Texts, monitored, trainer_of
 from lightning.pytorch import Callback
+from own_measurements import ProbingAccuracy, RolloutEntropy
 from predictions import text_loader
 from small_models import load_text_model
 from torch.utils.data import DataLoader
@@ -73,7 +74,7 @@ def size_of(monitor):
     ("hook", "error"), [*((hook, FloatingPointError) for hook in HOOKS), (HOOKS[0], KeyboardInterrupt)]
 )
 def test_the_monitor_lets_go(hook, error):
-    monitor = ExplanationMonitor(**monitored(target=None))
+    monitor = ExplanationMonitor(**monitored(target=None, measurements=[RolloutEntropy(), ProbingAccuracy()]))
     new = size_of(monitor)
     assert model_after(monitor, hook, error) is None
     assert size_of(monitor) < new + 100
