@@ -3,9 +3,10 @@
 from lightning_callbacks.attribution_folder import read_attributions
 from lightning_callbacks.attribution_module import AttributionModule
 from lightning_callbacks.attribution_writer import AttributionWriter
+from lightning_callbacks.measurement import Measurement
 from lightning_callbacks.monitor import ExplanationMonitor
 
-__all__ = ["AttributionModule", "AttributionWriter", "ExplanationMonitor", "read_attributions"]
+__all__ = ["AttributionModule", "AttributionWriter", "ExplanationMonitor", "Measurement", "read_attributions"]
 
 
 def __dir__() -> list[str]:

@@ -24,7 +24,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lightning_callbacks.settings import differences
+from lightning_callbacks.plain_settings import differences
 
 Bools = npt.NDArray[np.bool_]
 KEYS = ("dataloader", "index")

@@ -20,8 +20,8 @@ from captum_attn.core.tokens import find_players, real_tokens, special_ids_of
 from lightning_callbacks.attribution_table import attribution_table
 from lightning_callbacks.batches import BatchInputs, LabelledInputs, labelled_inputs
 from lightning_callbacks.classes import class_number
-from lightning_callbacks.methods import built, tokenizer_of
-from lightning_callbacks.settings import plain
+from lightning_callbacks.method_factories import built, tokenizer_of
+from lightning_callbacks.plain_settings import plain
 from lightning_callbacks.strategies import check_strategy
 
 Target = int | str | tuple[int, int | str] | None

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from lightning_callbacks.attribution_folder import AttributionFolder, Bools
 from lightning_callbacks.attribution_module import AttributionModule
 from lightning_callbacks.neutrality import forget_module, without_trace
-from lightning_callbacks.settings import plain
+from lightning_callbacks.plain_settings import plain
 
 
 class AttributionWriter(BasePredictionWriter):

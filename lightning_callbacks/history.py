@@ -7,13 +7,50 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from captum_attn.functional import SIGNIFICANT
-from lightning_callbacks.probing import ExplainedExample
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SHOWN_VALIDATIONS = 6
 """Of so many validations, an example's attributions are kept: of the first, and of the last ones."""
+
+
+@dataclass(frozen=True)
+class ExplainedExample:
+    """The attributions of one example, to be looked at.
+
+    Attributes:
+        row: its number in the probe set.
+        values: of its players.
+        players: where these stand among its tokens.
+        target: the explained class.
+        probability: of that class.
+        grid: rows and columns of an image's patches; None for text.
+        outputs: how many classes the model tells apart; 0 where that was not kept.
+        extent: left, right, bottom and top edge of the patches in the image, in pixels; None where that is not known.
+    """
+
+    row: int
+    values: list[float]
+    players: list[int]
+    target: int
+    probability: float
+    grid: tuple[int, int] | None
+    outputs: int = 0
+    extent: tuple[float, float, float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """How a history shows the metrics that are named ``group/...``.
+
+    Attributes:
+        summarized: whether they are rows of the summary.
+        p_values: the group of their p-values, if they have some.
+    """
+
+    summarized: bool = True
+    p_values: str | None = None
 
 
 @dataclass
@@ -57,6 +94,11 @@ class History:
         for forgotten in self.validations[1 : -SHOWN_VALIDATIONS + 1]:
             forgotten.examples = []
 
+    @property
+    def names(self) -> list[str]:
+        """The names of all metrics that were logged at some time."""
+        return list(dict.fromkeys(name for one in self.validations for name in one.metrics))
+
     def seconds(self, since: int = 0) -> float:
         """What explanations and figures took, from a place in the history on."""
         return sum(one.seconds + one.figure_seconds for one in self.validations[since:])
@@ -67,29 +109,30 @@ class History:
 
         rows = [{**asdict(one), **one.metrics} for one in self.validations]
         named = ["validation", "epoch", "step", "samples", "seconds", "figure_seconds"]
-        return pd.DataFrame(rows, columns=[*named, *dict.fromkeys(name for one in rows for name in one["metrics"])])
+        return pd.DataFrame(rows, columns=[*named, *self.names])
 
-    def summary(self) -> pd.DataFrame:
-        """A row for each metric of faithfulness and each effect: first, last, least and greatest, with their steps.
+    def summary(self, groups: Mapping[str, Group]) -> pd.DataFrame:
+        """A row for each metric of groups that are summarized: first, last, least and greatest, with their steps.
 
         ``significant`` says in how many validations an effect was (Holm, 5 %).
         """
         import pandas as pd
 
         frame, rows = self.frame().set_index("step"), {}
-        for name in frame.columns:
-            values = frame[name].dropna() if name.startswith(("faithfulness/", "tcav_effect/")) else frame[name][:0]
-            if len(values):
-                p_values = frame.get(name.replace("tcav_effect/", "tcav_p/", 1)) if "tcav" in name else None
-                rows[name] = {
-                    "first": values.iloc[0],
-                    "last": values.iloc[-1],
-                    "least": values.min(),
-                    "at step": values.idxmin(),
-                    "greatest": values.max(),
-                    "at step ": values.idxmax(),
-                    "significant": "" if p_values is None else f"{(p_values < SIGNIFICANT).sum()} of {len(values)}",
-                }
+        for name in self.names:
+            group, values = groups.get(group_of(name), Group()), frame[name].dropna()
+            if not group.summarized or not len(values):
+                continue
+            p_values = frame.get(name.replace(group_of(name), group.p_values, 1)) if group.p_values else None
+            rows[name] = {
+                "first": values.iloc[0],
+                "last": values.iloc[-1],
+                "least": values.min(),
+                "at step": values.idxmin(),
+                "greatest": values.max(),
+                "at step ": values.idxmax(),
+                "significant": "" if p_values is None else f"{(p_values < SIGNIFICANT).sum()} of {len(values)}",
+            }
         return pd.DataFrame(rows).T.convert_dtypes()
 
     def state(self) -> list[dict[str, Any]]:
@@ -104,3 +147,8 @@ class History:
             examples = [ExplainedExample(**example) for example in one["examples"]]
             history.validations.append(Validation(**{**one, "examples": examples}))
         return history
+
+
+def group_of(name: str) -> str:
+    """What a metric's name says before the first slash."""
+    return name.partition("/")[0]

@@ -1,4 +1,4 @@
-"""Follow concepts and faithfulness while a model is fine-tuned."""
+"""Follow explanations of a model while it is fine-tuned."""
 
 from __future__ import annotations
 
@@ -17,23 +17,26 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from captum_attn import ShapleyGradAttention
-from captum_attn.bench import INTERVENTIONS, Intervention
-from captum_attn.concepts import ConceptScores, ConceptStates, ExperimentalSets, warn_of_weak_tests
+from captum_attn.bench import Intervention
+from captum_attn.concepts import ConceptScores, ExperimentalSets
 from captum_attn.core.perturb import Replacement
 from captum_attn.core.user_warnings import warn_user
-from lightning_callbacks.agreement import FailedTogetherError, together
+from captum_attn.metrics import Metric
 from lightning_callbacks.batches import BatchInputs
-from lightning_callbacks.concept_probe import ConceptProbe
+from lightning_callbacks.concept_measurement import ConceptMeasurement
+from lightning_callbacks.consensus import FailedSomewhereError, all_or_none
+from lightning_callbacks.faithfulness_measurement import FaithfulnessMeasurement
 from lightning_callbacks.figure_logging import log_figures
-from lightning_callbacks.figures import example_over_time, trajectories
 from lightning_callbacks.gathering import RowsOfExamples
-from lightning_callbacks.history import History, Validation
-from lightning_callbacks.methods import Methods, named_methods
+from lightning_callbacks.history import ExplainedExample, Group, History, Validation, group_of
+from lightning_callbacks.history_figures import example_over_time, group_panels, trajectories
+from lightning_callbacks.logged_names import COSTS, check_waiting
+from lightning_callbacks.measured_model import MeasuredModel
+from lightning_callbacks.measurement import Measurement
+from lightning_callbacks.method_factories import Methods
 from lightning_callbacks.model_in_module import ModelChoice
-from lightning_callbacks.names import CONCEPT_COLUMNS, COSTS, check_names, check_waiting
 from lightning_callbacks.neutrality import forget_module, without_trace
 from lightning_callbacks.preparation import Plan, validation_loader
-from lightning_callbacks.probing import CONCEPTS, FAITHFULNESS, ExplainedExample, Probing
 from lightning_callbacks.progress import shown_progress
 from lightning_callbacks.strategies import check_strategy, explains_together
 
@@ -45,7 +48,7 @@ _CHEAPER = "max_samples=, every_n_validations= and figures=False make it less"
 
 
 class ExplanationMonitor(Callback):
-    """Log T-TCAV scores of concepts and the faithfulness of attributions at each validation.
+    """Log T-TCAV scores of concepts, the faithfulness of attributions and measurements of your own at each validation.
 
     The same probe set is explained every time. Training goes on as if nothing had happened: same gradients, modes and
     random numbers. Scalars can be monitored by ``ModelCheckpoint`` and ``EarlyStopping``:
@@ -53,9 +56,10 @@ class ExplanationMonitor(Callback):
     - ``faithfulness/comprehensiveness``, ``sufficiency`` and, with labels, ``f1_macro`` and ``f1_weighted`` (of
       predictions from the top 20 % of tokens) of the first method, on ERASER's scale;
       ``faithfulness/{name}/comprehensiveness`` and so on of the others and of ``random`` scores;
-      ``faithfulness_error/...``, standard errors of the first two;
+      ``faithfulness_error/...``, standard errors of the first two; other names with other ``metrics``;
     - ``tcav/{concept}/layer_{i}``, T-TCAV scores; ``tcav_effect/...``, mean-shift effects in units of the output;
       ``tcav_p/...``, their p-values after Holm's correction for the concepts and layers of one validation;
+    - the names of your own ``measurements``;
     - ``explanations/seconds`` and ``explanations/samples``.
 
     Without validation data nothing is explained, and a warning says so.
@@ -73,6 +77,9 @@ class ExplanationMonitor(Callback):
             to examples, or a list of captum's ``Concept``. Let one of them be a control. None: no concepts.
         faithfulness: a class of attributions; a function of a model (and its ``tokenizer``, if it takes one) that
             returns an attribution; or several of these, in a sequence or a mapping from names. None: no faithfulness.
+        metrics: of faithfulness: names of :data:`captum_attn.metrics.CATALOGUE`, or :class:`captum_attn.metrics.Metric`
+            records of your own. Default: comprehensiveness and sufficiency, with labels F1, too.
+        measurements: your own, of :class:`lightning_callbacks.Measurement`; they share the passes of ours.
         target: the class whose probe examples are scored by concepts, a number or a name; needs labels. None: all
             examples, each by its predicted class.
         probe: the examples to explain: texts, images, paths, a tensor, a tokenizer's mapping (with ``labels``), a data
@@ -97,7 +104,7 @@ class ExplanationMonitor(Callback):
         concept_options: other arguments of :class:`captum_attn.TTCAV`, such as ``{"n_cavs": 20}``.
         autocast: run the model in the trainer's precision, such as ``bf16-mixed``; by default in that of its weights.
         figures: whether to draw figures.
-        examples: of how many examples, to look at.
+        examples: of how many examples attributions are shown in figures.
         log_prefix: goes before all names, such as ``"zebra/"``. Each monitor of a trainer needs its own.
         on_error: ``"warn"`` goes on with the training, ``"raise"`` stops it.
         seed: of random scores and of concepts' draws.
@@ -127,6 +134,8 @@ class ExplanationMonitor(Callback):
         concepts: ExperimentalSets | None = None,
         faithfulness: Methods | None = ShapleyGradAttention,
         *,
+        metrics: Sequence[str | Metric] | None = None,
+        measurements: Sequence[Measurement] = (),
         target: int | str | None = None,
         probe: Any | None = None,
         labels: Sequence[int | str] | Tensor | None = None,
@@ -148,17 +157,20 @@ class ExplanationMonitor(Callback):
         on_error: str = "warn",
         seed: int = 0,
     ) -> None:
-        if concepts is None and faithfulness is None:
-            raise MisconfigurationException("nothing to monitor: give concepts, faithfulness or both")
+        if concepts is None and faithfulness is None and not measurements:
+            raise MisconfigurationException("nothing to monitor: give concepts, faithfulness or measurements")
         if concepts is None and target is not None:
             raise MisconfigurationException(
                 f"target={target!r} is the class that concepts are scored by: give concepts"
             )
-        if intervention not in INTERVENTIONS or on_error not in ("warn", "raise"):
-            raise MisconfigurationException(
-                f"expected intervention={' or '.join(map(repr, INTERVENTIONS))} and on_error='warn' or 'raise', got "
-                f"{intervention!r} and {on_error!r}"
-            )
+        for measurement in measurements:
+            if not isinstance(measurement, Measurement):
+                raise MisconfigurationException(
+                    f"measurements has {measurement!r:.80}, expected objects of classes derived from "
+                    "lightning_callbacks.Measurement"
+                )
+        if on_error not in ("warn", "raise"):
+            raise MisconfigurationException(f"expected on_error='warn' or 'raise', got {on_error!r}")
         for name, number in {
             "every_n_validations": every_n_validations,
             "batch_size": batch_size,
@@ -171,21 +183,25 @@ class ExplanationMonitor(Callback):
             raise MisconfigurationException(
                 f"expected log_prefix, a string, and examples, 0 or more, got {log_prefix!r} and {examples!r}"
             )
-        self.concepts, self.target, self.layers = concepts, target, layers
-        self.methods = {} if faithfulness is None else named_methods(faithfulness)
-        check_names("methods", self.methods)
+        self.measurements = list(measurements)
+        if concepts is not None:
+            options = {"processor": processor, "layers": layers, "batch_size": batch_size, "seed": seed}
+            self.measurements.insert(0, ConceptMeasurement(concepts, target, {**options, **(concept_options or {})}))
+        if faithfulness is not None:
+            faithful = FaithfulnessMeasurement(
+                faithfulness, metrics, processor, intervention, replacement, batch_size, seed, examples
+            )
+            self.measurements.insert(0, faithful)
         self.probe, self.labels, self.batch_inputs = probe, labels, batch_inputs
-        self.model, self.processor = model, processor
+        self.model, self.processor, self.batch_size = model, processor, batch_size
         self.every_n_validations, self.max_samples, self.max_seconds = every_n_validations, max_samples, max_seconds
-        self.batch_size, self.intervention, self.replacement = batch_size, intervention, replacement
-        self.concept_options = dict(concept_options or {})
-        self.autocast, self.figures, self.examples = autocast, figures, examples
+        self.autocast, self.figures = autocast, figures
         self.log_prefix, self.on_error, self.seed = log_prefix, on_error, seed
         self.scores: ConceptScores | None = None
         self._history = History()
         self._validations = 0
-        self._probing: Probing | None = None
-        self._scoring_seconds = 0.0
+        self._measured_model: MeasuredModel | None = None
+        self._metric_seconds = 0.0
         self._began, self._before = time.monotonic(), 0
         self._fresh = self._logged = False  # whether there are figures to draw; scores of this run
         self._prepared = self._validated = False  # whether this run was prepared for; had a validation, or a warning
@@ -194,13 +210,13 @@ class ExplanationMonitor(Callback):
 
     @property
     def state_key(self) -> str:
-        return self._generate_state_key(log_prefix=self.log_prefix)
+        return f"{type(self).__qualname__}{ {'log_prefix': self.log_prefix} }"
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage not in ("fit", "validate"):
             return
         check_strategy(trainer, type(self).__name__, sharded=True)
-        self._probing, self.scores = None, None
+        self._measured_model, self.scores = None, None
         self._logged = self._prepared = self._validated = False
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         averaging = [place for place, other in enumerate(callbacks) if isinstance(other, WeightAveraging)]
@@ -230,7 +246,7 @@ class ExplanationMonitor(Callback):
         self._validated = True
         number = self._validations
         self._validations += 1
-        if self._probing is None or (number % self.every_n_validations and self._logged):
+        if self._measured_model is None or (number % self.every_n_validations and self._logged):
             return
         self._logged = True
         start = time.monotonic()
@@ -238,12 +254,12 @@ class ExplanationMonitor(Callback):
             try:
                 metrics, samples, examples = self._measured(trainer)
                 self._fresh = True
-            except FailedTogetherError as error:
+            except FailedSomewhereError as error:
                 if self.on_error == "raise":
                     raise
                 self._warn(f"validation {number} was not explained, its scores are NaN: {error}")
                 self.scores = None
-                metrics, samples, examples = dict.fromkeys(self._known_probing.names, math.nan), 0, []
+                metrics, samples, examples = dict.fromkeys(self._known.names, math.nan), 0, []
         seconds = time.monotonic() - start
         costs = dict(zip(COSTS, (seconds, float(samples)), strict=True))
         metrics = trainer.strategy.broadcast({**metrics, **costs})
@@ -255,7 +271,7 @@ class ExplanationMonitor(Callback):
                 samples,
                 seconds,
                 metrics,
-                self._known_probing.probe.fingerprint,
+                self._known.probe.fingerprint,
                 examples,
             )
         )
@@ -282,8 +298,8 @@ class ExplanationMonitor(Callback):
                     log_figures(trainer, self._figures(), folder)
 
         try:
-            together(trainer, draw)
-        except FailedTogetherError as error:
+            all_or_none(trainer, draw)
+        except FailedSomewhereError as error:
             if self.on_error == "raise":
                 raise
             self._warn(f"no figures of this validation: {error}")
@@ -322,7 +338,7 @@ class ExplanationMonitor(Callback):
         return self._history.frame()
 
     def plot(self) -> Figure:
-        """Scores over epochs: a panel for each metric of faithfulness, and one for each layer of concepts.
+        """Scores over epochs: a panel for each metric of faithfulness, each layer of concepts, each group of others.
 
         Returns:
             A matplotlib figure that belongs to no window.
@@ -330,14 +346,17 @@ class ExplanationMonitor(Callback):
         Raises:
             ValueError: nothing was measured yet.
         """
-        output = "the predicted class" if self.target is None else str(self.target)
-        return trajectories(self.frame(), next(iter(self.methods), ""), output)
+        frame = self.frame()
+        panels = [row for measurement in self.measurements for row in measurement.panels(frame)]
+        others = (name for name in self._history.names if group_of(name) not in self._groups)
+        return trajectories(frame, [*panels, *group_panels(others)])
 
     def summary(self) -> str:
         """The table that is printed at the end of ``fit``: how faithfulness and concepts' effects went."""
         explained = sum(one.samples > 0 for one in self._history.validations)
         title = f"{type(self).__name__}: {explained} of {len(self._history)} validations explained"
-        return f"{title}\n{self._history.summary().to_string(float_format='{:.3f}'.format)}" if explained else title
+        table = self._history.summary(self._groups)
+        return f"{title}\n{table.to_string(float_format='{:.3f}'.format)}" if explained else title
 
     # --- measuring ---
 
@@ -348,109 +367,81 @@ class ExplanationMonitor(Callback):
         self._prepared = True
         plan = Plan(**{part.name: getattr(self, part.name) for part in fields(Plan)})
 
-        def prepare() -> Probing | None:
+        def prepare() -> MeasuredModel | None:
             with without_trace(pl_module, self.seed):
-                return plan.probing(trainer, pl_module)
+                return plan.measured_model(trainer, pl_module)
 
         try:
-            self._probing = together(trainer, prepare)
-        except FailedTogetherError as error:
+            self._measured_model = all_or_none(trainer, prepare)
+        except FailedSomewhereError as error:
             cause = error.__cause__ or error
             expected = isinstance(cause, TypeError | ValueError | MisconfigurationException)
             named = "" if expected else f"{type(cause).__name__}: "
             notes = "".join(f" ({note})" for note in getattr(cause, "__notes__", ()))
             raise MisconfigurationException(f"{type(self).__name__}: {named}{cause}{notes}") from cause
-        fingerprint = "" if self._probing is None else self._probing.probe.fingerprint
+        fingerprint = "" if self._measured_model is None else self._measured_model.probe.fingerprint
         same = trainer.strategy.broadcast(fingerprint) == fingerprint
         if not trainer.strategy.reduce_boolean_decision(same):
             raise MisconfigurationException(
                 f"{type(self).__name__}: the processes read different validation examples, of which no common numbers "
                 "can be had: give all of them the same ones in probe="
             )
-        if self._probing is None:
+        if self._measured_model is None:
             self._warn_of_nothing("the first validation loader is empty")
         else:
-            check_waiting(trainer.callbacks, self._probing.names, self.log_prefix)  # type: ignore[attr-defined]
+            check_waiting(trainer.callbacks, self._measured_model.names, self.log_prefix)  # type: ignore[attr-defined]
 
     def _measured(self, trainer: Trainer) -> tuple[dict[str, float], int, list[ExplainedExample]]:
         """The metrics, of how many examples they are, and some of these to look at."""
-        probing = self._known_probing
+        measured = self._known
         shares = 1 if explains_together(trainer) else trainer.world_size
-        table = RowsOfExamples(len(probing.probe), probing.widths, sync_on_compute=shares > 1)
+        table = RowsOfExamples(len(measured.probe), measured.widths, sync_on_compute=shares > 1)
         table = table.to(trainer.strategy.root_device) if shares > 1 else table
         deadline = math.inf
         if self.max_seconds is not None and not explains_together(trainer):
-            deadline = time.monotonic() + self.max_seconds - self._scoring_seconds
-        batches = probing.probe.shard(trainer.global_rank % shares, shares)
-        total = sum(len(batch.rows) for batch in batches) + (probing.concepts.examples if probing.concepts else 0)
+            deadline = time.monotonic() + self.max_seconds - self._metric_seconds
+        batches = measured.probe.shard(trainer.global_rank % shares, shares)
         context = trainer.precision_plugin.forward_context if self.autocast else nullcontext
-        with shown_progress(trainer, total) as done:
+        with shown_progress(trainer, sum(len(batch.rows) for batch in batches) + measured.inputs) as done:
 
-            def measure() -> tuple[dict[int, ConceptStates], list[ExplainedExample]]:
+            def measure() -> None:
                 with context():
-                    states = {} if probing.concepts is None else probing.concepts.read_states(done)
-                    return states, probing.measure(batches, table, self.examples, deadline, done)
+                    measured.measure(batches, table, deadline, done)
 
-            states, examples = together(trainer, measure)
+            all_or_none(trainer, measure)
         known = table.gathered()
-        metrics = together(trainer, lambda: self._metrics(known, states))
-        return metrics, max(len(rows) for rows, _ in known.values()), examples
-
-    def _metrics(
-        self, known: Mapping[str, tuple[Tensor, Tensor]], states: Mapping[int, ConceptStates]
-    ) -> dict[str, float]:
-        """Metrics by the numbers of all examples that were explained, and the states of concepts."""
-        probing = self._known_probing
-        metrics: dict[str, float] = {}
-        if probing.faithfulness is not None:
-            rows, numbers = known[FAITHFULNESS]
-            labels = probing.probe.labels
-            found = probing.faithfulness.metrics(numbers, None if labels is None else labels[rows.cpu()])
-            metrics |= {name: found[ranking][metric] for (ranking, metric), name in probing.faithfulness_names.items()}
-        if probing.concepts is not None:
-            _, numbers = known[CONCEPTS]
-            metrics |= self._concept_scores(probing.concepts, states, numbers)
-        return metrics
-
-    def _concept_scores(
-        self, concepts: ConceptProbe, states: Mapping[int, ConceptStates], numbers: Tensor
-    ) -> dict[str, float]:
-        if not len(numbers):  # the time was up before an example that counts
-            self.scores = None
-            return dict.fromkeys(self._known_probing.concept_names.values(), math.nan)
         start = time.monotonic()
-        self.scores = concepts.score(states, numbers)
-        self._scoring_seconds = time.monotonic() - start
-        if not len(self._history):
-            warn_of_weak_tests(self.scores.sets, concepts.ttcav.permutations)
-        rows = self.scores.table().set_index(["concept", "module"])
-        return {
-            name: float(rows.loc[(concept, module), CONCEPT_COLUMNS[group]])
-            for (group, concept, module), name in self._known_probing.concept_names.items()
-        }
+        metrics = all_or_none(trainer, lambda: measured.metrics(known))
+        self._metric_seconds = time.monotonic() - start
+        concepts = (one for one in measured.measurements if isinstance(one, ConceptMeasurement))
+        self.scores = next((one.scores for one in concepts), None)
+        return metrics, max(len(rows) for rows, _ in known.values()), measured.examples
 
     def _figures(self) -> dict[str, Figure]:
         """The figures of the last validation."""
-        found = {}
-        if self.scores is not None:
-            found["tcav/map"] = self.scores.plot()
-        if any(name.startswith(("faithfulness/", "tcav/")) for name in self._known_probing.names):
-            found["explanations/trajectories"] = self.plot()
+        found = {name: drawn for one in self._known.measurements for name, drawn in one.figures().items()}
+        found["explanations/trajectories"] = self.plot()
         for example in self._history.validations[-1].examples:
             found[f"explanations/example_{example.row}"] = self._example_over_time(example.row)
         return {f"{self.log_prefix}{name}": figure for name, figure in found.items()}
 
     def _example_over_time(self, row: int) -> Figure:
         """The attributions of one example at several validations."""
-        probing = self._known_probing
-        same = [one for one in self._history.validations if one.probe == probing.probe.fingerprint]
+        measured = self._known
+        same = [one for one in self._history.validations if one.probe == measured.probe.fingerprint]
         explained = [(one.step, example) for one in same for example in one.examples if example.row == row]
-        return example_over_time(probing.probe.inputs(row), explained, probing.model, self.processor)
+        return example_over_time(measured.probe.inputs(row), explained, measured.model, self.processor)
 
     def _let_go(self) -> None:
         """Hold no model, examples and concepts as read for it, but what was measured."""
-        self._probing = None
+        self._measured_model = None
         forget_module(self)
+
+    @property
+    def _groups(self) -> dict[str, Group]:
+        """How groups of metrics are shown that are not shown like any other."""
+        groups = {name: group for measurement in self.measurements for name, group in measurement.groups.items()}
+        return groups | dict.fromkeys(map(group_of, COSTS), Group(summarized=False))
 
     def _warn(self, message: str) -> None:
         warn_user(f"{type(self).__name__}: {message}")
@@ -461,7 +452,7 @@ class ExplanationMonitor(Callback):
         rank_zero_warn(f"{type(self).__name__}: {why}, so nothing is explained")
 
     @property
-    def _known_probing(self) -> Probing:
-        if self._probing is None:
+    def _known(self) -> MeasuredModel:
+        if self._measured_model is None:
             raise RuntimeError("nothing was prepared: this runs inside a Trainer only")
-        return self._probing
+        return self._measured_model

@@ -1,7 +1,8 @@
 """Is an explanation faithful to the model, or only pretty? Metrics, interventions, and evaluations side by side."""
 
 from captum_attn.bench import MaskedModel
-from captum_attn.metrics.catalogue import CATALOGUE, Metric
+from captum_attn.metrics.at_once import needed_at_once, value_at_once
+from captum_attn.metrics.catalogue import CATALOGUE, F1_PERCENTAGE, Metric, Need, ReportScale, known_metrics
 from captum_attn.metrics.evaluation import evaluate
 from captum_attn.metrics.over_examples import (
     AOPC,
@@ -20,6 +21,7 @@ from captum_attn.metrics.results import Evaluation
 __all__ = [
     "AOPC",
     "CATALOGUE",
+    "F1_PERCENTAGE",
     "Comprehensiveness",
     "Deletion",
     "Evaluation",
@@ -27,12 +29,17 @@ __all__ = [
     "LogOdds",
     "MaskedModel",
     "Metric",
+    "Need",
     "OverExamples",
+    "ReportScale",
     "Sufficiency",
     "TokenAUPRC",
     "TokenF1",
     "TokenIOU",
     "evaluate",
+    "known_metrics",
+    "needed_at_once",
+    "value_at_once",
 ]
 
 

@@ -11,12 +11,13 @@ import weakref
 import pytest
 from fine_tuning import Failing, FineTuned, Texts, monitored, trainer_of
 from lightning.pytorch import Callback
+from own_measurements import ProbingAccuracy, RolloutEntropy
 from predictions import text_loader
 from small_models import load_text_model
 from torch.utils.data import DataLoader
 
 from lightning_callbacks import AttributionModule, AttributionWriter, ExplanationMonitor, read_attributions
-from lightning_callbacks.agreement import together
+from lightning_callbacks.consensus import all_or_none
 
 TRAIN, VALIDATION = DataLoader(Texts(12), 4), DataLoader(Texts(11, seed=1), 4)
 MEASURED = ("_history", "scores", "_validations")
@@ -73,7 +74,7 @@ def size_of(monitor):
     ("hook", "error"), [*((hook, FloatingPointError) for hook in HOOKS), (HOOKS[0], KeyboardInterrupt)]
 )
 def test_the_monitor_lets_go(hook, error):
-    monitor = ExplanationMonitor(**monitored(target=None))
+    monitor = ExplanationMonitor(**monitored(target=None, measurements=[RolloutEntropy(), ProbingAccuracy()]))
     new = size_of(monitor)
     assert model_after(monitor, hook, error) is None
     assert size_of(monitor) < new + 100
@@ -110,7 +111,7 @@ def test_scores_of_a_validation_that_failed_are_none():
     def measured(trainer):
         calls.append(1)
         if len(calls) == 2:
-            together(trainer, lambda: Raising.fail(RuntimeError))  # as the monitor's own parts do
+            all_or_none(trainer, lambda: Raising.fail(RuntimeError))  # as the monitor's own parts do
         return original(trainer)
 
     monitor._measured = measured

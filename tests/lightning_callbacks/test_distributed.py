@@ -9,6 +9,7 @@ import pytest
 from fine_tuning import FineTuned, Texts, monitored, trainer_of
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from own_measurements import ProbingAccuracy, RolloutEntropy
 from torch.utils.data import DataLoader, IterableDataset
 from two_processes import run_on_two
 
@@ -21,10 +22,13 @@ def test_two_processes_find_what_one_finds(tmp_path):
     (_, first, _), (_, second, _) = outcomes
     target = int(Texts(11, seed=1).labels[0])
     for samples in (11, 1):  # six and five examples; one and none
-        monitor = ExplanationMonitor(**monitored(max_samples=samples, target=target))
+        own = [RolloutEntropy(), ProbingAccuracy()]
+        monitor = ExplanationMonitor(**monitored(max_samples=samples, target=target, measurements=own))
         trainer = trainer_of([monitor])
         trainer.validate(FineTuned().eval(), DataLoader(Texts(11, seed=1), 4), verbose=False)
         assert math.isfinite(first[str(samples)]["tcav/first/layer_1"])
+        assert math.isfinite(first[str(samples)]["rollout_entropy/layer_1"])
+        assert math.isfinite(first[str(samples)]["probing_accuracy/layer_1"]) == (samples == 11)
         assert first[str(samples)].keys() == {*trainer.callback_metrics}
         for name, value in trainer.callback_metrics.items():
             mine, theirs = first[str(samples)][name], second[str(samples)][name]

@@ -15,17 +15,21 @@ from torch.utils.data import DataLoader
 
 from captum_attn import ShapleyGradAttention
 from lightning_callbacks import ExplanationMonitor
-from lightning_callbacks.figures import patches_over_time, tokens_over_time, trajectories
-from lightning_callbacks.probing import ExplainedExample
+from lightning_callbacks.history import ExplainedExample
+from lightning_callbacks.history_figures import group_panels, patches_over_time, tokens_over_time, trajectories
 
 
 def test_trajectories():
-    columns = {"epoch": [0, 1], "step": [10, 20]}
+    columns = {"epoch": [0, 1], "step": [10, 20], "faithfulness/comprehensiveness": [0.1, 0.3]}
     for name in NAMES:
         columns |= {f"faithfulness/{name}/comprehensiveness": [0.1, 0.2]}
         columns |= {f"{group}/{name}/layer_$1$": [0.4, 0.6] for group in ("tcav", "tcav_p", "tcav_effect")}
-    figure = trajectories(pd.DataFrame(columns), "$main$", "$$, the output")
-    assert_as_written(figure, [*NAMES, "$$, the output", "$1$"])
+    monitor = ExplanationMonitor({}, {"$main$": ShapleyGradAttention}, target="$$, the output")
+    frame = pd.DataFrame(columns)
+    rows = [row for measurement in monitor.measurements for row in measurement.panels(frame)]
+    frame["$group$/$line$"] = 1.0
+    figure = trajectories(frame, [*rows, *group_panels(["$group$/$line$"])])
+    assert_as_written(figure, ["$main$", *NAMES, "$$, the output", "$1$", "$group$", "$line$"])
 
 
 def explained(values, grid=None, extent=None):

@@ -12,6 +12,7 @@ import torch
 from fine_tuning import Failing, FineTuned, Texts, fit, monitored, trainer_of
 from lightning.pytorch.callbacks import ModelCheckpoint
 from models import left_untouched, same
+from own_measurements import ProbingAccuracy, RolloutEntropy
 from torch.utils.data import DataLoader
 
 from captum_attn import MaskTunnel, ShapleyGradAttention
@@ -27,7 +28,7 @@ RUNS = {
     "no sanity check": {"num_sanity_val_steps": 0},
 }
 MONITORS = {
-    "both halves": {},
+    "both": {},
     "concepts alone": {"faithfulness": None},
     "faithfulness alone": {"concepts": None, "target": None},
     "several methods": {
@@ -38,6 +39,7 @@ MONITORS = {
         }
     },
     "failing": {"faithfulness": Failing},
+    "own measurements": {"measurements": [RolloutEntropy(), ProbingAccuracy()], "faithfulness": None},
 }
 
 

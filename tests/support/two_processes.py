@@ -52,6 +52,7 @@ def run_on_two(scenario: str, folder: Path) -> list[tuple[int, dict[str, Any], s
 def numbers() -> dict[str, Any]:
     """The metrics of eleven and of one example."""
     from fine_tuning import FineTuned, Texts, monitored, trainer_of
+    from own_measurements import ProbingAccuracy, RolloutEntropy
     from torch.utils.data import DataLoader
 
     from lightning_callbacks import ExplanationMonitor
@@ -59,7 +60,8 @@ def numbers() -> dict[str, Any]:
     found = {}
     for samples in (11, 1):
         target = int(Texts(11, seed=1).labels[0])
-        monitor = ExplanationMonitor(**monitored(max_samples=samples, target=target))
+        own = [RolloutEntropy(), ProbingAccuracy()]
+        monitor = ExplanationMonitor(**monitored(max_samples=samples, target=target, measurements=own))
         trainer = trainer_of([monitor], devices=2, strategy="ddp")
         trainer.validate(FineTuned().eval(), DataLoader(Texts(11, seed=1), 4), verbose=False)
         found[str(samples)] = {name: float(value) for name, value in trainer.callback_metrics.items()}

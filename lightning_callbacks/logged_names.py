@@ -10,13 +10,9 @@ from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from captum_attn.bench import RANDOM
-
-CONCEPT_COLUMNS = {"tcav": "score", "tcav_effect": "effect", "tcav_p": "p_holm"}
-"""Groups of metrics on concepts, and the columns of :meth:`captum_attn.concepts.ConceptScores.table` that they hold."""
+from lightning_callbacks.history import group_of
 
 COSTS = ("explanations/seconds", "explanations/samples")
-GROUPS = ("faithfulness/", "faithfulness_error/", *(f"{group}/" for group in CONCEPT_COLUMNS), "explanations/")
 
 
 def plain_name(name: str) -> str:
@@ -34,14 +30,21 @@ def check_names(what: str, names: Iterable[str]) -> None:
             f"the names of {what} must differ in more than slashes and spaces, which are logged as '_', got "
             f"{same or given}: rename some"
         )
-    if what == "methods" and RANDOM in count:
-        raise MisconfigurationException(f"the name {RANDOM!r} is taken by random scores, which are always measured")
+
+
+def check_metric_names(names: Iterable[str]) -> None:
+    """Raise ``MisconfigurationException`` unless each metric of all measurements has a name of its own."""
+    count = Counter((*names, *COSTS))
+    same = [name for name, times in count.items() if times > 1]
+    if same:
+        raise MisconfigurationException(f"several metrics would be logged as {', '.join(map(repr, same))}: rename some")
 
 
 def check_waiting(callbacks: Iterable[Any], names: Iterable[str], prefix: str) -> None:
     """Raise ``MisconfigurationException`` if a callback waits for a metric that looks like ours and does not exist."""
-    ours = [f"{prefix}{name}" for name in (*names, *COSTS)]
-    groups = tuple(f"{prefix}{group}" for group in GROUPS)
+    given = (*names, *COSTS)
+    ours = [f"{prefix}{name}" for name in given]
+    groups = tuple({f"{prefix}{group_of(name)}/" for name in given})
     for callback in callbacks:
         wanted = getattr(callback, "monitor", None)
         if not isinstance(wanted, str) or not wanted.startswith(groups) or wanted in ours:
@@ -53,19 +56,3 @@ def check_waiting(callbacks: Iterable[Any], names: Iterable[str], prefix: str) -
                 f"{' or '.join(map(repr, similar))}? There are {len(ours)} in all, such as "
                 f"{', '.join(ours[:: max(1, len(ours) // 8)])}"
             )
-
-
-def faithfulness_names(rankings: Iterable[str], metrics: Iterable[str]) -> dict[tuple[str, str], str]:
-    """The name of each metric of each ranking, of which the first one is the main one."""
-    named = {}
-    for place, ranking in enumerate(rankings):
-        method = f"{plain_name(ranking)}/" if place else ""
-        for metric in metrics:
-            group = "faithfulness_error" if metric.endswith("_error") else "faithfulness"
-            named[ranking, metric] = f"{group}/{method}{metric.removesuffix('_error')}"
-    return named
-
-
-def concept_name(group: str, concept: str, layer: str) -> str:
-    """The name of a score of a concept in a layer, given its index or its module's name."""
-    return f"{group}/{plain_name(concept)}/layer_{layer}"

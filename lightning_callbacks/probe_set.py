@@ -80,6 +80,10 @@ class ProbeSet:
             raise MisconfigurationException("the examples of the probe set have no tokens but special ones")
         return self[kept]
 
+    def example(self, model: nn.Module) -> ModelInputs:
+        """The first one, as the model takes it."""
+        return fitted(self.batches[0].inputs[:1], model)
+
     @cached_property
     def fingerprint(self) -> str:
         """What tells these examples from others."""

@@ -22,7 +22,7 @@ def plain(value: Any) -> Any:
 
     Example:
         >>> plain({"layers": (1, 2), "estimator": plain, "ids": {3, 1}})
-        {'layers': [1, 2], 'estimator': 'lightning_callbacks.settings.plain', 'ids': [1, 3]}
+        {'layers': [1, 2], 'estimator': 'lightning_callbacks.plain_settings.plain', 'ids': [1, 3]}
     """
     if isinstance(value, float) and math.isnan(value):
         return "nan"

@@ -10,11 +10,11 @@ from lightning.pytorch import Trainer
 Result = TypeVar("Result")
 
 
-class FailedTogetherError(RuntimeError):
+class FailedSomewhereError(RuntimeError):
     """Something failed on this process, which is then the cause, or on another one."""
 
 
-def together(trainer: Trainer, work: Callable[[], Result]) -> Result:
+def all_or_none(trainer: Trainer, work: Callable[[], Result]) -> Result:
     """Do something on every process that needs no other process.
 
     Args:
@@ -22,7 +22,7 @@ def together(trainer: Trainer, work: Callable[[], Result]) -> Result:
         work: must not communicate.
 
     Raises:
-        FailedTogetherError: on all processes, if it failed on one of them.
+        FailedSomewhereError: on all processes, if it failed on one of them.
     """
     results: list[Result] = []
     problem: Exception | None = None
@@ -34,7 +34,7 @@ def together(trainer: Trainer, work: Callable[[], Result]) -> Result:
         if trainer.strategy.reduce_boolean_decision(problem is None):
             return results[0]
         if problem is None:
-            raise FailedTogetherError("it failed on another process, whose output says why")
-        raise FailedTogetherError(f"{type(problem).__name__}: {problem}") from problem
+            raise FailedSomewhereError("it failed on another process, whose output says why")
+        raise FailedSomewhereError(f"{type(problem).__name__}: {problem}") from problem
     finally:
         del problem  # or its traceback would hold this frame, and the frame what it could not compute

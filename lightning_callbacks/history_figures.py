@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
@@ -10,20 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from captum_attn.bench import RANDOM
 from captum_attn.core.class_names import class_names
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.functional import SIGNIFICANT
 from captum_attn.visualization import as_written, diverging_colours, draw_patches, shown_pixels
-from lightning_callbacks.probing import ExplainedExample
+from lightning_callbacks.history import ExplainedExample
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-BETTER = {"comprehensiveness": "higher", "sufficiency": "lower", "f1_macro": "higher"}
-"""The metrics that are drawn, and which values of each are better."""
 
 _WORDS = 24
 _COLUMNS = 4
@@ -31,13 +28,44 @@ _BANDS = "bands: two standard errors"
 _DOTS = "solid dots: the concept's effect is significant (Holm, 5 %)"
 
 
-def trajectories(frame: pd.DataFrame, method: str = "method", output: str = "the output") -> Figure:
-    """Scores over epochs: a panel for each metric of faithfulness; below, of each layer, T-TCAV scores and effects.
+@dataclass(frozen=True)
+class Panel:
+    """Lines over the validations of a history.
+
+    Attributes:
+        title: what it shows.
+        lines: columns of the history's frame, by label.
+        errors: columns of standard errors, by label of their line, for bands.
+        p_values: columns of p-values, by label of their line, for dots.
+        grey: the label of a line that others are compared with.
+        level: where a horizontal line is drawn; None for none.
+        limits: of the values; None for theirs.
+    """
+
+    title: str
+    lines: Mapping[str, str]
+    errors: Mapping[str, str] = field(default_factory=dict)
+    p_values: Mapping[str, str] = field(default_factory=dict)
+    grey: str | None = None
+    level: float | None = None
+    limits: tuple[float, float] | None = None
+
+
+def group_panels(names: Iterable[str]) -> list[list[Panel]]:
+    """A panel for each group of names, in a row."""
+    groups: dict[str, dict[str, str]] = {}
+    for name in names:
+        group, _, label = name.partition("/")
+        groups.setdefault(group, {})[label or group] = name
+    return [[Panel(group.replace("_", " "), lines) for group, lines in groups.items()]]
+
+
+def trajectories(frame: pd.DataFrame, rows: Sequence[Sequence[Panel]]) -> Figure:
+    """Metrics over epochs.
 
     Args:
         frame: of :meth:`lightning_callbacks.ExplanationMonitor.frame`.
-        method: the name of the main method.
-        output: what concepts have an effect on.
+        rows: of panels; long ones are broken.
 
     Raises:
         ValueError: there are no scores in it.
@@ -45,39 +73,30 @@ def trajectories(frame: pd.DataFrame, method: str = "method", output: str = "the
     from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator, MaxNLocator
 
-    metrics = [name for name in BETTER if f"faithfulness/{name}" in frame]
-    layers = list(dict.fromkeys(name.split("/")[2] for name in frame if name.startswith("tcav/")))
-    if frame.empty or not metrics + layers:
+    columns = min(_COLUMNS, max((len(row) for row in rows), default=0))
+    if frame.empty or not columns:
         raise ValueError("nothing was measured yet: expected at least one validation with scores")
-    columns = min(_COLUMNS, max(len(metrics), len(layers)))
-    groups = {"faithfulness": metrics, "tcav": layers, "tcav_effect": layers}
-    lines = [
-        (group, panels[start : start + columns])
-        for group, panels in groups.items()
-        for start in range(0, len(panels), columns)
-    ]
+    lines = [row[start : start + columns] for row in rows for start in range(0, len(row), columns)]
     figure = Figure(figsize=(0.6 + 3.2 * columns, 0.5 + 2.6 * len(lines)), layout="constrained")
-    concepts = None
+    above = None
     times = frame["epoch"] if frame["epoch"].is_unique else frame["step"]
-    for (group, line), row in zip(lines, figure.subplots(len(lines), columns, squeeze=False), strict=True):
+    for line, row in zip(lines, figure.subplots(len(lines), columns, squeeze=False), strict=True):
         for axes, panel in zip(row, line, strict=False):
-            if group == "faithfulness":
-                _draw_metric(axes, frame, times, panel, method)
-            else:
-                what = "T-TCAV score" if group == "tcav" else f"effect on {output}"
-                _draw_layer(axes, frame, times, group, panel)
-                axes.set_title(f"{what}, {panel.replace('_', ' ')}", fontsize=9)
+            _draw_panel(axes, frame, times, panel)
             axes.set_xlabel(times.name)
             axes.xaxis.set_major_locator(FixedLocator(times) if len(times) < 4 else MaxNLocator(6, integer=True))
             axes.spines[["top", "right"]].set_visible(False)
+            if panel.p_values:
+                above = axes.get_legend_handles_labels()
+            elif panel is line[0] or panel.lines.keys() != line[0].lines.keys():
+                axes.legend(fontsize=7, frameon=False)
         for axes in row[len(line) :]:
             axes.set_axis_off()
-        if group == "faithfulness":
-            row[0].legend(fontsize=7, frameon=False)
-        concepts = row[0].get_legend_handles_labels() if group != "faithfulness" else None
-    if concepts is not None:
-        figure.legend(*concepts, loc="outside upper center", ncols=6, fontsize=8, frameon=False)
-    figure.supxlabel("; ".join([_BANDS] * bool(metrics) + [_DOTS] * bool(layers)), fontsize=8)
+    if above is not None:
+        figure.legend(*above, loc="outside upper center", ncols=6, fontsize=8, frameon=False)
+    panels = [panel for line in lines for panel in line]
+    notes = [_BANDS] * any(panel.errors for panel in panels) + [_DOTS] * any(panel.p_values for panel in panels)
+    figure.supxlabel("; ".join(notes), fontsize=8)
     return as_written(figure)
 
 
@@ -165,29 +184,22 @@ def patches_over_time(image: Tensor, explained: Sequence[ExplainedExample], labe
 _COLOURS = "red raises the predicted class, blue lowers it; each validation in its own scale"
 
 
-def _draw_metric(axes: Axes, frame: pd.DataFrame, times: pd.Series, metric: str, main: str) -> None:
-    for name in [name for name in frame if name.startswith("faithfulness/") and name.endswith(f"/{metric}")]:
-        method = name.split("/")[1] if name.count("/") == 2 else main
-        colour: dict[str, Any] = {"color": "0.6"} if method == RANDOM else {}
+def _draw_panel(axes: Axes, frame: pd.DataFrame, times: pd.Series, panel: Panel) -> None:
+    for label, name in panel.lines.items():
         values = frame[name]
-        (line,) = axes.plot(times, values, marker="o", markersize=3, label=method, **colour)
-        error = frame.get(name.replace("faithfulness/", "faithfulness_error/", 1))
-        if error is not None:
-            axes.fill_between(
-                times, values - 2 * error, values + 2 * error, color=line.get_color(), alpha=0.15, linewidth=0
-            )
-    axes.set_title(f"{metric.replace('_', ' ')} ({BETTER[metric]} is better)", fontsize=9)
-
-
-def _draw_layer(axes: Axes, frame: pd.DataFrame, times: pd.Series, group: str, layer: str) -> None:
-    for name in [name for name in frame if name.startswith(f"{group}/") and name.endswith(f"/{layer}")]:
-        concept = name.split("/")[1]
-        values, sure = frame[name], frame[f"tcav_p/{concept}/{layer}"] < SIGNIFICANT
-        (line,) = axes.plot(times, values, linewidth=1.2, label=concept)
+        style: dict[str, Any] = {"linewidth": 1.2} if label in panel.p_values else {"marker": "o", "markersize": 3}
+        style |= {"color": "0.6"} if label == panel.grey else {}
+        (line,) = axes.plot(times, values, label=label, **style)
         colour = line.get_color()
-        axes.scatter(times[sure], values[sure], s=18, color=colour, zorder=3)
-        axes.scatter(times[~sure], values[~sure], s=18, facecolors="white", edgecolors=colour, zorder=3)
-    scores = group == "tcav"
-    axes.axhline(0.5 if scores else 0, color="0.8", linewidth=1, zorder=0)
-    if scores:
-        axes.set_ylim(-0.05, 1.05)
+        if label in panel.errors:
+            error = frame[panel.errors[label]]
+            axes.fill_between(times, values - 2 * error, values + 2 * error, color=colour, alpha=0.15, linewidth=0)
+        if label in panel.p_values:
+            sure = frame[panel.p_values[label]] < SIGNIFICANT
+            axes.scatter(times[sure], values[sure], s=18, color=colour, zorder=3)
+            axes.scatter(times[~sure], values[~sure], s=18, facecolors="white", edgecolors=colour, zorder=3)
+    if panel.level is not None:
+        axes.axhline(panel.level, color="0.8", linewidth=1, zorder=0)
+    if panel.limits is not None:
+        axes.set_ylim(*panel.limits)
+    axes.set_title(panel.title, fontsize=9)

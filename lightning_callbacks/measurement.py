@@ -1,0 +1,137 @@
+"""What can be followed while a model is trained: one interface for our measurements and for users' own."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from captum_attn import OnePassAttribution, TokenAttributions
+from captum_attn.core.observers import ReadoutGradients
+from captum_attn.core.run import ObservedForward
+from captum_attn.core.states import States
+from lightning_callbacks.history import ExplainedExample, Group
+from lightning_callbacks.probe_set import ProbeBatch, ProbeSet
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from lightning_callbacks.history_figures import Panel
+
+
+@dataclass(frozen=True, eq=False)
+class SharedPass:
+    """What one measurement sees of a batch: its part of the pass that all of them share.
+
+    Attributes:
+        run: the observed forward pass. Attention can be looked at once more (``run.influence(None, ...)``), gradients
+            cannot.
+        batch: the examples, on the model's device.
+        targets: int64 (B,), the classes whose logits are explained.
+        attributions: of each of the measurement's ``methods``.
+        states: of its ``modules``, in the order in which these returned; ``hidden`` is (B, N, D).
+        readout: (B, N), weights of the tokens that the explained scores are read from; None without ``modules``.
+        gradients: of the states; None unless the measurement ``needs_gradients``.
+    """
+
+    run: ObservedForward
+    batch: ProbeBatch
+    targets: Tensor
+    attributions: Sequence[TokenAttributions]
+    states: Sequence[States]
+    readout: Tensor | None
+    gradients: ReadoutGradients | None
+
+
+class Measurement:
+    """Something to follow at each validation, for :class:`lightning_callbacks.ExplanationMonitor`.
+
+    A subclass says in :meth:`prepare` what it logs, and what it needs of the one forward and backward pass that all
+    measurements share; in :meth:`numbers`, what it computes of each example; in :meth:`metrics`, what it makes of those
+    of all examples, on however many processes these were. Everything else has a default.
+
+    Each run measures with a copy, made when it begins, so that nothing of its model is left when it is over.
+
+    Attributes:
+        names: of the metrics, known once it is prepared; what comes before the first slash is their group.
+        width: how many numbers there are of each example; None for as many as names.
+        modules: names of the model's modules whose hidden states are wanted.
+        methods: attributions of the explained scores that are wanted, of one pass each.
+        needs_gradients: whether gradients of the hidden states are wanted, which takes a backward pass.
+        inputs: how many inputs of its own it reads in :meth:`begin`, for the progress bar.
+        examples: single examples to look at, explained in the last validation; in figures, those of the first
+            measurement that has any.
+        groups: how groups of names are shown that :meth:`panels` takes care of. Others are drawn in a panel each, and
+            summarized.
+
+    Example:
+        >>> from captum_attn import AttentionRollout
+        >>> from lightning_callbacks import ExplanationMonitor, Measurement
+        >>> class RolloutEntropy(Measurement):
+        ...     names = ("rollout_entropy",)
+        ...
+        ...     def prepare(self, model, probe):
+        ...         self.methods = [AttentionRollout(model)]
+        ...
+        ...     def numbers(self, seen):
+        ...         scores = seen.attributions[0].values
+        ...         return torch.special.entr(scores / scores.sum(1, keepdim=True)).sum(1, keepdim=True)
+        >>> monitor = ExplanationMonitor(measurements=[RolloutEntropy()], processor=tokenizer)
+    """
+
+    names: Sequence[str] = ()
+    width: int | None = None
+    modules: Collection[str] = ()
+    methods: Sequence[OnePassAttribution] = ()
+    needs_gradients = False
+    inputs = 0
+    examples: Sequence[ExplainedExample] = ()
+    groups: Mapping[str, Group] = {}
+
+    def prepare(self, model: nn.Module, probe: ProbeSet) -> None:
+        """Get to know the model and the probe set, before training goes on.
+
+        Args:
+            model: in whatever mode and precision it is; to be left so.
+            probe: the examples: ``labels``, int64 (n,) or None, and an :meth:`~ProbeSet.example` to try things on.
+
+        Raises:
+            Exception: whatever is wrong; it stops the run.
+        """
+
+    def begin(self, done: Callable[[int], object]) -> None:
+        """Begin a validation, on each process by itself; ``done`` is told how many of the ``inputs`` are read."""
+
+    def concerns(self, batch: ProbeBatch) -> Tensor:
+        """bool (B,): the examples whose numbers count; by default, all."""
+        return torch.ones(len(batch.rows), dtype=torch.bool)
+
+    def targets(self, batch: ProbeBatch, predicted: Tensor) -> Tensor:
+        """int64 (B,): the classes that are explained; by default, the predicted ones, as most measurements share."""
+        return predicted
+
+    @abstractmethod
+    def numbers(self, seen: SharedPass) -> Tensor:
+        """What is kept of each example, (B, width); kept in float64. Must not call ``.backward()``."""
+
+    def metrics(self, numbers: Tensor, labels: Tensor | None) -> Mapping[str, float]:
+        """A value for each name; by default, means of the numbers.
+
+        Args:
+            numbers: float64 (m, width) on the CPU, of the m > 0 examples that are known, in the order of the probe set.
+            labels: of these, int64 (m,); None if there are none.
+        """
+        return dict(zip(self.names, numbers.mean(0).tolist(), strict=True))
+
+    def panels(self, frame: pd.DataFrame) -> list[list[Panel]]:
+        """Rows of panels for the figure of all validations; asked of what was never prepared, too."""
+        return []
+
+    def figures(self) -> dict[str, Figure]:
+        """Other figures of the last validation, by name."""
+        return {}
