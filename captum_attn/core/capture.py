@@ -166,45 +166,6 @@ class AttentionCapture(AttentionIntercept):
                 call.observer = None
         return gradients[: len(states)]
 
-    def dependences(self, weights: Tensor, layers: Collection[int], shut: Collection[int]) -> Tensor | None:
-        """Which tokens the states of some tokens depend on by other ways than through attention.
-
-        Args:
-            weights: (B, N), of the states in each of the layers.
-            layers: numbers of the calls whose queries' states they are.
-            shut: numbers of the calls that count as attention here.
-
-        Returns:
-            bool (B, N); None where the input does not come in as one vector for each token.
-        """
-        gate, calls = self.provenance.gate, [call for call in self.calls if call.layer in layers]
-        states = [call.state for call in calls if call.state is not None and call.state.shape[2] == weights.shape[1]]
-        entrances = [e for e in (gate.entrances if gate else ()) if e.dim() == 3 and e.shape[:2] == weights.shape]
-        if gate is not None and not entrances:  # of an image, its patches and other tokens as they first are together
-            entrances = [state for length, state in gate.first.items() if length == weights.shape[1]]
-        if gate is None or not entrances or len(states) < len(calls):
-            return None
-        generator = torch.Generator().manual_seed(0)
-        signs = [
-            torch.randn(state.shape, generator=generator).to(state) * weights[:, None, :, None] for state in states
-        ]
-        whole = torch.stack([(state * sign).sum() for state, sign in zip(states, signs, strict=True)]).sum()
-        if not whole.requires_grad:
-            return torch.zeros_like(weights, dtype=torch.bool)
-        closed = [call for call in self.calls if call.layer in shut]
-        gate.closed = sum(1 << call.layer for call in closed)
-        closed += [part for call in closed for part in getattr(call, "parts", ())]
-        for call in closed:
-            call.observer, call.lowest = None, True
-        try:
-            gradients = torch.autograd.grad(whole, entrances, allow_unused=True, retain_graph=True)
-        finally:
-            gate.closed = 0
-            for call in closed:
-                call.lowest = False
-        reached = [gradient.any(-1) for gradient in gradients if gradient is not None]
-        return torch.stack(reached).any(0) if reached else torch.zeros_like(weights, dtype=torch.bool)
-
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:

@@ -84,7 +84,7 @@ def seen_forward(
 ) -> Iterator[SeenForward]:
     """Run the model once, whatever attention it has; the arguments are :func:`captum_attn.core.observed_forward`'s.
 
-    With ``dependences``, :meth:`~captum_attn.core.capture.AttentionCapture.dependences` can be asked for.
+    With ``dependences``, :func:`~captum_attn.core.dependences.dependence_of` can be asked for.
     """
     model = unwrapped(model)
     check_observable(config_of(model))

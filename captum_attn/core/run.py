@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
-from typing import Any, Literal
+from typing import Any
 from weakref import WeakSet
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.checkpoint import CheckpointError
 
 from captum_attn.core.capture import INDEPENDENT, LISTED, SWITCH_CHECKPOINTS, ScaledAttentionCapture
+from captum_attn.core.dependences import Dependence, dependence_of
 from captum_attn.core.forward import SeenForward, seen_forward
 from captum_attn.core.indices import resolve_indices
 from captum_attn.core.inputs import ModelInputs
@@ -339,28 +340,10 @@ class ObservedForward:
         return {number: shift for calls, shift in shifts for call in calls for number in call.numbers}
 
     @cached_property
-    def dependence(self) -> Literal["own", "others", "moved"] | None:
-        """Which tokens the states of tokens depend on by other ways than the explained attention.
-
-        A backward pass from a random half of the states, which passes no attention, must reach these tokens (``own``)
-        and no others (``others``, if it does; ``moved``, if the last layer's states do not reach their own).
-
-        Returns:
-            None if the pass was not made for this, or the input does not come in as one vector for each token.
-        """
-        if self._capture.provenance.gate is None:
-            return None
-        drawn = torch.rand(self.real.shape, generator=torch.Generator().manual_seed(0)).to(self.like) < 0.5
-        half = drawn & self.real
-        layers = [call.layer for call in self.calls]
-        of_last, of_all = (
-            self._capture.dependences(half.to(self.like), some, layers) for some in (layers[-1:], layers)
-        )
-        if of_last is None or of_all is None:
-            return None
-        if (of_last & ~half).any() and (half & ~of_last).any():
-            return "moved"
-        return "others" if (of_all & ~half).any() else "own"
+    def dependence(self) -> Dependence | None:
+        """Which tokens states depend on by other ways than the explained attention; None if this was not looked at."""
+        gate = self._capture.provenance.gate
+        return None if gate is None else dependence_of(self.calls, gate, self.real)
 
     def readout_rows(self, selected: Tensor) -> ReachedRows:
         """The tokens that scores (B,), taken from ``output``, are read from. A gradient finds them, when asked."""

@@ -79,6 +79,12 @@ class Explained:
         )
 
 
+def influence_of(_: Explained, observer: Any) -> Tensor:
+    """What an observer of influence or relevance has seen, for those who want it as it is."""
+    influence: Tensor = observer.influence
+    return influence
+
+
 class CommonArguments(TypedDict, total=False):
     """What every method takes besides its own arguments; see :class:`AttentionAttribution`."""
 

@@ -22,7 +22,7 @@ from captum_attn.functional import (
     shapley_interactions,
     shapley_values,
 )
-from captum_attn.methods.attribution import Explained, Inputs, OnePassAttribution
+from captum_attn.methods.attribution import Explained, Inputs, OnePassAttribution, influence_of
 from captum_attn.token_attributions import TokenAttributions, concatenated
 
 CustomGame = Callable[[Tensor, Tensor], Tensor]
@@ -198,7 +198,7 @@ class AttentionShapley(OnePassAttribution):
             return self._influence(explained, per=per)
 
         batch = self.model_inputs(inputs, additional_forward_args)
-        return torch.cat(self._each(watch, _influence_of, batch, target, internal_batch_size, show_progress))
+        return torch.cat(self._each(watch, influence_of, batch, target, internal_batch_size, show_progress))
 
     def observer(self, explained: Explained) -> InfluenceObserver:
         return self._influence(explained, self._row_weights(explained))
@@ -263,10 +263,6 @@ class AttentionShapley(OnePassAttribution):
             return coalition_values(matrix, everyone, game, readout=read[example], queries=explained.real[example])
 
         return worth
-
-
-def _influence_of(_: Explained, observer: InfluenceObserver) -> Tensor:
-    return observer.influence
 
 
 class ShapleyGradAttention(AttentionShapley):

@@ -12,7 +12,7 @@ from torch import Tensor
 from captum_attn.core.readout import KnownRows, RowWeights
 from captum_attn.core.run import ObservedForward
 from captum_attn.core.targets import Target
-from captum_attn.methods.attribution import CommonArguments, Explained, Inputs, OnePassAttribution
+from captum_attn.methods.attribution import CommonArguments, Explained, Inputs, OnePassAttribution, influence_of
 from captum_attn.token_attributions import TokenAttributions
 
 Rows = Literal["readout", "incoming"]
@@ -77,7 +77,7 @@ class TokenRelevance(OnePassAttribution):
             return self.matrix_observer(explained, None)
 
         batch = self.model_inputs(inputs, additional_forward_args)
-        return torch.cat(self._each(watch, _influence_of, batch, target, internal_batch_size, show_progress))
+        return torch.cat(self._each(watch, influence_of, batch, target, internal_batch_size, show_progress))
 
 
 def check_rows(rows: str) -> None:
@@ -101,8 +101,3 @@ def check_one_stack(run: ObservedForward, method: str) -> None:
             "Expected an encoder or a decoder alone; RawAttention, NormAttention, GradSAM, IntegratedAttention and "
             "ShapleyGradAttention explain encoder-decoder models"
         )
-
-
-def _influence_of(_: Explained, observer: Any) -> Tensor:
-    influence: Tensor = observer.influence
-    return influence

@@ -65,7 +65,7 @@ def observed(attentions, variant, selection="all", row_weights=None, per=None, d
     like = torch.empty(0, dtype=dtype)
     rows = None if row_weights is None else KnownRows(row_weights)
     observer = InfluenceObserver(Watched(SHAPE, [*layers], [*heads], like), variant, rows, per)
-    for layer in sorted(layers, reverse=True):
+    for layer in reversed(range(L)):  # those that are not watched are passed over
         attention, grad_output = attentions[layer]
         attention.show(layer, observer, None if variant == "attention" else grad_output)
     return observer.influence
