@@ -17,21 +17,16 @@ def number(value: float, digits: int = 2) -> str:
     return "–" if value != value else f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
 
 
-def plain(value: float, digits: int = 2) -> str:
-    """A number as programs write and read it.
-
-    Example:
-        >>> plain(-0.254)
-        '-0.25'
-    """
-    return f"{value:.{digits}f}"
-
-
 def with_error(mean: float, error: float, digits: int = 3, written: Callable[[float, int], str] = number) -> str:
     """A mean ± its standard error, which is left out where there is none (NaN).
 
+    Args:
+        mean, error: what is written.
+        digits: behind the point.
+        written: how a number is.
+
     Example:
-        >>> with_error(-0.25, 0.1), with_error(0.25, float("nan")), with_error(-0.25, 0.1, 2, plain)
+        >>> with_error(-0.25, 0.1), with_error(0.25, float("nan")), with_error(-0.25, 0.1, 2, "{:.{}f}".format)
         ('−0.250 ± 0.100', '0.250', '-0.25 ± 0.10')
     """
     return written(mean, digits) + (f" ± {written(error, digits)}" if error == error else "")

@@ -194,14 +194,16 @@ class Comparison:
 
     def cautions(self) -> list[str]:
         """What to keep in mind about this comparison: sentences that follow from its numbers, and say them."""
-        return words_of_caution(
-            Evidence(
-                table=self._table,
-                agreement=self._agreement,
-                stability=self._stability,
-                faithfulness=self.evaluation.scores(["comprehensiveness"]),
-                probabilities=[one.probability for one in self.inputs],
-            )
+        return words_of_caution(self._evidence)
+
+    @cached_property
+    def _evidence(self) -> Evidence:
+        return Evidence(
+            table=self._table,
+            agreement=self._agreement,
+            stability=self._stability,
+            faithfulness=self.evaluation.scores(["comprehensiveness"]),
+            probabilities=[one.probability for one in self.inputs],
         )
 
     def plot(self, example: int | None = None) -> Figure:
@@ -250,13 +252,9 @@ class Comparison:
         settings = self.evaluation.settings
         return page(
             Content(
-                cautions=self.cautions(),
-                table=self._table,
-                agreement=self._agreement,
-                stability=self._stability,
+                evidence=self._evidence,
                 matrices={metric: self.matrix(metric) for metric in RANKING_METRICS},
                 inputs={self._title(order[place]): self.inputs[order[place]] for place in places},
-                explained=len(self.inputs),
                 top_k=self.top_k,
                 interventions=settings.interventions,
                 percentages=settings.percentages,

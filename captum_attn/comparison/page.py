@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from captum_attn.bench import INTERVENTIONS, RANDOM
+from captum_attn.comparison.cautions import Evidence, words_of_caution
 from captum_attn.comparison.compared_inputs import ComparedInput, Picture
 from captum_attn.comparison.comparison_figure import AGREES, OPPOSES, clustered
 from captum_attn.core.patches import under_patches
@@ -53,22 +54,16 @@ class Content:
     """What a page shows.
 
     Attributes:
-        cautions: sentences.
-        table, agreement, stability: as :class:`~captum_attn.comparison.Comparison` has them.
+        evidence: the tables, from which words of caution follow.
         matrices: of each of the RANKING_METRICS, the mean agreement of each two methods.
         inputs: some, each by what is said of it.
-        explained: the number of all inputs.
         top_k: how many tokens, or which share of them, count as the top.
         interventions, percentages, seed: as :func:`~captum_attn.metrics.evaluate` was given them.
     """
 
-    cautions: Sequence[str]
-    table: pd.DataFrame
-    agreement: pd.DataFrame
-    stability: pd.DataFrame
+    evidence: Evidence
     matrices: Mapping[str, pd.DataFrame]
     inputs: Mapping[str, ComparedInput]
-    explained: int
     top_k: int | float
     interventions: Sequence[str]
     percentages: Sequence[float]
@@ -77,13 +72,14 @@ class Content:
 
 def page(content: Content) -> str:
     """The page, with some inputs token by token."""
-    own, order = int(content.table.method.ne(RANDOM).sum()), clustered(content.matrices["kendall_tau"])
+    evidence, order = content.evidence, clustered(content.matrices["kendall_tau"])
+    count = len(evidence.probabilities)
     parts = [
-        f"<h1>{own} explanations of {content.explained} prediction{'s' * (content.explained > 1)}</h1>",
-        _cautions(content.cautions),
+        f"<h1>{len(evidence.methods)} explanations of {count} prediction{'s' * (count > 1)}</h1>",
+        _cautions(words_of_caution(evidence)),
         _agreement(content, order),
-        _faithfulness(content.table, content.interventions),
-        _stability(content.stability),
+        _faithfulness(evidence.table, content.interventions),
+        _stability(evidence.stability),
         *([_inputs(content.inputs, order)] if content.inputs else []),
         _method(content),
     ]
@@ -114,7 +110,7 @@ def _agreement(content: Content, order: Sequence[str]) -> str:
             hover = f"{name}, {other}: τ {number(tau)}, {more}"
             cells.append(f"<td style='{_tau_colours(tau)}' title='{escape(hover)}'>{short(tau)}</td>")
         rows.append(f"<tr><th scope='row'>{escape(name)}</th>{''.join(cells)}</tr>")
-    chance = content.agreement.expected_by_chance.mean()
+    chance = content.evidence.agreement.expected_by_chance.mean()
     return (
         "<h2>Who agrees with whom</h2>\n<p class='note'>Kendall's τ between the rankings of each input's tokens, mean "
         "over inputs: 1 for the same order, 0 for chance, −1 for the reverse. Methods that agree stand together. Hover "
@@ -235,10 +231,10 @@ def _inline(values: Any, caption: str, **options: Any) -> str:
 def _method(content: Content) -> str:
     top = f"{content.top_k}" if isinstance(content.top_k, int) else f"{100 * content.top_k:g} % of the"
     shares = ", ".join(f"{share:g}" for share in content.percentages)
-    left_out = int(content.agreement.left_out.max())
+    count, left_out = len(content.evidence.probabilities), int(content.evidence.agreement.left_out.max())
     return (
         "<h2>How this was measured</h2>\n<p class='note'>Every method explained the predicted class of each of "
-        f"{content.explained} inputs, once. τ is Kendall's τ-b, which knows ties; for each two methods it is the "
+        f"{count} inputs, once. τ is Kendall's τ-b, which knows ties; for each two methods it is the "
         f"mean over the inputs on which both have a ranking ({left_out} or fewer are left out). Top-k: the highest "
         f"{top} tokens, of ties each with the same chance. Tokens were taken away by "
         f"{escape(' and by '.join(content.interventions))}, at {shares} % of each input's tokens. Random scores have "

@@ -45,11 +45,6 @@ class SetScores:
         return "-".join(str(concept.id) for concept in self.concepts)
 
     @property
-    def layer_labels(self) -> list[str]:
-        """The layers' indices, or their names where two have the same."""
-        return layer_labels(self.layers)
-
-    @property
     def p_values(self) -> Tensor:
         """float64 (L, K): the less sure of both tests; NaN where the effect is undefined."""
         return torch.maximum(self.p_examples, torch.stack([scores.p_direction for scores in self.scores]))
@@ -205,7 +200,7 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
             torch.tensor(rows[column].to_numpy()).view(shape).mT for column in ("score", "effect", "p_holm")
         )
         names = [concept.name for concept in one.concepts]
-        return concepts_by_layers(scores, effects, p_values, names, one.layer_labels, self._title)
+        return concepts_by_layers(scores, effects, p_values, names, layer_labels(one.layers), self._title)
 
     def plot_stability(self, experimental_set: str | None = None) -> Figure:
         """How far T-TCAV scores depend on the draw of negatives: a dot for each vector of each concept, layer by layer.
@@ -223,7 +218,7 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
             [scores.accuracy for scores in one.scores],
             torch.tensor(blind),
             [concept.name for concept in one.concepts],
-            one.layer_labels,
+            layer_labels(one.layers),
             self._title,
         )
 

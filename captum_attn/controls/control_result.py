@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pandas as pd
 
 from captum_attn.controls.control_figures import layers_by_heads
-from captum_attn.formatting import plain, with_error
+from captum_attn.formatting import with_error
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -77,9 +77,8 @@ class ControlResult(ABC):
         together = table[~table["head"].map(_is_number)]
         shown = together if len(together) else table
         by = [column for column in self.by if shown[column].nunique() > 1 or column == "layer"]
-        shown = shown.assign(
-            cell=[with_error(row.mean, row.standard_error, written=plain) for row in shown.itertuples()]
-        )
+        cells = [with_error(row.mean, row.standard_error, written=_NUMBER) for row in shown.itertuples()]
+        shown = shown.assign(cell=cells)
         measures = shown.measure.unique()
         lines = [self.caption, "", f"| {' | '.join([*by, *map(_words, measures)])} |"]
         lines.append(f"|{'---|' * len(by)}{'--:|' * len(measures)}")
@@ -130,6 +129,9 @@ class ControlResult(ABC):
     def _of_heads(self, heads: pd.DataFrame) -> dict[str, pd.DataFrame]:
         """Means by layer (rows) and head (columns), for each panel of the figure."""
         return {"": heads.pivot(index="layer", columns="head", values="mean")}
+
+
+_NUMBER = "{:.{}f}".format
 
 
 def _is_number(value: Any) -> bool:

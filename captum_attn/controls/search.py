@@ -129,17 +129,13 @@ def _softmax(own: LayerAttention, scores: Tensor) -> Tensor:
 
 
 def _logits_with(
-    observed: ObservedBatch,
-    own: Sequence[LayerAttention],
-    attention: Mapping[int, Tensor],
-    heads: Tensor,
-    gradients: bool,
+    observed: ObservedBatch, own: Sequence[LayerAttention], other: Mapping[int, Tensor], heads: Tensor, gradients: bool
 ) -> tuple[Tensor, dict[int, Tensor]]:
     """The model's logits (B, C) with other attention in the rows that count, and all attention (B, H, N, N) then."""
     used = {}
 
     def replace(layer: int, computed: Tensor, allowed: Tensor) -> Tensor:
-        used[layer] = torch.where(own[layer].rows[..., None] & heads, attention[layer], computed)
+        used[layer] = torch.where(own[layer].rows[..., None] & heads, other[layer], computed)
         return used[layer]
 
-    return observed.logits(replace, attention, gradients).to(observed.whole.probabilities.dtype), used
+    return observed.logits(replace, other, gradients).to(observed.whole.probabilities.dtype), used

@@ -6,6 +6,8 @@ import pytest
 import torch
 from families import FAMILIES, batch
 from models import left_untouched
+from stacked_models import Attend
+from torch import nn
 
 from captum_attn import TTCAV
 from captum_attn.concepts import Layer, find_layers
@@ -89,6 +91,26 @@ def test_each_layers_states_are_what_its_module_returns_then(name):
     assert [layer.index for layer in layers] == list(range(len(states) - 1))
     for layer, expected in zip(layers[:-1], states[1:-1], strict=True):  # the last may be normalized behind its module
         torch.testing.assert_close(returned[layer.module][layer.call], expected)
+
+
+class Averages(nn.Module):
+    """Two layers of attention, between which each token gets the mean of all."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.layers, self.head = nn.Embedding(9, 16), nn.ModuleList([Attend(), Attend()]), nn.Linear(16, 3)
+
+    def forward(self, input_ids):
+        states = self.layers[0](self.embed(input_ids))
+        return self.head(self.layers[1](states + states.mean(1, keepdim=True))[:, 0])
+
+
+def test_what_passes_beside_the_attention_is_said_in_that_pass():
+    model = Averages().eval()
+    example = mapping_inputs(model, {"input_ids": torch.tensor([[1, 4, 2, 7, 3]])})
+    with pytest.warns(UserWarning, match="depend on other tokens by other ways"):
+        layers = find_layers(model, example, None)
+    assert [layer.name for layer in layers] == ["layers.0", "layers.1"]
 
 
 def test_names_and_numbers_are_found_together_as_one_by_one():
