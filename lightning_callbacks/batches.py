@@ -67,32 +67,38 @@ def labelled_inputs(batch: Any, model: nn.Module, batch_inputs: BatchInputs | No
         (['input_ids', 'attention_mask'], [1, 0])
     """
     given = batch if batch_inputs is None else batch_inputs(batch)
-    features, *others = given if isinstance(given, list | tuple) and given else [given]
-    named, rest = _named(features, others, model) if _features_given(features, others) else ({}, others)
+    named, rest = _inputs_and_rest(given, model)
     main = features_name(named)
     if main is None:
         raise _not_understood(given, batch_inputs)
-    found = [named[name] for name in LABEL_NAMES if name in named][:1]
-    rest = [] if len(rest) == 1 and rest[0] is None else rest
-    if len(rest) > 1 - len(found) or not all(_is_labels(part, named[main], named is features) for part in rest):
+    labels = [named[name] for name in LABEL_NAMES if name in named][:1] + rest
+    of_mapping = isinstance(_first(given), Mapping)
+    if len(labels) > 1 or not all(_is_labels(part, named[main], of_mapping) for part in rest):
         raise _ambiguous(given, main, named[main], batch_inputs)
     taken = _taken(model, main, named)
     inputs = {name: constant(value) for name, value in named.items() if name in taken}
-    return LabelledInputs(inputs, constant(next(iter((*found, *rest)), None)))
+    return LabelledInputs(inputs, constant(labels[0] if labels else None))
 
 
-def _named(
-    features: Mapping[str, Any] | Tensor, others: list[Any], model: nn.Module
-) -> tuple[Mapping[str, Any], list[Any]]:
-    """Inputs by name, and what is left beside them."""
-    if isinstance(features, Mapping):
-        return features, others
-    kind = modality(features)
-    names = [] if kind == "pixels" else companion_names(features, others, parameter_names(model), class_counts(model))
-    return {FEATURE_NAMES[kind]: features, **dict(zip(names, others, strict=False))}, others[len(names) :]
+def _inputs_and_rest(given: Any, model: nn.Module) -> tuple[Mapping[str, Any], list[Any]]:
+    """Inputs by name, and what else may be labels; no inputs, where a batch starts with nothing to attribute."""
+    features, others = _first(given), list(given[1:]) if isinstance(given, list | tuple) else []
+    named = features if isinstance(features, Mapping) else {}
+    if isinstance(features, Tensor) and (not others or _can_be_attributed(features)):
+        kind = modality(features)
+        taken, classes = parameter_names(model), class_counts(model)
+        names = [] if kind == "pixels" else companion_names(features, others, taken, classes)
+        named = {FEATURE_NAMES[kind]: features, **dict(zip(names, others, strict=False))}
+        others = others[len(names) :]
+    return named, [] if len(others) == 1 and others[0] is None else others
 
 
-def _is_labels(part: Any, features: Any, named: bool) -> bool:
+def _first(given: Any) -> Any:
+    """What a batch starts with."""
+    return given[0] if isinstance(given, list | tuple) and given else given
+
+
+def _is_labels(part: Any, features: Any, of_mapping: bool) -> bool:
     """Whether it holds one label for each input, and is nothing else for certain; beside a mapping, no companion is."""
     if isinstance(part, list | tuple):
         parts = any(isinstance(label, Tensor) and label.dim() for label in part)  # (labels, indices), put together
@@ -103,7 +109,7 @@ def _is_labels(part: Any, features: Any, named: bool) -> bool:
         return True
     if part.is_floating_point() and part.dim() > 2:
         return False  # other features
-    return named or modality(features) == "pixels" or not could_be_companion(part, features)
+    return of_mapping or modality(features) == "pixels" or not could_be_companion(part, features)
 
 
 def _taken(model: nn.Module, main: str, features: Mapping[str, Any]) -> set[str]:
@@ -113,10 +119,8 @@ def _taken(model: nn.Module, main: str, features: Mapping[str, Any]) -> set[str]
     return {main, *(features if takes_all else named), *TOKEN_NOTES} - {*LABEL_NAMES}
 
 
-def _features_given(features: Any, others: list[Any]) -> bool:
-    """Whether a batch starts with what can be attributed; a tensor alone is looked at when it is explained."""
-    if not others or not isinstance(features, Tensor):
-        return isinstance(features, Mapping | Tensor)
+def _can_be_attributed(features: Tensor) -> bool:
+    """Whether a batch that starts with it holds inputs; a tensor alone is looked at when it is explained."""
     try:
         check_features(features)
     except (TypeError, ValueError):

@@ -361,31 +361,12 @@ class ExplanationMonitor(Callback):
     # --- measuring ---
 
     def _prepare(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Read the probe set and the concepts, once; all that can be wrong with them is found here."""
+        """Read the probe set and prepare all measurements, once; all that can be wrong with them is found here."""
         if self._prepared:
             return
         self._prepared = True
         plan = Plan(**{part.name: getattr(self, part.name) for part in fields(Plan)})
-
-        def prepare() -> MeasuredModel | None:
-            with without_trace(pl_module, self.seed):
-                return plan.measured_model(trainer, pl_module)
-
-        try:
-            self._measured_model = all_or_none(trainer, prepare)
-        except FailedSomewhereError as error:
-            cause = error.__cause__ or error
-            expected = isinstance(cause, TypeError | ValueError | MisconfigurationException)
-            named = "" if expected else f"{type(cause).__name__}: "
-            notes = "".join(f" ({note})" for note in getattr(cause, "__notes__", ()))
-            raise MisconfigurationException(f"{type(self).__name__}: {named}{cause}{notes}") from cause
-        fingerprint = "" if self._measured_model is None else self._measured_model.probe.fingerprint
-        same = trainer.strategy.broadcast(fingerprint) == fingerprint
-        if not trainer.strategy.reduce_boolean_decision(same):
-            raise MisconfigurationException(
-                f"{type(self).__name__}: the processes read different validation examples, of which no common numbers "
-                "can be had: give all of them the same ones in probe="
-            )
+        self._measured_model = plan.on_all_processes(trainer, pl_module, type(self).__name__)
         if self._measured_model is None:
             self._warn_of_nothing("the first validation loader is empty")
         else:

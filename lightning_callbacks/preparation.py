@@ -15,11 +15,13 @@ from torch.utils.data import DataLoader, IterableDataset
 from captum_attn.core.forward import plain_output
 from captum_attn.core.tokens import special_ids_of
 from lightning_callbacks.batches import BatchInputs
+from lightning_callbacks.consensus import FailedSomewhereError, all_or_none
 from lightning_callbacks.logged_names import check_metric_names
 from lightning_callbacks.measured_model import MeasuredModel
 from lightning_callbacks.measurement import Measurement
 from lightning_callbacks.method_factories import tokenizer_of
 from lightning_callbacks.model_in_module import ModelChoice, check_head, find_model
+from lightning_callbacks.neutrality import without_trace
 from lightning_callbacks.probe_set import Batches, ProbeSet, as_it_is, read_probe
 
 MAX_SAMPLES = 64
@@ -46,6 +48,39 @@ class Plan:
     max_samples: int | None
     batch_size: int
     batch_inputs: BatchInputs | None
+    seed: int
+
+    def on_all_processes(self, trainer: Trainer, module: LightningModule, who: str) -> MeasuredModel | None:
+        """The :meth:`measured_model`, without a trace, if all processes have the same one.
+
+        Args:
+            trainer, module: as in :meth:`measured_model`.
+            who: asks, in messages.
+
+        Raises:
+            MisconfigurationException: whatever is wrong, on this process or another.
+        """
+
+        def prepare() -> MeasuredModel | None:
+            with without_trace(module, self.seed):
+                return self.measured_model(trainer, module)
+
+        try:
+            measured = all_or_none(trainer, prepare)
+        except FailedSomewhereError as error:
+            cause = error.__cause__ or error
+            expected = isinstance(cause, TypeError | ValueError | MisconfigurationException)
+            named = "" if expected else f"{type(cause).__name__}: "
+            notes = "".join(f" ({note})" for note in getattr(cause, "__notes__", ()))
+            raise MisconfigurationException(f"{who}: {named}{cause}{notes}") from cause
+        fingerprint = "" if measured is None else measured.probe.fingerprint
+        same = trainer.strategy.broadcast(fingerprint) == fingerprint
+        if not trainer.strategy.reduce_boolean_decision(same):
+            raise MisconfigurationException(
+                f"{who}: the processes read different validation examples, of which no common numbers can be had: give "
+                "all of them the same ones in probe="
+            )
+        return measured
 
     def measured_model(self, trainer: Trainer, module: LightningModule) -> MeasuredModel | None:
         """The model in the module, with all examples read and copies of the measurements prepared for them.

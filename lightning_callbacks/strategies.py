@@ -31,4 +31,4 @@ def explains_together(trainer: Trainer) -> bool:
 
 
 def _shards_data_alone(strategy: ModelParallelStrategy) -> bool:
-    return strategy._tensor_parallel_size == 1  # there is no public name for what the user gave
+    return strategy.device_mesh["tensor_parallel"].size() == 1

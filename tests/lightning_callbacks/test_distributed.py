@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 from fine_tuning import FineTuned, Texts, monitored, trainer_of
@@ -93,8 +94,14 @@ def test_sharded_weights_are_trained_as_without_it(tmp_path):
     assert all(map(math.isfinite, first["plain scores"]))
 
 
+class TensorParallel(ModelParallelStrategy):
+    """On two processes, each of which has a part of every layer."""
+
+    device_mesh: ClassVar = {"tensor_parallel": SimpleNamespace(size=lambda: 2)}
+
+
 @pytest.mark.parametrize(
-    "strategy", [object.__new__(FSDPStrategy), object.__new__(DeepSpeedStrategy), ModelParallelStrategy(1, 2)]
+    "strategy", [object.__new__(FSDPStrategy), object.__new__(DeepSpeedStrategy), TensorParallel()]
 )
 def test_weights_in_pieces_are_refused(strategy):
     name = type(strategy).__name__

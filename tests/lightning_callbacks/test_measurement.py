@@ -86,14 +86,8 @@ class InputGradient(Measurement):
 
 def test_gradients_of_classes_of_its_own():
     module = FineTuned().eval()
-    monitor = validated(
-        RolloutEntropy(),
-        InputGradient(0),
-        InputGradient(1),
-        ProbingAccuracy(),
-        module=module,
-        faithfulness=ShapleyGradAttention,
-    )
+    own = [RolloutEntropy(), InputGradient(0), InputGradient(1), ProbingAccuracy()]
+    monitor = validated(*own, module=module, faithfulness=ShapleyGradAttention)
     (found,) = monitor.frame().to_dict("records")
     output = module.model(DATA.ids, output_hidden_states=True)
     for explained in (0, 1):
