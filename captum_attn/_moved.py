@@ -33,6 +33,7 @@ MOVED = {
     "captum_attn.metrics.methods": "captum_attn.bench",
     "captum_attn.metrics.perturbed_inputs": "captum_attn.bench",
     "captum_attn.metrics.rationales": "captum_attn.bench",
+    "shap_attn.baselines": "shap_attn",
 }
 """Modules that are no more, and where their names are now."""
 

@@ -39,7 +39,7 @@ from captum_attn import (
     compare,
 )
 from captum_attn.bench import MaskedModel, captum_baselines
-from shap_attn.baselines import PartitionBaseline
+from shap_attn import PartitionBaseline
 
 LIMITS = {"text": 32, "digits": 32}
 SAMPLES = 100

@@ -32,8 +32,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from captum_attn.core.encoding import length_limit
 from lightning_callbacks import AttributionModule, AttributionWriter, read_attributions
-from shap_attn import plots, pool
-from shap_attn.frames import explanation_from_frame
+from shap_attn import explanation_from_frame, plots, pool
 
 Row = dict[str, Any]
 SUBJECTS = ("the film", "this movie", "the story", "the cast", "the ending", "every scene")

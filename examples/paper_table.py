@@ -46,7 +46,7 @@ from captum_attn.functional import (
     shapley_values,
 )
 from captum_attn.metrics import Evaluation, evaluate
-from shap_attn.baselines import ExactBaseline, PartitionBaseline
+from shap_attn import ExactBaseline, PartitionBaseline
 
 TEXT_SETS = {
     "sst2-short": ("sst2/dev.tsv", "minilm-sst2"),

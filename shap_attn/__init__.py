@@ -6,8 +6,18 @@ from shap_attn.frames import explanation_from_frame
 from shap_attn.hierarchy import AttentionText
 from shap_attn.plots import relabel
 from shap_attn.pooling import pool
+from shap_attn.shap_baselines import ExactBaseline, PartitionBaseline
 
-__all__ = ["AttentionExplainer", "AttentionText", "explanation_from_frame", "plots", "pool", "relabel"]
+__all__ = [
+    "AttentionExplainer",
+    "AttentionText",
+    "ExactBaseline",
+    "PartitionBaseline",
+    "explanation_from_frame",
+    "plots",
+    "pool",
+    "relabel",
+]
 
 
 def __dir__() -> list[str]:

@@ -24,8 +24,8 @@ from captum_attn.core.readout import Readout
 from captum_attn.functional import Game
 from captum_attn.methods.shapley import CustomGame, Estimator
 from shap_attn import saving
+from shap_attn.explained_outputs import OutputNames, Outputs, is_single, names_in_order, output_chooser
 from shap_attn.images import ImageReader
-from shap_attn.outputs import OutputNames, Outputs, is_single, names_in_order, output_chooser
 from shap_attn.shap_arguments import check_shap_arguments
 from shap_attn.sources import taken_apart
 from shap_attn.texts import TextReader

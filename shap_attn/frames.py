@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import accumulate, pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,19 +16,13 @@ import shap
 from torch import Tensor
 
 from captum_attn.core.patches import PatchGrid
-from shap_attn.images import covered
+from shap_attn.images import as_picture, covered
+from shap_attn.segments import Segments
 
 Array = npt.NDArray[Any]
 _COLUMNS = ("index", "tokens", "scores", "players", "target", "target_name", "rows", "columns")
 _PLACE = ("rows", "columns", "positions", "patch_height", "patch_width", "top", "left", "image_height", "image_width")
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-
-
-class _Segmented(NamedTuple):
-    """T segments of a text, and the segment of each of its tokens."""
-
-    segments: list[str]
-    places: list[int]
 
 
 def explanation_from_frame(frame: pd.DataFrame, images: Any | None = None) -> shap.Explanation:
@@ -136,13 +130,11 @@ def _text(
     if not len(playing):
         return [""], np.zeros(1)
     own = slice(playing[0], playing[-1] + 1)
-    segments, places = _segmented([bytes_of(token) for token in tokens[own]])
-    sums = np.zeros(len(segments))
-    np.add.at(sums, places, np.asarray(scores[own], dtype=float))
-    return segments, sums
+    segments = _segmented([bytes_of(token) for token in tokens[own]])
+    return segments.texts, segments.sums(np.asarray(scores[own], dtype=float))
 
 
-def _segmented(pieces: Sequence[bytes]) -> _Segmented:
+def _segmented(pieces: Sequence[bytes]) -> Segments:
     """Segments that make up the text: pieces of one character share one, and spaces end one."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     texts: list[str] = []
@@ -160,7 +152,7 @@ def _segmented(pieces: Sequence[bytes]) -> _Segmented:
     starts = [0, *(end + spaces for end, spaces in zip(ends, leading, strict=False)), ends[-1]]
     whole = "".join(texts)
     segments = [whole[start:stop] for start, stop in pairwise(starts)]
-    return _Segmented([segments[0].lstrip() or segments[0], *segments[1:]], places)
+    return Segments([segments[0].lstrip() or segments[0], *segments[1:]], places)
 
 
 def _spelling(tokens: Sequence[Sequence[str]]) -> Callable[[str], bytes]:
@@ -219,18 +211,18 @@ def _grid(row: Any) -> PatchGrid:
 
 def _under(image: Any, index: int, grid: PatchGrid, height: float, width: float) -> Array:
     """The part of an image that its patches cover, (h, w, 3) in [0, 1]."""
-    picture = _picture(image)
-    if picture.shape[:2] != (height, width):
+    shown = _shown(image)
+    if shown.shape[:2] != (height, width):
         raise ValueError(
-            f"image {index} has {' × '.join(map(str, picture.shape[:2]))} pixels, but the model was given {height:g} × "
+            f"image {index} has {' × '.join(map(str, shown.shape[:2]))} pixels, but the model was given {height:g} × "
             f"{width:g}, and which part of the image these were is not known: give images as they were given to the "
             'model, such as processor(images, do_normalize=False, return_tensors="pt")["pixel_values"]'
         )
-    return covered(picture, grid)
+    return covered(shown, grid)
 
 
-def _picture(image: Any) -> Array:
-    """(h, w, 3) in [0, 1]; other channels than red, green and blue are averaged."""
+def _shown(image: Any) -> Array:
+    """An image (h, w, C) or tensor (C, h, w) as a picture (h, w, 3)."""
     array = np.moveaxis(image.detach().cpu().numpy(), 0, -1) if isinstance(image, Tensor) else np.asarray(image)
     array = array[..., None] if array.ndim == 2 else array
     if array.ndim != 3 or array.dtype.kind not in "uif":
@@ -238,6 +230,4 @@ def _picture(image: Any) -> Array:
             f"an image is a {type(image).__name__} of shape {array.shape}, expected numbers: an array (h, w, C) or a "
             "tensor (C, h, w)"
         )
-    shown = array if array.dtype.kind == "f" else array / 255
-    three = shown if shown.shape[-1] == 3 else shown.mean(-1, keepdims=True).repeat(3, -1)
-    return three.clip(0, 1).astype(np.float64)
+    return as_picture(array if array.dtype.kind == "f" else array / 255)

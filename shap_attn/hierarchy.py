@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from functools import reduce
 from typing import Any, BinaryIO
 
@@ -10,10 +11,9 @@ import cloudpickle
 import numpy as np
 import numpy.typing as npt
 import shap
-from shap._serializable import Deserializer, Serializable, Serializer
 
+from shap_attn.explained_outputs import PREDICTED
 from shap_attn.explainer import AttentionExplainer
-from shap_attn.outputs import PREDICTED
 from shap_attn.texts import TextReader
 
 Array = npt.NDArray[Any]
@@ -72,7 +72,6 @@ class AttentionText(shap.maskers.Text):  # type: ignore[misc]
 
     def clustering(self, s: str) -> Array:
         """The hierarchy of a text's tokens, special ones included, in SciPy's linkage format (N - 1, 4)."""
-        self._update_s_cache(s)
         explainer = self.explainer
         outputs = PREDICTED if explainer.outputs is None else explainer.outputs
         (row,) = self._reader.read(s)
@@ -82,23 +81,19 @@ class AttentionText(shap.maskers.Text):  # type: ignore[misc]
                 f"outputs={outputs!r} are {len(results)} classes, expected one, whose values make the tree"
             )
         values, players = results[0].values[0].cpu().double().numpy(), np.array(row.players)
-        rest = len(self._tokenized_s) - len(row)  # of a text that is too long does not play
+        rest = self.shape(s)[1] - len(row)  # of a text that is too long does not play
         side = (rest, 0) if self._reader.tokenizer.truncation_side == "left" else (0, rest)
         return influence_hierarchy(np.pad(values, side), np.pad(players, side))
 
     def save(self, out_file: BinaryIO) -> None:
         """Write the masker to a file stream, pickled, as SHAP's explainers do with theirs."""
-        Serializable.save(self, out_file)
-        with Serializer(out_file, "shap_attn.AttentionText", version=0) as stream:
-            stream.save("arguments", {"model": self.explainer, **self.masks}, cloudpickle.dump)
+        shap.maskers.Masker.save(self, out_file)
+        cloudpickle.dump({"model": self.explainer, **self.masks}, out_file)
 
     @classmethod
     def load(cls, in_file: BinaryIO, instantiate: bool = True) -> Any:
         """Read what :meth:`save` wrote: a masker, or the arguments of its constructor if SHAP asks for those."""
-        if instantiate:
-            return cls._instantiated_load(in_file)
-        with Deserializer(in_file, "shap_attn.AttentionText", min_version=0, max_version=0) as stream:
-            return stream.load("arguments", cloudpickle.load)
+        return super().load(in_file) if instantiate else pickle.load(in_file)
 
 
 def influence_hierarchy(values: Array, players: Array) -> Array:

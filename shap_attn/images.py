@@ -116,14 +116,14 @@ class ImageReader:
                 "normalizing) first"
             )
         span = float(array.max() - array.min())
-        return Image(_channels_first(array), _picture((array - array.min()) / (span or 1.0)))
+        return Image(_channels_first(array), as_picture((array - array.min()) / (span or 1.0)))
 
     def _processed(self, array: Array) -> Image:
         pixels = self.processor(array, input_data_format="channels_last", return_tensors="pt")["pixel_values"][0]
         shown = np.moveaxis(pixels.double().numpy(), 0, -1)
         if getattr(self.processor, "do_normalize", False):
             shown = shown * np.array(self.processor.image_std) + np.array(self.processor.image_mean)
-        return Image(pixels, _picture(shown if getattr(self.processor, "do_rescale", True) else shown / 255))
+        return Image(pixels, as_picture(shown if getattr(self.processor, "do_rescale", True) else shown / 255))
 
 
 def covered(picture: Array, grid: Grid) -> Array:
@@ -163,7 +163,7 @@ def _channels_first(array: Array) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(np.moveaxis(array, -1, 0))).float()
 
 
-def _picture(array: Array) -> Array:
+def as_picture(array: Array) -> Array:
     """(h, w, 3) in [0, 1]; other channels than red, green and blue are averaged."""
     three = array if array.shape[-1] == 3 else array.mean(-1, keepdims=True).repeat(3, -1)
     return three.clip(0, 1).astype(np.float64)

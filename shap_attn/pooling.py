@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import shap
 
-from shap_attn.texts import segment_starts
+from shap_attn.segments import Segments, segment_starts
 
 Array = npt.NDArray[Any]
 _SPACE = "␣"
+
+
+class _Words(NamedTuple):
+    """What counts as the words of a text, nothing for an empty segment, and their values (n, ...)."""
+
+    words: list[str]
+    values: Array
 
 
 def pool(
@@ -56,20 +64,9 @@ def pool(
             raise ValueError(f"{name} must be at least 1, got {limit}")
     texts = [_counted(list(map(str, text)), row, words) for text, row in zip(explanation.data, rows, strict=True)]
     if lowercase:
-        texts = [([key.lower() for key in keys], sums) for keys, sums in texts]
-    counts = Counter(key for keys, _ in texts for key in keys if key)
-    names = sorted((key for key in counts if counts[key] >= min_count), key=lambda key: (-counts[key], key))
-    if not names:
-        most = f"the most frequent is {counts.most_common(1)[0]}" if counts else "there are no words at all"
-        raise ValueError(f"no word occurs min_count={min_count} times: {most}")
-    column = {name: index for index, name in enumerate(names)}
-    values = np.zeros((len(rows), len(names), *rows[0].shape[1:]))
-    data = np.zeros((len(rows), len(names)))
-    for row, (keys, sums) in enumerate(texts):
-        for key, value in zip(keys, sums, strict=True):
-            if key in column:
-                values[row, column[key]] += value
-                data[row, column[key]] += 1
+        texts = [text._replace(words=[word.lower() for word in text.words]) for text in texts]
+    names = _vocabulary(texts, min_count)
+    values, data = _in_columns(texts, names)
     if top_k is not None:
         strength = np.abs(values).mean(axis=(0, *range(2, values.ndim)))
         kept = np.sort(np.argsort(-strength, kind="stable")[:top_k])
@@ -94,14 +91,34 @@ def _values_of_texts(explanation: Any) -> list[Array]:
     return rows
 
 
-def _counted(segments: list[str], values: Array, words: bool) -> tuple[list[str], Array]:
-    """What counts as a word of the text, nothing for an empty segment, and its value (..., C)."""
+def _counted(segments: list[str], values: Array, words: bool) -> _Words:
     if words:
         joined = "".join(segments)
         ends = list(accumulate(map(len, segments)))
         starts, places = segment_starts(joined, list(zip([0, *ends], ends, strict=False)), words=True)
-        sums = np.zeros((len(starts), *values.shape[1:]))
-        np.add.at(sums, places, values)
         segments = [joined[start:end] for start, end in pairwise([*starts, len(joined)])]
-        values = sums
-    return [segment.strip() or _SPACE * bool(segment) for segment in segments], values
+        values = Segments(segments, places).sums(values)
+    return _Words([segment.strip() or _SPACE * bool(segment) for segment in segments], values)
+
+
+def _vocabulary(texts: Sequence[_Words], min_count: int) -> list[str]:
+    """The words of all texts, the most frequent first; ``ValueError`` where none is frequent enough."""
+    counts = Counter(word for text in texts for word in text.words if word)
+    names = sorted((word for word in counts if counts[word] >= min_count), key=lambda word: (-counts[word], word))
+    if not names:
+        most = f"the most frequent is {counts.most_common(1)[0]}" if counts else "there are no words at all"
+        raise ValueError(f"no word occurs min_count={min_count} times: {most}")
+    return names
+
+
+def _in_columns(texts: Sequence[_Words], names: Sequence[str]) -> tuple[Array, Array]:
+    """The sums (N, V, ...) of each text's values, and the counts (N, V), of V words."""
+    column = {name: index for index, name in enumerate(names)}
+    sums = np.zeros((len(texts), len(names), *texts[0].values.shape[1:]))
+    counts = np.zeros((len(texts), len(names)))
+    for row, text in enumerate(texts):
+        for word, value in zip(text.words, text.values, strict=True):
+            if word in column:
+                sums[row, column[word]] += value
+                counts[row, column[word]] += 1
+    return sums, counts

@@ -7,6 +7,7 @@ import json
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias, TypeGuard
@@ -231,7 +232,7 @@ def _is_plain(value: Any) -> bool:
 def _to_plain(value: Any) -> Any:
     """What JSON has no form for; ``TypeError`` for what has none here either."""
     if isinstance(value, OpChain):
-        return {"operation": [value._root_name, value._ops]}
+        return {"operation": ["shap.Explanation", value.apply(_Recorder([])).operations]}
     if isinstance(value, slice):
         return {"slice": [value.start, value.stop, value.step]}
     if hasattr(value, "tolist"):  # NumPy's numbers and arrays
@@ -247,5 +248,25 @@ def _from_plain(value: dict[str, Any]) -> Any:
 
 def _op_chain(root: str, operations: list[Any]) -> OpChain:
     chain = OpChain(root)
-    chain._ops = operations
+    for name, arguments, options in operations:
+        chain = getattr(chain, name)
+        if arguments is not None:
+            chain = chain(*arguments, **options)
     return chain
+
+
+@dataclass(frozen=True)
+class _Recorder:
+    """Writes down what an OpChain does to it: names, each with the arguments of its call if it is one."""
+
+    operations: list[list[Any]]
+
+    def __getattr__(self, name: str) -> _Recorder:
+        return _Recorder([*self.operations, [name, None, None]])
+
+    def __getitem__(self, item: Any) -> _Recorder:
+        return _Recorder([*self.operations, ["__getitem__", [item], {}]])
+
+    def __call__(self, *arguments: Any, **options: Any) -> _Recorder:
+        *before, (name, _, _) = self.operations
+        return _Recorder([*before, [name, arguments, options]])

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import shap
+import transformers
 from shap.utils.transformers import is_transformers_lm
 from torch import nn
 from transformers import Pipeline, PreTrainedTokenizerBase
@@ -34,7 +35,7 @@ def taken_apart(model: Any, masker: Any) -> tuple[nn.Module, Any, int | None]:
                 f"the pipeline's task is {model.task!r}, expected {' or '.join(map(repr, _TASKS))}. For other tasks, "
                 "captum_attn.ShapleyGradAttention(pipeline.model) takes a target such as (token, class)"
             )
-        max_length = _max_length(getattr(model, "_preprocess_params", {}))
+        max_length = _max_length(_preprocessing(model))
         if masker is None:
             masker = model.tokenizer if model.task == "text-classification" else model.image_processor
         model = model.model
@@ -76,8 +77,20 @@ def taken_apart(model: Any, masker: Any) -> tuple[nn.Module, Any, int | None]:
     return model, masker, max_length
 
 
+def _preprocessing(pipeline: Pipeline) -> dict[str, Any]:
+    """A pipeline's settings for its tokenizer or image processor, which have no public name."""
+    try:
+        settings: dict[str, Any] = pipeline._preprocess_params
+    except AttributeError as error:
+        raise RuntimeError(
+            f"transformers {transformers.__version__} keeps a pipeline's settings elsewhere than versions 5.0 to 5.24, "
+            "with which this was tested: give AttentionExplainer(pipe.model, pipe.tokenizer, max_length=...)"
+        ) from error
+    return settings
+
+
 def _max_length(settings: Mapping[str, Any]) -> int | None:
-    """Of a pipeline's settings for its tokenizer or image processor; a warning tells of others."""
+    """Of a pipeline's settings; a warning tells of others."""
     others = {name: value for name, value in settings.items() if name not in _UNDERSTOOD}
     if others:
         warn_user(f"the pipeline's settings {others} are not followed")

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import regex
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
@@ -21,6 +20,7 @@ from captum_attn.core.encoding import encode, length_limit, warn_of_cut
 from captum_attn.core.models import config_of, text_config
 from captum_attn.core.patches import Grid
 from captum_attn.core.tokens import special_token_ids
+from shap_attn.segments import Segments, joined, segment_starts
 
 Array = npt.NDArray[Any]
 
@@ -32,15 +32,13 @@ class Text:
     Attributes:
         encoding: what the model takes, without padding, each a list of length N.
         players: for each token, whether it plays: special tokens do not.
-        segments: T strings.
-        segment_of: for each token, the segment that shows it; -1 if none does.
+        segments: what is shown of it.
         cut: whether the model reads the beginning only.
     """
 
     encoding: Mapping[str, list[int]]
     players: list[bool]
-    segments: list[str]
-    segment_of: list[int]
+    segments: Segments
     cut: bool
 
     def __len__(self) -> int:
@@ -53,11 +51,7 @@ class Text:
 
     def per_segment(self, values: Array) -> Array:
         """Sums (T, K) over the tokens (N, K) of each segment; zeros where nobody plays."""
-        place = np.array(self.segment_of)
-        sums = np.zeros((len(self.segments), values.shape[1]))
-        if not self.idle:
-            np.add.at(sums, place[place >= 0], values[place >= 0])
-        return sums
+        return self.segments.sums(np.zeros_like(values) if self.idle else values)
 
 
 class TextReader:
@@ -136,8 +130,8 @@ class TextReader:
     def fields(self, rows: Sequence[Text], _: Sequence[Grid] = ()) -> dict[str, Any]:
         """``data`` and ``feature_names`` of an explanation; texts have no grids."""
         return {
-            "data": tuple(np.array(row.segments) for row in rows),
-            "feature_names": [[segment.strip() for segment in row.segments] for row in rows],
+            "data": tuple(np.array(row.segments.texts) for row in rows),
+            "feature_names": [[segment.strip() for segment in row.segments.texts] for row in rows],
         }
 
     def _tokenized(self, text: str, pair: str | None) -> Text:
@@ -152,85 +146,52 @@ class TextReader:
         inputs, sources = {name: column[0] for name, column in encoding.items()}, encoding.sequence_ids()
         offsets = inputs.pop("offset_mapping")
         cut = [whole.sequence_ids().count(source) > sources.count(source) for source in (0, 1)]
-        segments, segment_of = self._segmented((text, pair or ""), encoding, offsets, cut)
+        segments = self._segmented((text, pair or ""), encoding, offsets, cut)
         players = [
             source is not None and token not in self._special_ids
             for source, token in zip(sources, inputs["input_ids"], strict=True)
         ]
         if not players:  # an empty text, to which the tokenizer adds nothing
             inputs, players = {name: [int(name == "attention_mask")] for name in inputs}, [False]
-            segment_of = [-1]
-        return Text(inputs, players, segments or [""], segment_of, any(cut))
+            segments = Segments(segments.texts, [-1])
+        return Text(inputs, players, segments if segments.texts else Segments([""], segments.places), any(cut))
 
     def _segmented(
         self, texts: tuple[str, str], encoding: Any, offsets: Sequence[tuple[int, int]], cut: Sequence[bool]
-    ) -> tuple[list[str], list[int]]:
-        """The segments, and the segment of each token."""
-        segments: list[str] = []
-        segment_of: list[int] = []
+    ) -> Segments:
+        """Those of one or two texts, with the special tokens between them, and around them if these are shown."""
         names, sources = encoding.tokens(), encoding.sequence_ids()
+        parts = []
         for source, run in groupby(range(len(sources)), key=sources.__getitem__):
-            tokens = list(run)
-            first = len(segments)
+            first, *others = run
+            tokens = slice(first, first + 1 + len(others))
             if source is None:
-                separates = 0 in sources[: tokens[0]] and 1 in sources[tokens[-1] :]
-                shown = self.special_tokens or separates
-                segments += [names[token] for token in tokens if shown]
-                segment_of += [first + place if shown else -1 for place in range(len(tokens))]
-                continue
-            spans, text = [offsets[token] for token in tokens], texts[source]
-            starts, places = segment_starts(text, spans, words=self.words)
-            end = max(stop for _, stop in spans) if cut[source] else len(text)
-            if cut[source] and self.tokenizer.truncation_side == "left":
-                starts[0], end = spans[0][0], len(text)
-            segments += [text[start:stop] for start, stop in pairwise([*starts, end])]
-            segment_of += [first + place for place in places]
-        if texts[0] and 0 not in sources:  # white space without a token
-            segments, segment_of = [texts[0], *segments], [place + (place >= 0) for place in segment_of]
-        if texts[1] and 1 not in sources:
-            segments.append(texts[1])
-        return segments, segment_of
+                separate = 0 in sources[:first] and 1 in sources[first:]
+                parts.append(_of_special(names[tokens], shown=self.special_tokens or separate))
+            else:
+                parts.append(self._of_text(texts[source], offsets[tokens], cut[source]))
+        before, after = (_of_no_token("" if source in sources else text) for source, text in enumerate(texts))
+        return joined([before, *parts, after])
+
+    def _of_text(self, text: str, spans: Sequence[tuple[int, int]], cut: bool) -> Segments:
+        """Those of one text, of which the model may read its beginning or its end only."""
+        starts, places = segment_starts(text, spans, words=self.words)
+        end = len(text)
+        if cut and self.tokenizer.truncation_side == "left":
+            starts[0] = spans[0][0]
+        elif cut:
+            end = max(stop for _, stop in spans)
+        return Segments([text[start:stop] for start, stop in pairwise([*starts, end])], places)
 
 
-def segment_starts(text: str, spans: Sequence[tuple[int, int]], *, words: bool = False) -> tuple[list[int], list[int]]:
-    """Cut a text into segments, one for each token, or for all tokens that share a character or a word.
-
-    Args:
-        text: the text.
-        spans: where each token starts and ends in it.
-        words: whether the tokens of a word share a segment. A word is what Unicode's text segmentation takes for one.
-
-    Returns:
-        Where each segment starts (the first one at 0), and for each token the number of its segment.
-
-    Example:
-        >>> segment_starts("so unlikely !", [(0, 2), (3, 5), (5, 11), (12, 13)])
-        ([0, 3, 5, 12], [0, 1, 2, 3])
-        >>> segment_starts("so unlikely !", [(0, 2), (3, 5), (5, 11), (12, 13)], words=True)
-        ([0, 3, 12], [0, 1, 1, 2])
-    """
-    starts, covered = [0], 0
-    places: list[int] = []
-    boundaries = word_boundaries(text) if words else None
-    for start, end in spans:
-        fresh = covered <= start < end and bool(places)
-        if boundaries is not None:  # white space alone is no word, it goes with the next one
-            fresh = fresh and start in boundaries and bool(text[starts[-1] : start].strip())
-        if fresh:
-            starts.append(start)
-        places.append(len(starts) - 1)
-        covered = max(covered, end)
-    return starts, places
+def _of_special(names: Sequence[str], *, shown: bool) -> Segments:
+    """Those of special tokens: their names, if they are shown."""
+    return Segments([*names], [*range(len(names))]) if shown else Segments([], [-1] * len(names))
 
 
-def word_boundaries(text: str) -> set[int]:
-    """Where words start and end in a text, by Unicode's text segmentation (UAX 29).
-
-    Example:
-        >>> sorted(word_boundaries("don't go"))
-        [0, 5, 6, 8]
-    """
-    return {match.start() for match in regex.finditer(r"(?w)\b", text)}
+def _of_no_token(text: str) -> Segments:
+    """A segment of white space that has no token; none of an empty text."""
+    return Segments([text] if text else [], [])
 
 
 def pad_id(tokenizer: PreTrainedTokenizerBase, model: nn.Module) -> int | None:

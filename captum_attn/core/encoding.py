@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -109,14 +110,33 @@ def warn_of_cut(cut: int, count: int, limit: int | None, remark: str, *, whose: 
 
 _UNLIMITED = 10**9  # transformers' model_max_length of tokenizers that know none is far more
 
-_turns: WeakKeyDictionary[Any, threading.RLock] = WeakKeyDictionary()
+
+@dataclass
+class _Turn:
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    users: int = 0
+
+
+_turns: dict[int, _Turn] = {}
 _registering = threading.Lock()
 
 
-def _turn_at(tokenizer: Any) -> threading.RLock:
-    """The lock of a tokenizer: a fast one keeps truncation in its backend, which threads, and shallow copies, share.
+@contextmanager
+def _turn_at(tokenizer: Any) -> Iterator[None]:
+    """One thread at a time: a fast tokenizer keeps truncation in its backend, which threads, and shallow copies, share.
 
-    It is kept beside the tokenizer, not in it, so that tokenizers can be pickled and copied as before.
+    A lock is kept for as long as somebody has or awaits it, beside the tokenizer, so that this can be pickled and
+    copied as before. (Backends of tokenizers < 0.23 take no weak references.)
     """
+    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
     with _registering:
-        return _turns.setdefault(getattr(tokenizer, "backend_tokenizer", tokenizer), threading.RLock())
+        turn = _turns.setdefault(id(backend), _Turn())
+        turn.users += 1
+    try:
+        with turn.lock:
+            yield
+    finally:
+        with _registering:
+            turn.users -= 1
+            if not turn.users:
+                del _turns[id(backend)]

@@ -56,11 +56,14 @@ def test_a_module_that_moved_is_still_found_and_says_where_it_is(old):
     assert len(warned) == 1
 
 
-def test_the_warning_names_the_line_that_imports_it(tmp_path):
+@pytest.mark.parametrize(
+    ("old", "name"), [("captum_attn.core.games", "shapley_values"), ("shap_attn.baselines", "PartitionBaseline")]
+)
+def test_the_warning_names_the_line_that_imports_it(tmp_path, old, name):
     script = tmp_path / "old.py"
-    script.write_text("import torch\nfrom captum_attn.core.games import shapley_values\nprint(shapley_values)\n")
+    script.write_text(f"import torch\nfrom {old} import {name}\nprint({name})\n")
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
-    assert f"{script}:2: FutureWarning: captum_attn.core.games moved" in done.stderr
+    assert f"{script}:2: FutureWarning: {old} moved" in done.stderr
 
 
 def test_a_name_that_moved_is_still_found_in_the_package():

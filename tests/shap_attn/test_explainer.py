@@ -193,6 +193,9 @@ def test_a_pipelines_own_length_limit_counts():
     with pytest.warns(UserWarning, match="1 of 1 texts are longer than 5 tokens"):
         explanation = AttentionExplainer(pipe)("a gripping , funny film")
     assert "".join(explanation.data[0]) == "a gripping ,"
+    del pipe._preprocess_params  # as if a later version of transformers kept it elsewhere
+    with pytest.raises(RuntimeError, match="keeps a pipeline's settings elsewhere than versions"):
+        AttentionExplainer(pipe)
 
 
 # What comes back

@@ -25,6 +25,7 @@ from torch import nn
 
 from captum_attn.functional import permutation_shapley
 from shap_attn import AttentionExplainer
+from shap_attn.saving import from_plain, to_plain
 
 TEXTS = ["a gripping , funny film", "unwatchable drivel"]
 SETTINGS = {
@@ -75,6 +76,17 @@ def test_every_argument_survives(settings):
                 assert repr(other._settings[name]) == repr(value) or other._settings[name] == value
             else:
                 assert np.array_equal(other._settings[name], value), name
+
+
+@pytest.mark.parametrize(
+    "chain",
+    [shap.Explanation.argsort.flip[:, :1], shap.Explanation.abs.mean(0), shap.Explanation.abs.max(axis=0)],
+)
+def test_an_operation_survives_with_its_arguments(chain):
+    other = from_plain(to_plain({"outputs": chain}))["outputs"]
+    assert repr(other) == repr(chain)
+    values = shap.Explanation(np.array([[3.0, -4.0, 1.0], [0.0, 5.0, 2.0]]))
+    np.testing.assert_array_equal(other.apply(values).values, chain.apply(values).values)
 
 
 def test_settings_are_all_of_the_constructors_arguments():

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers_of_every_kind import CORPUS, TOKENIZERS, classifier
 
-from shap_attn.texts import TextReader, segment_starts, text_pairs, word_boundaries
+from shap_attn.segments import Segments, joined, segment_starts, word_boundaries
+from shap_attn.texts import TextReader, text_pairs
 
 KINDS = pytest.mark.parametrize("kind", TOKENIZERS)
 HARD = [
@@ -43,9 +44,9 @@ def reader(kind: str, **options) -> TextReader:
 @pytest.mark.parametrize("text", HARD)
 def test_segments_joined_give_back_the_text(kind, words, text):
     (row,) = reader(kind, words=words).read(text)
-    assert "".join(row.segments) == text
-    assert len(row.segments) >= 1
-    assert all(row.segments) or text == ""
+    assert "".join(row.segments.texts) == text
+    assert len(row.segments.texts) >= 1
+    assert all(row.segments.texts) or text == ""
 
 
 @KINDS
@@ -53,7 +54,7 @@ def test_segments_joined_give_back_the_text(kind, words, text):
 @given(text=st.text(max_size=40), words=st.booleans())
 def test_any_text_comes_back(kind, text, words):
     (row,) = reader(kind, words=words).read(text)
-    assert "".join(row.segments) == text
+    assert "".join(row.segments.texts) == text
     values = np.random.default_rng(0).normal(size=(len(row), 2)) * np.array(row.players)[:, None]
     np.testing.assert_allclose(row.per_segment(values).sum(0), values.sum(0), atol=1e-12)
 
@@ -61,14 +62,14 @@ def test_any_text_comes_back(kind, text, words):
 @KINDS
 def test_every_token_that_plays_is_shown(kind):
     for row in reader(kind).read(HARD):
-        assert all(place >= 0 for place, plays in zip(row.segment_of, row.players, strict=True) if plays)
+        assert all(place >= 0 for place, plays in zip(row.segments.places, row.players, strict=True) if plays)
 
 
 @KINDS
 def test_special_tokens_are_shown_on_demand_and_never_play(kind):
     text = "a funny [MASK] film"
     (hidden,), (shown,) = reader(kind).read(text), reader(kind, special_tokens=True).read(text)
-    assert shown.segments == ["[CLS]", *hidden.segments, "[SEP]"]
+    assert shown.segments.texts == ["[CLS]", *hidden.segments.texts, "[SEP]"]
     for row in (hidden, shown):
         special = [token in (2, 3, 4) for token in row.encoding["input_ids"]]
         assert [not plays for plays in row.players] == special
@@ -77,14 +78,14 @@ def test_special_tokens_are_shown_on_demand_and_never_play(kind):
 @KINDS
 def test_pairs_are_joined_by_their_separator(kind):
     (row,) = reader(kind).read([("a funny film", "not good")])
-    assert "".join(row.segments) == "a funny film[SEP]not good"
+    assert "".join(row.segments.texts) == "a funny film[SEP]not good"
     (shown,) = reader(kind, special_tokens=True).read([("a funny film", "not good")])
-    assert "".join(shown.segments) == "[CLS]a funny film[SEP]not good[SEP]"
+    assert "".join(shown.segments.texts) == "[CLS]a funny film[SEP]not good[SEP]"
 
 
 def test_pieces_of_an_emoji_share_its_segment():
     (row,) = reader("byte-level BPE").read("x🦜y")
-    assert row.segments == ["x", "🦜", "y"]
+    assert row.segments.texts == ["x", "🦜", "y"]
     assert len(row) > 5  # special tokens included
 
 
@@ -94,7 +95,7 @@ def test_words_are_what_unicode_says():
     words = [text[start:end] for start, end in pairwise(edges)]
     assert [word for word in words if word.strip()] == ["I", "didn't", "pay", "3.14", ",", "我", "喜", "欢", "!"]
     (row,) = reader("characters", words=True).read(text)
-    assert row.segments == ["I", " didn't", " pay", " 3.14", ",", " 我", "喜", "欢", "!"]
+    assert row.segments.texts == ["I", " didn't", " pay", " 3.14", ",", " 我", "喜", "欢", "!"]
 
 
 def test_segments_by_hand():
@@ -102,6 +103,16 @@ def test_segments_by_hand():
     spans = [(0, 2), (2, 8), (9, 10), (9, 10), (12, 12), (12, 13)]
     assert segment_starts("unlikely é  !", spans) == ([0, 2, 9, 12], [0, 1, 2, 2, 2, 3])
     assert segment_starts("unlikely é  !", spans, words=True) == ([0, 9, 12], [0, 0, 1, 1, 1, 2])
+
+
+def test_sums_of_joined_parts_by_hand():
+    whole = joined(
+        [Segments([" "], []), Segments([], [-1]), Segments(["un", " film"], [0, 0, 1]), Segments(["[SEP]"], [0])]
+    )
+    assert whole == Segments([" ", "un", " film", "[SEP]"], [-1, 1, 1, 2, 3])
+    values = np.arange(10.0).reshape(5, 2)
+    np.testing.assert_array_equal(whole.sums(values), [[0, 0], values[1] + values[2], values[3], values[4]])
+    assert Segments([""], []).sums(np.zeros((0, 2))).tolist() == [[0, 0]]
 
 
 @pytest.mark.parametrize(
@@ -181,7 +192,7 @@ def test_long_texts_are_cut_with_a_warning():
     assert not short.cut
     assert long.cut
     assert len(long) == 6
-    assert "".join(long.segments) == "funny film funny film"
+    assert "".join(long.segments.texts) == "funny film funny film"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         read("funny film")
@@ -195,14 +206,14 @@ def test_texts_are_cut_on_the_tokenizers_side(side, seen):
     read = TextReader(tokenizer, classifier(tokenizer), max_length=count).read
     with pytest.warns(UserWarning, match="were cut"):
         (row,) = read("a b c good unwatchable drivel in   it")
-    assert "".join(row.segments).strip() == seen.strip()
+    assert "".join(row.segments.texts).strip() == seen.strip()
 
 
 def test_only_the_text_of_a_pair_that_is_too_long_is_cut():
     tokenizer = TOKENIZERS["word piece"]()
     with pytest.warns(UserWarning, match="were cut"):
         (row,) = TextReader(tokenizer, classifier(tokenizer), max_length=12).read([("a  film   ", "good " * 30)])
-    first, second = "".join(row.segments).split("[SEP]")
+    first, second = "".join(row.segments.texts).split("[SEP]")
     assert first == "a  film   "
     assert set(second.split()) == {"good"}
     assert len(row) == 12
@@ -212,7 +223,7 @@ def test_only_the_text_of_a_pair_that_is_too_long_is_cut():
 @pytest.mark.parametrize("pair", [("   ", "b"), ("a", " "), ("", "b"), ("a", ""), (" ", " ")])
 def test_blank_sides_of_a_pair_are_kept(kind, pair):
     (row,) = reader(kind).read([pair])
-    assert "".join(row.segments).replace("[SEP]", "") == "".join(pair)
+    assert "".join(row.segments.texts).replace("[SEP]", "") == "".join(pair)
 
 
 @pytest.mark.parametrize("length", [-3, 0, 1, 2])

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import shap
 import torch
-from shap.maskers._text import partition_tree
 from torch import Tensor
 
 from captum_attn.bench import CoalitionBaseline, MaskedModel
@@ -51,7 +50,7 @@ class PartitionBaseline(CoalitionBaseline):
         self.max_evals = max_evals
 
     def values(self, worth: CharacteristicFunction, players: int, ids: Sequence[int]) -> Tensor:
-        masker = _Tokens(partition_tree(self._pieces(ids), []))
+        masker = _Tokens(_Hierarchy(self._pieces(ids)).clustering())
         explainer = shap.PartitionExplainer(_model(worth), masker)
         explanation = explainer(
             np.arange(players)[None], max_evals=self.max_evals, batch_size=self.masked.batch_size, silent=True
@@ -99,6 +98,22 @@ class ExactBaseline(CoalitionBaseline):
         explainer = shap.ExactExplainer(_model(worth), shap.maskers.Independent(background))
         explanation = explainer(np.ones((1, players)), batch_size=2**players, silent=True)
         return torch.from_numpy(explanation.values.reshape(players))
+
+
+class _Hierarchy(shap.maskers.Text):  # type: ignore[misc]
+    """SHAP's hierarchy of text, over pieces (n,) instead of a text."""
+
+    def __init__(self, pieces: Sequence[str]) -> None:
+        super().__init__()
+        self.pieces = pieces
+
+    def token_segments(self, s: str) -> tuple[list[str], list[int]]:
+        """The pieces, each with a space at its end, so that SHAP leaves them as they are."""
+        return [f"{piece} " for piece in self.pieces], list(range(len(self.pieces)))
+
+    def clustering(self, s: str = "") -> Array:
+        """In SciPy's linkage format, (n - 1, 4)."""
+        return super().clustering(s) if len(self.pieces) > 1 else np.zeros((0, 4))
 
 
 class _Tokens:

@@ -15,7 +15,7 @@ from transformers import pipeline
 
 from captum_attn.bench import MaskedModel
 from captum_attn.metrics import evaluate
-from shap_attn.baselines import ExactBaseline, PartitionBaseline
+from shap_attn import ExactBaseline, PartitionBaseline
 
 TEXTS = ["a gripping , funny film", "not good", "dull"]
 TARGETS = torch.tensor([1, 0, 1])
@@ -67,6 +67,21 @@ def test_partition_values_add_up_and_are_shaps(text_model):
     pipe = pipeline("text-classification", model=model, tokenizer=tokenizer, top_k=None)
     own = shap.Explainer(pipe)(["a gripping , funny film"], silent=True)
     np.testing.assert_allclose(found[0, 1:6], own.values[0][1:-1, 1], atol=0.05)
+
+
+@pytest.mark.parametrize("text", ["unwatchable drivel", "unwatchable , but a gripping film ."])
+def test_pieces_of_words_get_values_of_their_own_as_from_shap(text_model, text):
+    model, tokenizer = text_model
+
+    def probability(ids):
+        with torch.no_grad():
+            return model(torch.tensor(np.stack(ids).astype(int))).logits.softmax(-1)[:, 1].numpy()
+
+    explainer = shap.PartitionExplainer(probability, shap.maskers.Text(tokenizer, output_type="token_ids"))
+    expected = explainer([text], max_evals=500, silent=True).values[0]
+    found = PartitionBaseline(MaskedModel(model, tokenizer))(tokenizer([text], return_tensors="pt"), torch.tensor([1]))
+    np.testing.assert_allclose(found[0], expected, atol=1e-5)
+    assert len({*found[0, 1:4].tolist()}) == 3  # "unw", "##atch", "##able"
 
 
 @pytest.mark.parametrize("name", ["byte-level BPE", "SentencePiece"])
