@@ -188,7 +188,7 @@ class FaithfulnessMeasurement(Measurement):
         named = [name for name in frame if name.startswith("faithfulness/") and name.endswith(f"/{metric.name}")]
         lines = {name.split("/")[1] if name.count("/") == 2 else next(iter(self._factories)): name for name in named}
         errors = {label: name.replace("faithfulness/", "faithfulness_error/", 1) for label, name in lines.items()}
-        title = f"{metric.name.replace('_', ' ')} ({'higher' if metric.higher_is_better else 'lower'} is better)"
+        title = f"{metric.title} ({metric.better})"
         return Panel(title, lines, errors={label: name for label, name in errors.items() if name in frame}, grey=RANDOM)
 
 

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from captum_attn.bench import Data, Intervention, Method, check_methods
 from captum_attn.comparison.compared_inputs import Collected
-from captum_attn.comparison.comparison_result import Comparison
+from captum_attn.comparison.comparison_result import USUAL, Comparison
 from captum_attn.comparison.stability import Paraphrased, explain_paraphrases
 from captum_attn.core.class_names import class_names
 from captum_attn.core.perturb import Replacement
 from captum_attn.functional import PERCENTAGES, check_top_k
-from captum_attn.metrics import evaluate
+from captum_attn.metrics import F1_PERCENTAGE, Metric, evaluate, known_metrics
 
 
 def compare(
@@ -24,6 +24,7 @@ def compare(
     *,
     tokenizer: Any | None = None,
     labels: Sequence[int] | Tensor | None = None,
+    metrics: Sequence[str | Metric] = (),
     top_k: int | float = 0.2,
     reruns: Mapping[str, Sequence[Method]] | None = None,
     paraphrases: Sequence[str] | None = None,
@@ -53,6 +54,8 @@ def compare(
             show_progress: as in :func:`captum_attn.metrics.evaluate`.
         inputs: its data: texts, pairs of texts, pixels, ids, or a mapping of tensors.
         methods: as there: names, and attributions or functions of a batch and its targets; at least two.
+        metrics: what else is measured and shown: names or records, as there. Comprehensiveness, sufficiency and time
+            always are, F1 with ``labels``.
         top_k: a number of tokens, or a share of them, rounded up. An input counts at least one token as the top, and at
             most all but one.
         reruns: by name, copies of a method that differ from it in nothing but the seed.
@@ -100,12 +103,14 @@ def compare(
     copies = _checked_reruns(reruns, methods)
     texts = None if paraphrases is None else _checked_paraphrases(paraphrases, inputs)
     collected = Collected(tokenizer, copies, seed)
+    usual = [name for name in USUAL if name != "f1_macro" or (labels is not None and F1_PERCENTAGE in percentages)]
     evaluation = evaluate(
         model,
         inputs,
         methods,
         tokenizer=tokenizer,
         labels=labels,
+        metrics=[*usual, *metrics] if metrics else None,
         percentages=percentages,
         interventions=interventions,
         replacement=replacement,
@@ -132,7 +137,8 @@ def compare(
             seed=seed,
             show_progress=show_progress,
         )
-    return Comparison(evaluation, explained, top_k, paraphrased, class_names(model, collected.outputs))
+    shown = known_metrics([*usual, *metrics])
+    return Comparison(evaluation, explained, top_k, paraphrased, class_names(model, collected.outputs), shown)
 
 
 def _checked_reruns(

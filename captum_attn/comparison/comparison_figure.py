@@ -13,6 +13,7 @@ from scipy.spatial.distance import squareform
 from captum_attn.bench import RANDOM
 from captum_attn.comparison.compared_inputs import ComparedInput, Picture
 from captum_attn.formatting import short
+from captum_attn.metrics import CATALOGUE, Metric
 from captum_attn.visualization import as_written, diverging_colours, draw_patches, shown_pixels
 
 if TYPE_CHECKING:
@@ -66,8 +67,8 @@ def comparison_figure(matrix: pd.DataFrame, table: pd.DataFrame, shown: Compared
     left, middle, right = top.subplots(1, 3, width_ratios=(0.34 * rows + 1, 2.6, 2.6))
     _heat_map(left, matrix.loc[order, order])
     table = table.set_index("method").loc[order]
-    _bars(middle, table, "comprehensiveness", "higher is better")
-    _bars(right, table, "sufficiency", "lower is better")
+    _bars(middle, table, CATALOGUE["comprehensiveness"])
+    _bars(right, table, CATALOGUE["sufficiency"])
     bottom.suptitle(title, fontsize=10, x=0.01, ha="left")
     if shown.picture is None:
         _token_rows(bottom, shown, order)
@@ -93,8 +94,9 @@ def _heat_map(axes: Axes, matrix: pd.DataFrame) -> None:
     axes.set_title("agreement: Kendall's τ", fontsize=10, loc="left")
 
 
-def _bars(axes: Axes, table: pd.DataFrame, metric: str, better: str) -> None:
+def _bars(axes: Axes, table: pd.DataFrame, of: Metric) -> None:
     """A bar for each method with its standard error; a dot for its reverse; a line at the level of random scores."""
+    metric = of.name
     colours = [_RANDOM_BAR if method == RANDOM else _BAR for method in table.index]
     places = range(len(table))
     axes.barh(places, table[metric], xerr=table[f"{metric}_error"], color=colours, height=0.7, error_kw={"lw": 1})
@@ -106,7 +108,7 @@ def _bars(axes: Axes, table: pd.DataFrame, metric: str, better: str) -> None:
     axes.set_yticks([])
     axes.spines[["top", "right", "left"]].set_visible(False)
     note = "hollow: reversed; " if f"{metric}_reversed" in table else ""
-    axes.set_xlabel(f"{better}\n{note}dashed: random", fontsize=8)
+    axes.set_xlabel(f"{of.better}\n{note}dashed: random", fontsize=8)
     axes.set_title(metric, fontsize=10, loc="left")
 
 

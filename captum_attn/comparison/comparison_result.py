@@ -21,14 +21,13 @@ from captum_attn.comparison.comparison_figure import comparison_figure
 from captum_attn.comparison.page import Content, page
 from captum_attn.comparison.stability import Paraphrased, agreement_of_reruns
 from captum_attn.functional import RANKING_METRICS, Agreement, agreement, mean_over_inputs, mean_over_pairs
-from captum_attn.metrics import Evaluation
-from captum_attn.metrics.catalogue import F1_PERCENTAGE
+from captum_attn.metrics import Evaluation, Metric
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_WITH_ERRORS = ("comprehensiveness", "sufficiency", "f1_macro")
-"""Metrics of an evaluation that are in the table with their standard errors."""
+USUAL = ("comprehensiveness", "sufficiency", "seconds", "f1_macro")
+"""Metrics of an evaluation that are in the table, as far as they were evaluated."""
 
 
 class Comparison:
@@ -63,7 +62,9 @@ class Comparison:
         top_k: int | float,
         paraphrased: Sequence[Paraphrased] | None,
         class_names: Sequence[str] | None,
+        metrics: Sequence[Metric],
     ) -> None:
+        self._metrics = metrics
         self.evaluation, self.inputs, self.top_k = evaluation, inputs, top_k
         self.methods = evaluation.methods
         self._paraphrased, self._class_names = paraphrased, class_names
@@ -163,7 +164,8 @@ class Comparison:
 
         Returns:
             Columns ``method``; ``signed``, whether any score is negative; ``comprehensiveness``, ``sufficiency`` and,
-            where there are labels, ``f1_macro``, with ``…_error``, the standard error; ``comprehensiveness_reversed``,
+            where there are labels, ``f1_macro``, and further metrics that were asked for, with ``…_error``, the
+            standard error; ``comprehensiveness_reversed``,
             of the reversed ranking; the same with ``…_knockout`` where that is the second intervention; ``seconds`` for
             one input; ``agreement``, the mean τ with the other methods but random scores, and ``top_k_agreement``, the
             mean overlap; ``under_reruns`` and ``under_paraphrases``, τ with itself, NaN where it was not measured
@@ -255,6 +257,7 @@ class Comparison:
                 evidence=self._evidence,
                 matrices={metric: self.matrix(metric) for metric in RANKING_METRICS},
                 inputs={self._title(order[place]): self.inputs[order[place]] for place in places},
+                metrics=self._metrics,
                 top_k=self.top_k,
                 interventions=settings.interventions,
                 percentages=settings.percentages,
@@ -307,15 +310,12 @@ class Comparison:
     def _faithfulness(self) -> dict[str, dict[str, float]]:
         """What the evaluation says of each method, by name of the column."""
         settings = self.evaluation.settings
-        metrics = [*_WITH_ERRORS[:2], "seconds"]
-        if settings.labels is not None and F1_PERCENTAGE in settings.percentages:
-            metrics.append("f1_macro")
         found: dict[str, dict[str, float]] = {method: {} for method in self.methods}
-        for row in self.evaluation.table(metrics).itertuples():
+        for row in self.evaluation.table(self._metrics).itertuples():
             other = "" if row.intervention in (settings.interventions[0], "none") else f"_{row.intervention}"
             column = f"{row.metric}{'' if row.ranking == 'scores' else '_reversed'}{other}"
             found[row.method][column] = row.mean
-            if row.metric in _WITH_ERRORS:
+            if row.metric != "seconds":
                 found[row.method][f"{column}_error"] = row.standard_error
         return found
 

@@ -11,13 +11,14 @@ from typing import Any
 
 import pandas as pd
 
-from captum_attn.bench import INTERVENTIONS, RANDOM
+from captum_attn.bench import RANDOM
 from captum_attn.comparison.cautions import Evidence, words_of_caution
 from captum_attn.comparison.compared_inputs import ComparedInput, Picture
 from captum_attn.comparison.comparison_figure import AGREES, OPPOSES, clustered
 from captum_attn.core.patches import under_patches
 from captum_attn.formatting import number, percent, short, with_error
 from captum_attn.functional import RANKING_METRICS
+from captum_attn.metrics import Metric
 from captum_attn.visualization import diverging_colours, shown_pixels, tokens_html
 
 _STYLE = """
@@ -57,6 +58,7 @@ class Content:
         evidence: the tables, from which words of caution follow.
         matrices: of each of the RANKING_METRICS, the mean agreement of each two methods.
         inputs: some, each by what is said of it.
+        metrics: those of the evaluation that are shown.
         top_k: how many tokens, or which share of them, count as the top.
         interventions, percentages, seed: as :func:`~captum_attn.metrics.evaluate` was given them.
     """
@@ -64,6 +66,7 @@ class Content:
     evidence: Evidence
     matrices: Mapping[str, pd.DataFrame]
     inputs: Mapping[str, ComparedInput]
+    metrics: Sequence[Metric]
     top_k: int | float
     interventions: Sequence[str]
     percentages: Sequence[float]
@@ -78,7 +81,7 @@ def page(content: Content) -> str:
         f"<h1>{len(evidence.methods)} explanations of {count} prediction{'s' * (count > 1)}</h1>",
         _cautions(words_of_caution(evidence)),
         _agreement(content, order),
-        _faithfulness(evidence.table, content.interventions),
+        _faithfulness(evidence.table, content.metrics, content.interventions),
         _stability(evidence.stability),
         *([_inputs(content.inputs, order)] if content.inputs else []),
         _method(content),
@@ -121,21 +124,23 @@ def _agreement(content: Content, order: Sequence[str]) -> str:
     )
 
 
-def _faithfulness(table: pd.DataFrame, interventions: Sequence[str]) -> str:
+def _faithfulness(table: pd.DataFrame, metrics: Sequence[Metric], interventions: Sequence[str]) -> str:
     """A row for each method, the most faithful first; other interventions than the first in a table of their own."""
     first, *others = interventions
-    faithful = ["comprehensiveness", "sufficiency", "f1_macro"]
+    headings = {metric.name: f"{_HEADINGS.get(metric.name, metric.title)}\u00a0{metric.arrow}" for metric in metrics}
+    headings["seconds"] = _HEADINGS["seconds"]
+    faithful = [name for name in headings if name != "seconds"]
     own = ["seconds", "agreement", "top_k_agreement", "under_reruns", "under_paraphrases"]
     parts = [
         "<h2>Who is faithful, and at what cost</h2>\n<p class='note'>Mean ± standard error. Comprehensiveness: how far "
         f"the predicted class's probability falls without the top tokens (by {escape(first)}); reversed: without the "
         "lowest ones. Sufficiency: how far it falls with them alone. Agreement: mean τ, and mean top-k overlap, with "
         "the other methods. τ with itself: under other seeds, and on paraphrases.</p>",
-        _rows(table, ["method", "signed", faithful[0], f"{faithful[0]}_reversed", *faithful[1:], *own]),
+        _rows(table, ["method", "signed", faithful[0], f"{faithful[0]}_reversed", *faithful[1:], *own], headings),
     ]
     for other in others:
-        columns = [f"{column}_{other}" for column in faithful]
-        parts.append(f"<h3>By {escape(other)}</h3>\n{_rows(table, ['method', *columns])}")
+        under = {f"{column}_{other}": headings[column] for column in faithful}
+        parts.append(f"<h3>By {escape(other)}</h3>\n{_rows(table, ['method', *under], under)}")
     return "\n".join(parts)
 
 
@@ -160,15 +165,18 @@ def _stability(frame: pd.DataFrame) -> str:
     return "\n".join(parts)
 
 
-def _rows(table: pd.DataFrame, columns: Sequence[str]) -> str:
+def _rows(table: pd.DataFrame, columns: Sequence[str], headings: Mapping[str, str] | None = None) -> str:
     """Some columns of a table, those without any number left out; comprehensiveness as a bar, too."""
+    headings = {**_HEADINGS, **(headings or {})}
     shown = [column for column in columns if column in table and table[column].notna().any()]
-    head = "".join(f"<th scope='col'>{escape(_heading(column))}</th>" for column in shown)
+    head = "".join(f"<th scope='col'>{escape(headings.get(column, column))}</th>" for column in shown)
     rows = []
     for _, row in table.iterrows():
         cells = [f"<th scope='row'>{escape(row.method)}</th>"]
         for column in shown[1:]:
-            full = table[column].max() if _heading(column) == _HEADINGS["comprehensiveness"] else 0
+            full = (
+                table[column].max() if column.startswith("comprehensiveness") and not column.endswith("reversed") else 0
+            )
             share = max(row[column], 0) / full if full > 0 else 0
             bar = f" class='bar' style='--share:{share:.0%}'" if share else ""
             cells.append(f"<td{bar}>{_cell(row, column)}</td>")
@@ -252,10 +260,8 @@ def _tau_colours(tau: float) -> str:
 
 
 _HEADINGS = {
-    "comprehensiveness": "comprehensiveness\u00a0↑",
     "comprehensiveness_reversed": "reversed",
-    "sufficiency": "sufficiency\u00a0↓",
-    "f1_macro": "F1 on top 20\u00a0%\u00a0↑",
+    "f1_macro": "F1 on top 20\u00a0%",
     "seconds": "ms an input",
     "top_k_agreement": "top-k overlap",
     "under_reruns": "τ, other seeds",
@@ -267,9 +273,3 @@ _HEADINGS = {
     "same_top": "same token on top",
     "n": "inputs",
 }
-
-
-def _heading(column: str) -> str:
-    for intervention in INTERVENTIONS:
-        column = column.removesuffix(f"_{intervention}")
-    return _HEADINGS.get(column, column)

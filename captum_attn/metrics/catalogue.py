@@ -119,9 +119,19 @@ class Metric:
         return not {"without_top", "top_alone", "predictions", "ask"}.isdisjoint(self.needs)
 
     @property
+    def title(self) -> str:
+        """Its name in words."""
+        return self.name.replace("_", " ")
+
+    @property
     def arrow(self) -> str:
         """The way that is better."""
         return "↑" if self.higher_is_better else "↓"
+
+    @property
+    def better(self) -> str:
+        """The same in words."""
+        return "higher is better" if self.higher_is_better else "lower is better"
 
     def shares(self, evaluated: Sequence[float], scale: ReportScale) -> tuple[float, ...]:
         """The percentages that it is about, of those that are evaluated."""

@@ -18,7 +18,7 @@ from small_models import digits, load_image_model, load_text_model
 
 from captum_attn import MaskTunnel, ShapleyAttention, ShapleyGradAttention
 from captum_attn.comparison import Comparison, compare
-from captum_attn.metrics import evaluate
+from captum_attn.metrics import Metric, evaluate
 
 TEXTS = [
     "a gripping , funny film that never lets go",
@@ -151,6 +151,22 @@ def test_the_table_has_a_row_for_each_method_the_most_faithful_first(plain):
     own = row(table, method="ids")
     assert own.agreement == pytest.approx((matrix.loc["ids", "place"] + matrix.loc["ids", "backwards"]) / 2)
     assert row(table, method="random").agreement == pytest.approx(matrix.loc["random"].drop("random").mean())
+
+
+def test_metrics_of_ones_own_stand_beside_the_usual_ones(text_model, plain):
+    lost = Metric("flips", True, ["without_top"], lambda p: (p < 0.5).float().mean(-1))
+    result = run(text_model, metrics=["log_odds", lost])
+    expected = result.evaluation.table(["flips"]).query("ranking == 'scores'").set_index("method")
+    table = result.table().set_index("method")
+    assert table.flips.to_dict() == expected["mean"].to_dict()
+    assert table.flips_error.to_dict() == expected.standard_error.to_dict()
+    usual = [column for column in plain.table().columns if column != "seconds"]
+    assert result.table()[usual].equals(plain.table()[usual])
+    page = result.to_html()
+    assert ">flips\u00a0↑</th>" in page
+    assert ">log odds\u00a0↓</th>" in page
+    with pytest.raises(ValueError, match="f1_macro cannot be evaluated without labels="):
+        run(text_model, metrics=["f1_macro"])
 
 
 def test_the_same_method_twice_agrees_fully_and_random_scores_with_nobody(text_model):
