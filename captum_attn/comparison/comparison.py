@@ -137,8 +137,8 @@ def compare(
             seed=seed,
             show_progress=show_progress,
         )
-    shown = known_metrics([*usual, *metrics])
-    return Comparison(evaluation, explained, top_k, paraphrased, class_names(model, collected.outputs), shown)
+    further = [metric for metric in known_metrics(metrics) if metric.name not in USUAL]
+    return Comparison(evaluation, explained, top_k, paraphrased, class_names(model, collected.outputs), further)
 
 
 def _checked_reruns(

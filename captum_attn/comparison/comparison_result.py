@@ -62,9 +62,10 @@ class Comparison:
         top_k: int | float,
         paraphrased: Sequence[Paraphrased] | None,
         class_names: Sequence[str] | None,
-        metrics: Sequence[Metric],
+        further: Sequence[Metric] = (),
     ) -> None:
-        self._metrics = metrics
+        known = {metric.name: metric for metric in evaluation.metrics}
+        self._metrics = [*(known[name] for name in USUAL if name in known), *further]
         self.evaluation, self.inputs, self.top_k = evaluation, inputs, top_k
         self.methods = evaluation.methods
         self._paraphrased, self._class_names = paraphrased, class_names
