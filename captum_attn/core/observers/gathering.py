@@ -18,7 +18,7 @@ class GatheringObserver(LayerObserver):
 
     def __init__(self, watched: Watched) -> None:
         super().__init__(watched)
-        self._total = watched.zeros(watched.shape[2])
+        self._total = watched.zeros(watched.length)
 
     def take(self, tile: Tile) -> None:
         gathered = influence_in(tile, "rectified", self.watched.heads).sum((1, 3))

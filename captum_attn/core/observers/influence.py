@@ -47,8 +47,8 @@ class InfluenceObserver(LayerObserver):
         self._variant, self._per, self._given_weights = variant, per, row_weights
         layers = 1 if per is None else len(watched.layers)
         heads = len(watched.heads) if per == "head" else 1
-        length = watched.shape[2]
-        self._total = watched.zeros(layers, heads, *((length, length) if row_weights is None else (length,)))
+        matrix = (watched.length,) * (2 if row_weights is None else 1)
+        self._total = watched.zeros(layers, heads, *matrix)
 
     def take(self, tile: Tile) -> None:
         examples, in_heads, in_queries = tile.block
@@ -77,7 +77,7 @@ class InfluenceObserver(LayerObserver):
     def _rows(self) -> Sequence[int]:
         """The queries that count, in ascending order."""
         if self._weights is None:
-            return range(self.watched.shape[2])
+            return range(self.watched.length)
         return self._weights.any(0).nonzero().flatten().tolist()
 
     @property

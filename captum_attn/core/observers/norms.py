@@ -110,8 +110,7 @@ class NormObserver(LayerObserver):
         super().__init__(watched)
         self._after, self._residual = after, residual
         self._weights = None if row_weights is None else row_weights.weights().to(watched.like)
-        length = watched.shape[2]
-        self._total = watched.zeros(*((length, length) if row_weights is None else (length,)))
+        self._total = watched.zeros(*(watched.length,) * (2 if row_weights is None else 1))
         self._form: tuple[int, ContributionForm] | None = None
 
     def take(self, tile: Tile) -> None:

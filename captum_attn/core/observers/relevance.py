@@ -131,8 +131,7 @@ class NormalizedRelevanceObserver(_DescendingObserver):
     """P = I + Ā with each row divided by its sum, which is known when all heads were seen: Ā of one layer is kept."""
 
     def _begin(self) -> None:
-        length = self.watched.shape[2]
-        self._mean = self.watched.zeros(length, length)
+        self._mean = self.watched.zeros(self.watched.length, self.watched.length)
 
     def _add(self, block: Block, influence: Tensor) -> None:
         part = self._mean[block.examples, block.queries]

@@ -28,6 +28,11 @@ class Watched:
     heads: list[int]
     like: Tensor
 
+    @property
+    def length(self) -> int:
+        """N."""
+        return self.shape[2]
+
     def zeros(self, *sizes: int) -> Tensor:
         """(B, *sizes), to add up in."""
         return self.like.new_zeros(self.shape[0], *sizes)

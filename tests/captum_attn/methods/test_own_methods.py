@@ -36,12 +36,12 @@ class PeakObserver(LayerObserver):
 
     def __init__(self, watched: Watched) -> None:
         super().__init__(watched)
-        self.peaks = watched.zeros(watched.shape[2])
+        self.peaks = watched.zeros(watched.length)
 
     def take(self, tile: Tile) -> None:
-        influence = influence_in(tile, "rectified", self.watched.heads)
-        peaks = self.peaks[tile.block.examples]
-        peaks.copy_(peaks.maximum(influence.amax((1, 2))))
+        examples = tile.block.examples
+        peaks = influence_in(tile, "rectified", self.watched.heads).amax((1, 2))
+        self.peaks[examples] = self.peaks[examples].maximum(peaks)
 
 
 class PeakInfluence(OnePassAttribution):
@@ -57,7 +57,10 @@ class PeakInfluence(OnePassAttribution):
 
 
 class AttCAT(OnePassAttribution):
-    """What a token's states add to the score, layer by layer, as far as the readout attends to them (Qiang 2022)."""
+    """What a token's states add to the score, layer by layer, as far as the readout attends to it (Qiang et al. 2022).
+
+    Its value is Σ_l mean_h A_l,h[readout, token] · Σ_d (∂ score / ∂ state_l ⊙ state_l), with the states behind layer l.
+    """
 
     needs_gradients = True
 
