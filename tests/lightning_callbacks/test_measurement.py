@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_predict
 from torch.utils.data import DataLoader
 
-from captum_attn import ShapleyGradAttention
+from captum_attn import NormAttention, ShapleyAttention, ShapleyGradAttention
 from lightning_callbacks import ExplanationMonitor, Measurement
 
 OWN = {"concepts": None, "target": None, "faithfulness": None}
@@ -128,15 +128,18 @@ def passes_of(monkeypatch, *measurements, **arguments):
     monkeypatch.setattr(torch.autograd, "grad", count(1, torch.autograd.grad))
     validated(*measurements, Begun(), module=module, **arguments)
     assert begun
-    return counted
+    return tuple(counted)
 
 
 def test_all_measurements_share_the_same_passes(monkeypatch):
     ours = {"faithfulness": ShapleyGradAttention, "concepts": concepts()}
     forward, backward = passes_of(monkeypatch, **ours)
     assert backward == 3  # one for each batch
-    assert passes_of(monkeypatch, RolloutEntropy(), ProbingAccuracy(), **ours) == [forward, backward]
+    assert passes_of(monkeypatch, RolloutEntropy(), ProbingAccuracy(), **ours) == (forward, backward)
     assert passes_of(monkeypatch, RolloutEntropy(), ProbingAccuracy())[0] == 3
+    several = ([ShapleyGradAttention, other] for other in (ShapleyAttention, NormAttention))
+    attention, norms = (passes_of(monkeypatch, faithfulness=methods)[0] for methods in several)
+    assert attention == norms  # which want what follows the attention
 
 
 class OfStates(ShapleyGradAttention):

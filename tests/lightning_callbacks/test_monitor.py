@@ -62,7 +62,7 @@ def test_faithfulness_is_that_of_evaluate():
         "gradients": ShapleyGradAttention,
         "attention": ShapleyAttention,
         "relevance": GenericRelevance,
-        "norms": NormAttention,  # which needs a pass of its own
+        "norms": NormAttention,
         "rollout": AttentionRollout,
     }
     monitor, _ = validated(module, concepts=None, target=None, faithfulness=methods)
@@ -106,7 +106,7 @@ def test_concept_scores_are_those_of_interpret_on_inputs_of_the_class(faithfulne
     monitor, _ = validated(module, faithfulness=faithfulness)
     inputs = {"input_ids": data.ids[data.labels == 1]}
     predicted = module.model(**inputs).logits.argmax(-1)
-    assert (predicted != 1).any()  # of such inputs, the two halves explain different classes
+    assert (predicted != 1).any()  # of such inputs, concepts and faithfulness explain different classes
     ttcav = TTCAV(module.model, processor=tokenizer(), **QUICK)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -131,7 +131,7 @@ def test_without_a_target_each_input_is_scored_by_its_predicted_class():
     assert {name.split("/")[2] for name in monitor.frame() if name.startswith("tcav/")} == {"layer_2"}
 
 
-def test_one_forward_and_one_backward_pass_serve_both_halves(monkeypatch):
+def test_one_forward_and_one_backward_pass_serve_concepts_and_faithfulness(monkeypatch):
     module = FineTuned().eval()
     passes = []
     original = torch.autograd.grad
@@ -384,6 +384,10 @@ def test_the_history_goes_on_after_a_crash(tmp_path):
     assert again.frame()["epoch"].tolist() == [0, 1, 2]
     assert again.frame()[:2].equals(first.frame())
     assert plain(torch.load(path, weights_only=True)["callbacks"][first.state_key])
+
+
+def test_checkpoints_know_monitors_by_their_prefix():
+    assert ExplanationMonitor(log_prefix="a/").state_key == "ExplanationMonitor{'log_prefix': 'a/'}"
 
 
 def plain(value):

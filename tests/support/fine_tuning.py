@@ -81,7 +81,7 @@ QUICK = {"n_cavs": 3, "permutations": 99}
 
 
 def monitored(**arguments: Any) -> dict[str, Any]:
-    """Arguments of a monitor of both halves that takes no time."""
+    """Arguments of a monitor of concepts and faithfulness that takes no time."""
     usual = {"concepts": concepts(), "target": 1, "processor": tokenizer(), "concept_options": QUICK, "figures": False}
     return {**usual, **arguments}
 
