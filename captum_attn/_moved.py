@@ -28,10 +28,12 @@ MOVED = {
     "captum_attn.core.relevance": "captum_attn.core.observers",
     "captum_attn.metrics.baselines": "captum_attn.bench",
     "captum_attn.metrics.data": "captum_attn.bench",
+    "captum_attn.metrics.faithfulness": "captum_attn.metrics",
     "captum_attn.metrics.functional": "captum_attn.functional",
     "captum_attn.metrics.masked_model": "captum_attn.bench",
     "captum_attn.metrics.methods": "captum_attn.bench",
     "captum_attn.metrics.perturbed_inputs": "captum_attn.bench",
+    "captum_attn.metrics.plausibility": "captum_attn.functional",
     "captum_attn.metrics.rationales": "captum_attn.bench",
     "shap_attn.baselines": "shap_attn",
 }

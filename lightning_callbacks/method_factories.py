@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -45,6 +46,7 @@ def built(factory: MethodFactory, model: nn.Module, processor: Any | None) -> An
     parameters = inspect.signature(factory).parameters
     wanted = parameters.get("tokenizer")
     bound = wanted is not None and wanted.default not in (None, wanted.empty)
+    bound |= isinstance(factory, partial) and "tokenizer" in factory.keywords  # which **arguments hide
     takes_any = any(part.kind is part.VAR_KEYWORD for part in parameters.values())
     tokenizer = tokenizer_of(processor)
     return factory(model, tokenizer=tokenizer) if not bound and (wanted is not None or takes_any) else factory(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointError
 
+from captum_attn._moved import moved_names
 from captum_attn.core.capture import INDEPENDENT, LISTED, SWITCH_CHECKPOINTS, ScaledAttentionCapture
 from captum_attn.core.dependences import Dependence, dependence_of
 from captum_attn.core.forward import SeenForward, seen_forward
@@ -146,6 +148,23 @@ class ObservedForward:
         """
         numbers = [self.calls[layer].layer for layer in self.resolved_layers(layers)]
         return Watched(self._shape, numbers, resolve_indices("heads", heads, self.heads), self.like)
+
+    def observer(
+        self,
+        *,
+        variant: Variant,
+        layers: Sequence[int] | None = None,
+        heads: Sequence[int] | None = None,
+        row_weights: RowWeights | None = None,
+        per: Per | None = None,
+    ) -> InfluenceObserver:
+        """The former way to make an observer; now ``InfluenceObserver(run.watched(layers, heads), variant)``."""
+        warnings.warn(
+            "run.observer moved: write InfluenceObserver(run.watched(layers, heads), variant, row_weights, per)",
+            FutureWarning,
+            stacklevel=2,
+        )
+        return InfluenceObserver(self.watched(layers, heads), variant, row_weights, per)
 
     def show(
         self,
@@ -536,3 +555,6 @@ def _check_examples_first(model: Callable[..., Any], inputs: ModelInputs, run: O
                     "not example by example, so their heads cannot be told apart; or the examples of a batch see each "
                     "other. Explain one example at a time, by internal_batch_size=1"
                 )
+
+
+__getattr__ = moved_names(__name__, "captum_attn.core.forward", {"plain_output"})

@@ -1,81 +1,22 @@
-"""Methods that a user writes, in few lines and from public names, against their definitions in eager code."""
+"""The methods of the how-to page against their definitions in eager code."""
 
 from __future__ import annotations
 
 import copy
-import inspect
-from typing import Any
 
 import pytest
 import torch
 from families import FAMILIES, text_batch
+from how_to import ran
 from models import left_untouched
-from torch import nn
 
-from captum_attn import OnePassAttribution, ShapleyGradAttention, TokenAttributions
-from captum_attn.core import LayerObserver, Tile, Watched, mapping_inputs, observed_forward
-from captum_attn.core.observers import InfluenceObserver, influence_in
-from captum_attn.methods import Explained, explain_in_one_pass
+from captum_attn import ShapleyGradAttention
+from captum_attn.core import mapping_inputs, observed_forward
+from captum_attn.core.observers import InfluenceObserver
+from captum_attn.methods import explain_in_one_pass
 
-
-class InfluenceOnOthers(OnePassAttribution):
-    """How much a token influences all tokens but itself: A ⊙ G, the mean over layers and heads."""
-
-    needs_gradients = True
-
-    def observer(self, explained: Explained) -> InfluenceObserver:
-        return InfluenceObserver(explained.run.watched(self.layers, self.heads), "signed")
-
-    def solve(self, explained: Explained, observer: InfluenceObserver) -> TokenAttributions:
-        influence = observer.influence * explained.real.unsqueeze(-1)
-        return explained.attributions(influence.sum(1) - influence.diagonal(dim1=1, dim2=2))
-
-
-class PeakObserver(LayerObserver):
-    """The largest A ⊙ ReLU(G) that each token has on another, in any layer and head."""
-
-    def __init__(self, watched: Watched) -> None:
-        super().__init__(watched)
-        self.peaks = watched.zeros(watched.length)
-
-    def take(self, tile: Tile) -> None:
-        examples = tile.block.examples
-        peaks = influence_in(tile, "rectified", self.watched.heads).amax((1, 2))
-        self.peaks[examples] = self.peaks[examples].maximum(peaks)
-
-
-class PeakInfluence(OnePassAttribution):
-    """How much a token matters where it matters most."""
-
-    needs_gradients = True
-
-    def observer(self, explained: Explained) -> PeakObserver:
-        return PeakObserver(explained.run.watched(self.layers, self.heads))
-
-    def solve(self, explained: Explained, observer: PeakObserver) -> TokenAttributions:
-        return explained.attributions(observer.peaks)
-
-
-class AttCAT(OnePassAttribution):
-    """What a token's states add to the score, layer by layer, as far as the readout attends to it (Qiang et al. 2022).
-
-    Its value is Σ_l mean_h A_l,h[readout, token] · Σ_d (∂ score / ∂ state_l ⊙ state_l), with the states behind layer l.
-    """
-
-    needs_gradients = True
-
-    def __init__(self, model: nn.Module, blocks: str, **common: Any) -> None:
-        super().__init__(model, **common)
-        self.modules = [f"{blocks}.{layer}" for layer, _ in enumerate(model.get_submodule(blocks).children())]
-
-    def observer(self, explained: Explained) -> InfluenceObserver:
-        return InfluenceObserver(explained.run.watched(heads=self.heads), "attention", explained.readout, per="layer")
-
-    def solve(self, explained: Explained, observer: InfluenceObserver) -> TokenAttributions:
-        states = zip(explained.states, explained.gradients, strict=True)
-        impact = torch.stack([(state.hidden * gradient).sum(-1) for state, gradient in states], 1)
-        return explained.attributions((observer.influence * impact).sum(1))
-
+PAGE = ran()
+InfluenceOnOthers, PeakInfluence, AttCAT = (PAGE[name] for name in ("InfluenceOnOthers", "PeakInfluence", "AttCAT"))
 
 TARGET = 1
 BLOCKS = {"bert": "bert.encoder.layer", "gpt2": "transformer.h", "llama": "model.layers"}
@@ -211,12 +152,3 @@ def test_modules_that_are_not_there_are_refused():
     method.modules = ["bert.encoder.layers"]
     with pytest.raises(ValueError, match=r"no module 'bert.encoder.layers'; similar names"):
         method.attribute(text_batch())
-
-
-@pytest.mark.parametrize(
-    ("classes", "lines"), [((InfluenceOnOthers,), 10), ((PeakObserver, PeakInfluence), 25), ((AttCAT,), 22)]
-)
-def test_few_lines_do(classes, lines):
-    code = "".join(map(inspect.getsource, classes)).splitlines()
-    body = [line for line in code if line.strip() and not line.startswith("class ")]
-    assert len(body) <= lines, len(body)
