@@ -26,7 +26,7 @@ from lightning_callbacks.classes import class_number
 from lightning_callbacks.history import Group
 from lightning_callbacks.history_figures import Panel
 from lightning_callbacks.logged_names import check_names, plain_name
-from lightning_callbacks.measurement import Measurement, SharedPass
+from lightning_callbacks.measurement import Measurement, SharedPass, gradients_of
 from lightning_callbacks.probe_set import ProbeBatch, ProbeSet, fitted
 
 if TYPE_CHECKING:
@@ -135,12 +135,8 @@ class ConceptMeasurement(Measurement):
     def numbers(self, seen: SharedPass) -> Tensor:
         if seen.gradients is None:
             raise ValueError("the pass was made without gradients")
-        places = [seen.states.index(layer.of(seen.run)) for layer in self._layers]
-        readout = seen.gradients._replace(
-            gradients=[seen.gradients.gradients[place] for place in places],
-            attention=[seen.gradients.attention[place] for place in places],
-        )
-        pooled = self._ttcav.pooled_gradients(seen.run, readout)
+        layers = [layer.of(seen.run) for layer in self._layers]
+        pooled = self._ttcav.pooled_gradients(seen.run, gradients_of(seen.gradients, seen.states, layers))
         return torch.cat([seen.targets[:, None].to(pooled[0]), *pooled], 1)
 
     def metrics(self, numbers: Tensor, labels: Tensor | None) -> Mapping[str, float]:

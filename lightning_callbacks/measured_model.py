@@ -11,14 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from captum_attn import TokenAttributions
-from captum_attn.core.observers import ReadoutGradients
 from captum_attn.core.readout import KnownRows
 from captum_attn.core.run import ObservedForward, observed_forward
-from captum_attn.core.states import States
 from captum_attn.methods.one_pass import explain_in_one_pass
 from lightning_callbacks.gathering import RowsOfExamples
 from lightning_callbacks.history import ExplainedExample
-from lightning_callbacks.measurement import Measurement, SharedPass
+from lightning_callbacks.measurement import Measurement, SharedPass, gradients_of
 from lightning_callbacks.probe_set import ProbeBatch, ProbeSet, fitted
 
 
@@ -169,20 +167,7 @@ def _explained(
             list(islice(left, len(one.methods))),
             own,
             readout if own else None,
-            _of_states(gradients, wanted, own) if one.needs_gradients else None,
+            gradients_of(gradients, wanted, own) if gradients is not None and one.needs_gradients else None,
         )
         for one, own in zip(group, states, strict=True)
     ]
-
-
-def _of_states(
-    gradients: ReadoutGradients | None, wanted: Sequence[States], own: Sequence[States]
-) -> ReadoutGradients | None:
-    """The part of the gradients that is of some states."""
-    if gradients is None:
-        return None
-    places = [place for place, state in enumerate(wanted) if any(state is one for one in own)]
-    return gradients._replace(
-        gradients=[gradients.gradients[place] for place in places],
-        attention=[gradients.attention[place] for place in places],
-    )

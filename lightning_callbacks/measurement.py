@@ -31,7 +31,7 @@ class SharedPass:
     Attributes:
         run: the observed forward pass. Attention can be looked at once more (``run.influence(None, ...)``), gradients
             cannot.
-        batch: the examples, on the model's device.
+        batch: the examples; ``inputs`` on the model's device, ``labels`` and ``rows`` on the CPU.
         targets: int64 (B,), the classes whose logits are explained.
         attributions: of each of the measurement's ``methods``.
         states: of its ``modules``, in the order in which these returned; ``hidden`` is (B, N, D).
@@ -46,6 +46,15 @@ class SharedPass:
     states: Sequence[States]
     readout: Tensor | None
     gradients: ReadoutGradients | None
+
+
+def gradients_of(gradients: ReadoutGradients, states: Sequence[States], wanted: Sequence[States]) -> ReadoutGradients:
+    """Of the gradients of states, those of some of them."""
+    places = [next(place for place, state in enumerate(states) if state is one) for one in wanted]
+    return gradients._replace(
+        gradients=[gradients.gradients[place] for place in places],
+        attention=[gradients.attention[place] for place in places],
+    )
 
 
 class Measurement:
@@ -66,8 +75,8 @@ class Measurement:
         inputs: how many inputs of its own it reads in :meth:`begin`, for the progress bar.
         examples: single examples to look at, explained in the last validation; in figures, those of the first
             measurement that has any.
-        groups: how groups of names are shown that :meth:`panels` takes care of. Others are drawn in a panel each, and
-            summarized.
+        groups: how groups of names are shown that :meth:`panels` takes care of, as
+            :class:`~lightning_callbacks.history.Group` has it. Others are drawn in a panel each, and summarized.
 
     Example:
         >>> from captum_attn import AttentionRollout
@@ -129,7 +138,11 @@ class Measurement:
         return dict(zip(self.names, numbers.mean(0).tolist(), strict=True))
 
     def panels(self, frame: pd.DataFrame) -> list[list[Panel]]:
-        """Rows of panels for the figure of all validations; asked of what was never prepared, too."""
+        """Rows of panels for the figure of all validations, of its ``groups``; asked of what was never prepared, too.
+
+        Args:
+            frame: of :meth:`lightning_callbacks.ExplanationMonitor.frame`.
+        """
         return []
 
     def figures(self) -> dict[str, Figure]:

@@ -203,6 +203,27 @@ def test_fast_dev_run_and_a_time_limit():
     assert limited.frame()["rollout_entropy/layer_0"].notna().all()
 
 
+class OfTheLast(Measurement):
+    """Something that concerns the last example alone."""
+
+    names = ("of_the_last",)
+
+    def concerns(self, batch):
+        return (batch.inputs.features == DATA.ids[-1]).all(1)
+
+    def numbers(self, seen):
+        return seen.batch.rows[:, None]
+
+
+def test_examples_that_do_not_count():
+    assert validated(RolloutEntropy(), OfTheLast()).frame()["of_the_last"].tolist() == [29.0]
+    assert validated(OfTheLast(), max_seconds=1e-9, batch_size=4).frame()["of_the_last"].isna().all()
+    monitor = ExplanationMonitor(**monitored(**OWN, measurements=[OfTheLast()]))
+    loader = DataLoader(DATA, 10)
+    trainer_of([monitor], fast_dev_run=True).validate(FineTuned().eval(), loader, verbose=False)
+    assert monitor.frame()["of_the_last"].tolist() == [1.0]  # of two examples
+
+
 def test_nothing_of_a_run_is_left_in_what_was_given():
     own = [RolloutEntropy(), ProbingAccuracy()]
     fit([ExplanationMonitor(**monitored(measurements=own))], max_epochs=1)
