@@ -5,8 +5,7 @@ A classifier of BERT-base size with random weights runs on random ids, in these 
 - ``forward``: a forward pass without a graph, with fused attention (SDPA);
 - ``forward + backward``: the same with frozen weights and a graph, and the gradient of the summed target logits with
   respect to the embeddings: the unit of all ratios;
-- ``explanation``: ``ShapleyGradAttention(model).attribute_tokens(ids, target)``, in the game ``cls``, and in others
-  with ``--games``;
+- ``explanation``: ``ShapleyGradAttention(model, game=game).attribute_tokens(ids, target)``, for each game;
 - ``eager attention``: the model with ``attn_implementation="eager"`` and ``output_attentions=True``, the gradient of
   the summed target logits with respect to all attentions, and the readout row of the mean of A * ReLU(G).
 
@@ -18,6 +17,7 @@ shown as "—". The last section tells what the closed-form games alone cost.
 Writes ``attribution_cost.md`` and ``attribution_cost.png``. Runs on Linux and macOS::
 
     python examples/benchmarks/attribution_cost.py
+    python examples/benchmarks/attribution_cost.py --sizes 1x128,1x512,8x128,1x1536
     python examples/benchmarks/attribution_cost.py --sizes 1x128,8x512 --games cls,mutual --padding
     python examples/benchmarks/attribution_cost.py --device cuda --dtype bfloat16 --max-tokens 131072
 """
@@ -146,7 +146,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--max-tokens", type=int, default=4096, help="most batch x N without --sizes (default: %(default)s)"
     )
-    parser.add_argument("--games", type=games, default=games("cls"), help=f"of {','.join(GAMES)} (default: cls)")
+    parser.add_argument("--games", type=games, default=list(GAMES), help=f"some of {','.join(GAMES)} (default: all)")
     parser.add_argument("--padding", action="store_true", help="half of each batch has half of the length")
     parser.add_argument("--repeats", type=int, default=5, help="least number of rounds (default: %(default)s)")
     parser.add_argument(
@@ -210,7 +210,7 @@ def variant_names(chosen: Sequence[Game]) -> list[str]:
 
 
 def explanation_name(game: Game) -> str:
-    return EXPLANATION if game == "cls" else f"{EXPLANATION} ({game})"
+    return f"{EXPLANATION} ({game})"
 
 
 def variants(model: BertForSequenceClassification, chosen: Sequence[Game]) -> dict[str, Run]:
