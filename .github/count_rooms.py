@@ -35,7 +35,8 @@ FLOORS = (
     ("captum_attn._moved",),  # where old paths lead to stands on nothing
     ("captum_attn.functional",),
     ("captum_attn.core",),
-    ("captum_attn.methods",),
+    ("captum_attn.token_attributions", "captum_attn.formatting"),
+    ("captum_attn.methods", "captum_attn.visualization"),
     ("captum_attn.bench",),
     ("captum_attn.metrics",),
     ("captum_attn.concepts", "captum_attn.controls", "captum_attn.comparison"),

@@ -23,7 +23,7 @@ from captum_attn.bench import (
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.perturb import Replacement
 from captum_attn.functional import PERCENTAGES, mean_over_inputs
-from captum_attn.metrics import Metric, Need, known_metrics, needed_at_once, value_at_once
+from captum_attn.metrics import Metric, Need, ScoredBatch, known_metrics
 from lightning_callbacks.history import ExplainedExample, Group
 from lightning_callbacks.history_figures import Panel
 from lightning_callbacks.logged_names import check_names, plain_name
@@ -153,12 +153,12 @@ class FaithfulnessMeasurement(Measurement):
         columns = []
         for ranking in [*scores, random_scores(rows, whole.players, self._seed)]:
             for metric in self._metrics:
-                arguments = (metric, perturbed, ranking, self._intervention, _percentages(metric))
+                scored = ScoredBatch(perturbed, ranking, self._intervention, _percentages(metric), labels=labels)
                 if metric.of_all:
-                    known = needed_at_once(*arguments, labels=labels)
+                    known = scored.needed(metric)
                     columns += [known[need].reshape(len(rows), -1).double() for need in _kept(metric)]
                 else:
-                    columns.append(value_at_once(*arguments, labels=labels)[:, None])
+                    columns.append(scored.value(metric)[:, None])
         return torch.cat(columns, 1)
 
     def metrics(self, numbers: Tensor, labels: Tensor | None) -> Mapping[str, float]:

@@ -1,7 +1,7 @@
 """Is an explanation faithful to the model, or only pretty? Metrics, interventions, and evaluations side by side."""
 
 from captum_attn.bench import MaskedModel
-from captum_attn.metrics.at_once import needed_at_once, value_at_once
+from captum_attn.metrics.at_once import ScoredBatch
 from captum_attn.metrics.catalogue import CATALOGUE, F1_PERCENTAGE, Metric, Need, ReportScale, known_metrics
 from captum_attn.metrics.evaluation import evaluate
 from captum_attn.metrics.over_examples import (
@@ -32,14 +32,13 @@ __all__ = [
     "Need",
     "OverExamples",
     "ReportScale",
+    "ScoredBatch",
     "Sufficiency",
     "TokenAUPRC",
     "TokenF1",
     "TokenIOU",
     "evaluate",
     "known_metrics",
-    "needed_at_once",
-    "value_at_once",
 ]
 
 

@@ -23,7 +23,7 @@ from captum_attn.bench import (
     token_scores,
 )
 from captum_attn.functional import top_and_rest
-from captum_attn.metrics.at_once import value_at_once
+from captum_attn.metrics.at_once import ScoredBatch
 from captum_attn.metrics.catalogue import Metric
 from captum_attn.metrics.record import (
     BOTTOM_REMOVED,
@@ -138,19 +138,14 @@ class EvaluatedBatch:
 
     def _values(self, metric: Metric, scores: Tensor) -> dict[str, Tensor]:
         """A metric that is computed at once, by intervention, float64 (B,) each."""
+        shares = self.settings.percentages
         labels = None if self.labels is None else torch.tensor(self.labels)
         interventions = self.settings.interventions if metric.takes_tokens else self.settings.interventions[:1]
         return {
-            intervention if metric.takes_tokens else UNTOUCHED: value_at_once(
-                metric,
-                self.perturbed,
-                scores,
-                intervention,
-                self.settings.percentages,
-                labels=labels,
-                rationales=self.chosen,
-            )
-            for intervention in interventions
+            by if metric.takes_tokens else UNTOUCHED: ScoredBatch(
+                self.perturbed, scores, by, shares, labels=labels, rationales=self.chosen
+            ).value(metric)
+            for by in interventions
         }
 
 
