@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from captum_attn.core import ModelInputs, ObservedForward, Target, Tokens, select_target, special_ids_of, target_of_each
 from captum_attn.core.calls import EagerCall
 from captum_attn.core.capture import LISTED, SWITCH_CHECKPOINTS, AttentionCapture
 from captum_attn.core.forward import SeenForward, seen_forward
@@ -18,21 +19,11 @@ from captum_attn.core.gradient_check import (
     examples_that_see_each_other,
     tokens_mix_elsewhere,
 )
-from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.origins import FEATURES
 from captum_attn.core.patches import NoPatchGrid
-from captum_attn.core.run import ObservedForward, understood
-from captum_attn.core.targets import (
-    Selection,
-    Target,
-    as_tuples,
-    no_selection,
-    select_target,
-    selected,
-    target_of_each,
-)
-from captum_attn.core.tokens import Tokens, special_ids_of
-from captum_attn.methods.attribution import Inputs
+from captum_attn.core.run import understood
+from captum_attn.core.targets import Selection, as_tuples, no_selection, selected
+from captum_attn.methods import Inputs
 from captum_attn.methods.shapley import ShapleyGradAttention
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from captum_attn.core.patches import Grid, known_grid, patch_values, spread_over_pixels
+from captum_attn.core import Grid, known_grid, patch_values
+from captum_attn.core.patches import spread_over_pixels
 
 
 @dataclass(frozen=True, repr=False)

@@ -11,7 +11,7 @@ import torch
 from captum.attr import visualization
 from torch import Tensor
 
-from captum_attn.core.patches import Grid, PatchGrid, known_grid
+from captum_attn.core import Grid, PatchGrid, known_grid
 from captum_attn.token_attributions import TokenAttributions
 
 if TYPE_CHECKING:

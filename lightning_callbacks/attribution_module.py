@@ -12,11 +12,18 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from captum_attn import ShapleyGradAttention, TokenAttributions
+from captum_attn.core import (
+    ModelInputs,
+    as_index,
+    config_of,
+    fingerprint,
+    is_index,
+    mapping_inputs,
+    special_ids_of,
+    unwrapped,
+)
 from captum_attn.core.class_names import class_names, configured_names
-from captum_attn.core.indices import as_index, is_index
-from captum_attn.core.inputs import ModelInputs, mapping_inputs
-from captum_attn.core.models import config_of, fingerprint, unwrapped
-from captum_attn.core.tokens import find_players, real_tokens, special_ids_of
+from captum_attn.core.tokens import find_players, real_tokens
 from lightning_callbacks.attribution_table import attribution_table
 from lightning_callbacks.batches import BatchInputs, LabelledInputs, labelled_inputs
 from lightning_callbacks.classes import class_number

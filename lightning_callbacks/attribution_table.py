@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from captum_attn import TokenAttributions
-from captum_attn.core.patches import Grid
+from captum_attn.core import Grid
 
 _PLACE = {
     "rows": pa.int64(),

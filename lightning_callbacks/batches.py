@@ -9,10 +9,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from captum_attn.core import parameter_names
 from captum_attn.core.descriptions import described
 from captum_attn.core.feature_names import FEATURE_NAMES, features_name
 from captum_attn.core.inputs import TOKEN_NOTES, check_features, constant, modality
-from captum_attn.core.models import parameter_names, takes_keyword
+from captum_attn.core.models import takes_keyword
 from lightning_callbacks.companions import class_counts, companion_names, could_be_companion
 
 BatchInputs = Callable[[Any], Any]

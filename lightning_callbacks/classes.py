@@ -7,9 +7,7 @@ from typing import Any
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from captum_attn.core import class_names
-from captum_attn.core.indices import as_index, is_index
-from captum_attn.core.models import config_of
+from captum_attn.core import as_index, class_names, config_of, is_index
 
 
 def class_number(model: nn.Module, target: Any, classes: int | None = None) -> int:

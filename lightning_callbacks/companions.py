@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from captum_attn.core import padding_masks
+from captum_attn.core import config_of, padding_masks
 from captum_attn.core.inputs import COMPANION_NAMES
-from captum_attn.core.models import config_of
 
 
 def could_be_companion(part: Any, features: Tensor) -> bool:

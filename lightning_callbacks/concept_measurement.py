@@ -19,9 +19,8 @@ from captum_attn.concepts import (
     layer_labels,
     warn_of_weak_tests,
 )
+from captum_attn.core import device_of, observed_forward
 from captum_attn.core.forward import plain_output
-from captum_attn.core.models import device_of
-from captum_attn.core.run import observed_forward
 from lightning_callbacks.classes import class_number
 from lightning_callbacks.history import Group
 from lightning_callbacks.history_figures import Panel

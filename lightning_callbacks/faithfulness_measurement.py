@@ -20,8 +20,7 @@ from captum_attn.bench import (
     random_scores,
     token_scores,
 )
-from captum_attn.core.inputs import ModelInputs
-from captum_attn.core.perturb import Replacement
+from captum_attn.core import ModelInputs, Replacement
 from captum_attn.functional import PERCENTAGES, mean_over_inputs
 from captum_attn.metrics import Metric, Need, ScoredBatch, known_metrics
 from lightning_callbacks.history import ExplainedExample, Group

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from captum_attn.core import ModelInputs
 from captum_attn.core.class_names import class_names
-from captum_attn.core.inputs import ModelInputs
 from captum_attn.functional import SIGNIFICANT
 from captum_attn.visualization import as_written, diverging_colours, draw_patches, shown_pixels
 from lightning_callbacks.history import ExplainedExample

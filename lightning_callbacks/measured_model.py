@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from captum_attn import TokenAttributions
+from captum_attn.core import ObservedForward, observed_forward
 from captum_attn.core.readout import KnownRows
-from captum_attn.core.run import ObservedForward, observed_forward
-from captum_attn.methods.one_pass import explain_in_one_pass
+from captum_attn.methods import explain_in_one_pass
 from lightning_callbacks.gathering import RowsOfExamples
 from lightning_callbacks.history import ExplainedExample
 from lightning_callbacks.measurement import Measurement, SharedPass, gradients_of

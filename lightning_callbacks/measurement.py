@@ -11,9 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_attn import OnePassAttribution, TokenAttributions
-from captum_attn.core.observers import ReadoutGradients
-from captum_attn.core.run import ObservedForward
-from captum_attn.core.states import States
+from captum_attn.core import ObservedForward, ReadoutGradients, States
 from lightning_callbacks.history import ExplainedExample, Group
 from lightning_callbacks.probe_set import ProbeBatch, ProbeSet
 

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from captum_attn.core.models import config_of, unwrapped
+from captum_attn.core import config_of, unwrapped
 from captum_attn.core.scores import sign_of_hidden_states
 
 ModelChoice = str | Callable[[LightningModule], nn.Module] | None

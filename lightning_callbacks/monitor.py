@@ -19,8 +19,7 @@ from torch import Tensor
 from captum_attn import ShapleyGradAttention
 from captum_attn.bench import Intervention
 from captum_attn.concepts import ConceptScores, ExperimentalSets
-from captum_attn.core.perturb import Replacement
-from captum_attn.core.user_warnings import warn_user
+from captum_attn.core import Replacement, warn_user
 from captum_attn.metrics import Metric
 from lightning_callbacks.batches import BatchInputs
 from lightning_callbacks.concept_measurement import ConceptMeasurement

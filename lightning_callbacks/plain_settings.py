@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from captum_attn.core.hashing import add_to_hash
-from captum_attn.core.models import fingerprint
+from captum_attn.core import add_to_hash, fingerprint
 
 
 def plain(value: Any) -> Any:

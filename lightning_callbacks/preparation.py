@@ -12,8 +12,8 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from captum_attn.core import special_ids_of
 from captum_attn.core.forward import plain_output
-from captum_attn.core.tokens import special_ids_of
 from lightning_callbacks.batches import BatchInputs
 from lightning_callbacks.consensus import FailedSomewhereError, all_or_none
 from lightning_callbacks.logged_names import check_metric_names

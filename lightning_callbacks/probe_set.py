@@ -15,10 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from captum_attn.bench import Reader, checked_labels
-from captum_attn.core.hashing import add_to_hash
-from captum_attn.core.inputs import ModelInputs, mapping_inputs
-from captum_attn.core.models import config_of, device_of
-from captum_attn.core.user_warnings import warn_user
+from captum_attn.core import ModelInputs, add_to_hash, config_of, device_of, mapping_inputs, warn_user
 from lightning_callbacks.batches import LABEL_NAMES, BatchInputs, labelled_inputs
 from lightning_callbacks.companions import is_padding_mask
 

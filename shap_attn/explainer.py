@@ -19,10 +19,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from captum_attn import ShapleyGradAttention, TokenAttributions
-from captum_attn.core.patches import Grid
+from captum_attn.core import Grid
 from captum_attn.core.readout import Readout
 from captum_attn.functional import Game
-from captum_attn.methods.shapley import CustomGame, Estimator
+from captum_attn.methods import CustomGame, Estimator
 from shap_attn import saving
 from shap_attn.explained_outputs import OutputNames, Outputs, is_single, names_in_order, output_chooser
 from shap_attn.images import ImageReader

@@ -15,7 +15,7 @@ import pandas as pd
 import shap
 from torch import Tensor
 
-from captum_attn.core.patches import PatchGrid
+from captum_attn.core import PatchGrid
 from shap_attn.images import as_picture, covered
 from shap_attn.segments import Segments
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from transformers.image_utils import load_image
 
 from captum_attn import TokenAttributions
-from captum_attn.core.patches import Grid, under_patches
+from captum_attn.core import Grid
+from captum_attn.core.patches import under_patches
 
 Array = npt.NDArray[Any]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import shap
 
-from captum_attn.core.user_warnings import warn_user
+from captum_attn.core import warn_user
 
 _OF_SAMPLING = ("max_evals", "seed", "npermutations", "nsamples")
 """Nothing is sampled, unless an estimator was given, which has settings of its own."""

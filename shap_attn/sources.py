@@ -12,8 +12,7 @@ from torch import nn
 from transformers import Pipeline, PreTrainedTokenizerBase
 from transformers.image_processing_base import ImageProcessingMixin
 
-from captum_attn.core.models import parameter_names, unwrapped
-from captum_attn.core.user_warnings import warn_user
+from captum_attn.core import parameter_names, unwrapped, warn_user
 
 _TASKS = ("text-classification", "image-classification")
 _UNDERSTOOD = ("truncation", "max_length", "padding", "return_tensors", "timeout")

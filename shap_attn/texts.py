@@ -15,11 +15,10 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from captum_attn import TokenAttributions
+from captum_attn.core import Grid, config_of, encode, length_limit, special_token_ids
 from captum_attn.core.descriptions import described
-from captum_attn.core.encoding import encode, length_limit, warn_of_cut
-from captum_attn.core.models import config_of, text_config
-from captum_attn.core.patches import Grid
-from captum_attn.core.tokens import special_token_ids
+from captum_attn.core.encoding import warn_of_cut
+from captum_attn.core.models import text_config
 from shap_attn.segments import Segments, joined, segment_starts
 
 Array = npt.NDArray[Any]

@@ -18,9 +18,7 @@ from captum_attn.bench.examples import (
     rationale_fingerprint,
 )
 from captum_attn.bench.masked_model import INTERVENTIONS, Intervention, MaskedModel, WholeInputs
-from captum_attn.bench.perturbed_inputs import PerturbedInputs
-from captum_attn.bench.reading import OnError, Reader, UnreadableError
-from captum_attn.bench.token_scores import (
+from captum_attn.bench.method_scores import (
     RANDOM,
     Method,
     Scorer,
@@ -30,6 +28,8 @@ from captum_attn.bench.token_scores import (
     random_scores,
     token_scores,
 )
+from captum_attn.bench.perturbed_inputs import PerturbedInputs
+from captum_attn.bench.reading import OnError, Reader, UnreadableError
 
 __all__ = [
     "INTERVENTIONS",

@@ -9,15 +9,23 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from captum_attn.core import (
+    Grid,
+    ModelInputs,
+    ObservedForward,
+    Replacement,
+    config_of,
+    listed_indices,
+    mapping_inputs,
+    observed_forward,
+    special_ids_of,
+    unwrapped,
+)
 from captum_attn.core.forward import plain_output
-from captum_attn.core.indices import listed_indices
-from captum_attn.core.inputs import ModelInputs, mapping_inputs, tensor_inputs
+from captum_attn.core.inputs import tensor_inputs
 from captum_attn.core.knockout import knocked_out_output, knockout_calls
-from captum_attn.core.models import check_model, config_of, unwrapped
-from captum_attn.core.patches import Grid
-from captum_attn.core.perturb import Replacement, check_replacement, default_replacement, replace_tokens
-from captum_attn.core.run import ObservedForward, observed_forward
-from captum_attn.core.tokens import special_ids_of
+from captum_attn.core.models import check_model
+from captum_attn.core.perturb import check_replacement, default_replacement, replace_tokens
 from captum_attn.functional import CharacteristicFunction
 
 Intervention = Literal["replacement", "knockout"]

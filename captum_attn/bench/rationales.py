@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from captum_attn.core import warn_user
 from captum_attn.core.encoding import Encoded
-from captum_attn.core.user_warnings import warn_user
 
 Span = tuple[int, int]
 Spans = list[Span]

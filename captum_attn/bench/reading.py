@@ -11,10 +11,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from captum_attn.core.encoding import encode, length_limit, padded, warn_of_cut
-from captum_attn.core.inputs import ModelInputs, mapping_inputs, tensor_inputs
-from captum_attn.core.models import config_of, device_of
-from captum_attn.core.user_warnings import warn_user
+from captum_attn.core import ModelInputs, config_of, device_of, encode, length_limit, mapping_inputs, warn_user
+from captum_attn.core.encoding import padded, warn_of_cut
+from captum_attn.core.inputs import tensor_inputs
 
 OnError = Literal["raise", "skip"]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from captum_attn.bench import RANDOM, Method, WholeInputs, random_scores, token_scores
-from captum_attn.core.patches import PatchGrid, known_grid
+from captum_attn.core import PatchGrid, known_grid
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_attn.core.encoding import encode
-from captum_attn.core.tokens import special_token_ids
+from captum_attn.core import encode, special_token_ids
 
 _WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
 

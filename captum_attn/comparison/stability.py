@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from captum_attn.bench import RANDOM, MaskedModel, Method, batches, examples_of, random_scores, token_scores
 from captum_attn.comparison.compared_inputs import ComparedInput, described
 from captum_attn.comparison.shared_words import Words, shared, words_of
-from captum_attn.core.encoding import length_limit
+from captum_attn.core import length_limit
 from captum_attn.functional import RANKING_METRICS, Agreement, agreement, mean_over_pairs
 
 

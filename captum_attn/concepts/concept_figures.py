@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from captum_attn.core.patches import Grid, known_grid
+from captum_attn.core import Grid, known_grid
 from captum_attn.functional import SIGNIFICANT
 from captum_attn.visualization import as_written, diverging_colours, draw_patches, shown_pixels
 

@@ -13,14 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from captum_attn.concepts.layers import Layer
-from captum_attn.core.hashing import add_to_hash
-from captum_attn.core.inputs import ModelInputs
-from captum_attn.core.models import device_of, fingerprint
+from captum_attn.core import (
+    ModelInputs,
+    Target,
+    Tokens,
+    add_to_hash,
+    device_of,
+    fingerprint,
+    observed_forward,
+    select_target,
+    target_of_each,
+    warn_user,
+)
 from captum_attn.core.readout import RowWeights
-from captum_attn.core.run import observed_forward
-from captum_attn.core.targets import Target, select_target, target_of_each
-from captum_attn.core.tokens import Tokens
-from captum_attn.core.user_warnings import warn_user
 
 Scope = Literal["players", "readout", "all"]
 

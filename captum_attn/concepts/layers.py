@@ -8,10 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from captum_attn.core.indices import as_index, is_index
-from captum_attn.core.inputs import ModelInputs
-from captum_attn.core.run import ObservedForward, observed_forward
-from captum_attn.core.states import States, attention_blocks
+from captum_attn.core import ModelInputs, ObservedForward, States, as_index, is_index, observed_forward
+from captum_attn.core.states import attention_blocks
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from captum_attn.concepts.cavs import CAVEstimator, CAVs
 from captum_attn.concepts.token_states import TokenStates, draw_negatives, held_out_examples
-from captum_attn.core.perturb import seeded
+from captum_attn.core import seeded
 from captum_attn.functional import (
     balanced_accuracy,
     direction_p_value,

@@ -25,15 +25,23 @@ from captum_attn.concepts.layers import Layer, find_layers, layers_as_listed
 from captum_attn.concepts.scoring import score_layer
 from captum_attn.concepts.sensitivity_maps import SensitivityMaps
 from captum_attn.concepts.token_states import TokenStates, draw_negatives, joined
+from captum_attn.core import (
+    ModelInputs,
+    ObservedForward,
+    ReadoutGradients,
+    Target,
+    Tokens,
+    device_of,
+    observed_forward,
+    seeded,
+    select_target,
+    special_ids_of,
+    target_of_each,
+    unwrapped,
+    warn_user,
+)
 from captum_attn.core.class_names import class_names
-from captum_attn.core.inputs import ModelInputs, forward_args
-from captum_attn.core.models import device_of, unwrapped
-from captum_attn.core.observers import ReadoutGradients
-from captum_attn.core.perturb import seeded
-from captum_attn.core.run import ObservedForward, observed_forward
-from captum_attn.core.targets import Target, select_target, target_of_each
-from captum_attn.core.tokens import Tokens, special_ids_of
-from captum_attn.core.user_warnings import warn_user
+from captum_attn.core.inputs import forward_args
 from captum_attn.functional import SIGNIFICANT, examples_p_values, pooled_gradient, token_sensitivity
 
 Weighting = Literal["attention", "uniform"]

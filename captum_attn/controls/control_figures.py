@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from captum_attn.core.patches import Grid, known_grid, patch_values
+from captum_attn.core import Grid, known_grid, patch_values
 from captum_attn.visualization import as_written, diverging_colours
 
 if TYPE_CHECKING:

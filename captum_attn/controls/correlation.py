@@ -15,9 +15,9 @@ from captum_attn.bench import Data, GradientBaseline
 from captum_attn.controls.control_figures import boxes_by_layer
 from captum_attn.controls.control_result import ControlResult
 from captum_attn.controls.observed_examples import ObservedBatch, ObservedExamples
-from captum_attn.core.perturb import Replacement
+from captum_attn.core import Replacement
 from captum_attn.functional import SIGNIFICANT, total_variation
-from captum_attn.methods.token_relevance import Rows, check_rows
+from captum_attn.methods import Rows, check_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -18,8 +18,8 @@ from captum_attn.controls.distances import distance_rows
 from captum_attn.controls.observed_examples import LayerAttention, ObservedBatch, ObservedExamples, chosen_heads
 from captum_attn.controls.search import Found, SearchSettings, farthest_attention, mean_divergence
 from captum_attn.controls.seeds import SeedVariance
-from captum_attn.core.indices import listed_indices, resolve_indices
-from captum_attn.core.patches import Grid
+from captum_attn.core import Grid, listed_indices
+from captum_attn.core.indices import resolve_indices
 from captum_attn.functional import total_variation
 
 if TYPE_CHECKING:

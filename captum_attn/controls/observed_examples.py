@@ -10,12 +10,9 @@ import torch
 from torch import Tensor
 
 from captum_attn.bench import Data, MaskedModel, WholeInputs, checked_labels, examples_of
+from captum_attn.core import Replacement, config_of, mapping_inputs, observed_forward
 from captum_attn.core.indices import resolve_indices
-from captum_attn.core.inputs import mapping_inputs
-from captum_attn.core.models import config_of
-from captum_attn.core.perturb import Replacement
 from captum_attn.core.replacement import Replace, replaced_output, replacement_calls
-from captum_attn.core.run import observed_forward
 from captum_attn.functional import mean_jensen_shannon
 
 

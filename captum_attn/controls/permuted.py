@@ -11,8 +11,8 @@ from torch import Tensor
 from captum_attn.bench import Data
 from captum_attn.controls.effects import AttentionEffects, Rule, attention_effects
 from captum_attn.controls.observed_examples import ObservedBatch, ObservedExamples, random_entries
+from captum_attn.core import seeded
 from captum_attn.core.observers import Per
-from captum_attn.core.perturb import seeded
 from captum_attn.functional import permuted_rows
 
 

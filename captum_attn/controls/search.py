@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from captum_attn.controls.observed_examples import LayerAttention, ObservedBatch, chosen_heads, random_entries
-from captum_attn.core.perturb import seeded
+from captum_attn.core import seeded
 from captum_attn.functional import total_variation
 
 _NOISE = 2.0  # the scores start within ± this of the model's: at 0, the divergence has no gradient

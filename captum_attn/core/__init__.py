@@ -3,23 +3,59 @@
 from captum_attn._moved import moved_names
 from captum_attn.core.calls import AttentionCall
 from captum_attn.core.capture import AttentionCapture
+from captum_attn.core.encoding import encode, length_limit
+from captum_attn.core.hashing import add_to_hash
+from captum_attn.core.indices import as_index, is_index, listed_indices
 from captum_attn.core.inputs import ModelInputs, mapping_inputs, tensor_inputs
-from captum_attn.core.observers import InfluenceObserver, LayerObserver, Watched
+from captum_attn.core.models import config_of, device_of, fingerprint, parameter_names, unwrapped
+from captum_attn.core.observers import InfluenceObserver, LayerObserver, ReadoutGradients, Watched
+from captum_attn.core.patches import Grid, PatchGrid, known_grid, patch_values
+from captum_attn.core.perturb import Replacement, seeded
 from captum_attn.core.run import ObservedForward, observed_forward
+from captum_attn.core.states import States
+from captum_attn.core.targets import Target, select_target, target_of_each
 from captum_attn.core.tiles import Tile
+from captum_attn.core.tokens import Tokens, special_ids_of, special_token_ids
+from captum_attn.core.user_warnings import warn_user
 
 __all__ = [
     "AttentionCall",
     "AttentionCapture",
+    "Grid",
     "InfluenceObserver",
     "LayerObserver",
     "ModelInputs",
     "ObservedForward",
+    "PatchGrid",
+    "ReadoutGradients",
+    "Replacement",
+    "States",
+    "Target",
     "Tile",
+    "Tokens",
     "Watched",
+    "add_to_hash",
+    "as_index",
+    "config_of",
+    "device_of",
+    "encode",
+    "fingerprint",
+    "is_index",
+    "known_grid",
+    "length_limit",
+    "listed_indices",
     "mapping_inputs",
     "observed_forward",
+    "parameter_names",
+    "patch_values",
+    "seeded",
+    "select_target",
+    "special_ids_of",
+    "special_token_ids",
+    "target_of_each",
     "tensor_inputs",
+    "unwrapped",
+    "warn_user",
 ]
 
 __getattr__ = moved_names(

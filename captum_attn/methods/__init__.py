@@ -1,9 +1,23 @@
 """Attribution methods, one or a family in each module; here is what they are made of, for methods of your own."""
 
-from captum_attn.methods.attribution import AttentionAttribution, CommonArguments, Explained, OnePassAttribution
+from captum_attn.methods.attribution import AttentionAttribution, CommonArguments, Explained, Inputs, OnePassAttribution
 from captum_attn.methods.one_pass import explain_in_one_pass
+from captum_attn.methods.shapley import CustomGame, Estimator
+from captum_attn.methods.token_relevance import Rows, TokenRelevance, check_rows
 
-__all__ = ["AttentionAttribution", "CommonArguments", "Explained", "OnePassAttribution", "explain_in_one_pass"]
+__all__ = [
+    "AttentionAttribution",
+    "CommonArguments",
+    "CustomGame",
+    "Estimator",
+    "Explained",
+    "Inputs",
+    "OnePassAttribution",
+    "Rows",
+    "TokenRelevance",
+    "check_rows",
+    "explain_in_one_pass",
+]
 
 
 def __dir__() -> list[str]:

@@ -27,9 +27,7 @@ from captum_attn.bench import (
     examples_of,
     rationale_fingerprint,
 )
-from captum_attn.core.models import config_of, fingerprint
-from captum_attn.core.perturb import Replacement
-from captum_attn.core.user_warnings import warn_user
+from captum_attn.core import Replacement, config_of, fingerprint, warn_user
 from captum_attn.functional import PERCENTAGES
 from captum_attn.metrics.catalogue import CATALOGUE, Metric, known_metrics
 from captum_attn.metrics.evaluated_batch import EvaluatedBatch, read_batch

@@ -53,7 +53,7 @@ def test_a_module_that_moved_is_still_found_and_says_where_it_is(old):
     assert all(getattr(module, name) is getattr(home, name) for name in home.__all__)
     with pytest.raises(AttributeError, match="has no public name 'nothing'"):
         _ = module.nothing
-    assert len(warned) == 1
+    assert sum("moved" in str(one.message) for one in warned) == 1
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ from captum.attr import Attribution
 from torch import Tensor, nn
 
 from captum_attn.bench.masked_model import WholeInputs
+from captum_attn.core import Grid, known_grid, seeded
 from captum_attn.core.inputs import COMPANION_NAMES
-from captum_attn.core.patches import Grid, at_patches, known_grid, patch_sums
-from captum_attn.core.perturb import seeded
+from captum_attn.core.patches import at_patches, patch_sums
 
 Scorer = Callable[[Mapping[str, Any], Tensor], Tensor]
 """A function of a batch and its targets int64 (B,) that returns attributions."""
