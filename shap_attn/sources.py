@@ -82,7 +82,7 @@ def _preprocessing(pipeline: Pipeline) -> dict[str, Any]:
         settings: dict[str, Any] = pipeline._preprocess_params
     except AttributeError as error:
         raise RuntimeError(
-            f"transformers {transformers.__version__} keeps a pipeline's settings elsewhere than versions 5.0 to 5.24, "
+            f"transformers {transformers.__version__} keeps a pipeline's settings elsewhere than versions 5.9 to 5.24, "
             "with which this was tested: give AttentionExplainer(pipe.model, pipe.tokenizer, max_length=...)"
         ) from error
     return settings
