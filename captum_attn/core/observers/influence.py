@@ -63,7 +63,8 @@ class InfluenceObserver(LayerObserver):
             first = self.watched.heads.index(within(self.watched.heads, in_heads)[0])
             target = self._total[examples, layer, first : first + influence.shape[1]]
         else:
-            target, influence = self._total[examples, layer, 0], influence.sum(1)
+            target = self._total[examples, layer, 0]
+            influence = influence.sum(1) if influence.shape[1] > 1 else influence.squeeze(1)  # no copy of one head
         if self._weights is None:
             target = target[..., in_queries, :]
         target += influence.to(target.device)
