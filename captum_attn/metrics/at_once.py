@@ -36,15 +36,8 @@ class ScoredBatch:
     rationales: Tensor | None = None
 
     def value(self, metric: Metric) -> Tensor:
-        """A metric of each example, float64 (B,); ``ValueError`` if it returns something else."""
-        found = metric.of(self.needed(metric))
-        if not isinstance(found, Tensor) or found.shape != self.scores.shape[:1]:
-            given = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            raise ValueError(
-                f"metric {metric.name!r} returned {given}, expected one number for each of the {len(self.scores)} "
-                "examples, a tensor (B,)"
-            )
-        return found.double().cpu()
+        """A metric of each example, float64 (B,)."""
+        return metric.of(self.needed(metric)).double().cpu()
 
     def needed(self, metric: Metric) -> dict[Need, Any]:
         """What a metric needs, by name."""

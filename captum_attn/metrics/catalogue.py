@@ -43,6 +43,10 @@ NEEDS: tuple[Need, ...] = get_args(Need)
 AT_ONCE: frozenset[Need] = frozenset({"scores", "players", "rationales", "ask"})
 """What is there only while an example is explained: what needs any of it is computed then, and its values are kept."""
 
+_OF_EACH: frozenset[Need] = frozenset(
+    {"whole", "without_top", "top_alone", "predictions", "labels", "scores", "seconds"}
+)
+
 ReportScale = Literal["eraser", "paper", "all"]
 Percentages = Literal["all", "scale", "from 0 to 100"]
 
@@ -74,7 +78,7 @@ class Metric:
         bounds: the least and the greatest value, for plots.
 
     Raises:
-        ValueError: a need that is none of these.
+        ValueError: a need that is none of these; nothing that there is of each example.
 
     Example:
         >>> from captum_attn import ShapleyGradAttention
@@ -99,8 +103,11 @@ class Metric:
 
     def __post_init__(self) -> None:
         unknown = [need for need in self.needs if need not in NEEDS]
-        if unknown or not self.needs or isinstance(self.needs, str):
-            raise ValueError(f"metric {self.name!r} needs {self.needs!r}, expected some of {', '.join(NEEDS)}")
+        if unknown or isinstance(self.needs, str) or {*_OF_EACH}.isdisjoint(self.needs):
+            raise ValueError(
+                f"metric {self.name!r} needs {self.needs!r}, expected some of {', '.join(NEEDS)}; and among them "
+                f"something that each example has: {', '.join(_OF_EACH)}"
+            )
         if self.at_once and (self.of_all or "seconds" in self.needs):
             what = "all examples" if self.of_all else "seconds"
             raise ValueError(
@@ -140,8 +147,20 @@ class Metric:
         return shares_of(scale if self.percentages == "scale" else "all", evaluated)
 
     def of(self, known: Mapping[Any, Any]) -> Tensor:
-        """What ``function`` makes of what it needs, by name."""
-        return self.function(*(known[need] for need in self.needs))
+        """What ``function`` makes of what it needs, by name: float (B,), or () of all examples.
+
+        Raises:
+            ValueError: it makes something else.
+        """
+        found = self.function(*(known[need] for need in self.needs))
+        found = torch.as_tensor(found) if self.of_all and isinstance(found, float) else found
+        count = next((len(known[need]) for need in self.needs if need in _OF_EACH), 0)
+        expected = () if self.of_all else (count,)
+        if not isinstance(found, Tensor) or found.shape != expected:
+            given = f"a tensor {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            what = "one number () of all examples" if self.of_all else f"one for each of {count} examples, {expected}"
+            raise ValueError(f"metric {self.name!r} returned {given}, expected {what}")
+        return found.detach() if found.is_floating_point() else found.double()
 
 
 def shares_of(scale: ReportScale, evaluated: Sequence[float]) -> tuple[float, ...]:

@@ -41,7 +41,7 @@ class Findings:
     def __init__(self, record: Record, wanted: Sequence[Metric] | None) -> None:
         self._record, self.settings = record, record.settings
         kept = [name for name in self.settings.kept if name not in CATALOGUE]
-        self._own = {name: Metric(name, self.settings.kept[name], ["ask"], _kept_alone) for name in kept}
+        self._own = {name: Metric(name, self.settings.kept[name], ["scores"], _kept_alone) for name in kept}
         self._own |= {metric.name: metric for metric in wanted or () if metric.name not in CATALOGUE}
         self._usual = list((CATALOGUE | self._own).values()) if wanted is None else list(wanted)
 
@@ -49,9 +49,11 @@ class Findings:
         """What :meth:`Evaluation.scores` documents, of metrics that were checked."""
         frames = [_frame([], "", "", "", "", "", [])]
         for metric in metrics:
+            if metric.of_all:
+                continue
             if metric.name in self.settings.kept or not metric.takes_tokens:
                 frames += self._of_entries(metric)
-            elif not metric.of_all:
+            else:
                 frames += self._of_probabilities(metric, scale)
         return pd.concat(frames[1:] or frames, ignore_index=True)
 
@@ -120,8 +122,14 @@ class Findings:
     def _columns(self, metric: Metric, measured: Sequence[Measured]) -> dict[str, list[float]]:
         """By intervention, a value for each example."""
         if metric.name not in self.settings.kept:
-            seconds = torch.tensor([entry.seconds for entry in measured], dtype=torch.double)
-            return {UNTOUCHED: metric.of({"seconds": seconds}).tolist()}
+            wholes = [self._record.examples[entry.example] for entry in measured]
+            known = {
+                "seconds": torch.tensor([entry.seconds for entry in measured], dtype=torch.double),
+                "whole": torch.tensor([whole.probability for whole in wholes]),
+                "labels": torch.tensor([-1 if whole.label is None else whole.label for whole in wholes]),
+                "percentages": self.settings.percentages,
+            }
+            return {UNTOUCHED: metric.of(known).tolist()}
         kept = [entry.values[metric.name] for entry in measured]
         return {intervention: [values[intervention] for values in kept] for intervention in kept[0]}
 

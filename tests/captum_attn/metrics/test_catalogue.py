@@ -144,6 +144,30 @@ def test_ones_own_metric_of_all_examples_together(text_model):
     assert row.n == len(TEXTS)
 
 
+def test_ones_own_metric_of_the_whole_inputs_alone(text_model):
+    doubt = Metric("doubt", False, ["whole"], lambda whole: 1 - whole)
+    found = run(text_model, [doubt]).table()
+    groups = run(text_model)._findings.groups()
+    assert set(found.intervention) == {"none"}
+    assert found["mean"][0] == pytest.approx(1 - next(groups).whole.mean().item())
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda p: p.mean(), r"returned a tensor \(\), expected one for each of 4 examples, \(4,\)"),
+        (lambda p: p, r"returned a tensor \(4, 5\), expected one for each of 4 examples"),
+        (lambda p: p.mean(-1).tolist(), "returned list, expected one for each of 4 examples"),
+    ],
+)
+def test_what_is_not_one_number_for_each_example_is_refused(text_model, function, message):
+    metric = Metric("odd", True, ["without_top"], function)
+    with pytest.raises(ValueError, match=message):
+        run(text_model, [metric]).table()
+    with pytest.raises(ValueError, match=r"returned a tensor \(4,\), expected one number \(\) of all examples"):
+        run(text_model, [Metric("odd", True, ["without_top"], lambda p: p.mean(-1), of_all=True)]).table()
+
+
 def test_its_torchmetric_is_the_mean_over_examples(text_model):
     result = flips(text_model)
     group = next(group for group in result._findings.groups() if group.method == "ties")
@@ -250,7 +274,7 @@ def test_a_file_of_an_earlier_version_is_read(text_model, tmp_path):
         (
             [Metric("odd", True, ["scores"], lambda scores: scores)],
             ValueError,
-            r"metric 'odd' returned \(4, 11\), expected one number for each of the 4 examples",
+            r"metric 'odd' returned a tensor \(4, 11\), expected one for each of 4 examples, \(4,\)",
         ),
     ],
 )
@@ -265,6 +289,7 @@ def test_metrics_that_cannot_be_evaluated_say_why(text_model, metrics, error, me
         (["probabilities"], {}, "needs .'probabilities'., expected some of whole, without_top"),
         ("whole", {}, "needs 'whole', expected some of"),
         ([], {}, r"needs \[\], expected some of"),
+        (["ask"], {}, r"needs \['ask'\], expected some of"),
         (["scores", "seconds"], {}, "needs scores, .* but also seconds, which comes later"),
         (["scores"], {"of_all": True}, "but also all examples, which comes later"),
     ],
