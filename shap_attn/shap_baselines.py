@@ -33,7 +33,7 @@ class PartitionBaseline(CoalitionBaseline):
         ValueError: a model without a tokenizer.
 
     Example:
-        >>> from captum_attn.metrics import MaskedModel
+        >>> from captum_attn.bench import MaskedModel
         >>> partition = PartitionBaseline(MaskedModel(model, tokenizer), max_evals=20)
         >>> partition(batch, torch.tensor([1, 0])).shape
         torch.Size([2, 6])
@@ -78,7 +78,7 @@ class ExactBaseline(CoalitionBaseline):
         ValueError: when called, for an input of more players.
 
     Example:
-        >>> from captum_attn.metrics import MaskedModel
+        >>> from captum_attn.bench import MaskedModel
         >>> exact = ExactBaseline(MaskedModel(model, tokenizer))
         >>> exact(batch, torch.tensor([1, 0])).shape
         torch.Size([2, 6])

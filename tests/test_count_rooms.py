@@ -129,3 +129,12 @@ def test_the_table_of_two_commits(checkout):
     assert "| **all** | 29 → 27 | 12 → 12 | 1 → 1 | 2 → 2 | 2 → 2 |" in lines
     assert "Circles: 1 → 0; with imports for types: 2 → 1" in lines
     assert "up: captum_attn.functional.games → captum_attn.core.tiles" in lines
+
+
+def test_this_house_stands(script):
+    house = script.count(SCRIPT.parents[1])
+    assert not house.up
+    assert not house.circles
+    assert not house.circles_of_types
+    assert not [edge for face, edge in house.past if face not in ("captum_attn", "captum_attn.core")]
+    assert len(house.past) <= 91

@@ -1,8 +1,9 @@
 """What every measurement stands on: examples, a model whose tokens can be taken away, scores of any method.
 
-``examples`` holds data in batches, with labels and rationales; ``masked_model`` a classifier, and how tokens are taken
-from its inputs; ``token_scores`` what any method says of each token; ``perturbed_inputs`` what the model says without
-some of them; ``baselines`` captum's own methods; ``reading`` texts, images and loaders as a model takes them.
+``examples`` holds data in batches, with labels, and ``rationales``, what people chose in them; ``masked_model`` a
+classifier, and how tokens are taken from its inputs; ``method_scores`` what any method says of each token;
+``perturbed_inputs`` what the model says without some of them; ``baselines`` captum's own methods; ``reading`` texts,
+images and loaders as a model takes them.
 """
 
 from captum_attn.bench.baselines import CoalitionBaseline, GradientBaseline, PerturbationBaseline, captum_baselines

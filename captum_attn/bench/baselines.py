@@ -52,7 +52,8 @@ def captum_baselines(masked: MaskedModel, samples: int = 100, seed: int = 0) -> 
         TypeError, ValueError: no :class:`~captum_attn.bench.MaskedModel`; fewer than one sample.
 
     Example:
-        >>> from captum_attn.metrics import MaskedModel, evaluate
+        >>> from captum_attn.bench import MaskedModel
+        >>> from captum_attn.metrics import evaluate
         >>> baselines = captum_baselines(MaskedModel(model, tokenizer))
         >>> texts = ["a gripping film", "not good at all"]
         >>> result = evaluate(model, texts, baselines, tokenizer=tokenizer, show_progress=False)
@@ -89,7 +90,7 @@ class GradientBaseline:
 
     Example:
         >>> from captum.attr import Saliency
-        >>> from captum_attn.metrics import MaskedModel
+        >>> from captum_attn.bench import MaskedModel
         >>> saliency = GradientBaseline(Saliency, MaskedModel(model, tokenizer))
         >>> saliency(batch, torch.tensor([1, 0])).shape
         torch.Size([2, 6])
@@ -214,7 +215,7 @@ class PerturbationBaseline(CoalitionBaseline):
 
     Example:
         >>> from captum.attr import FeatureAblation
-        >>> from captum_attn.metrics import MaskedModel
+        >>> from captum_attn.bench import MaskedModel
         >>> ablation = PerturbationBaseline(FeatureAblation, MaskedModel(model, tokenizer))
         >>> ablation(batch, torch.tensor([1, 0])).shape
         torch.Size([2, 6])

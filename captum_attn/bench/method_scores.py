@@ -20,12 +20,20 @@ Scorer = Callable[[Mapping[str, Any], Tensor], Tensor]
 """A function of a batch and its targets int64 (B,) that returns attributions."""
 
 
+class TokenValues(Protocol):
+    """What attributions of tokens return: values float (B, N), and possibly more."""
+
+    @property
+    def values(self) -> Tensor:
+        """Of the tokens."""
+
+
 @runtime_checkable
 class TokenAttribution(Protocol):
     """What explains tokens, as all attributions of this package do."""
 
-    def attribute_tokens(self, inputs: Any, target: Any = None, *, players: Tensor | None = None) -> Any:
-        """``values`` (B, N) of the tokens of a batch."""
+    def attribute_tokens(self, inputs: Any, target: Any = None, *, players: Tensor | None = None) -> TokenValues:
+        """Explain a batch, a mapping of tensors; ``target`` int64 (B,), ``players`` bool (B, N)."""
 
 
 class WithArguments:
@@ -33,8 +41,8 @@ class WithArguments:
 
     Args:
         attribution: of token ids or pixels.
-        arguments: of its ``attribute``. A function is called with the features of each batch, to make what must have
-            their shape.
+        arguments: of its ``attribute``. ``baselines`` and ``feature_mask`` may be functions, which are called with the
+            features of each batch, to make what must have their shape.
 
     Raises:
         TypeError: what is no attribution of captum's; arguments that it does not take, or that are not for here.
@@ -68,16 +76,17 @@ class WithArguments:
     def attribute(self, batch: Mapping[str, Any], whole: WholeInputs) -> Any:
         """What captum's method returns for a batch and the classes predicted."""
         features = whole.inputs.features
-        own = {name: value(features) if callable(value) else value for name, value in self.arguments.items()}
+        made = {name: self.arguments[name](features) for name in _MADE if callable(self.arguments.get(name))}
         return self.attribution.attribute(
             features.clone(),
             target=whole.targets,
             additional_forward_args=_companions(self.attribution.forward_func, batch) or None,
-            **own,
+            **{**self.arguments, **made},
         )
 
 
-_GIVEN = ("inputs", "target", "additional_forward_args")
+_MADE = ("baselines", "feature_mask")
+_GIVEN = ("inputs", "target", "additional_forward_args", "return_convergence_delta")
 
 Method = TokenAttribution | Attribution | WithArguments | Scorer
 """Ours; one of captum's, with arguments or without; or a function."""
@@ -143,9 +152,11 @@ def check_methods(methods: Mapping[str, Any]) -> None:
             raise ValueError(f"the name {RANDOM!r} is taken by random scores, which are always evaluated")
         if isinstance(method, type):
             raise TypeError(f"method {name!r} is the class {method.__name__}, expected an instance of it")
-        if not isinstance(name, str) or not (isinstance(method, Attribution | WithArguments) or callable(method)):
+        known = isinstance(method, TokenAttribution | Attribution | WithArguments) or callable(method)
+        if not isinstance(name, str) or not known:
             raise TypeError(
-                f"method {name!r} is {method!r}, expected an Attribution, or a function of a batch and its targets"
+                f"method {name!r} is {method!r:.80}, expected an object with attribute_tokens, an Attribution of "
+                "captum's (WithArguments gives it arguments), or a function of a batch and its targets"
             )
 
 

@@ -21,7 +21,7 @@ from captum_attn.comparison.comparison_figure import comparison_figure
 from captum_attn.comparison.page import Content, page
 from captum_attn.comparison.stability import Paraphrased, agreement_of_reruns
 from captum_attn.functional import RANKING_METRICS, Agreement, agreement, mean_over_inputs, mean_over_pairs
-from captum_attn.metrics import Evaluation, Metric
+from captum_attn.metrics import UNTOUCHED, Evaluation, Metric
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -313,7 +313,7 @@ class Comparison:
         settings = self.evaluation.settings
         found: dict[str, dict[str, float]] = {method: {} for method in self.methods}
         for row in self.evaluation.table(self._metrics).itertuples():
-            other = "" if row.intervention in (settings.interventions[0], "none") else f"_{row.intervention}"
+            other = "" if row.intervention in (settings.interventions[0], UNTOUCHED) else f"_{row.intervention}"
             column = f"{row.metric}{'' if row.ranking == 'scores' else '_reversed'}{other}"
             found[row.method][column] = row.mean
             if row.metric != "seconds":

@@ -109,7 +109,7 @@ class ObservedForward:
         Args:
             selected: the scores (B,) to explain, taken from ``output``; examples do not interact, so one backward
                 pass of their sum serves them all. None for the ``attention`` variant.
-            variant: ``rectified`` A ⊙ ReLU(G), ``signed`` A ⊙ G, or ``attention`` A.
+            variant: ``rectified`` A ⊙ ReLU(G), ``signed`` A ⊙ G, ``attention`` A, or ``gradient`` ReLU(G).
             layers, heads: what counts; negative indices count from the end. None for all.
             row_weights: (B, N); gives Σ_q weight_q M_qi in O(N) memory instead of M. They are asked for when the
                 backward pass has left the last layer: :mod:`captum_attn.core.readout` has such objects.

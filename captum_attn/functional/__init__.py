@@ -1,10 +1,11 @@
-"""All mathematics, as pure functions of tensors: definitions, sources, shapes. No model is in sight.
+"""The mathematics, as pure functions of tensors: definitions, sources, shapes. No model is in sight.
 
 Games on influence and their Shapley values (``games``, ``estimators``), maximum flows through attention (``flows``),
 faithfulness and plausibility of scores (``faithfulness``, ``plausibility``), rankings and how far they agree
 (``rankings``), how far distributions are apart (``divergence``), other rows of attention (``attention_rows``), scores
 and effects of concepts (``tcav``) and how sure these are (``significance``), means over inputs (``means``).
-Needs torch and SciPy alone.
+Needs torch and SciPy alone. What is kept of attention tile by tile, while a model runs, is computed in
+``captum_attn.core.observers``, which needs torch alone.
 """
 
 from captum_attn.functional.attention_rows import permuted_rows, uniform_rows

@@ -63,7 +63,7 @@ def permutation_shapley(
     orders = torch.stack((orders, orders.flip(-1)), 1).view(-1, players)
     place = orders.argsort(-1)
     prefixes = place.unsqueeze(1) < torch.arange(players + 1)[:, None]  # (2 pairs, n + 1, n)
-    values = evaluate(worth, prefixes.view(-1, players).to(device)).view(-1, players + 1)
+    values = worths(worth, prefixes.view(-1, players).to(device)).view(-1, players + 1)
     marginals = values.diff(dim=-1).gather(1, place.to(values.device))
     paired = marginals.view(pairs, 2, players).mean(1)
     return ShapleyEstimate(paired.mean(0), paired.std(0) / pairs**0.5)
@@ -109,11 +109,11 @@ def kernel_shapley(
     if coalitions < 2 * players:
         raise ValueError(f"coalitions must be at least 2 n = {2 * players} for n = {players} players, got {coalitions}")
     ends = torch.stack((torch.zeros(players), torch.ones(players))).bool().to(device)
-    empty, total = evaluate(worth, ends)
+    empty, total = worths(worth, ends)
     if players == 1:
         return ShapleyEstimate((total - empty).view(1), torch.zeros(1, dtype=torch.double, device=total.device))
     drawn = _kernel_coalitions(players, (coalitions + 1) // 2, seed).to(device)
-    target = evaluate(worth, drawn)
+    target = worths(worth, drawn)
     # The last player's value is what the others leave of the total: an unconstrained regression of n - 1.
     members = drawn.to(target)
     last = members[:, -1:]
@@ -132,10 +132,10 @@ def kernel_shapley(
     return ShapleyEstimate(values, errors)
 
 
-def evaluate(worth: CharacteristicFunction, coalitions: Tensor) -> Tensor:
+def worths(worth: CharacteristicFunction, coalitions: Tensor) -> Tensor:
     """v (K,) of coalitions (K, n) in float64; ``ValueError`` for a worth of the wrong shape."""
     if len(coalitions) > _AT_ONCE:
-        return torch.cat([evaluate(worth, part) for part in coalitions.split(_AT_ONCE)])
+        return torch.cat([worths(worth, part) for part in coalitions.split(_AT_ONCE)])
     values = worth(coalitions)
     if not isinstance(values, Tensor) or values.shape != coalitions.shape[:1]:
         given = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__

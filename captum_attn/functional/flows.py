@@ -228,11 +228,14 @@ def maximum_flows(capacities: Tensor, sources: Tensor, sinks: Sequence[int]) -> 
     Args:
         capacities: (L, N, N) in [0, 1], the lowest layer first; entry (i, j) of layer l bounds the flow from token i
             above the layer to token j below it.
-        sources: (N,), what the tokens at the top can send; at least 0.
+        sources: (N,) in [0, 1], what the tokens at the top can send.
         sinks: n tokens at the bottom.
 
     Returns:
         (n,), float64, correct to about 1e-9 for each edge of a minimum cut.
+
+    Raises:
+        ValueError: capacities out of range, or sources that are negative or above 1.
 
     Example:
         >>> two_layers = torch.tensor([[[0.9, 0.1], [0.4, 0.6]], [[0.5, 0.5], [0.0, 1.0]]])
@@ -241,6 +244,8 @@ def maximum_flows(capacities: Tensor, sources: Tensor, sinks: Sequence[int]) -> 
 
     Source: Abnar and Zuidema 2020, *Quantifying Attention Flow in Transformers*, section 3; Dinic's algorithm, SciPy's.
     """
+    if not all(bool(((part >= 0) & (part <= 1)).all()) for part in (capacities, sources)):
+        raise ValueError("capacities and sources must lie between 0 and 1")
     layers, length, _ = capacities.shape
     units = (capacities.cpu().double() * _UNITS).round().to(torch.int32).numpy()
     supply = (sources.cpu().double() * _UNITS).round().to(torch.int32).numpy()

@@ -31,7 +31,7 @@ def mean_over_inputs(values: Tensor) -> Mean:
 
     Source: the standard error of the mean, s / √n, with s² = Σ (x - x̄)² / (n - 1).
     """
-    count = values.isfinite().sum(0)
+    count = (~values.isnan()).sum(0)
     mean = values.nanmean(0)
     squares = (values - mean).square().nansum(0)
     variance = torch.where(count > 1, squares / (count - 1).clamp(min=1), torch.nan)

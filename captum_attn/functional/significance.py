@@ -97,7 +97,7 @@ def direction_p_value(gradient: Tensor, shift: Tensor, covariance: Tensor) -> fl
         factor.mT @ gradient.double(),
         torch.linalg.solve_triangular(factor, shift.double()[:, None], upper=False),
     )
-    if len(gradient) == 1:
+    if len(gradient) == 1 and gradient.any() and shift.any():
         return 1.0  # there is one direction only
     width, cosine = len(gradient), float(F.cosine_similarity(gradient, shift.squeeze(1), dim=0, eps=0.0))
     if math.isnan(cosine) or abs(cosine) >= 1:

@@ -1,7 +1,6 @@
 """Is an explanation faithful to the model, or only pretty? Metrics, interventions, and evaluations side by side."""
 
 from captum_attn.bench import MaskedModel
-from captum_attn.metrics.at_once import ScoredBatch
 from captum_attn.metrics.catalogue import CATALOGUE, F1_PERCENTAGE, Metric, Need, ReportScale, known_metrics
 from captum_attn.metrics.evaluation import evaluate
 from captum_attn.metrics.over_examples import (
@@ -16,12 +15,15 @@ from captum_attn.metrics.over_examples import (
     TokenF1,
     TokenIOU,
 )
+from captum_attn.metrics.record import UNTOUCHED
 from captum_attn.metrics.results import Evaluation
+from captum_attn.metrics.scored_batch import ScoredBatch
 
 __all__ = [
     "AOPC",
     "CATALOGUE",
     "F1_PERCENTAGE",
+    "UNTOUCHED",
     "Comprehensiveness",
     "Deletion",
     "Evaluation",

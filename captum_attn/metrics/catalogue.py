@@ -72,7 +72,7 @@ class Metric:
             - ``"seconds"``: that the explanation of each example took, (B,).
         function: to float (B,), NaN for an example that does not count.
         percentages: at which k: ``"all"`` that are evaluated; those of the report's ``"scale"``; all, if they go
-            ``"from 0 to 100"``; or some numbers.
+            ``"from 0 to 100"``; or some numbers, among those that are evaluated.
         of_all: whether ``function`` makes one number () of all examples together instead; its standard error is that
             of a bootstrap.
         bounds: the least and the greatest value, for plots.
@@ -97,11 +97,13 @@ class Metric:
     higher_is_better: bool
     needs: Sequence[Need]
     function: Callable[..., Tensor]
-    percentages: Percentages | tuple[float, ...] = "all"
+    percentages: Percentages | Sequence[float] = "all"
     of_all: bool = False
     bounds: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise TypeError(f"metric {self.name!r}: function must be one, got {self.function!r}")
         unknown = [need for need in self.needs if need not in NEEDS]
         if unknown or isinstance(self.needs, str) or {*_OF_EACH}.isdisjoint(self.needs):
             raise ValueError(
@@ -114,6 +116,9 @@ class Metric:
                 f"metric {self.name!r} needs {', '.join(AT_ONCE.intersection(self.needs))}, which is there only while "
                 f"an example is explained, but also {what}, which comes later"
             )
+
+        object.__setattr__(self, "needs", tuple(self.needs))
+        object.__setattr__(self, "percentages", _checked_percentages(self.name, self.percentages))
 
     @property
     def at_once(self) -> bool:
@@ -142,8 +147,8 @@ class Metric:
 
     def shares(self, evaluated: Sequence[float], scale: ReportScale) -> tuple[float, ...]:
         """The percentages that it is about, of those that are evaluated."""
-        if isinstance(self.percentages, tuple):
-            return self.percentages
+        if not isinstance(self.percentages, str):
+            return tuple(self.percentages)
         return shares_of(scale if self.percentages == "scale" else "all", evaluated)
 
     def of(self, known: Mapping[Any, Any]) -> Tensor:
@@ -185,6 +190,16 @@ def known_metrics(given: Iterable[str | Metric]) -> list[Metric]:
         if CATALOGUE.get(metric.name, metric) != metric or found.setdefault(metric.name, metric) != metric:
             raise ValueError(f"there is another metric {metric.name!r}: give yours a name of its own")
     return list(found.values())
+
+
+def _checked_percentages(name: str, given: Any) -> Percentages | tuple[float, ...]:
+    if given in get_args(Percentages):
+        return given  # type: ignore[no-any-return]
+    shares = tuple(map(float, given)) if isinstance(given, Sequence) and not isinstance(given, str) else ()
+    if not shares or not all(0 <= share <= 100 for share in shares):
+        expected = ", ".join(map(repr, get_args(Percentages)))
+        raise ValueError(f"metric {name!r}: percentages must be {expected} or numbers from 0 to 100, got {given!r}")
+    return shares
 
 
 def f1_score(predictions: Tensor, labels: Tensor, average: Literal["macro", "weighted"]) -> Tensor:

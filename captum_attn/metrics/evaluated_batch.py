@@ -23,7 +23,6 @@ from captum_attn.bench import (
     token_scores,
 )
 from captum_attn.functional import top_and_rest
-from captum_attn.metrics.at_once import ScoredBatch
 from captum_attn.metrics.catalogue import Metric
 from captum_attn.metrics.record import (
     BOTTOM_REMOVED,
@@ -34,6 +33,7 @@ from captum_attn.metrics.record import (
     Example,
     Measured,
 )
+from captum_attn.metrics.scored_batch import ScoredBatch
 
 
 @dataclass

@@ -72,7 +72,8 @@ def evaluate(
         methods: names and attributions. An attribution is one of ours; one of captum's that takes token ids or pixels
             (it gets the predicted classes as ``target`` and, of ``attention_mask, token_type_ids, position_ids``, as
             many ``additional_forward_args`` as its function takes); or a function of a batch, a mapping of tensors, and
-            its targets int64 (B,). It returns (B, N), (B, N, D) or (B, C, h, w). Names tell methods and metrics apart in ``file``.
+            its targets int64 (B,). It returns (B, N), (B, N, D) or (B, C, h, w). In ``file``, methods and metrics are
+            told apart by name.
         tokenizer: the model's; needed for texts.
         labels: the gold classes, for F1.
         rationales: what people chose, for plausibility, one for each example. Of texts, a list of character spans

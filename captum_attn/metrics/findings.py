@@ -186,14 +186,14 @@ def lack(metric: Metric, settings: EvaluationSettings, scale: ReportScale | None
         return "rationales="
     if "labels" in metric.needs and not settings.labels:
         return "labels=, the gold classes"
-    if metric.at_once:
-        return None if metric.name in settings.kept else f"it among metrics=, as {metric.name!r} is computed at once"
     if metric.percentages == "scale" and scale is not None and not {*shares_of(scale, shares)} <= {*shares}:
         return _percentages_of(settings, scale)
     if metric.percentages == "from 0 to 100" and not {0.0, 100.0} <= {*shares}:
         return "percentages from 0 to 100, such as range(0, 101, 10)"
-    if isinstance(metric.percentages, tuple) and not {*metric.percentages} <= {*shares}:
+    if not isinstance(metric.percentages, str) and not {*metric.percentages} <= {*shares}:
         return f"{', '.join(f'{share:g}' for share in metric.percentages)} among the percentages"
+    if metric.at_once:
+        return None if metric.name in settings.kept else f"it among metrics=, as {metric.name!r} is computed at once"
     if not {*removals_for([metric])} <= {*settings.removals}:
         return f"{metric.name!r} among metrics="
     return None

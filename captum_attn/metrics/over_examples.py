@@ -118,6 +118,8 @@ class OverExamples(MeanOverExamples):
         cls.plot_lower_bound, cls.plot_upper_bound = metric.bounds or (None, None)
 
     def __init__(self, scale: Scale = "eraser", percentages: Sequence[float] | None = None, **kwargs: Any) -> None:
+        if not hasattr(type(self), "metric"):
+            raise TypeError("OverExamples has no metric: derive a class, class Mine(OverExamples, metric=mine)")
         check_scale(scale)
         of_scale = [scale] if "scale" in self.metric.needs else []
         shares = check_percentages(percentages or ()) if "percentages" in self.metric.needs else []
@@ -128,7 +130,12 @@ class OverExamples(MeanOverExamples):
         """Take in a batch of what the metric needs, in its order or by name, such as ``whole`` and ``without_top``."""
         settings = {"scale": self.scale, "percentages": self.percentages}
         names = [need for need in self.metric.needs if need not in settings]
-        each = self.metric.of({**settings, **named, **dict(zip(names, values, strict=False))})
+        given = {**dict(zip(names, values, strict=False)), **named}
+        if len(values) > len(names) or not {*names} <= given.keys():
+            raise TypeError(
+                f"{type(self).__name__}.update takes {', '.join(names)}, got {len(values)} and {list(named)}"
+            )
+        each = self.metric.of({**settings, **given})
         self.add(each[~each.isnan()])
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from captum_attn.formatting import with_error
+from captum_attn.metrics.catalogue import Metric
 from captum_attn.metrics.record import UNTOUCHED
 from captum_attn.visualization import as_written
 
@@ -17,19 +19,19 @@ _RANDOM_COLOUR = "#999999"
 _COLOURS = [f"C{number}" for number in (0, 1, 2, 3, 4, 5, 6, 8, 9)]  # 7 is grey
 
 
-def markdown(table: pd.DataFrame, higher_is_better: Mapping[str, bool]) -> str:
+def markdown(table: pd.DataFrame, metrics: Mapping[str, Metric]) -> str:
     """A row for each method, best first by the first metric; a column for each metric and intervention."""
     if table.empty:
         raise ValueError("there are no metrics to show: expected some of those of table()")
     usual = table.intervention.iloc[0]
-    table = table.assign(column=[_label(row, usual, higher_is_better) for row in table.itertuples()])
+    table = table.assign(column=[_label(row, usual, metrics[row.metric]) for row in table.itertuples()])
     first = table.iloc[0]
     shown = table[(table.ranking == "scores") | (table.metric == first.metric)]
     cells = shown.assign(cell=[_cell(row) for row in shown.itertuples()]).pivot(
         index="method", columns="column", values="cell"
     )
     leading = table[table.column == first.column].set_index("method")["mean"]
-    methods = leading.sort_values(ascending=not higher_is_better[first.metric]).index
+    methods = leading.sort_values(ascending=not metrics[first.metric].higher_is_better).index
     columns = shown.column.unique()
     lines = [_caption(table), "", f"| method | {' | '.join(columns)} |", f"|---|{'--:|' * len(columns)}"]
     for method in methods:
@@ -38,13 +40,11 @@ def markdown(table: pd.DataFrame, higher_is_better: Mapping[str, bool]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def distributions(
-    scores: pd.DataFrame, higher_is_better: bool, families: dict[str, str] | None, ax: Axes | None
-) -> Axes:
+def distributions(scores: pd.DataFrame, metric: Metric, families: dict[str, str] | None, ax: Axes | None) -> Axes:
     """A box for each method, of the values that its scores reach; see :meth:`Evaluation.plot`."""
-    metric, scale = scores.metric.iloc[0], scores.scale.iloc[0]
+    scale = scores.scale.iloc[0]
     means = scores[scores.ranking == "scores"].groupby("method", sort=False).value.mean()
-    methods = means.sort_values(ascending=higher_is_better).index.tolist()  # the best on top
+    methods = means.sort_values(ascending=metric.higher_is_better).index.tolist()  # the best on top
     colour_of = _colours(list(means.index), families)
     ax = _axes(ax, len(methods))
     for place, method in enumerate(methods):
@@ -69,8 +69,7 @@ def distributions(
     ax.set_yticks(range(len(methods)), methods)
     as_written(ax.yaxis)
     notes = [f"{scale} scale"] * bool(scale) + [kind for kind in scores.intervention.unique() if kind != UNTOUCHED]
-    better = "higher" if higher_is_better else "lower"
-    ax.set_xlabel(f"{metric.replace('_', ' ')}, {better} is better" + (f" ({', '.join(notes)})" if notes else ""))
+    ax.set_xlabel(f"{metric.title}, {metric.better}" + (f" ({', '.join(notes)})" if notes else ""))
     if families is not None:
         colour_of_family = {families[method]: colour_of[method] for method in families if method in colour_of}
         for family, colour in colour_of_family.items():
@@ -128,15 +127,12 @@ def _caption(table: pd.DataFrame) -> str:
     return "; ".join([*scales, *by, f"mean ± standard error over {count}"]).capitalize() + "."
 
 
-def _label(row: Any, usual: str, higher_is_better: Mapping[str, bool]) -> str:
+def _label(row: Any, usual: str, metric: Metric) -> str:
     """What stands above a column."""
-    arrow = "↑" if higher_is_better[row.metric] else "↓"
     own = [] if row.intervention in (usual, UNTOUCHED) else [row.intervention]
     notes = own + ([] if row.ranking == "scores" else [row.ranking])
-    return f"{row.metric.replace('_', ' ')} {arrow}" + "".join(f", {note}" for note in notes)
+    return f"{metric.title} {metric.arrow}" + "".join(f", {note}" for note in notes)
 
 
 def _cell(row: Any) -> str:
-    mean, error = row.mean, row.standard_error
-    digits = 4 if row.metric == "seconds" else 3
-    return f"{mean:.{digits}f}" if error != error else f"{mean:.{digits}f} ± {error:.{digits}f}"
+    return with_error(row.mean, row.standard_error, 4 if row.metric == "seconds" else 3, written="{:.{}f}".format)

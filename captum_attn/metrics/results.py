@@ -180,7 +180,7 @@ class Evaluation:
         Args:
             metrics, scale: as in :meth:`table`.
         """
-        return reports.markdown(self.table(metrics, scale), self._higher_is_better(metrics, scale))
+        return reports.markdown(self.table(metrics, scale), self._named(metrics, scale))
 
     def plot(
         self,
@@ -210,7 +210,7 @@ class Evaluation:
         known = tuple(each.intervention.unique())
         shown = each[each.intervention == self._intervention(intervention, known)]
         name = metric if isinstance(metric, str) else metric.name
-        return reports.distributions(shown, self._higher_is_better([metric], scale)[name], families, ax)
+        return reports.distributions(shown, self._named([metric], scale)[name], families, ax)
 
     def plot_curves(
         self, removal: str = TOP_REMOVED, *, intervention: str | None = None, ax: Axes | None = None
@@ -241,6 +241,5 @@ class Evaluation:
             raise ValueError(f"intervention {given!r} was not evaluated, only {', '.join(known)}")
         return given or known[0]
 
-    def _higher_is_better(self, metrics: Sequence[str | Metric] | None, scale: ReportScale | None) -> dict[str, bool]:
-        wanted = self._findings.checked(metrics, self._findings.scale(scale))
-        return {metric.name: metric.higher_is_better for metric in wanted}
+    def _named(self, metrics: Sequence[str | Metric] | None, scale: ReportScale | None) -> dict[str, Metric]:
+        return {metric.name: metric for metric in self._findings.checked(metrics, self._findings.scale(scale))}

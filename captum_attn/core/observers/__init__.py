@@ -10,7 +10,6 @@ An observer is made of :meth:`run.watched(layers, heads) <captum_attn.core.Obser
 - your own :class:`LayerObserver`.
 """
 
-from captum_attn.core.observers.gathering import GatheringObserver
 from captum_attn.core.observers.influence import (
     PER,
     VARIANTS,
@@ -26,8 +25,9 @@ from captum_attn.core.observers.norms import (
     contribution_form,
     contribution_norms,
 )
-from captum_attn.core.observers.readout import ReadoutGradients, ReadoutObserver
+from captum_attn.core.observers.readout_gradients import ReadoutGradients, ReadoutObserver
 from captum_attn.core.observers.relevance import NormalizedRelevanceObserver, RelevanceObserver
+from captum_attn.core.observers.row_sums import GatheringObserver
 from captum_attn.core.observers.watched import LayerObserver, Watched
 
 __all__ = [

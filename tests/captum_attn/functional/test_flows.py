@@ -169,3 +169,9 @@ def test_flow_from_several_tokens_has_their_weights_as_capacities():
     expected = [nx.maximum_flow_value(graph, "source", (0, token)) for token in range(4)]
     assert maximum_flows(capacities, weights, [0, 1, 2, 3]).tolist() == pytest.approx(expected, abs=1e-7)
     assert maximum_flows(capacities, (weights > 0).double(), [0, 1, 2, 3]).tolist() != pytest.approx(expected, abs=1e-7)
+
+
+@pytest.mark.parametrize(("capacity", "source"), [(3.0, 1.0), (-0.1, 1.0), (0.5, 2.0), (torch.nan, 1.0)])
+def test_what_solvers_of_integers_cannot_hold_is_refused(capacity, source):
+    with pytest.raises(ValueError, match="must lie between 0 and 1"):
+        maximum_flows(torch.full((1, 2, 2), capacity), torch.tensor([source, 0.0]), [0])

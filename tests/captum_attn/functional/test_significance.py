@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import combinations
 
 import numpy as np
@@ -167,3 +168,10 @@ def test_constant_and_undefined_scores_have_no_t_test():
     scores = torch.stack([torch.ones(10), torch.full((10,), float("nan")), torch.linspace(0, 1, 10)], 1)
     assert t_test_p_values(scores).isnan().tolist() == [True, True, False]
     assert t_test_p_values(scores[:1]).isnan().all()
+
+
+def test_in_one_dimension_there_is_no_direction_of_nothing():
+    one, nothing = torch.ones(1), torch.zeros(1)
+    assert direction_p_value(one, one, torch.eye(1)) == 1.0
+    assert math.isnan(direction_p_value(one, nothing, torch.eye(1)))
+    assert math.isnan(direction_p_value(nothing, one, torch.eye(1)))

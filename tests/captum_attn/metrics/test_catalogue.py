@@ -299,6 +299,39 @@ def test_needs_that_do_not_fit_are_refused(needs, options, message):
         Metric("mine", True, needs, abs, **options)
 
 
+@pytest.mark.parametrize("percentages", ["everything", [], [120.0], 20])
+def test_percentages_that_are_none_are_refused(percentages):
+    with pytest.raises(ValueError, match="metric 'mine': percentages must be 'all', 'scale', 'from 0 to 100' or numb"):
+        Metric("mine", True, ["without_top"], torch.mean, percentages)
+
+
+def test_lists_are_as_good_as_tuples():
+    one, other = (Metric("mine", True, kind(["without_top"]), torch.mean, kind([20])) for kind in (list, tuple))
+    assert one == other
+    assert hash(one) == hash(other)
+    assert one.shares((0, 20, 50), "eraser") == (20,)
+    with pytest.raises(TypeError, match="metric 'mine': function must be one, got 'mean'"):
+        Metric("mine", True, ["without_top"], "mean")
+
+
+def test_percentages_count_for_what_is_computed_at_once_too(text_model):
+    area = Metric("area", True, ["without_top", "scores"], lambda p, scores: p.mean(-1), "from 0 to 100")
+    with pytest.raises(ValueError, match="area cannot be evaluated without percentages from 0 to 100"):
+        run(text_model, [area], percentages=(0, 1, 5, 10, 20, 50))
+
+
+def test_the_torchmetric_of_a_metric_takes_what_it_needs_and_nothing_else():
+    class Drop(OverExamples, metric=CATALOGUE["comprehensiveness"]):
+        pass
+
+    meter, p = Drop(), torch.tensor([0.9])
+    for wrong in (lambda: meter.update(p), lambda: meter.update(p, p[:, None], p), lambda: meter.update(p, top=p)):
+        with pytest.raises(TypeError, match="Drop.update takes whole, without_top, got"):
+            wrong()
+    with pytest.raises(TypeError, match="OverExamples has no metric: derive a class"):
+        OverExamples()
+
+
 def test_the_catalogue_says_which_way_is_better():
     lower = {name for name, metric in CATALOGUE.items() if not metric.higher_is_better}
     assert lower == {"sufficiency", "log_odds", "deletion", "seconds"}

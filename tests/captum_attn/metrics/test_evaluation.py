@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -19,7 +20,7 @@ from torchmetrics.functional.classification import multiclass_f1_score
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
 from captum_attn import ShapleyAttention, ShapleyGradAttention
-from captum_attn.bench import MaskedModel
+from captum_attn.bench import MaskedModel, WithArguments
 from captum_attn.functional import PERCENTAGES, aopc
 from captum_attn.metrics import Evaluation, evaluate
 
@@ -298,6 +299,50 @@ def test_captums_own_methods_and_functions_of_any_shape_are_taken(text_model, im
     saliency = Saliency(lambda pixels: image_model(pixels).logits)
     result = evaluate(image_model, images, {"saliency": saliency}, percentages=[50], show_progress=False)
     assert result.methods == ("saliency", "random")
+
+
+def test_an_object_of_ones_own_that_explains_tokens_is_taken(text_model):
+    class Mine:
+        def attribute_tokens(self, inputs, target=None, *, players=None):
+            assert players.shape == inputs["input_ids"].shape
+            return SimpleNamespace(values=with_ties(inputs, target))
+
+    values = (
+        run(text_model, {"mine": Mine(), "ties": with_ties})
+        .scores(["insertion"])
+        .pivot(columns="method", values="value")
+    )
+    assert values.mine.dropna().tolist() == values.ties.dropna().tolist()
+
+
+def test_captums_methods_take_arguments_of_their_own(text_model):
+    model, tokenizer = text_model
+
+    def logits(input_ids, attention_mask):
+        return model(input_ids=input_ids, attention_mask=attention_mask).logits
+
+    integrated = LayerIntegratedGradients(logits, model.get_input_embeddings())
+
+    def masks(ids):
+        return torch.full_like(ids, tokenizer.mask_token_id)
+
+    def by_hand(batch, targets):
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        found = integrated.attribute(ids, masks(ids), targets, additional_forward_args=(mask,), n_steps=7)
+        return found.sum(-1)
+
+    methods = {"own": WithArguments(integrated, n_steps=7, baselines=masks), "by hand": by_hand, "usual": integrated}
+    frame = run(text_model, methods).scores(["insertion"])
+    values = {method: part.value.tolist() for method, part in frame.groupby("method")}
+    assert values["own"] == pytest.approx(values["by hand"])
+    assert values["own"] != pytest.approx(values["usual"], abs=1e-4)
+    for wrong in ({"steps": 7}, {"target": 1}, {"return_convergence_delta": True}):
+        with pytest.raises(
+            TypeError, match="LayerIntegratedGradients.attribute does not take .* here, expected some of"
+        ):
+            WithArguments(integrated, **wrong)
+    with pytest.raises(TypeError, match="expected one of captum's attributions, got ShapleyAttention"):
+        WithArguments(ShapleyAttention(model))
 
 
 def test_a_planted_truth_is_found_by_gradients_and_not_by_chance():
@@ -691,7 +736,7 @@ def test_texts_that_are_too_long_are_cut_with_a_warning(text_model):
         (lambda batch, targets: torch.full(batch["input_ids"].shape, math.nan), ValueError, "'bad' returned NaN"),
         (lambda batch, targets: torch.zeros(3), ValueError, r"'bad' returned attributions of the shape \(3,\)"),
         (lambda batch, targets: [0.5], TypeError, "'bad' returned list, expected a tensor"),
-        ("saliency", TypeError, "method 'bad' is 'saliency', expected an Attribution, or a function"),
+        ("saliency", TypeError, "method 'bad' is 'saliency', expected an object with attribute_tokens"),
     ],
 )
 def test_methods_that_return_something_else_are_named(text_model, method, error, message):
