@@ -97,7 +97,7 @@ RANDOM = "random"
 def token_scores(name: str, method: Any, batch: Mapping[str, Any], whole: WholeInputs) -> Tensor:
     """Scores float (B, N) of the tokens of a batch, of a method's attributions.
 
-    Attributions may be (B, N), (B, N, D), which are summed over D, or (B, C, h, w), summed over each patch.
+    Attributions may be (B, N), (B, N, D), which are summed over D, or, of images, (B, C, h, w), summed over each patch.
 
     Raises:
         TypeError, ValueError: attributions of another shape, or with NaN. The message names the method.
@@ -114,7 +114,7 @@ def token_scores(name: str, method: Any, batch: Mapping[str, Any], whole: WholeI
     players, scores = whole.players, given.detach()
     if scores.dim() == 4 and whole.grid is not None and scores.shape[2:] == whole.inputs.features.shape[2:]:
         scores = patch_scores(scores, whole.grid, players.shape[1])
-    elif scores.dim() == 3 and whole.grid is None:
+    elif scores.dim() == 3:
         scores = scores.sum(-1)
     if scores.shape != players.shape:
         expected = "(B, C, h, w)" if whole.grid is not None else "(B, N, D)"

@@ -43,8 +43,16 @@ NEEDS: tuple[Need, ...] = get_args(Need)
 AT_ONCE: frozenset[Need] = frozenset({"scores", "players", "rationales", "ask"})
 """What is there only while an example is explained: what needs any of it is computed then, and its values are kept."""
 
-_OF_EACH: frozenset[Need] = frozenset(
-    {"whole", "without_top", "top_alone", "predictions", "labels", "scores", "seconds"}
+_OF_EACH: tuple[Need, ...] = (
+    "whole",
+    "without_top",
+    "top_alone",
+    "predictions",
+    "labels",
+    "scores",
+    "players",
+    "rationales",
+    "seconds",
 )
 
 ReportScale = Literal["eraser", "paper", "all"]
@@ -68,9 +76,11 @@ class Metric:
             - ``"labels"``: the gold classes, int64 (B,);
             - ``"scores"``: the explanation (B, N); ``"players"``: bool (B, N), the tokens that it ranks;
               ``"rationales"``: bool (B, N), those of them that people chose;
-            - ``"ask"``: a function from bool (..., B, N), tokens to take away, to p of the predicted class (..., B);
+            - ``"ask"``: a function from bool (..., B, N), players to take away, to p of the predicted class (..., B);
             - ``"seconds"``: that the explanation of each example took, (B,).
-        function: to float (B,), NaN for an example that does not count.
+        function: to float (B,), NaN for an example that does not count. Functions that need scores, players, rationales
+            or ``"ask"`` are called while examples are explained, and their values are kept; others when a table is
+            made, and for the reversed ranking, too, where ``"without_top"`` is all that they need of the tokens.
         percentages: at which k: ``"all"`` that are evaluated; those of the report's ``"scale"``; all, if they go
             ``"from 0 to 100"``; or some numbers, among those that are evaluated.
         of_all: whether ``function`` makes one number () of all examples together instead; its standard error is that
@@ -157,14 +167,19 @@ class Metric:
         Raises:
             ValueError: it makes something else.
         """
-        found = self.function(*(known[need] for need in self.needs))
+        given = [part.clone() if isinstance(part, Tensor) else part for part in (known[need] for need in self.needs)]
+        try:
+            found = self.function(*given)
+        except Exception as error:
+            error.add_note(f"This happened in metric {self.name!r}.")
+            raise
         found = torch.as_tensor(found) if self.of_all and isinstance(found, float) else found
         count = next((len(known[need]) for need in self.needs if need in _OF_EACH), 0)
         expected = () if self.of_all else (count,)
         if not isinstance(found, Tensor) or found.shape != expected:
-            given = f"a tensor {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            shown = f"a tensor {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
             what = "one number () of all examples" if self.of_all else f"one for each of {count} examples, {expected}"
-            raise ValueError(f"metric {self.name!r} returned {given}, expected {what}")
+            raise ValueError(f"metric {self.name!r} returned {shown}, expected a tensor: {what}")
         return found.detach() if found.is_floating_point() else found.double()
 
 

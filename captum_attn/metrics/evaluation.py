@@ -32,7 +32,7 @@ from captum_attn.functional import PERCENTAGES
 from captum_attn.metrics.catalogue import CATALOGUE, Metric, known_metrics
 from captum_attn.metrics.evaluated_batch import EvaluatedBatch, read_batch
 from captum_attn.metrics.findings import lack
-from captum_attn.metrics.record import REMOVALS, EvaluationSettings, Record, removals_for
+from captum_attn.metrics.record import REMOVALS, EvaluationSettings, Record, kept_as, removals_for
 from captum_attn.metrics.results import Evaluation
 
 OnScores = Callable[[str, Tensor, Sequence[int], WholeInputs], None]
@@ -122,6 +122,8 @@ def evaluate(
     check_methods(methods)
     shares, interventions = _checked_percentages(percentages), _checked_interventions(interventions)
     wanted = None if metrics is None else known_metrics(metrics)
+    if wanted == []:
+        raise ValueError("metrics is empty: expected names or Metric records, or None for all that can be measured")
     masked = MaskedModel(model, tokenizer, replacement=replacement, layers=layers, batch_size=batch_size)
     examples = examples_of(data, tokenizer, masked.model, max_length)
     gold = checked_labels(labels, len(examples), config_of(masked.model))
@@ -140,7 +142,8 @@ def evaluate(
         count=len(examples),
         rationales=None if people is None else rationale_fingerprint(people),
         removals=REMOVALS if wanted is None else removals_for(wanted),
-        kept={metric.name: metric.higher_is_better for metric in at_once},
+        kept={metric.name: kept_as(metric) for metric in at_once},
+        wanted=None if wanted is None else tuple(metric.name for metric in wanted),
     )
     for metric in wanted or ():
         if missing := lack(metric, settings, None):

@@ -35,15 +35,23 @@ class Findings:
 
     Args:
         record: of an evaluation.
-        wanted: the metrics that it was made for; None for all that it allows.
+        wanted: the metrics that it was made for, as far as they are records of one's own.
+
+    Attributes:
+        unknown: names of metrics that it was made for, and of which it holds neither values nor the function.
     """
 
     def __init__(self, record: Record, wanted: Sequence[Metric] | None) -> None:
         self._record, self.settings = record, record.settings
         kept = [name for name in self.settings.kept if name not in CATALOGUE]
-        self._own = {name: Metric(name, self.settings.kept[name], ["scores"], _kept_alone) for name in kept}
+        self._own = {
+            name: Metric(name, self.settings.kept[name]["higher_is_better"], ["scores"], _kept_alone) for name in kept
+        }
         self._own |= {metric.name: metric for metric in wanted or () if metric.name not in CATALOGUE}
-        self._usual = list((CATALOGUE | self._own).values()) if wanted is None else list(wanted)
+        every = CATALOGUE | self._own
+        names = every if self.settings.wanted is None else self.settings.wanted
+        self._usual = [every[name] for name in names if name in every]
+        self.unknown = [name for name in names if name not in every]
 
     def scores(self, metrics: Sequence[Metric], scale: ReportScale) -> pd.DataFrame:
         """What :meth:`Evaluation.scores` documents, of metrics that were checked."""

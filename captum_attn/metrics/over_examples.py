@@ -122,9 +122,13 @@ class OverExamples(MeanOverExamples):
             raise TypeError("OverExamples has no metric: derive a class, class Mine(OverExamples, metric=mine)")
         check_scale(scale)
         of_scale = [scale] if "scale" in self.metric.needs else []
-        shares = check_percentages(percentages or ()) if "percentages" in self.metric.needs else []
+        shares = self.metric.shares(percentages or (), "all") if "percentages" in self.metric.needs else ()
+        if self.metric.percentages == "from 0 to 100":
+            check_percentages(shares)
+        elif "percentages" in self.metric.needs and not shares:
+            raise ValueError(f"{self.metric.name} needs percentages=")
         super().__init__(settings="".join(f"_{setting}" for setting in (*of_scale, *shares)), **kwargs)
-        self.scale, self.percentages = scale, tuple(shares)
+        self.scale, self.percentages = scale, shares
 
     def update(self, *values: Any, **named: Any) -> None:
         """Take in a batch of what the metric needs, in its order or by name, such as ``whole`` and ``without_top``."""

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from captum_attn.bench import Intervention
-from captum_attn.metrics.catalogue import Metric
+from captum_attn.core.hashing import code_fingerprint
+from captum_attn.metrics.catalogue import CATALOGUE, Metric
 
 REMOVALS = TOP_REMOVED, TOP_KEPT, BOTTOM_REMOVED = "top removed", "top kept", "bottom removed"
 """Which players are taken away at k %: those with the top k % of scores; all others; those with the bottom k %.
@@ -36,6 +37,12 @@ def removals_for(metrics: Sequence[Metric]) -> tuple[str, ...]:
     return tuple(removal for removal in REMOVALS if wanted[removal])
 
 
+def kept_as(metric: Metric) -> dict[str, Any]:
+    """What is written of a metric whose values are kept."""
+    own = metric != CATALOGUE.get(metric.name)
+    return {"higher_is_better": metric.higher_is_better, "code": code_fingerprint(metric.function) if own else None}
+
+
 @dataclass(frozen=True)
 class EvaluationSettings:
     """What must be the same when an evaluation goes on.
@@ -49,7 +56,8 @@ class EvaluationSettings:
         data, model, labels, rationales: fingerprints; None where there are none.
         count: their number.
         removals: what is taken away: some of ``REMOVALS``.
-        kept: the metrics that are computed at once, and whether higher is better.
+        kept: of the metrics that are computed at once, ``higher_is_better`` and, of one's own, the function's ``code``.
+        wanted: the names of the metrics that were asked for, which may be others when it goes on; None for all.
     """
 
     percentages: tuple[float, ...]
@@ -63,13 +71,14 @@ class EvaluationSettings:
     count: int
     rationales: str | None
     removals: tuple[str, ...]
-    kept: Mapping[str, bool]
+    kept: Mapping[str, Mapping[str, Any]]
+    wanted: tuple[str, ...] | None = field(default=None, compare=False)
 
     @classmethod
     def read(cls, entry: dict[str, Any]) -> EvaluationSettings:
         """The settings in a file, which an earlier version may have written."""
         of_rationales = _OF_RATIONALES if entry.get("rationales") else ()
-        entry = {"removals": REMOVALS, "kept": dict.fromkeys(of_rationales, True), **entry}
+        entry = {"removals": REMOVALS, "kept": {name: kept_as(CATALOGUE[name]) for name in of_rationales}, **entry}
         return cls(**{name: _frozen(value) for name, value in entry.items()})
 
 
@@ -202,7 +211,7 @@ class Record:
         lines = _complete_lines(path)
         record = cls._parsed(path, lines)
         if record.settings != settings:
-            then, now = asdict(record.settings), asdict(settings)
+            then, now = asdict(replace(record.settings, wanted=None)), asdict(replace(settings, wanted=None))
             prints = ("data", "model", "labels", "rationales")
             others = [name for name in now if then[name] != now[name]]
             shown = ", ".join(f"{n}" if n in prints else f"{n} {then[n]!r}, now {now[n]!r}" for n in others)

@@ -33,10 +33,9 @@ def markdown(table: pd.DataFrame, metrics: Mapping[str, Metric]) -> str:
     leading = table[table.column == first.column].set_index("method")["mean"]
     methods = leading.sort_values(ascending=not metrics[first.metric].higher_is_better).index
     columns = shown.column.unique()
-    lines = [_caption(table), "", f"| method | {' | '.join(columns)} |", f"|---|{'--:|' * len(columns)}"]
+    lines = [_caption(table), "", f"| method | {' | '.join(map(_escaped, columns))} |", f"|---|{'--:|' * len(columns)}"]
     for method in methods:
-        name = method.replace("|", "\\|").replace("\n", " ")
-        lines.append(f"| {name} | {' | '.join(cells.loc[method, column] for column in columns)} |")
+        lines.append(f"| {_escaped(method)} | {' | '.join(cells.loc[method, column] for column in columns)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -125,6 +124,10 @@ def _caption(table: pd.DataFrame) -> str:
     most, least = table.n.max(), table.n.min()
     count = f"{most} examples" if most == least else f"{least} to {most} examples"
     return "; ".join([*scales, *by, f"mean ± standard error over {count}"]).capitalize() + "."
+
+
+def _escaped(name: str) -> str:
+    return name.replace("|", "\\|").replace("\n", " ")
 
 
 def _label(row: Any, usual: str, metric: Metric) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from captum_attn.core import warn_user
 from captum_attn.functional import aopc, mean_over_inputs
 from captum_attn.metrics import reports
 from captum_attn.metrics.catalogue import Metric, ReportScale
@@ -63,10 +64,19 @@ class Evaluation:
     def load(cls, path: str | Path) -> Evaluation:
         """Read a file that :meth:`save` or ``evaluate(..., file=path)`` wrote, be it complete or interrupted.
 
+        Of metrics of one's own, it holds the values of those that need scores, rationales or ``"ask"``. Others are
+        computed from the probabilities that it holds: give :meth:`table` their records; a warning names them.
+
         Raises:
             FileNotFoundError, ValueError: no such file, or a file of another kind.
         """
-        return cls(Record.read(Path(path)))
+        result = cls(Record.read(Path(path)))
+        if unknown := result._findings.unknown:
+            warn_user(
+                f"{path} was made for metrics of your own, {', '.join(unknown)}, that are computed from the "
+                "probabilities in it: table([record, ...]) has them"
+            )
+        return result
 
     @property
     def metrics(self) -> list[Metric]:

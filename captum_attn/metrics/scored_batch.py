@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from captum_attn.bench import Intervention, PerturbedInputs
@@ -60,6 +61,17 @@ class ScoredBatch:
             "scores": lambda: self.scores,
             "players": lambda: whole.players,
             "rationales": lambda: self.rationales,
-            "ask": lambda: lambda taken: self.perturbed.answers(self.intervention, taken)[0],
+            "ask": lambda: self._ask,
         }
         return {need: found[need]() for need in metric.needs}
+
+    def _ask(self, taken: Tensor) -> Tensor:
+        """p of the predicted classes (..., B) without some of the players, bool (..., B, N)."""
+        players = self.perturbed.whole.players
+        if not isinstance(taken, Tensor) or taken.dtype != torch.bool or taken.shape[-2:] != players.shape:
+            given = f"{taken.dtype} {tuple(taken.shape)}" if isinstance(taken, Tensor) else type(taken).__name__
+            shape = tuple(players.shape)
+            raise ValueError(f"ask takes bool (..., B, N), the players to take away, (B, N) = {shape}, got {given}")
+        if (taken & ~players).any():
+            raise ValueError("ask takes players away, not special tokens or padding: write ask(taken & players)")
+        return self.perturbed.answers(self.intervention, taken)[0]

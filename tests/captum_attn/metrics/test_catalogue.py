@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -155,16 +156,16 @@ def test_ones_own_metric_of_the_whole_inputs_alone(text_model):
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda p: p.mean(), r"returned a tensor \(\), expected one for each of 4 examples, \(4,\)"),
-        (lambda p: p, r"returned a tensor \(4, 5\), expected one for each of 4 examples"),
-        (lambda p: p.mean(-1).tolist(), "returned list, expected one for each of 4 examples"),
+        (lambda p: p.mean(), r"returned a tensor \(\), expected a tensor: one for each of 4 examples, \(4,\)"),
+        (lambda p: p, r"returned a tensor \(4, 5\), expected a tensor: one for each of 4 examples"),
+        (lambda p: p.mean(-1).tolist(), "returned list, expected a tensor: one for each of 4 examples"),
     ],
 )
 def test_what_is_not_one_number_for_each_example_is_refused(text_model, function, message):
     metric = Metric("odd", True, ["without_top"], function)
     with pytest.raises(ValueError, match=message):
         run(text_model, [metric]).table()
-    with pytest.raises(ValueError, match=r"returned a tensor \(4,\), expected one number \(\) of all examples"):
+    with pytest.raises(ValueError, match=r"tensor \(4,\), expected a tensor: one number \(\) of all examples"):
         run(text_model, [Metric("odd", True, ["without_top"], lambda p: p.mean(-1), of_all=True)]).table()
 
 
@@ -248,7 +249,7 @@ def test_a_file_of_an_earlier_version_is_read(text_model, tmp_path):
     options = {"labels": LABELS, "rationales": RATIONALES, "interventions": ("replacement", "knockout")}
     result = run(text_model, **options, file=tmp_path / "new.jsonl")
     header, *entries = map(json.loads, (tmp_path / "new.jsonl").read_text().splitlines())
-    del header["removals"], header["kept"]
+    del header["removals"], header["kept"], header["wanted"]
     for entry in entries:
         if "method" in entry:
             entry["plausibility"] = [values["none"] for values in entry.pop("values").values()]
@@ -274,7 +275,7 @@ def test_a_file_of_an_earlier_version_is_read(text_model, tmp_path):
         (
             [Metric("odd", True, ["scores"], lambda scores: scores)],
             ValueError,
-            r"metric 'odd' returned a tensor \(4, 11\), expected one for each of 4 examples, \(4,\)",
+            r"metric 'odd' returned a tensor \(4, 11\), expected a tensor: one for each of 4 examples, \(4,\)",
         ),
     ],
 )
@@ -289,7 +290,7 @@ def test_metrics_that_cannot_be_evaluated_say_why(text_model, metrics, error, me
         (["probabilities"], {}, "needs .'probabilities'., expected some of whole, without_top"),
         ("whole", {}, "needs 'whole', expected some of"),
         ([], {}, r"needs \[\], expected some of"),
-        (["ask"], {}, r"needs \['ask'\], expected some of"),
+        (["ask"], {}, r"needs \['ask'\], expected some of .*something that each example has"),
         (["scores", "seconds"], {}, "needs scores, .* but also seconds, which comes later"),
         (["scores"], {"of_all": True}, "but also all examples, which comes later"),
     ],
@@ -326,10 +327,70 @@ def test_the_torchmetric_of_a_metric_takes_what_it_needs_and_nothing_else():
 
     meter, p = Drop(), torch.tensor([0.9])
     for wrong in (lambda: meter.update(p), lambda: meter.update(p, p[:, None], p), lambda: meter.update(p, top=p)):
-        with pytest.raises(TypeError, match="Drop.update takes whole, without_top, got"):
+        with pytest.raises(TypeError, match=r"Drop.update takes whole, without_top, got"):
             wrong()
     with pytest.raises(TypeError, match="OverExamples has no metric: derive a class"):
         OverExamples()
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda players, ask: ask(players[:, None].expand(-1, 3, -1)).mean(1), r"ask takes bool \(..., B, N\)"),
+        (lambda players, ask: ask(players.float()), r"ask takes bool .* got torch.float32 \(4, 11\)"),
+        (lambda players, ask: ask(torch.ones_like(players)), r"ask takes players away, not special tokens or padding"),
+    ],
+)
+def test_what_is_asked_must_be_players(text_model, ask, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        run(text_model, [Metric("mine", True, ["players", "ask"], ask)])
+    assert caught.value.__notes__ == ["This happened in metric 'mine'."]
+
+
+def test_a_metric_cannot_change_what_others_see(text_model):
+    def zeros(scores, players):
+        return scores.zero_().sum(-1) + players.zero_().sum(-1)
+
+    vandal = Metric("vandal", True, ["scores", "players"], zeros)
+    beside = run(text_model, [vandal, "insertion", DROP_OF_THE_FIRST])
+    alone = run(text_model, ["insertion", DROP_OF_THE_FIRST])
+    assert beside.table(["insertion", "drop_of_the_first"]).equals(alone.table())
+
+
+def shifted(scores, players, by):
+    return (scores * players).sum(-1) + by
+
+
+def test_a_file_of_a_metric_that_was_changed_is_refused(text_model, tmp_path):
+    file = tmp_path / "run.jsonl"
+    first, changed = (Metric("mine", True, ["scores", "players"], partial(shifted, by=by)) for by in (0, 1))
+    run(text_model, [first], file=file)
+    run(text_model, [first], file=file)
+    with pytest.raises(ValueError, match=r"other settings \(kept .*'mine'"):
+        run(text_model, [changed], file=file)
+
+
+def test_a_loaded_evaluation_has_the_metrics_that_were_asked_for(text_model, tmp_path):
+    file = tmp_path / "run.jsonl"
+    result = run(text_model, ["insertion", DROP_OF_THE_FIRST], file=file)
+    assert Evaluation.load(file).table().equals(result.table())
+    flipped = Metric("flips", True, ["without_top"], lambda p: (p < 0.5).float().mean(-1))
+    run(text_model, ["insertion", flipped]).save(tmp_path / "other.jsonl")
+    with pytest.warns(UserWarning, match=r"made for metrics of your own, flips, .* table\(\[record"):
+        loaded = Evaluation.load(tmp_path / "other.jsonl")
+    assert set(loaded.table().metric) == {"insertion"}
+    assert set(loaded.table([flipped]).metric) == {"flips"}
+
+
+def test_a_metric_at_some_percentages_has_a_torchmetric():
+    record = Metric("mine", True, ["top_alone", "percentages"], lambda p, k: p @ torch.tensor(k), (0.0, 50.0))
+
+    class Mine(OverExamples, metric=record):
+        pass
+
+    meter = Mine()
+    meter.update(torch.tensor([[0.5, 0.1]]))
+    assert meter.compute().item() == pytest.approx(5)
 
 
 def test_the_catalogue_says_which_way_is_better():

@@ -338,7 +338,7 @@ def test_captums_methods_take_arguments_of_their_own(text_model):
     assert values["own"] != pytest.approx(values["usual"], abs=1e-4)
     for wrong in ({"steps": 7}, {"target": 1}, {"return_convergence_delta": True}):
         with pytest.raises(
-            TypeError, match="LayerIntegratedGradients.attribute does not take .* here, expected some of"
+            TypeError, match=r"LayerIntegratedGradients.attribute does not take .* here, expected some of"
         ):
             WithArguments(integrated, **wrong)
     with pytest.raises(TypeError, match="expected one of captum's attributions, got ShapleyAttention"):
@@ -461,7 +461,7 @@ def test_methods_can_be_added_to_a_file(text_model, tmp_path):
         ({"data": TEXTS[:2]}, r"\(data, count 5, now 2\)"),
         ({"seed": 1}, "seed 0, now 1"),
         ({"labels": LABELS}, r"\(labels\)"),
-        ({"rationales": [[(0, 1)]] * 5}, r"\(rationales, kept {}, now {'token_auprc': True"),
+        ({"rationales": [[(0, 1)]] * 5}, r"\(rationales, kept {}, now {'token_auprc': {'hi"),
         ({"metrics": ["sufficiency"]}, r"\(removals .*now \('top kept',\)"),
     ],
 )
