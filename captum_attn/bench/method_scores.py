@@ -76,7 +76,7 @@ class WithArguments:
     def attribute(self, batch: Mapping[str, Any], whole: WholeInputs) -> Any:
         """What captum's method returns for a batch and the classes predicted."""
         features = whole.inputs.features
-        made = {name: self.arguments[name](features) for name in _MADE if callable(self.arguments.get(name))}
+        made = {name: self.arguments[name](features.clone()) for name in _MADE if callable(self.arguments.get(name))}
         return self.attribution.attribute(
             features.clone(),
             target=whole.targets,
@@ -161,28 +161,43 @@ def check_methods(methods: Mapping[str, Any]) -> None:
 
 
 def _attributions(method: Any, batch: Mapping[str, Any], whole: WholeInputs) -> Any:
+    batch = {key: value.clone() if isinstance(value, Tensor) else value for key, value in batch.items()}
     if isinstance(method, TokenAttribution):
-        return method.attribute_tokens(batch, target=whole.targets, players=whole.players).values
+        return method.attribute_tokens(batch, target=whole.targets.clone(), players=whole.players.clone()).values
     if isinstance(method, Attribution):
         method = WithArguments(method)
     if isinstance(method, WithArguments):
         return method.attribute(batch, whole)
-    return method({key: _copied(value) for key, value in batch.items()}, whole.targets.clone())
-
-
-def _copied(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) else value
+    return method(batch, whole.targets.clone())
 
 
 def _companions(function: Any, batch: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What a function takes after the features: by its arguments' names; what else it needs, in the usual order."""
+    """What a function takes after the features: by its arguments' names; one of another name, the first that is left.
+
+    Raises:
+        ValueError: padding that the function is not told of, or several arguments of other names.
+    """
     forward = function.forward if isinstance(function, nn.Module) else function
     left = {name: batch[name] for name in COMPANION_NAMES if name in batch}
-    taken = []
+    taken: dict[str, Any] = {}
+    strange = []
     for parameter in [*inspect.signature(forward).parameters.values()][1:]:
         positional = parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
         optional = parameter.default is not parameter.empty and parameter.name not in left
         if not positional or optional or not left:
             break
-        taken.append(left.pop(parameter.name if parameter.name in left else next(iter(left))))
-    return tuple(taken)
+        name = parameter.name if parameter.name in left else next(iter(left))
+        strange += [parameter.name] * (name != parameter.name)
+        taken[name] = left.pop(name)
+    if len(strange) > 1:
+        raise ValueError(
+            f"captum passes arguments by place, and nothing says which {', '.join(strange)} are: name them as the "
+            f"model does, some of {', '.join(COMPANION_NAMES)}"
+        )
+    mask = left.get("attention_mask")
+    if isinstance(mask, Tensor) and not mask.all():
+        raise ValueError(
+            "the texts are padded, and the function is not told where: captum passes arguments by place, so write "
+            "f(input_ids, attention_mask), without others before the mask; or explain one at a time, batch_size=1"
+        )
+    return tuple(taken.values())

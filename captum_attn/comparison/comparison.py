@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from captum_attn.bench import Data, Intervention, Method, check_methods
+from captum_attn.bench import INTERVENTIONS, Data, Intervention, Method, check_methods
 from captum_attn.comparison.compared_inputs import Collected
 from captum_attn.comparison.comparison_result import USUAL, Comparison
 from captum_attn.comparison.stability import Paraphrased, explain_paraphrases
@@ -100,6 +100,8 @@ def compare(
             f"a comparison takes at least two methods, got {list(methods)}; captum_attn.metrics.evaluate measures one"
         )
     check_top_k(top_k)
+    further = [metric for metric in known_metrics(metrics) if metric.name not in USUAL]
+    _check_columns(further)
     copies = _checked_reruns(reruns, methods)
     texts = None if paraphrases is None else _checked_paraphrases(paraphrases, inputs)
     collected = Collected(tokenizer, copies, seed)
@@ -137,8 +139,18 @@ def compare(
             seed=seed,
             show_progress=show_progress,
         )
-    further = [metric for metric in known_metrics(metrics) if metric.name not in USUAL]
     return Comparison(evaluation, explained, top_k, paraphrased, class_names(model, collected.outputs), further)
+
+
+def _check_columns(metrics: Sequence[Metric]) -> None:
+    """Raise ``ValueError`` for metrics whose names are, or end like, those of other columns of the table."""
+    own = ("method", "signed", "agreement", "top_k_agreement", "under_reruns", "under_paraphrases")
+    endings = ("_error", "_reversed", *(f"_{intervention}" for intervention in INTERVENTIONS))
+    taken = [metric.name for metric in metrics if metric.name in own or metric.name.endswith(endings)]
+    if taken:
+        raise ValueError(
+            f"the metrics {taken} have names of other columns of the table, or endings of these: rename them"
+        )
 
 
 def _checked_reruns(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from hashlib import sha256
-from types import CodeType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType, NoneType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def add_to_hash(digest: Any, value: Any) -> None:
@@ -37,20 +37,58 @@ def add_to_hash(digest: Any, value: Any) -> None:
 
 
 def code_fingerprint(function: Any) -> str:
-    """What tells a function from others, as far as its own code says, not that of what it calls.
+    """What tells a function from others: its code, and what is bound to it; not what it calls, nor globals.
 
     Example:
         >>> code_fingerprint(lambda x: x + 1) == code_fingerprint(lambda x: x + 2)
         False
     """
-    if isinstance(function, partial):
-        bound = repr((function.args, sorted(function.keywords.items())))
-        return sha256(f"{code_fingerprint(function.func)} {bound}".encode()).hexdigest()[:16]
-    code = getattr(function, "__code__", None) or getattr(type(function).__call__, "__code__", None)
-    told = repr(function) if code is None else repr(_parts_of(code))
-    return sha256(told.encode()).hexdigest()[:16]
+    digest = sha256()
+    _add_code(digest, function, set())
+    return digest.hexdigest()[:16]
 
 
-def _parts_of(code: CodeType) -> tuple[Any, ...]:
-    constants = [_parts_of(part) if isinstance(part, CodeType) else part for part in code.co_consts]
-    return code.co_code, code.co_names, constants
+def _add_code(digest: Any, value: Any, seen: set[int]) -> None:
+    """Add what a function, or what is bound to one, is made of; nothing twice, as closures may hold themselves."""
+    if isinstance(value, FunctionType | MethodType | partial | nn.Module) or hasattr(value, "__dict__"):
+        if id(value) in seen:
+            return
+        seen.add(id(value))
+    for part in _parts_of(value):
+        if isinstance(part, str | bytes | bool | int | float | NoneType):
+            digest.update(repr(part).encode() + b" ")
+        elif isinstance(part, Tensor):
+            add_to_hash(digest, part)
+        else:
+            _add_code(digest, part, seen)
+
+
+def _parts_of(value: Any) -> Iterable[Any]:
+    """What a value is made of, in an order that does not depend on the process."""
+    if isinstance(value, CodeType):
+        return (value.co_code, *value.co_names, *value.co_consts)
+    if isinstance(value, FunctionType):
+        cells = [cell.cell_contents for cell in value.__closure__ or ()]
+        return (value.__code__, value.__defaults__, value.__kwdefaults__, *cells)
+    if isinstance(value, MethodType):
+        return value.__func__, value.__self__
+    if isinstance(value, partial):
+        return value.func, value.args, value.keywords
+    if isinstance(value, nn.Module):
+        return _name_of(type(value)), value.state_dict()
+    if isinstance(value, set | frozenset):
+        return sorted(map(repr, value))
+    if isinstance(value, Mapping):
+        return [part for name in sorted(value, key=repr) for part in (repr(name), value[name])]
+    if isinstance(value, list | tuple):
+        return value
+    if isinstance(value, type | BuiltinFunctionType | ModuleType):
+        return (_name_of(value),)
+    kind = _name_of(type(value))
+    if not hasattr(value, "__dict__"):
+        return kind, repr(value)
+    return kind, type(value).__dict__.get("__call__"), vars(value)
+
+
+def _name_of(value: Any) -> str:
+    return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', value)}"

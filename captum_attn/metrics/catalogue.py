@@ -120,13 +120,16 @@ class Metric:
                 f"metric {self.name!r} needs {self.needs!r}, expected some of {', '.join(NEEDS)}; and among them "
                 f"something that each example has: {', '.join(_OF_EACH)}"
             )
-        if self.at_once and (self.of_all or "seconds" in self.needs):
-            what = "all examples" if self.of_all else "seconds"
+        follows_scale = "scale" in self.needs or self.percentages == "scale"
+        if self.at_once and (self.of_all or "seconds" in self.needs or follows_scale):
+            what = "all examples" if self.of_all else "a report's scale" if follows_scale else "seconds"
+            at_once = ", ".join(need for need in self.needs if need in AT_ONCE)
             raise ValueError(
-                f"metric {self.name!r} needs {', '.join(AT_ONCE.intersection(self.needs))}, which is there only while "
-                f"an example is explained, but also {what}, which comes later"
+                f"metric {self.name!r} needs {at_once}, which is there only while an example is explained, but also "
+                f"{what}, which comes later"
             )
-
+        if "seconds" in self.needs and (self.of_all or self.takes_tokens):
+            raise ValueError(f"metric {self.name!r}: 'seconds' goes with 'whole' and 'labels', of one example, alone")
         object.__setattr__(self, "needs", tuple(self.needs))
         object.__setattr__(self, "percentages", _checked_percentages(self.name, self.percentages))
 

@@ -167,7 +167,7 @@ def evaluate(
                 part = batch.part(missing_of[name])
                 scores, seconds = part.explain(name, method)
                 if on_scores is not None:
-                    on_scores(name, scores, part.rows, part.whole)
+                    on_scores(name, scores.clone(), part.rows, part.whole)
                 record.add(part.described, part.measure(name, scores, seconds))
                 bar.update(len(part.rows))
     if in_vain:

@@ -20,6 +20,7 @@ from captum_attn.metrics.record import (
     EvaluationSettings,
     Measured,
     Record,
+    kept_as,
     removals_for,
 )
 
@@ -115,10 +116,17 @@ class Findings:
         names = [metrics] if isinstance(metrics, str | Metric) else metrics
         asked = known_metrics(self._own.get(name, name) if isinstance(name, str) else name for name in names)
         for metric in asked:
+            if not self._is_kept(metric):
+                raise ValueError(f"the values of {metric.name!r} are of another metric: give yours its own name")
             missing = lack(metric, self.settings, scale)
             if missing is not None:
                 raise ValueError(f"{metric.name} was not evaluated: call evaluate with {missing}")
         return asked
+
+    def _is_kept(self, metric: Metric) -> bool:
+        """Whether values that were kept under its name, if there are any, are its own."""
+        kept = self.settings.kept.get(metric.name)
+        return kept is None or metric.function is _kept_alone or kept == kept_as(metric)
 
     def _of_entries(self, metric: Metric) -> Iterator[pd.DataFrame]:
         """Values that were kept, or need nothing but what is known of each explanation."""
@@ -135,7 +143,8 @@ class Findings:
                 "seconds": torch.tensor([entry.seconds for entry in measured], dtype=torch.double),
                 "whole": torch.tensor([whole.probability for whole in wholes]),
                 "labels": torch.tensor([-1 if whole.label is None else whole.label for whole in wholes]),
-                "percentages": self.settings.percentages,
+                "percentages": metric.shares(self.settings.percentages, "all"),
+                "scale": "eraser",
             }
             return {UNTOUCHED: metric.of(known).tolist()}
         kept = [entry.values[metric.name] for entry in measured]

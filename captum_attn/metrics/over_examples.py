@@ -37,7 +37,7 @@ class MeanOverExamples(TorchMetric):
 
     def __init__(self, shape: tuple[int, ...] = (), settings: str = "", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        name = f"{type(self).__name__}{settings}".lower().replace(".", "_")
+        name = f"{type(self).__name__}{settings}".replace(".", "_")
         self._total, self._squares, self._count = (f"{name}_{part}" for part in ("total", "squares", "count"))
         self.add_state(self._total, torch.zeros(shape, dtype=torch.double), dist_reduce_fx="sum")
         self.add_state(self._squares, torch.zeros(shape, dtype=torch.double), dist_reduce_fx="sum")
@@ -127,7 +127,10 @@ class OverExamples(MeanOverExamples):
             check_percentages(shares)
         elif "percentages" in self.metric.needs and not shares:
             raise ValueError(f"{self.metric.name} needs percentages=")
-        super().__init__(settings="".join(f"_{setting}" for setting in (*of_scale, *shares)), **kwargs)
+        if percentages is not None and "percentages" not in self.metric.needs:
+            raise ValueError(f"{self.metric.name} takes no percentages=: it is about those of the probabilities given")
+        own = (self.metric.name, *of_scale, *shares)
+        super().__init__(settings="".join(f"_{setting}" for setting in own), **kwargs)
         self.scale, self.percentages = scale, shares
 
     def update(self, *values: Any, **named: Any) -> None:
@@ -139,7 +142,7 @@ class OverExamples(MeanOverExamples):
             raise TypeError(
                 f"{type(self).__name__}.update takes {', '.join(names)}, got {len(values)} and {list(named)}"
             )
-        each = self.metric.of({**settings, **given})
+        each = self.metric.of({**given, **settings})
         self.add(each[~each.isnan()])
 
 

@@ -40,7 +40,8 @@ def removals_for(metrics: Sequence[Metric]) -> tuple[str, ...]:
 def kept_as(metric: Metric) -> dict[str, Any]:
     """What is written of a metric whose values are kept."""
     own = metric != CATALOGUE.get(metric.name)
-    return {"higher_is_better": metric.higher_is_better, "code": code_fingerprint(metric.function) if own else None}
+    code = code_fingerprint((metric.function, metric.needs, metric.percentages)) if own else None
+    return {"higher_is_better": metric.higher_is_better, "code": code}
 
 
 @dataclass(frozen=True)

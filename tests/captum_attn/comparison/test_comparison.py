@@ -167,6 +167,9 @@ def test_metrics_of_ones_own_stand_beside_the_usual_ones(text_model, plain):
     assert ">log odds\u00a0↓</th>" in page
     with pytest.raises(ValueError, match="f1_macro cannot be evaluated without labels="):
         run(text_model, metrics=["f1_macro"])
+    for name in ("agreement", "comprehensiveness_error", "mine_knockout"):
+        with pytest.raises(ValueError, match="have names of other columns of the table, or endings"):
+            run(text_model, metrics=[Metric(name, True, ["whole"], torch.abs)])
 
 
 def test_the_same_method_twice_agrees_fully_and_random_scores_with_nobody(text_model):

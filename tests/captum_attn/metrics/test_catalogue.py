@@ -10,6 +10,7 @@ from functools import partial
 import pytest
 import torch
 from small_models import load_text_model
+from torchmetrics import MetricCollection
 from torchmetrics.functional.classification import multiclass_accuracy
 
 from captum_attn.functional import mean_drop
@@ -119,16 +120,14 @@ def test_ones_own_metric_may_ask_the_model(text_model, tmp_path):
 def test_what_is_computed_at_once_is_what_is_computed_from_the_record(text_model):
     """A metric that wants scores, too, has the same probabilities as one that does not."""
 
-    def drop(whole, without_top, scale, scores):
-        return mean_drop(whole, without_top, scale)
+    def drop(whole, without_top, scores):
+        return mean_drop(whole, without_top)
 
-    metric = Metric("drop", True, ["whole", "without_top", "scale", "scores"], drop, "scale")
-    result = run(text_model, ["comprehensiveness", metric], percentages=(0, 1, 5, 10, 20, 50))
-    each = (
-        result.scores()
-        .query("ranking == 'scores'")
-        .pivot(index=["method", "example"], columns="metric", values="value")
-    )
+    shares = (0, 1, 5, 10, 20, 50)
+    metric = Metric("drop", True, ["whole", "without_top", "scores"], drop, shares)
+    result = run(text_model, ["comprehensiveness", metric], percentages=(*shares, 100))
+    each = result.scores().query("ranking == 'scores'")
+    each = each.pivot(index=["method", "example"], columns="metric", values="value")
     assert each["drop"].tolist() == pytest.approx(each["comprehensiveness"].tolist(), abs=1e-6)
 
 
@@ -293,6 +292,8 @@ def test_metrics_that_cannot_be_evaluated_say_why(text_model, metrics, error, me
         (["ask"], {}, r"needs \['ask'\], expected some of .*something that each example has"),
         (["scores", "seconds"], {}, "needs scores, .* but also seconds, which comes later"),
         (["scores"], {"of_all": True}, "but also all examples, which comes later"),
+        (["scores", "without_top"], {"percentages": "scale"}, "but also a report's scale, which comes later"),
+        (["seconds", "without_top"], {}, "'seconds' goes with 'whole' and 'labels', of one example, alone"),
     ],
 )
 def test_needs_that_do_not_fit_are_refused(needs, options, message):
@@ -357,17 +358,38 @@ def test_a_metric_cannot_change_what_others_see(text_model):
     assert beside.table(["insertion", "drop_of_the_first"]).equals(alone.table())
 
 
-def shifted(scores, players, by):
+def shifted(scores, players, by=0):
     return (scores * players).sum(-1) + by
 
 
-def test_a_file_of_a_metric_that_was_changed_is_refused(text_model, tmp_path):
+class Shift:
+    def __init__(self, by):
+        self.by = by
+
+    def __call__(self, scores, players):
+        return shifted(scores, players, self.by)
+
+    def method(self, scores, players):
+        return shifted(scores, players, self.by)
+
+
+def closure(by):
+    return lambda scores, players: shifted(scores, players, by)
+
+
+@pytest.mark.parametrize("make", [partial(partial, shifted), Shift, lambda by: Shift(by).method, closure])
+def test_a_metric_that_was_changed_is_told_from_what_was_kept(text_model, tmp_path, make):
     file = tmp_path / "run.jsonl"
-    first, changed = (Metric("mine", True, ["scores", "players"], partial(shifted, by=by)) for by in (0, 1))
+    first, changed = (Metric("mine", True, ["scores", "players"], make(by=by)) for by in (0, 1))
     run(text_model, [first], file=file)
-    run(text_model, [first], file=file)
+    result = run(text_model, [Metric("mine", True, ["scores", "players"], make(by=0))], file=file)
     with pytest.raises(ValueError, match=r"other settings \(kept .*'mine'"):
         run(text_model, [changed], file=file)
+    with pytest.raises(ValueError, match="the values of 'mine' are of another metric: give yours its own name"):
+        result.table([changed])
+    with pytest.raises(ValueError, match="are of another metric"):
+        Evaluation.load(file).table([Metric("mine", True, ["without_top"], torch.mean)])
+    assert result.table([first]).equals(Evaluation.load(file).table(["mine"]))
 
 
 def test_a_loaded_evaluation_has_the_metrics_that_were_asked_for(text_model, tmp_path):
@@ -380,6 +402,19 @@ def test_a_loaded_evaluation_has_the_metrics_that_were_asked_for(text_model, tmp
         loaded = Evaluation.load(tmp_path / "other.jsonl")
     assert set(loaded.table().metric) == {"insertion"}
     assert set(loaded.table([flipped]).metric) == {"flips"}
+
+
+def test_torchmetrics_of_one_class_name_are_kept_apart_in_a_collection():
+    def made(place):
+        class Same(OverExamples, metric=Metric(f"place_{place}", True, ["without_top"], lambda p: p[:, place])):
+            pass
+
+        return Same()
+
+    both = MetricCollection({"first": made(0), "second": made(1)})
+    for p in ([[0.5, 0.5]], [[0.9, 0.1]]):
+        both.update(without_top=torch.tensor(p))
+    assert {name: round(value.item(), 3) for name, value in both.compute().items()} == {"first": 0.7, "second": 0.3}
 
 
 def test_a_metric_at_some_percentages_has_a_torchmetric():

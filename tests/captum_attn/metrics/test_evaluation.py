@@ -315,6 +315,20 @@ def test_an_object_of_ones_own_that_explains_tokens_is_taken(text_model):
     assert values.mine.dropna().tolist() == values.ties.dropna().tolist()
 
 
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda input_ids, temperature=1.0, attention_mask=None: None, "the texts are padded, and the function is not"),
+        (lambda input_ids, **others: None, "the texts are padded, and the function is not told where"),
+        (lambda ids, segments, m: None, "nothing says which segments, m are: name them as the model does"),
+    ],
+)
+def test_a_function_that_would_not_know_of_padding_is_refused(text_model, function, message):
+    integrated = LayerIntegratedGradients(function, text_model[0].get_input_embeddings())
+    with pytest.raises(ValueError, match=message):
+        run(text_model, {"captum": integrated})
+
+
 def test_captums_methods_take_arguments_of_their_own(text_model):
     model, tokenizer = text_model
 
@@ -877,6 +891,8 @@ def test_whoever_asks_gets_the_scores_of_what_is_explained_now(text_model, tmp_p
     seen = []
 
     def keep(name, scores, rows, whole):
+        scores = scores.clone(), scores.zero_()  # which nobody else sees
+        scores = scores[0]
         assert scores.shape == whole.players.shape
         seen.extend((name, row) for row in rows)
         if name == "ties":
