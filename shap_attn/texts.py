@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from captum_attn import TokenAttributions
+from captum_attn._moved import moved_names
 from captum_attn.core import Grid, config_of, encode, length_limit, special_token_ids
 from captum_attn.core.descriptions import described
 from captum_attn.core.encoding import warn_of_cut
@@ -266,3 +267,6 @@ def _pair(place: int, given: Any) -> tuple[str, str | None]:
         f"text {place} is {described(given)}, expected a str, a (text, second text) pair or a mapping with 'text' and "
         "perhaps 'text_pair'; leave out or fill in what is missing"
     )
+
+
+__getattr__ = moved_names(__name__, "shap_attn.segments", ["word_boundaries"])

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from captum_attn._moved import moved_names
 from captum_attn.bench import Data
 from captum_attn.controls.effects import AttentionEffects, Rule, attention_effects
 from captum_attn.controls.observed_examples import ObservedBatch, ObservedExamples, random_entries
@@ -75,3 +76,6 @@ def _permuting(observed: ObservedBatch, seed: int) -> Rule:
         return permuted_rows(attention, keys, random_entries(generators, observed.real, observed.heads))
 
     return rule
+
+
+__getattr__ = moved_names(__name__, "captum_attn.functional", {"permuted": "permuted_rows"})

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from captum_attn._moved import moved_names
 from captum_attn.controls.observed_examples import LayerAttention, ObservedBatch, chosen_heads, random_entries
 from captum_attn.core import seeded
 from captum_attn.functional import total_variation
@@ -139,3 +140,6 @@ def _logits_with(
         return used[layer]
 
     return observed.logits(replace, other, gradients).to(observed.whole.probabilities.dtype), used
+
+
+__getattr__ = moved_names(__name__, __name__, {"Settings": "SearchSettings"})

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from captum_attn._moved import moved_names
 from captum_attn.bench import Data
 from captum_attn.controls.effects import AttentionEffects, attention_effects
 from captum_attn.controls.observed_examples import ObservedExamples
@@ -65,3 +66,6 @@ def uniform_attention(
             examples, lambda _: uniform_rows, per=per, draws=1, title="Uniform attention", show_progress=show_progress
         )
     return AttentionEffects(rows, "made uniform")
+
+
+__getattr__ = moved_names(__name__, "captum_attn.functional", {"uniform": "uniform_rows"})

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from captum_attn._moved import moved_names
 from captum_attn.core.indices import as_index, is_index
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.models import text_config
@@ -84,3 +85,6 @@ def default_replacement(inputs: ModelInputs, tokenizer: Any | None, config: Any 
 def seeded(seed: int, number: int) -> torch.Generator:
     """The generator of one of many draws, which do not depend on each other."""
     return torch.Generator().manual_seed(1_000_003 * seed + number)
+
+
+__getattr__ = moved_names(__name__, "captum_attn.functional", ["rank_players", "reversed_ranks", "top_players"])

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from captum_attn._moved import moved_names
 from captum_attn.metrics.catalogue import CATALOGUE, Metric, ReportScale, known_metrics, shares_of
 from captum_attn.metrics.record import (
     BOTTOM_REMOVED,
@@ -249,3 +250,6 @@ def _bootstrapped(metric: Metric, known: Mapping[str, Any]) -> tuple[float, floa
         for rows in draws
     ]
     return found, float(np.std(resampled, ddof=1)), count
+
+
+__getattr__ = moved_names(__name__, "captum_attn.metrics", ["F1_PERCENTAGE"])

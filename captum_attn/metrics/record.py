@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
+from captum_attn._moved import moved_names
 from captum_attn.bench import Intervention
 from captum_attn.core.hashing import code_fingerprint
 from captum_attn.metrics.catalogue import CATALOGUE, Metric
@@ -245,3 +246,6 @@ def _write(file: IO[str], entry: dict[str, Any]) -> None:
 
 def _frozen(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
+
+
+__getattr__ = moved_names(__name__, __name__, {"Settings": "EvaluationSettings"})

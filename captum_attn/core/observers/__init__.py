@@ -10,6 +10,7 @@ An observer is made of :meth:`run.watched(layers, heads) <captum_attn.core.Obser
 - your own :class:`LayerObserver`.
 """
 
+from captum_attn._moved import moved_names
 from captum_attn.core.observers.influence import (
     PER,
     VARIANTS,
@@ -50,6 +51,8 @@ __all__ = [
     "contribution_norms",
     "influence_in",
 ]
+
+__getattr__ = moved_names(__name__, "captum_attn.core.observers.watched", ["within"])
 
 
 def __dir__() -> list[str]:
