@@ -24,7 +24,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lightning_callbacks.plain_settings import differences
+from lightning_callbacks.plain_settings import differences, with_present_names
 
 Bools = npt.NDArray[np.bool_]
 KEYS = ("dataloader", "index")
@@ -59,7 +59,7 @@ class AttributionFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         manifest = _manifest(settings, samples)
         there = self.manifest()
-        changed = differences(there, manifest) if there else []
+        changed = differences(with_present_names(there), manifest) if there else []
         if changed and self._visible():
             raise ValueError(
                 f"{self.path} was begun with other settings, and results would mix: {'; '.join(changed)}. Give another "

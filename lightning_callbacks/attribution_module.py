@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from captum_attn import ShapleyGradAttention, TokenAttributions
+from captum_attn.bench import TokenAttribution
 from captum_attn.core import (
     ModelInputs,
     as_index,
@@ -210,9 +211,9 @@ def _class_name(target: Any) -> str | None:
     return last if isinstance(last, str) else None
 
 
-def _attribution(method: Any, model: nn.Module, tokenizer: Any | None) -> Any:
+def _attribution(method: Any, model: nn.Module, tokenizer: Any | None) -> TokenAttribution:
     """The method for this model, built if it is not yet."""
-    if not isinstance(method, type) and hasattr(method, "attribute_tokens"):
+    if not isinstance(method, type) and isinstance(method, TokenAttribution):
         if unwrapped(getattr(method, "forward_func", model)) is not unwrapped(model):
             raise MisconfigurationException(
                 f"method is a {type(method).__name__} of another model: expected one of the model given, or the class"
@@ -224,7 +225,7 @@ def _attribution(method: Any, model: nn.Module, tokenizer: Any | None) -> Any:
             "an attribution with attribute_tokens"
         )
     made = built(method, model, tokenizer)
-    if not hasattr(made, "attribute_tokens"):
+    if not isinstance(made, TokenAttribution):
         raise MisconfigurationException(
             f"method makes a {type(made).__name__}, which has no attribute_tokens: expected an attribution of tokens "
             "such as captum_attn.ShapleyGradAttention"

@@ -27,9 +27,8 @@ def class_number(model: nn.Module, target: Any, classes: int | None = None) -> i
             return class_names.class_number(target, config, classes)
         except ValueError as error:
             raise MisconfigurationException(f"unknown target {target!r}: {error}") from None
-    count = classes
     number = as_index(target) if is_index(target) else -1
-    if 0 <= number < (count or number + 1):
+    if 0 <= number < (classes or number + 1):
         return number
-    expected = f"a number below {count}" if count else "the number"
+    expected = f"a number below {classes}" if classes else "the number"
     raise MisconfigurationException(f"unknown target {target!r}: expected {expected} or the name of a class")

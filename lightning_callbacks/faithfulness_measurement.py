@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -33,6 +33,7 @@ from lightning_callbacks.probe_set import ProbeBatch, ProbeSet
 if TYPE_CHECKING:
     import pandas as pd
 
+Kind = Literal["mean", "error"]
 USUAL = ("comprehensiveness", "sufficiency", "f1_macro", "f1_weighted")
 """The metrics that are logged unless others are given; F1 where there are labels."""
 
@@ -51,8 +52,8 @@ class FaithfulnessMeasurement(Measurement):
         looked_at: of how many examples attributions are kept.
 
     Raises:
-        MisconfigurationException: methods or an intervention that are none; when prepared, labels of no class, or no
-            tokenizer.
+        MisconfigurationException: methods, metrics or an intervention that are none; when prepared, labels of no class,
+            or no tokenizer.
     """
 
     groups: Mapping[str, Group] = {"faithfulness": Group(), "faithfulness_error": Group(summarized=False)}
@@ -60,6 +61,7 @@ class FaithfulnessMeasurement(Measurement):
     def __init__(
         self,
         methods: Methods,
+        *,
         metrics: Sequence[str | Metric] | None,
         processor: Any | None,
         intervention: Intervention,
@@ -76,7 +78,7 @@ class FaithfulnessMeasurement(Measurement):
             raise MisconfigurationException(
                 f"expected intervention={' or '.join(map(repr, INTERVENTIONS))}, got {intervention!r}"
             )
-        self._usual, self._metrics = metrics is None, known_metrics(USUAL if metrics is None else metrics)
+        self._usual, self._metrics = metrics is None, _checked_metrics(USUAL if metrics is None else metrics)
         for metric in self._metrics:
             if not {"seconds", "rationales"}.isdisjoint(metric.needs):
                 raise MisconfigurationException(
@@ -164,43 +166,62 @@ class FaithfulnessMeasurement(Measurement):
         left = iter(
             numbers.split([width for metric in self._metrics for width in _widths(metric)] * len(self._rankings), 1)
         )
-        found: dict[tuple[str, str], float] = {}
+        found: dict[tuple[str, str, Kind], float] = {}
         for ranking in self._rankings:
             for metric in self._metrics:
                 if metric.of_all:
                     shares = metric.shares(_percentages(metric), "eraser")
                     known: dict[Need, Any] = {"labels": labels, "percentages": shares, "scale": "eraser"}
                     known |= {need: _as_needed(need, next(left)) for need in _kept(metric)}
-                    found[ranking, metric.name] = float(metric.of(known))
+                    found[ranking, metric.name, "mean"] = float(metric.of(known))
                 else:
                     mean = mean_over_inputs(next(left).squeeze(1))
-                    found[ranking, metric.name] = float(mean.mean)
-                    found[ranking, f"{metric.name}_error"] = float(mean.standard_error)
+                    found[ranking, metric.name, "mean"] = float(mean.mean)
+                    found[ranking, metric.name, "error"] = float(mean.standard_error)
         return {name: found[of] for name, of in self._named.items()}
 
     def panels(self, frame: pd.DataFrame) -> list[list[Panel]]:
         """A panel for each metric, with a line for each ranking; one F1 says enough."""
-        shown = [metric for metric in self._metrics if f"faithfulness/{metric.name}" in frame]
-        return [[self._panel(frame, metric) for metric in shown if metric.name != "f1_weighted"]]
+        shown = {one.name: one for one in self._metrics if f"faithfulness/{plain_name(one.name)}" in frame}
+        if "f1_macro" in shown:
+            shown.pop("f1_weighted", None)
+        return [[self._panel(frame, metric) for metric in shown.values()]]
 
     def _panel(self, frame: pd.DataFrame, metric: Metric) -> Panel:
-        named = [name for name in frame if name.startswith("faithfulness/") and name.endswith(f"/{metric.name}")]
+        last = f"/{plain_name(metric.name)}"
+        named = [name for name in frame if name.startswith("faithfulness/") and name.endswith(last)]
         lines = {name.split("/")[1] if name.count("/") == 2 else next(iter(self._factories)): name for name in named}
         errors = {label: name.replace("faithfulness/", "faithfulness_error/", 1) for label, name in lines.items()}
         title = f"{metric.title} ({metric.better})"
         return Panel(title, lines, errors={label: name for label, name in errors.items() if name in frame}, grey=RANDOM)
 
 
-def _metric_names(rankings: Sequence[str], metrics: Sequence[Metric]) -> dict[str, tuple[str, str]]:
-    """The ranking and the metric by their name; the first ranking is the main one. Errors are standard errors."""
-    errors = [f"{metric.name}_error" for metric in metrics if not metric.of_all]
-    named = {}
-    for place, ranking in enumerate(rankings):
-        method = f"{plain_name(ranking)}/" if place else ""
-        for name in (*(metric.name for metric in metrics), *errors):
-            group = "faithfulness_error" if name in errors else "faithfulness"
-            named[f"{group}/{method}{name.removesuffix('_error') if name in errors else name}"] = ranking, name
-    return named
+def _checked_metrics(given: Sequence[str | Metric]) -> list[Metric]:
+    """Metrics that can be told apart in a log."""
+    try:
+        metrics = known_metrics(given)
+    except (TypeError, ValueError) as error:
+        raise MisconfigurationException(str(error)) from None
+    if not metrics:
+        raise MisconfigurationException("metrics is empty: give some, or None for the usual ones")
+    check_names("metrics", (metric.name for metric in metrics))
+    return metrics
+
+
+def _metric_names(rankings: Sequence[str], metrics: Sequence[Metric]) -> dict[str, tuple[str, str, Kind]]:
+    """What is logged by each name: of a ranking and a metric, the mean or its standard error; the main ranking first.
+
+    A metric of all examples has a value in place of a mean, and no error.
+    """
+    means, errors = [metric.name for metric in metrics], [metric.name for metric in metrics if not metric.of_all]
+    each: list[tuple[str, Kind, list[str]]] = [("faithfulness", "mean", means), ("faithfulness_error", "error", errors)]
+    methods = ["", *(f"{plain_name(ranking)}/" for ranking in rankings[1:])]
+    return {
+        f"{group}/{method}{plain_name(name)}": (ranking, name, kind)
+        for ranking, method in zip(rankings, methods, strict=True)
+        for group, kind, names in each
+        for name in names
+    }
 
 
 def _percentages(metric: Metric) -> tuple[float, ...]:

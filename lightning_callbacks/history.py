@@ -114,7 +114,7 @@ class History:
     def summary(self, groups: Mapping[str, Group]) -> pd.DataFrame:
         """A row for each metric of groups that are summarized: first, last, least and greatest, with their steps.
 
-        ``significant`` says in how many validations an effect was (Holm, 5 %).
+        ``significant`` says in how many validations an effect was, its p-value below ``SIGNIFICANT``.
         """
         import pandas as pd
 
@@ -128,9 +128,9 @@ class History:
                 "first": values.iloc[0],
                 "last": values.iloc[-1],
                 "least": values.min(),
-                "at step": values.idxmin(),
+                "step of least": values.idxmin(),
                 "greatest": values.max(),
-                "at step ": values.idxmax(),
+                "step of greatest": values.idxmax(),
                 "significant": "" if p_values is None else f"{(p_values < SIGNIFICANT).sum()} of {len(values)}",
             }
         return pd.DataFrame(rows).T.convert_dtypes()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _WORDS = 24
 _COLUMNS = 4
 _BANDS = "bands: two standard errors"
-_DOTS = "solid dots: the concept's effect is significant (Holm, 5 %)"
+_DOTS = f"solid dots: the concept's effect is significant (Holm, {100 * SIGNIFICANT:g} %)"
 
 
 @dataclass(frozen=True)

@@ -118,6 +118,11 @@ class MeasuredModel:
             passes = _shared_passes(run, batch, measurements)
             for (name, measurement, rows), seen in zip(concerned, passes, strict=True):
                 numbers = measurement.numbers(seen)
+                if not isinstance(numbers, Tensor):
+                    raise TypeError(
+                        f"{type(measurement).__name__}.numbers returned a {type(numbers).__name__}, expected a tensor "
+                        f"of the shape {(len(rows), widths[name])}"
+                    )
                 if numbers.shape != (len(rows), widths[name]):
                     raise ValueError(
                         f"{type(measurement).__name__} computed numbers of the shape {tuple(numbers.shape)}, expected "

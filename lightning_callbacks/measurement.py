@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,13 +13,12 @@ from torch import Tensor, nn
 from captum_attn import OnePassAttribution, TokenAttributions
 from captum_attn.core import ObservedForward, ReadoutGradients, States
 from lightning_callbacks.history import ExplainedExample, Group
+from lightning_callbacks.history_figures import Panel
 from lightning_callbacks.probe_set import ProbeBatch, ProbeSet
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-
-    from lightning_callbacks.history_figures import Panel
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +54,7 @@ def gradients_of(gradients: ReadoutGradients, states: Sequence[States], wanted: 
     )
 
 
-class Measurement:
+class Measurement(ABC):
     """Something to follow at each validation, for :class:`lightning_callbacks.ExplanationMonitor`.
 
     A subclass says in :meth:`prepare` what it logs, and what it needs of the one forward and backward pass that all
@@ -71,10 +70,11 @@ class Measurement:
         methods: attributions of the explained scores that are wanted, of one pass each.
         needs_gradients: whether gradients of the hidden states are wanted, which takes a backward pass.
         inputs: how many inputs of its own it reads in :meth:`begin`, for the progress bar.
-        examples: single examples to look at, explained in the last validation; in figures, those of the first
-            measurement that has any.
-        groups: how groups of names are shown that :meth:`panels` takes care of, as
-            :class:`~lightning_callbacks.history.Group` has it. Others are drawn in a panel each, and summarized.
+        examples: single examples to look at, explained in the last validation, as
+            :class:`lightning_callbacks.ExplainedExample` has them; in figures, those of the first measurement that has
+            any.
+        groups: by name, the groups that :meth:`panels` takes care of, and how :class:`lightning_callbacks.Group` shows
+            them in the summary. Others are drawn in a panel each, and summarized.
 
     Example:
         >>> from captum_attn import AttentionRollout
@@ -89,6 +89,29 @@ class Measurement:
         ...         scores = seen.attributions[0].values
         ...         return torch.special.entr(scores / scores.sum(1, keepdim=True)).sum(1, keepdim=True)
         >>> monitor = ExplanationMonitor(measurements=[RolloutEntropy()], processor=tokenizer)
+
+        One that is drawn with bands of two standard errors, which are logged and not summarized:
+
+        >>> from lightning_callbacks import Group, Panel
+        >>> class Confidence(Measurement):
+        ...     names = ("confidence", "confidence_error")
+        ...     width = 1
+        ...     groups = {"confidence": Group(), "confidence_error": Group(summarized=False)}
+        ...
+        ...     def numbers(self, seen):
+        ...         return seen.run.output.softmax(-1).amax(-1, keepdim=True)
+        ...
+        ...     def metrics(self, numbers, labels):
+        ...         error = numbers.std() / len(numbers) ** 0.5
+        ...         return {"confidence": float(numbers.mean()), "confidence_error": float(error)}
+        ...
+        ...     def panels(self, frame):
+        ...         lines, errors = {"mean": "confidence"}, {"mean": "confidence_error"}
+        ...         return [[Panel("confidence", lines, errors=errors)]] if "confidence" in frame else []
+        >>> import pandas as pd
+        >>> [[panel]] = Confidence().panels(pd.DataFrame({"confidence": [0.7], "confidence_error": [0.1]}))
+        >>> panel.lines, panel.errors
+        ({'mean': 'confidence'}, {'mean': 'confidence_error'})
     """
 
     names: Sequence[str] = ()
@@ -100,7 +123,7 @@ class Measurement:
     examples: Sequence[ExplainedExample] = ()
     groups: Mapping[str, Group] = {}
 
-    def prepare(self, model: nn.Module, probe: ProbeSet) -> None:
+    def prepare(self, model: nn.Module, probe: ProbeSet) -> None:  # noqa: B027
         """Get to know the model and the probe set, before training goes on.
 
         Args:
@@ -111,7 +134,7 @@ class Measurement:
             Exception: whatever is wrong; it stops the run.
         """
 
-    def begin(self, done: Callable[[int], object]) -> None:
+    def begin(self, done: Callable[[int], object]) -> None:  # noqa: B027
         """Begin a validation, on each process by itself; ``done`` is told how many of the ``inputs`` are read."""
 
     def concerns(self, batch: ProbeBatch) -> Tensor:
@@ -139,10 +162,10 @@ class Measurement:
         """Rows of panels for the figure of all validations, of its ``groups``; asked of what was never prepared, too.
 
         Args:
-            frame: of :meth:`lightning_callbacks.ExplanationMonitor.frame`.
+            frame: of :meth:`lightning_callbacks.ExplanationMonitor.frame`; panels are of columns that are there.
         """
         return []
 
     def figures(self) -> dict[str, Figure]:
-        """Other figures of the last validation, by name."""
+        """Other figures of the last validation, by names such as ``"tcav/map"`` under which loggers show them."""
         return {}

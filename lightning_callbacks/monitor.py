@@ -162,6 +162,8 @@ class ExplanationMonitor(Callback):
             raise MisconfigurationException(
                 f"target={target!r} is the class that concepts are scored by: give concepts"
             )
+        if faithfulness is None and metrics is not None:
+            raise MisconfigurationException(f"metrics={metrics!r:.80} are of faithfulness: give faithfulness")
         for measurement in measurements:
             if not isinstance(measurement, Measurement):
                 raise MisconfigurationException(
@@ -188,7 +190,14 @@ class ExplanationMonitor(Callback):
             self.measurements.insert(0, ConceptMeasurement(concepts, target, {**options, **(concept_options or {})}))
         if faithfulness is not None:
             faithful = FaithfulnessMeasurement(
-                faithfulness, metrics, processor, intervention, replacement, batch_size, seed, examples
+                faithfulness,
+                metrics=metrics,
+                processor=processor,
+                intervention=intervention,
+                replacement=replacement,
+                batch_size=batch_size,
+                seed=seed,
+                looked_at=examples,
             )
             self.measurements.insert(0, faithful)
         self.probe, self.labels, self.batch_inputs = probe, labels, batch_inputs

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
+import warnings
 from collections.abc import Mapping
 from functools import partial
 from hashlib import sha256
+from importlib import import_module
+from itertools import accumulate
+from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
@@ -13,11 +18,14 @@ from torch import nn
 
 from captum_attn.core import add_to_hash, fingerprint
 
+_OURS = re.compile(r"captum_attn(\.[A-Za-z_]\w*)+")
+
 
 def plain(value: Any) -> Any:
     """The value as JSON has it: functions and classes by name, models and tensors by hash, sets in order.
 
-    Of an object of another kind only the class remains.
+    Those of ``captum_attn`` have the name by which they are public, which stays when they move from file to file. Of an
+    object of another kind only the class remains.
 
     Example:
         >>> plain({"layers": (1, 2), "estimator": plain, "ids": {3, 1}})
@@ -45,8 +53,29 @@ def plain(value: Any) -> Any:
     if code is not None and "<" in value.__qualname__:  # a lambda, or a function within one: no name says which
         content = sha256(code.co_code + repr((code.co_names, code.co_consts)).encode()).hexdigest()
         return f"{value.__module__}.{value.__qualname__} {content[:16]}"
-    named = value if hasattr(value, "__qualname__") else type(value)
-    return f"{named.__module__}.{named.__qualname__}"
+    return _public_name(value if hasattr(value, "__qualname__") else type(value))
+
+
+def with_present_names(there: Any) -> Any:
+    """A plain value as it was recorded once, with the names that functions and classes of ``captum_attn`` have now.
+
+    Example:
+        >>> with_present_names({"estimator": "captum_attn.core.estimators.kernel_shapley"})
+        {'estimator': 'captum_attn.functional.kernel_shapley'}
+    """
+    if isinstance(there, dict):
+        return {name: with_present_names(part) for name, part in there.items()}
+    if isinstance(there, list):
+        return list(map(with_present_names, there))
+    if not isinstance(there, str) or not _OURS.fullmatch(there):
+        return there
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # no one can change what was recorded
+            named = resolve_name(there)
+    except (ImportError, AttributeError):
+        return there
+    return _public_name(named) if hasattr(named, "__qualname__") else there
 
 
 def differences(there: Any, here: Any, name: str = "") -> list[str]:
@@ -63,3 +92,14 @@ def differences(there: Any, here: Any, name: str = "") -> list[str]:
             for line in differences(there.get(key), here.get(key), f"{name}.{key}" if name else key)
         ]
     return [] if there == here else [f"{name}: {there!r} there, {here!r} here"]
+
+
+def _public_name(named: Any) -> str:
+    """The dotted name of a function or class; of one of ours, on the first face above it that has it."""
+    module, name = named.__module__, named.__qualname__
+    if _OURS.fullmatch(f"{module}.{name}"):
+        for package in accumulate(module.split("."), "{}.{}".format):
+            face = import_module(package)
+            if name in getattr(face, "__all__", ()) and getattr(face, name) is named:
+                return f"{package}.{name}"
+    return f"{module}.{name}"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -20,10 +22,12 @@ from shap_workflow import made_up_reviews
 from small_models import load_text_model
 from torch.utils.data import DataLoader, IterableDataset
 
-from captum_attn import ShapleyGradAttention
+from captum_attn import ShapleyAttention, ShapleyGradAttention
+from captum_attn.functional import kernel_shapley, permutation_shapley
 from lightning_callbacks.attribution_folder import AttributionFolder, read_attributions
 from lightning_callbacks.attribution_module import AttributionModule
 from lightning_callbacks.attribution_writer import AttributionWriter
+from lightning_callbacks.plain_settings import with_present_names
 
 MODEL, TOKENIZER = load_text_model()
 KILLED_RUNS = Path(__file__).resolve().parents[1] / "support" / "killed_runs.py"
@@ -126,6 +130,39 @@ def test_a_run_with_other_settings_is_refused(tmp_path, changed):
         predict(changed(), text_loader(TOKENIZER, TEXTS), tmp_path)
     predict(explainer(), text_loader(TOKENIZER, TEXTS), tmp_path)
     assert len(read_attributions(tmp_path, complete=True)) == len(TEXTS)
+
+
+def test_runs_from_before_names_moved_are_resumed(tmp_path):
+    def module(estimator):
+        return explainer(method=partial(ShapleyAttention, game="mutual", estimator=partial(estimator, permutations=4)))
+
+    loader, path = text_loader(TOKENIZER, TEXTS, 2), tmp_path / ".manifest.json"
+    predict(module(permutation_shapley), loader, tmp_path, limit_predict_batches=1)
+    recorded = json.loads(path.read_text())
+    assert recorded["method"]["class"] == "captum_attn.ShapleyAttention"
+    assert recorded["method"]["estimator"]["function"] == "captum_attn.functional.permutation_shapley"
+    recorded["method"]["class"] = "captum_attn.methods.shapley.ShapleyAttention"
+    recorded["method"]["estimator"]["function"] = "captum_attn.core.estimators.permutation_shapley"
+    path.write_text(json.dumps(recorded))
+    with pytest.raises(
+        MisconfigurationException, match=r"function: '\S+permutation_shapley' there, '\S+kernel_shapley'"
+    ):
+        predict(module(kernel_shapley), loader, tmp_path)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "captum_attn", FutureWarning)
+        predict(module(permutation_shapley), loader, tmp_path)
+    assert len(read_attributions(tmp_path, complete=True)) == len(TEXTS)
+
+
+def test_names_that_mean_nothing_any_more_stay_as_they_are():
+    for name in (
+        "captum_attn.core.estimators.sorcery",
+        "captum_attn.gone.f",
+        "captum_attn.core",
+        "os.path.join",
+        "a b",
+    ):
+        assert with_present_names({"names": [name, 1]}) == {"names": [name, 1]}
 
 
 def test_data_of_another_size_and_foreign_folders_are_refused(tmp_path):

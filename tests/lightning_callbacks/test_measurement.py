@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from copy import deepcopy
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -12,12 +13,13 @@ from fine_tuning import Failing, FineTuned, Texts, concepts, fit, monitored, tok
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from own_measurements import ProbingAccuracy, RolloutEntropy
+from scipy.stats import sem
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_predict
 from torch.utils.data import DataLoader
 
 from captum_attn import NormAttention, ShapleyAttention, ShapleyGradAttention
-from lightning_callbacks import ExplanationMonitor, Measurement
+from lightning_callbacks import ExplanationMonitor, Group, Measurement, Panel, SharedPass
 
 OWN = {"concepts": None, "target": None, "faithfulness": None}
 DATA = Texts(30, seed=1)
@@ -236,11 +238,52 @@ def test_when_one_fails_all_are_nan():
     assert monitor.frame()[["rollout_entropy/layer_0", "faithfulness/sufficiency"]].isna().all(None)
 
 
+class Confidence(Measurement):
+    """Drawn in a panel of its own, with bands."""
+
+    names = ("confidence", "confidence_error")
+    width = 1
+    groups: ClassVar = {"confidence": Group(), "confidence_error": Group(summarized=False)}
+
+    def numbers(self, seen: SharedPass):
+        return seen.run.output.softmax(-1).amax(-1, keepdim=True)
+
+    def metrics(self, numbers, labels):
+        error = numbers.std() / len(numbers) ** 0.5
+        return {"confidence": float(numbers.mean()), "confidence_error": float(error)}
+
+    def panels(self, frame):
+        lines, errors = {"mean": "confidence"}, {"mean": "confidence_error"}
+        return [[Panel("how sure", lines, errors=errors, limits=(0, 1))]] if "confidence" in frame else []
+
+
+def test_panels_and_groups_of_its_own():
+    module = FineTuned().eval()
+    monitor = validated(Confidence(), RolloutEntropy(), module=module)
+    expected = outputs_of(module.model).logits.softmax(-1).amax(-1).double().numpy()
+    (found,) = monitor.frame()[["confidence", "confidence_error"]].to_numpy()
+    assert found == pytest.approx([expected.mean(), sem(expected)], abs=1e-6)
+    axes = {one.get_title(): one for one in monitor.plot().axes}
+    assert {*axes} == {"how sure", "rollout entropy"}
+    assert axes["how sure"].get_ylim() == (0, 1)
+    (band,) = axes["how sure"].collections
+    assert band.get_paths()[0].get_extents().height == pytest.approx(4 * sem(expected), abs=1e-6)
+    assert "confidence " in monitor.summary()
+    assert "confidence_error" not in monitor.summary()
+    with pytest.raises(ValueError, match="nothing was measured yet"):
+        ExplanationMonitor(**monitored(**OWN, measurements=[Confidence()])).plot()
+
+
 class Wrong(Measurement):
     names = ("a/b", "a/c")
 
     def numbers(self, seen):
         return torch.zeros(len(seen.batch.rows), 3)
+
+
+class Returnless(Wrong):
+    def numbers(self, seen):
+        pass
 
 
 class Silent(Wrong):
@@ -252,6 +295,7 @@ class Silent(Wrong):
 
 WRONG = {
     "too wide": (Wrong, r"Wrong computed numbers of the shape \(10, 3\), expected \(10, 2\): a row for each example"),
+    "no tensor": (Returnless, r"Returnless.numbers returned a NoneType, expected a tensor of the shape \(10, 2\)"),
     "other names": (Silent, "Silent found a/b, d, expected a/b, a/c"),
 }
 
@@ -263,6 +307,8 @@ def test_what_is_not_as_it_said_is_a_failure(kind, message):
 
 
 def test_what_is_wrong_is_found_before_anything_is_measured():
+    with pytest.raises(TypeError, match="abstract"):
+        Measurement()
     with pytest.raises(MisconfigurationException, match=r"RolloutEntropy.*, expected objects of classes derived from"):
         ExplanationMonitor(measurements=[RolloutEntropy])
     with pytest.raises(MisconfigurationException, match="several metrics would be logged as 'rollout_entropy/layer_0'"):

@@ -23,6 +23,7 @@ from lightning.pytorch.callbacks import (
     WeightAveraging,
 )
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from scipy.stats import sem
 from shap_workflow import made_up_reviews
 from small_models import load_text_model
 from torch.utils.data import DataLoader
@@ -35,7 +36,7 @@ from captum_attn import (
     ShapleyAttention,
     ShapleyGradAttention,
 )
-from captum_attn.metrics import evaluate
+from captum_attn.metrics import Metric, evaluate
 from lightning_callbacks import ExplanationMonitor
 
 
@@ -530,9 +531,19 @@ def of(**arguments):
     return lambda: ExplanationMonitor(**arguments)
 
 
+def doubt(name, of_all=False):
+    function = (lambda whole: 1 - whole.mean()) if of_all else (lambda whole: 1 - whole)
+    return Metric(name, False, ["whole"], function, of_all=of_all)
+
+
 CONSTRUCTED = {
     "nothing": (of(faithfulness=None), "nothing to monitor"),
     "a target without concepts": (of(target=1), "give concepts"),
+    "metrics without faithfulness": (of(concepts=CONCEPTS, faithfulness=None, metrics=["aopc"]), "give faithfulness"),
+    "an unknown metric": (of(metrics=["sufficency"]), "unknown metric 'sufficency': expected some of"),
+    "a metric that is none": (of(metrics=[3]), "metrics must be names or Metric records, got int"),
+    "no metrics": (of(metrics=[]), "metrics is empty"),
+    "metrics that collide": (of(metrics=[doubt("a/b"), doubt("a b")]), "names of metrics must differ .* logged as '_'"),
     "an instance": (
         of(faithfulness=ShapleyAttention(FineTuned().model)),
         "expected a class such as ShapleyGradAttention",
@@ -549,6 +560,33 @@ CONSTRUCTED = {
     "no samples": (of(max_samples=0), "max_samples must be above 0, got 0"),
     "never": (of(every_n_validations=0), "every_n_validations must be above 0"),
 }
+
+
+def test_metrics_of_ones_own_have_lines_of_their_own():
+    own = [doubt("a/doubt"), doubt("a/doubt_error", of_all=True), doubt("b c"), doubt("b c_error")]
+    monitor = ExplanationMonitor(faithfulness=ShapleyGradAttention, metrics=own, processor=tokenizer(), figures=False)
+    module, data = FineTuned().eval(), Texts(11, seed=1)
+    trainer_of([monitor]).validate(module, DataLoader(data, 4), verbose=False)
+    doubts = 1 - module.model(data.ids).logits.detach().double().softmax(-1).amax(-1).numpy()
+    (found,) = monitor.frame().to_dict("records")
+    for method in ("", "random/"):
+        for name in ("a_doubt", "a_doubt_error", "b_c", "b_c_error"):
+            assert found[f"faithfulness/{method}{name}"] == pytest.approx(doubts.mean(), abs=1e-6)
+        for name in ("a_doubt", "b_c", "b_c_error"):
+            assert found[f"faithfulness_error/{method}{name}"] == pytest.approx(sem(doubts), abs=1e-6)
+    assert len([name for name in found if name.startswith("faithfulness")]) == 14
+    drawn = [axes for axes in monitor.plot().axes if axes.get_title()]
+    assert [[line.get_label() for line in axes.get_lines()] for axes in drawn] == 4 * [
+        ["ShapleyGradAttention", "random"]
+    ]
+    assert [len(axes.collections) for axes in drawn] == [2, 0, 2, 2]  # bands
+
+
+@pytest.mark.parametrize("metrics", [["f1_weighted"], ["f1_macro", "f1_weighted"]])
+def test_one_f1_is_drawn(metrics):
+    monitor = ExplanationMonitor(metrics=metrics, processor=tokenizer(), figures=False)
+    trainer_of([monitor]).validate(FineTuned().eval(), DataLoader(Texts(11, seed=1), 4), verbose=False)
+    assert len(monitor.plot().axes) == 1
 
 
 @pytest.mark.parametrize(("construct", "message"), CONSTRUCTED.values(), ids=CONSTRUCTED)
