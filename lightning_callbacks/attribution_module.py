@@ -211,7 +211,7 @@ def _class_name(target: Any) -> str | None:
     return last if isinstance(last, str) else None
 
 
-def _attribution(method: Any, model: nn.Module, tokenizer: Any | None) -> TokenAttribution:
+def _attribution(method: Any, model: nn.Module, tokenizer: Any | None) -> Any:
     """The method for this model, built if it is not yet."""
     if not isinstance(method, type) and isinstance(method, TokenAttribution):
         if unwrapped(getattr(method, "forward_func", model)) is not unwrapped(model):
