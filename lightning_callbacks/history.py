@@ -15,6 +15,10 @@ SHOWN_VALIDATIONS = 6
 """Of so many validations, an example's attributions are kept: of the first, and of the last ones."""
 
 
+FRAME_COLUMNS = ("validation", "epoch", "step", "samples", "seconds", "figure_seconds")
+"""What a frame says of each validation beside its metrics."""
+
+
 @dataclass(frozen=True)
 class ExplainedExample:
     """The attributions of one example, to be looked at.
@@ -108,8 +112,7 @@ class History:
         import pandas as pd
 
         rows = [{**asdict(one), **one.metrics} for one in self.validations]
-        named = ["validation", "epoch", "step", "samples", "seconds", "figure_seconds"]
-        return pd.DataFrame(rows, columns=[*named, *self.names])
+        return pd.DataFrame(rows, columns=[*FRAME_COLUMNS, *self.names])
 
     def summary(self, groups: Mapping[str, Group]) -> pd.DataFrame:
         """A row for each metric of groups that are summarized: first, last, least and greatest, with their steps.

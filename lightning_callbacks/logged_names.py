@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from lightning_callbacks.history import group_of
+from lightning_callbacks.history import FRAME_COLUMNS, group_of
 
 COSTS = ("explanations/seconds", "explanations/samples")
 
@@ -33,8 +33,8 @@ def check_names(what: str, names: Iterable[str]) -> None:
 
 
 def check_metric_names(names: Iterable[str]) -> None:
-    """Raise ``MisconfigurationException`` unless each metric of all measurements has a name of its own."""
-    count = Counter((*names, *COSTS))
+    """Raise ``MisconfigurationException`` unless each metric has a name of its own, no column's of a frame."""
+    count = Counter((*names, *COSTS, *FRAME_COLUMNS))
     same = [name for name, times in count.items() if times > 1]
     if same:
         raise MisconfigurationException(f"several metrics would be logged as {', '.join(map(repr, same))}: rename some")

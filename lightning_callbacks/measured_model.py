@@ -16,7 +16,7 @@ from captum_attn.core.readout import KnownRows
 from captum_attn.methods import explain_in_one_pass
 from lightning_callbacks.gathering import RowsOfExamples
 from lightning_callbacks.history import ExplainedExample
-from lightning_callbacks.measurement import Measurement, SharedPass, gradients_of
+from lightning_callbacks.measurement import Measurement, SharedPass, check_mask, check_targets, gradients_of
 from lightning_callbacks.probe_set import ProbeBatch, ProbeSet, fitted
 
 
@@ -105,7 +105,8 @@ class MeasuredModel:
         return {f"numbers_{place}": measurement for place, measurement in enumerate(self.measurements)}
 
     def _measure(self, batch: ProbeBatch, table: RowsOfExamples) -> None:
-        each = ((name, one, one.concerns(batch)) for name, one in self._tables.items())
+        count = len(batch.rows)
+        each = ((name, one, check_mask(one, one.concerns(batch), count)) for name, one in self._tables.items())
         concerned = [(name, one, rows) for name, one, rows in each if rows.any()]
         if not concerned:
             return
@@ -117,7 +118,12 @@ class MeasuredModel:
         with observed_forward(self.model, batch.inputs, modules=modules, after_attention=follows) as run:
             passes = _shared_passes(run, batch, measurements)
             for (name, measurement, rows), seen in zip(concerned, passes, strict=True):
-                numbers = measurement.numbers(seen)
+                try:
+                    numbers = measurement.numbers(seen)
+                except Exception as error:
+                    raise RuntimeError(
+                        f"{type(measurement).__name__}.numbers: {type(error).__name__}: {error}"
+                    ) from error
                 if not isinstance(numbers, Tensor):
                     raise TypeError(
                         f"{type(measurement).__name__}.numbers returned a {type(numbers).__name__}, expected a tensor "
@@ -134,7 +140,7 @@ class MeasuredModel:
 def _shared_passes(run: ObservedForward, batch: ProbeBatch, measurements: Sequence[Measurement]) -> list[SharedPass]:
     """What each measurement sees. One backward pass serves all that explain the same classes."""
     predicted = run.output.detach().argmax(-1)
-    targets = [one.targets(batch, predicted) for one in measurements]
+    targets = [check_targets(one, one.targets(batch, predicted), run.output) for one in measurements]
     groups: dict[tuple[int, ...], list[int]] = {}
     for place, classes in enumerate(targets):
         groups.setdefault(tuple(classes.tolist()), []).append(place)

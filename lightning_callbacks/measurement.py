@@ -5,13 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from captum_attn import OnePassAttribution, TokenAttributions
 from captum_attn.core import ObservedForward, ReadoutGradients, States
+from captum_attn.core.states import module_named
 from lightning_callbacks.history import ExplainedExample, Group
 from lightning_callbacks.history_figures import Panel
 from lightning_callbacks.probe_set import ProbeBatch, ProbeSet
@@ -169,3 +171,43 @@ class Measurement(ABC):
     def figures(self) -> dict[str, Figure]:
         """Other figures of the last validation, by names such as ``"tcav/map"`` under which loggers show them."""
         return {}
+
+
+def check_prepared(measurement: Measurement, model: nn.Module) -> None:
+    """Raise ``MisconfigurationException`` for names that are one string, modules that are not there, other methods."""
+    kind = type(measurement).__name__
+    if isinstance(measurement.names, str) or isinstance(measurement.modules, str):
+        raise MisconfigurationException(f"{kind}: names and modules are lists of strings, got a string alone")
+    strangers = [type(one).__name__ for one in measurement.methods if not isinstance(one, OnePassAttribution)]
+    if strangers:
+        raise MisconfigurationException(
+            f"{kind}.methods holds {', '.join(strangers)}, expected attributions of one pass, such as "
+            "ShapleyGradAttention(model); others can be measured as faithfulness="
+        )
+    for name in (*measurement.modules, *(name for method in measurement.methods for name in method.modules)):
+        try:
+            module_named(model, name)
+        except ValueError as error:
+            raise MisconfigurationException(f"{kind}.modules: {error}") from error
+
+
+def check_mask(measurement: Measurement, mask: Tensor, count: int) -> Tensor:
+    """Which of ``count`` examples count, on the CPU; ``ValueError`` unless it is bool (B,)."""
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != (count,):
+        raise ValueError(f"{type(measurement).__name__}.concerns returned {_shown(mask)}, expected bool ({count},)")
+    return mask.cpu()
+
+
+def check_targets(measurement: Measurement, targets: Tensor, output: Tensor) -> Tensor:
+    """Classes on the output's device; ``ValueError`` unless they are int64 (B,), each one of its scores."""
+    fit = isinstance(targets, Tensor) and targets.dtype == torch.long and targets.shape == output.shape[:1]
+    if not fit or not ((targets >= 0) & (targets < output.shape[1])).all():
+        raise ValueError(
+            f"{type(measurement).__name__}.targets returned {_shown(targets)}, expected int64 ({len(output)},), "
+            f"classes from 0 to {output.shape[1] - 1}"
+        )
+    return targets.to(output.device)
+
+
+def _shown(value: Any) -> str:
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

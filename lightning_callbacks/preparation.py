@@ -18,7 +18,7 @@ from lightning_callbacks.batches import BatchInputs
 from lightning_callbacks.consensus import FailedSomewhereError, all_or_none
 from lightning_callbacks.logged_names import check_metric_names
 from lightning_callbacks.measured_model import MeasuredModel
-from lightning_callbacks.measurement import Measurement
+from lightning_callbacks.measurement import Measurement, check_prepared
 from lightning_callbacks.method_factories import tokenizer_of
 from lightning_callbacks.model_in_module import ModelChoice, check_head, find_model
 from lightning_callbacks.neutrality import without_trace
@@ -102,6 +102,7 @@ class Plan:
         measurements = [copy(measurement) for measurement in self.measurements]
         for measurement in measurements:
             measurement.prepare(model, probe)
+            check_prepared(measurement, model)
         whole = MeasuredModel(model, probe, measurements)
         check_metric_names(whole.names)
         return whole.few(_FEW) if trainer.fast_dev_run else whole  # type: ignore[attr-defined]

@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_predict
 from torch.utils.data import DataLoader
 
-from captum_attn import NormAttention, ShapleyAttention, ShapleyGradAttention
+from captum_attn import MaskTunnel, NormAttention, ShapleyAttention, ShapleyGradAttention
 from lightning_callbacks import ExplanationMonitor, Group, Measurement, Panel, SharedPass
 
 OWN = {"concepts": None, "target": None, "faithfulness": None}
@@ -315,3 +315,56 @@ def test_what_is_wrong_is_found_before_anything_is_measured():
         validated(RolloutEntropy(), RolloutEntropy())
     with pytest.raises(MisconfigurationException, match="a probe learns from labels"):
         validated(ProbingAccuracy(), probe=DATA.ids, processor=tokenizer())
+
+
+class Faulty(RolloutEntropy):
+    """A measurement with one thing that is wrong."""
+
+    def __init__(self, **wrong):
+        self.wrong = wrong
+
+    def prepare(self, model, probe):
+        super().prepare(model, probe)
+        vars(self).update(
+            {name: value for name, value in self.wrong.items() if name in ("names", "modules", "methods")}
+        )
+
+    def concerns(self, batch):
+        return self.wrong.get("concerns", super().concerns(batch))
+
+    def targets(self, batch, predicted):
+        return self.wrong.get("targets", predicted)
+
+    def numbers(self, seen):
+        return super().numbers(seen) / self.wrong.get("divisor", 1)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"names": "entropy"}, "Faulty: names and modules are lists of strings"),
+        (
+            {"modules": ["bert.encoder.layers.0"]},
+            r"Faulty.modules: .* no module 'bert.encoder.layers.0'; sim",
+        ),
+        ({"methods": [MaskTunnel]}, "Faulty.methods holds type, expected attributions of one pass"),
+        ({"names": ["epoch", "b", "c"]}, "several metrics would be logged as 'epoch'"),
+    ],
+)
+def test_what_a_measurement_asks_for_is_checked_before_training(wrong, message):
+    with pytest.raises(MisconfigurationException, match=message):
+        validated(Faulty(**wrong))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"concerns": torch.ones(10).long()}, r"Faulty.concerns returned torch.int64 \(10,\), expected bool \(10,\)"),
+        ({"targets": torch.ones(1).long()}, r"Faulty.targets returned torch.int64 \(1,\), expected int64 \(10,\)"),
+        ({"targets": torch.full((10,), -1)}, r"expected int64 \(10,\), classes from 0 to 2"),
+        ({"divisor": "none"}, "Faulty.numbers: TypeError: unsupported operand"),
+    ],
+)
+def test_what_a_measurement_returns_is_checked(wrong, message):
+    with pytest.raises(Exception, match=message):
+        validated(Faulty(**wrong), on_error="raise")
