@@ -37,6 +37,27 @@ class CAVEstimator(Protocol):
         """Fit one vector for each of the draws."""
 
 
+def fitted(estimator: CAVEstimator, states: TokenStates, draws: Draws) -> CAVs:
+    """What an estimator finds, in float32 on the states' device.
+
+    Raises:
+        TypeError, ValueError: it finds something else than a finite vector and threshold for each of the draws.
+    """
+    found = estimator(states, draws)
+    count, width = len(draws.positive), states.hidden.shape[1]
+    if not isinstance(found, CAVs) or not all(isinstance(part, Tensor) for part in found):
+        raise TypeError(f"the estimator returned {type(found).__name__}, expected captum_attn.concepts.CAVs of tensors")
+    if found.vectors.shape != (count, width) or found.thresholds.shape != (count,):
+        given = f"{tuple(found.vectors.shape)} and {tuple(found.thresholds.shape)}"
+        raise ValueError(
+            f"the estimator returned vectors and thresholds of shapes {given}, expected {(count, width)} and "
+            f"{(count,)}, one for each of the draws"
+        )
+    if not all(part.isfinite().all() for part in found):
+        raise ValueError("the estimator returned vectors or thresholds that are not finite")
+    return CAVs(*(part.detach().to(states.hidden.device, torch.float32) for part in found))
+
+
 def pattern_cavs(states: TokenStates, draws: Draws) -> CAVs:
     """From the negatives' mean to the positives' mean: the *pattern*, or signal, that the concept leaves in states.
 

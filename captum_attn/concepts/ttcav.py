@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from captum_attn.bench import OnError, Reader
-from captum_attn.concepts.cavs import ESTIMATORS, CAVEstimator, EstimatorName
+from captum_attn.concepts.cavs import ESTIMATORS, CAVEstimator, EstimatorName, fitted
 from captum_attn.concepts.concept_scores import ConceptScores, SetScores
 from captum_attn.concepts.concept_states import ConceptStates, Scope, StateStore, tokens_in_scope
 from captum_attn.concepts.experimental_sets import ExperimentalSets, check_enough, concept_sets
@@ -445,7 +446,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
 
     @property
     def _estimator(self) -> CAVEstimator:
-        return self.estimator if callable(self.estimator) else ESTIMATORS[self.estimator]
+        return partial(fitted, self.estimator if callable(self.estimator) else ESTIMATORS[self.estimator])
 
     def _joined(self, concepts: Sequence[Concept], states: Mapping[int, ConceptStates], place: int) -> TokenStates:
         """The states of all concepts in one layer, on the model's device."""

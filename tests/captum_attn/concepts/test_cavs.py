@@ -10,7 +10,7 @@ from sklearn.covariance import ledoit_wolf
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
 
-from captum_attn.concepts.cavs import ESTIMATORS, CAVs, DiscriminantCAVs, LogisticCAVs, pattern_cavs
+from captum_attn.concepts.cavs import ESTIMATORS, CAVs, DiscriminantCAVs, LogisticCAVs, fitted, pattern_cavs
 from captum_attn.concepts.scoring import held_out_accuracy
 from captum_attn.concepts.token_states import Draws, TokenStates, draw_negatives, held_out_examples, joined
 
@@ -235,3 +235,29 @@ def test_states_of_concepts_are_joined_example_by_example():
     assert states.concepts.tolist() == [0, 0, 1]
     assert states.example_of.tolist() == [0, 1, 1, 2, 2, 2, 2]
     torch.testing.assert_close(states.example_means + states.centre, torch.tensor([[1.0, 1], [1, 1], [0, 0]]))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        (
+            lambda vectors, thresholds: (vectors, thresholds),
+            TypeError,
+            "returned tuple, expected captum_attn.concepts.CAVs",
+        ),
+        (lambda vectors, thresholds: CAVs(vectors.numpy(), thresholds), TypeError, "expected .*CAVs of tensors"),
+        (
+            lambda vectors, thresholds: CAVs(vectors[1:], thresholds),
+            ValueError,
+            r"expected \(4, 3\) and \(4,\): one for",
+        ),
+        (lambda vectors, thresholds: CAVs(vectors / 0, thresholds), ValueError, "are not finite"),
+    ],
+)
+def test_an_estimator_of_ones_own_must_find_a_vector_for_each_draw(wrong, error, message):
+    states = TokenStates(torch.randn(8, 3), torch.full((4,), 2), torch.tensor([0, 0, 1, 1]))
+    draws = draw_negatives(states.concepts, 2, torch.Generator().manual_seed(0))
+    with pytest.raises(error, match=message):
+        fitted(lambda *given: wrong(*pattern_cavs(*given)), states, draws)
+    double = fitted(lambda *given: CAVs(*(part.double() for part in pattern_cavs(*given))), states, draws)
+    assert double.vectors.dtype == double.thresholds.dtype == torch.float32
