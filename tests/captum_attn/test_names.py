@@ -121,7 +121,7 @@ OLD = {
     ("captum_attn.core.norms", "captum_attn.core.observers.norms"): (
         "ContributionForm NormObserver contribution_form contribution_norms"
     ),
-    ("captum_attn.core.observers", "captum_attn.core.observers.gathering"): "GatheringObserver",
+    ("captum_attn.core.observers", "captum_attn.core.observers"): "GatheringObserver",
     ("captum_attn.core.observers", "captum_attn.core.observers.influence"): (
         "InfluenceObserver PER Per VARIANTS Variant check_variant influence_in"
     ),
@@ -134,7 +134,7 @@ OLD = {
         "NormalizedRelevanceObserver RelevanceObserver"
     ),
     ("captum_attn.core.run", "captum_attn.core.forward"): "SeenForward plain_output seen_forward",
-    ("captum_attn.core.run", "captum_attn.core.observers.readout"): "ReadoutGradients",
+    ("captum_attn.core.run", "captum_attn.core.observers"): "ReadoutGradients",
     ("captum_attn.methods.attention_flow", "captum_attn.functional.flows"): "maximum_flows",
     ("captum_attn.metrics.baselines", "captum_attn.bench.baselines"): (
         "CoalitionBaseline GradientBaseline PerturbationBaseline captum_baselines"
