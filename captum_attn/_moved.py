@@ -65,11 +65,9 @@ RENAMED = {
 """Their names that are others now."""
 
 GONE = {
-    "captum_attn.metrics.faithfulness": {
-        "AreaUnderCurve": "use captum_attn.metrics.OverExamples",
-        "FaithfulnessMetric": "derive from captum_attn.metrics.OverExamples",
-        "MeanDrop": "use captum_attn.metrics.OverExamples",
-    },
+    "captum_attn.metrics.faithfulness": dict.fromkeys(
+        ("AreaUnderCurve", "FaithfulnessMetric", "MeanDrop"), "derive from captum_attn.metrics.OverExamples"
+    ),
     "captum_attn.metrics.findings": dict.fromkeys(
         ("AREAS", "F1", "METRICS", "PLAUSIBILITY", "SCALED"), "see captum_attn.metrics.CATALOGUE"
     ),

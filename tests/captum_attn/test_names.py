@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import warnings
 from functools import partial
 from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -119,7 +121,7 @@ OLD = {
     ("captum_attn.core.norms", "captum_attn.core.observers.norms"): (
         "ContributionForm NormObserver contribution_form contribution_norms"
     ),
-    ("captum_attn.core.observers", "captum_attn.core.observers.gathering"): "GatheringObserver",
+    ("captum_attn.core.observers", "captum_attn.core.observers"): "GatheringObserver",
     ("captum_attn.core.observers", "captum_attn.core.observers.influence"): (
         "InfluenceObserver PER Per VARIANTS Variant check_variant influence_in"
     ),
@@ -132,7 +134,7 @@ OLD = {
         "NormalizedRelevanceObserver RelevanceObserver"
     ),
     ("captum_attn.core.run", "captum_attn.core.forward"): "SeenForward plain_output seen_forward",
-    ("captum_attn.core.run", "captum_attn.core.observers.readout"): "ReadoutGradients",
+    ("captum_attn.core.run", "captum_attn.core.observers"): "ReadoutGradients",
     ("captum_attn.methods.attention_flow", "captum_attn.functional.flows"): "maximum_flows",
     ("captum_attn.metrics.baselines", "captum_attn.bench.baselines"): (
         "CoalitionBaseline GradientBaseline PerturbationBaseline captum_baselines"
@@ -192,9 +194,9 @@ OLD = {
 GONE = {
     ("captum_attn.core.observers", "index"): "",
     ("captum_attn.core.outputs", "same_place"): "",
-    ("captum_attn.metrics.faithfulness", "AreaUnderCurve"): "use captum_attn.metrics.OverExamples",
+    ("captum_attn.metrics.faithfulness", "AreaUnderCurve"): "derive from captum_attn.metrics.OverExamples",
     ("captum_attn.metrics.faithfulness", "FaithfulnessMetric"): "derive from captum_attn.metrics.OverExamples",
-    ("captum_attn.metrics.faithfulness", "MeanDrop"): "use captum_attn.metrics.OverExamples",
+    ("captum_attn.metrics.faithfulness", "MeanDrop"): "derive from captum_attn.metrics.OverExamples",
     ("captum_attn.metrics.findings", "AREAS"): "see captum_attn.metrics.CATALOGUE",
     ("captum_attn.metrics.findings", "F1"): "see captum_attn.metrics.CATALOGUE",
     ("captum_attn.metrics.findings", "METRICS"): "see captum_attn.metrics.CATALOGUE",
@@ -281,7 +283,7 @@ def test_what_is_no_more_says_what_there_is_instead(old, name):
 @pytest.mark.usefixtures("fresh")
 def test_what_is_no_more_is_also_said_where_python_hides_the_error():
     with (
-        pytest.warns(FutureWarning, match=r"MeanDrop is no more: use captum_attn\.metrics\.OverExamples"),
+        pytest.warns(FutureWarning, match=r"MeanDrop is no more: derive from captum_attn\.metrics\.OverExamples"),
         pytest.raises(ImportError, match="cannot import name 'MeanDrop'"),
     ):
         from captum_attn.metrics.faithfulness import MeanDrop  # noqa: F401
@@ -325,13 +327,20 @@ def test_results_that_were_pickled_under_old_paths_are_read():
 
 
 @pytest.mark.parametrize(
-    ("old", "name"), [("captum_attn.core.games", "shapley_values"), ("shap_attn.baselines", "PartitionBaseline")]
+    ("old", "name", "moved"),
+    [
+        ("captum_attn.core.games", "row_weights", "captum_attn.core.games"),
+        ("shap_attn.baselines", "PartitionBaseline", "shap_attn.baselines"),
+        ("captum_attn.core", "GAMES", "captum_attn.core.GAMES"),
+        ("captum_attn.controls.search", "Settings", "captum_attn.controls.search.Settings"),
+    ],
 )
-def test_the_warning_names_the_line_that_imports_it(tmp_path, old, name):
+def test_the_warning_names_the_line_that_imports_it(tmp_path, old, name, moved):
     script = tmp_path / "old.py"
     script.write_text(f"import torch\nfrom {old} import {name}\nprint({name})\n")
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
-    assert f"{script}:2: FutureWarning: {old} moved" in done.stderr
+    here = {**os.environ, "PYTHONPATH": str(Path(captum_attn.__file__).parents[1])}  # not those that are installed
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, env=here)
+    assert f"{script}:2: FutureWarning: {moved} moved" in done.stderr
 
 
 def test_a_name_that_never_was_is_not_found():
