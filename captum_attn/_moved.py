@@ -59,6 +59,7 @@ MOVED = {
 RENAMED = {
     "captum_attn.comparison.agreement": {"METRICS": "RANKING_METRICS"},
     "captum_attn.controls.reading": {"Reader": "ObservedExamples", "Reading": "ObservedBatch"},
+    "captum_attn.core.estimators": {"evaluate": "worths"},
     "captum_attn.core.outputs": {"AttentionOutput": "AfterAttention", "OutputCapture": "AfterAttentionCapture"},
     "lightning_callbacks.agreement": {"FailedTogetherError": "FailedSomewhereError", "together": "all_or_none"},
 }

@@ -112,7 +112,7 @@ OLD = {
     ("captum_attn.core", "captum_attn.functional.games"): "GAMES coalition_values shapley_interactions shapley_values",
     ("captum_attn.core.barrier_flow", "captum_attn.functional.flows"): "NEGLIGIBLE barrier_flow",
     ("captum_attn.core.estimators", "captum_attn.functional.estimators"): (
-        "CharacteristicFunction ShapleyEstimate evaluate kernel_shapley permutation_shapley"
+        "CharacteristicFunction ShapleyEstimate evaluate>worths kernel_shapley permutation_shapley"
     ),
     ("captum_attn.core.games", "captum_attn.functional.games"): (
         "ADDITIVE_GAMES GAMES Game check_game_inputs coalition_values pair_weights row_weights shapley_interactions "

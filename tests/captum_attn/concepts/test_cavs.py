@@ -249,7 +249,7 @@ def test_states_of_concepts_are_joined_example_by_example():
         (
             lambda vectors, thresholds: CAVs(vectors[1:], thresholds),
             ValueError,
-            r"expected \(4, 3\) and \(4,\): one for",
+            r"expected \(4, 3\) and \(4,\), one for",
         ),
         (lambda vectors, thresholds: CAVs(vectors / 0, thresholds), ValueError, "are not finite"),
     ],
