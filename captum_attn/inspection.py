@@ -23,8 +23,7 @@ from captum_attn.core.origins import FEATURES
 from captum_attn.core.patches import NoPatchGrid
 from captum_attn.core.run import understood
 from captum_attn.core.targets import Selection, as_tuples, no_selection, selected
-from captum_attn.methods import Inputs
-from captum_attn.methods.shapley import ShapleyGradAttention
+from captum_attn.methods import Inputs, ShapleyGradAttention
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -2,7 +2,7 @@
 
 from captum_attn.methods.attribution import AttentionAttribution, CommonArguments, Explained, Inputs, OnePassAttribution
 from captum_attn.methods.one_pass import explain_in_one_pass
-from captum_attn.methods.shapley import CustomGame, Estimator
+from captum_attn.methods.shapley import CustomGame, Estimator, ShapleyGradAttention
 from captum_attn.methods.token_relevance import Rows, TokenRelevance, check_rows
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Inputs",
     "OnePassAttribution",
     "Rows",
+    "ShapleyGradAttention",
     "TokenRelevance",
     "check_rows",
     "explain_in_one_pass",
