@@ -163,3 +163,8 @@ if __name__ == "__main__":
     scenario, folder = sys.argv[1:]
     findings = SCENARIOS[scenario]()
     Path(folder, f"{os.environ['LOCAL_RANK']}.json").write_text(json.dumps(findings))
+
+    import torch
+
+    if torch.distributed.is_initialized():  # threads of gloo may abort a process that just ends
+        torch.distributed.destroy_process_group()
