@@ -11,6 +11,7 @@ from torch import Tensor
 
 from captum_attn.core.masks import is_causal
 from captum_attn.core.origins import Origin
+from captum_attn.core.private_names import version_of
 from captum_attn.core.tiles import Attention, Block, Tile, widen
 
 Observer = Callable[[Tile], None]
@@ -173,7 +174,7 @@ class FusedCall(AttentionCall):
             part._gradient = None
 
     def _current_versions(self) -> tuple[int, ...]:
-        return tuple(t._version for t in (self.attention.query, self.attention.key, self.attention.value))
+        return tuple(version_of(t) for t in (self.attention.query, self.attention.key, self.attention.value))
 
     def _check_unmodified(self) -> None:
         if self._current_versions() != self._versions:

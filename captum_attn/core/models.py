@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from captum_attn.core.hashing import add_to_hash
+from captum_attn.core.private_names import OPERATOR, attention_implementation, compiled_from, is_compiled
 
 _OPAQUE_IMPLEMENTATION = re.compile(r"flash|flex|paged|/")
 
@@ -26,7 +27,7 @@ def unwrapped(model: Callable[..., Any]) -> Callable[..., Any]:
         ValueError: a part inside the model is compiled, traced or exported, where observing it is not possible.
     """
     check_runs_python(model)
-    original = getattr(model, "_orig_mod", model)
+    original: Callable[..., Any] = compiled_from(model)
     owner = getattr(model, "__self__", None)
     if isinstance(owner, nn.Module) and getattr(model, "__name__", None) in ("forward", "__call__"):
         return unwrapped(owner)
@@ -34,7 +35,7 @@ def unwrapped(model: Callable[..., Any]) -> Callable[..., Any]:
         return unwrapped(original.module)
     if isinstance(original, nn.Module):
         for name, module in original.named_modules():
-            if hasattr(module, "_orig_mod") or module._compiled_call_impl is not None:
+            if is_compiled(module):
                 raise ValueError(
                     f"part {name or 'model'!r} of the model is compiled in place, so its attention cannot be "
                     "observed. Explain the model from before .compile(), or wrap the whole of it: "
@@ -55,7 +56,7 @@ def check_runs_python(model: Any) -> None:
                     f"{part} is a {type(module).__name__}, {_NO_PYTHON.format('torch.jit traced or scripted')}"
                 )
         elif isinstance(module, fx.GraphModule):
-            operators = [node.target for node in module.graph.nodes if isinstance(node.target, torch._ops.OpOverload)]
+            operators = [node.target for node in module.graph.nodes if isinstance(node.target, OPERATOR)]
             if any(_ATTENTION_OP.search(operator.name()) for operator in operators):
                 raise ValueError(f"{part} is a {type(module).__name__}, {_NO_PYTHON.format('torch.export exported')}")
 
@@ -103,7 +104,7 @@ def text_config(config: Any, decoder: bool = False) -> Any:
 
 def check_observable(config: Any | None) -> None:
     """Raise ``ValueError`` for an attention implementation whose probabilities nothing can see."""
-    implementation = getattr(config, "_attn_implementation", None)
+    implementation = attention_implementation(config)
     if implementation is not None and _OPAQUE_IMPLEMENTATION.search(implementation):
         raise ValueError(
             f"the model is set to attn_implementation={implementation!r}, a kernel whose attention cannot be "

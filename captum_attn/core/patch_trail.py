@@ -16,6 +16,7 @@ from captum_attn.core.cell_numbers import NONE, SEVERAL, WHOLE, filled, held_onc
 from captum_attn.core.cell_rules import EMBEDDING, ON_IMAGES, Call, Cut, Found, Trace, rule_of, tensors_in
 from captum_attn.core.image_cells import Axis, Cells
 from captum_attn.core.patches import NoPatchGrid, PatchGrid
+from captum_attn.core.private_names import base_of, version_of
 
 
 class PatchTrail(TorchFunctionMode):
@@ -102,9 +103,9 @@ class PatchTrail(TorchFunctionMode):
         traces = {id(part): trace for part in given if (trace := self._trace(part)) is not None}
         if not traces:
             return func(*args, **kwargs)
-        versions = [_version(part) for part in given]
+        versions = [version_of(part) for part in given]
         result = func(*args, **kwargs)
-        changed = [(part, before) for part, before in zip(given, versions, strict=True) if _version(part) != before]
+        changed = [(part, before) for part, before in zip(given, versions, strict=True) if version_of(part) != before]
         self._follow(Call(func, args, kwargs, result, traces), changed)
         return result
 
@@ -112,15 +113,15 @@ class PatchTrail(TorchFunctionMode):
         trace = self._traces.get(id(tensor))
         if trace is None or trace.tensor() is not tensor:
             return None
-        if trace.version == _version(tensor):
+        if trace.version == version_of(tensor):
             return trace
-        return Trace(trace.tensor, _version(tensor), trace.cells, filled(SEVERAL, tensor.shape))
+        return Trace(trace.tensor, version_of(tensor), trace.cells, filled(SEVERAL, tensor.shape))
 
     def _keep(self, tensor: Tensor, cells: Cells, numbers: Tensor, relates: bool = False) -> None:
         if is_all(numbers, NONE):
             self._traces.pop(id(tensor), None)
         elif not tensor.is_inference():
-            self._traces[id(tensor)] = Trace(weakref.ref(tensor), _version(tensor), cells, numbers, relates)
+            self._traces[id(tensor)] = Trace(weakref.ref(tensor), version_of(tensor), cells, numbers, relates)
 
     def _follow(self, call: Call, changed: Sequence[tuple[Tensor, int]]) -> None:
         if call.name == "scaled_dot_product_attention" or (call.name == "softmax" and call.is_square):
@@ -141,8 +142,9 @@ class PatchTrail(TorchFunctionMode):
         for tensor, found in zip(results, numbers, strict=True):
             self._keep(tensor, cells, found, call.relates)
             for view, before in changed:
-                if view is tensor and view._base is not None:
-                    self._write_through(view, view._base, before, cells, found)
+                base = base_of(view) if view is tensor else None
+                if base is not None:
+                    self._write_through(view, base, before, cells, found)
 
     def _lose(self, where: str) -> None:
         if not self._lost_in.keys() & {_LEFT, _OF_PARTS}:
@@ -194,10 +196,6 @@ class PatchTrail(TorchFunctionMode):
         self._tokens = trace.cells, tokens.flatten().clone()
         self._traces.clear()
         return True
-
-
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
 
 
 _TURNED = " of an image that was turned, flipped or rolled, or whose parts lie on each other"

@@ -31,6 +31,7 @@ from captum_attn.core.observers import (
 )
 from captum_attn.core.outline import UnkeptError
 from captum_attn.core.output_tokens import OutputTokens, decoder_tokens, shifts_its_input
+from captum_attn.core.private_names import version_of
 from captum_attn.core.readout import ReachedRows, Readout, RowWeights, check_readout, rows_by_rule, warn_of_rule
 from captum_attn.core.stacks import sort_calls
 from captum_attn.core.states import States, layers_with_attention
@@ -259,7 +260,7 @@ class ObservedForward:
                 f"module {state.module!r} returned a tensor of shape {shape}, expected hidden states of each token, "
                 f"({len(self._inputs)}, {self.length}, width)"
             )
-        if state.hidden._version != state.version:
+        if version_of(state.hidden) != state.version:
             raise RuntimeError(f"the hidden states that module {state.module!r} returned were modified in place later")
 
     def attention_before(self, state: States) -> int:

@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from captum_attn.core.calls import AttentionCall
 from captum_attn.core.capture import AttentionCapture
+from captum_attn.core.private_names import version_of
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class StateCapture:
         def keep(name: str, output: Any) -> None:
             if threading.get_ident() == thread:
                 hidden = first_tensor(output, name)
-                attended, version = self._attention.seen, hidden._version
+                attended, version = self._attention.seen, version_of(hidden)
                 self.states.append(States(name, self._calls[name], hidden, attended, version))
                 self._calls[name] += 1
 
