@@ -53,6 +53,6 @@ def _required(owner: Any, name: str) -> Any:
         return getattr(owner, name)
     except AttributeError as error:
         raise RuntimeError(
-            f"{type(owner).__name__}.{name} is gone in this version of its library (torch {torch.__version__}), so that "
-            "explanations might be wrong: please report it, with the versions of torch and transformers"
+            f"{type(owner).__name__}.{name} is gone in this version of its library (torch {torch.__version__}), and "
+            "explanations might be wrong without it: please report it, with the versions of torch and transformers"
         ) from error
