@@ -16,7 +16,14 @@ from captum_attn.core.readout import KnownRows
 from captum_attn.methods import explain_in_one_pass
 from lightning_callbacks.gathering import RowsOfExamples
 from lightning_callbacks.history import ExplainedExample
-from lightning_callbacks.measurement import Measurement, SharedPass, check_mask, check_targets, gradients_of
+from lightning_callbacks.measurement import (
+    Measurement,
+    SharedPass,
+    check_mask,
+    check_targets,
+    checked_numbers,
+    gradients_of,
+)
 from lightning_callbacks.probe_set import ProbeBatch, ProbeSet, fitted
 
 
@@ -118,22 +125,7 @@ class MeasuredModel:
         with observed_forward(self.model, batch.inputs, modules=modules, after_attention=follows) as run:
             passes = _shared_passes(run, batch, measurements)
             for (name, measurement, rows), seen in zip(concerned, passes, strict=True):
-                try:
-                    numbers = measurement.numbers(seen)
-                except Exception as error:
-                    raise RuntimeError(
-                        f"{type(measurement).__name__}.numbers: {type(error).__name__}: {error}"
-                    ) from error
-                if not isinstance(numbers, Tensor):
-                    raise TypeError(
-                        f"{type(measurement).__name__}.numbers returned a {type(numbers).__name__}, expected a tensor "
-                        f"of the shape {(len(rows), widths[name])}"
-                    )
-                if numbers.shape != (len(rows), widths[name]):
-                    raise ValueError(
-                        f"{type(measurement).__name__} computed numbers of the shape {tuple(numbers.shape)}, expected "
-                        f"{(len(rows), widths[name])}: a row for each example, as wide as it said"
-                    )
+                numbers = checked_numbers(measurement, seen, (count, widths[name]))
                 table.update(name, batch.rows[rows], numbers[rows.to(numbers.device)])
 
 

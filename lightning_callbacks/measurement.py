@@ -209,5 +209,26 @@ def check_targets(measurement: Measurement, targets: Tensor, output: Tensor) -> 
     return targets.to(output.device)
 
 
+def checked_numbers(measurement: Measurement, seen: SharedPass, shape: tuple[int, int]) -> Tensor:
+    """A measurement's numbers of a batch.
+
+    Raises:
+        RuntimeError, TypeError, ValueError: it fails, or returns something else than a tensor (B, width) = ``shape``.
+    """
+    kind = type(measurement).__name__
+    try:
+        numbers = measurement.numbers(seen)
+    except Exception as error:
+        raise RuntimeError(f"{kind}.numbers: {type(error).__name__}: {error}") from error
+    if not isinstance(numbers, Tensor):
+        raise TypeError(f"{kind}.numbers returned a {type(numbers).__name__}, expected a tensor of the shape {shape}")
+    if numbers.shape != shape:
+        raise ValueError(
+            f"{kind} computed numbers of the shape {tuple(numbers.shape)}, expected {shape}: a row for each example, "
+            "as wide as it said"
+        )
+    return numbers
+
+
 def _shown(value: Any) -> str:
     return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

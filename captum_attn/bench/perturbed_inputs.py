@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from captum_attn.bench.masked_model import Intervention, MaskedModel, WholeInputs
+from captum_attn.bench.masked_model import INTERVENTIONS, Intervention, MaskedModel, WholeInputs
 
 
 @dataclass
@@ -25,6 +25,13 @@ class PerturbedInputs:
     whole: WholeInputs
     known: dict[tuple[str, int, bytes], tuple[float, int]] = field(default_factory=dict, init=False)
 
+    def __post_init__(self) -> None:
+        """Inputs of which nothing is taken need not be asked."""
+        nothing = torch.zeros_like(self.whole.players[0]).cpu().numpy().tobytes()
+        pairs = zip(self.whole.confidence.tolist(), self.whole.targets.tolist(), strict=True)
+        for place, found in enumerate(pairs):
+            self.known |= {(intervention, place, nothing): found for intervention in INTERVENTIONS}
+
     def answers(self, intervention: Intervention, taken: Tensor) -> tuple[Tensor, Tensor]:
         """Ask the model without some of the tokens.
 
@@ -40,7 +47,6 @@ class PerturbedInputs:
         keys = [
             (intervention, place, row.tobytes()) for place, row in zip(places.tolist(), rows.cpu().numpy(), strict=True)
         ]
-        self._know_whole(intervention)
         new = {key: index for index, key in enumerate(keys) if key not in self.known}
         if new:
             index, device = torch.tensor(list(new.values())), rows.device
@@ -51,10 +57,3 @@ class PerturbedInputs:
         probabilities, predictions = zip(*(self.known[key] for key in keys), strict=True)
         shape = taken.shape[:-1]
         return torch.tensor(probabilities, dtype=torch.double).view(shape), torch.tensor(predictions).view(shape)
-
-    def _know_whole(self, intervention: Intervention) -> None:
-        """Inputs of which nothing is taken need not be asked."""
-        nothing = torch.zeros_like(self.whole.players[0]).cpu().numpy().tobytes()
-        pairs = zip(self.whole.confidence.tolist(), self.whole.targets.tolist(), strict=True)
-        for place, (probability, target) in enumerate(pairs):
-            self.known[intervention, place, nothing] = probability, target

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import partial
 from hashlib import sha256
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType, NoneType
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType, NoneType
 from typing import Any
 
 import torch
@@ -44,20 +44,24 @@ def code_fingerprint(function: Any) -> str:
         False
     """
     digest = sha256()
-    _add_code(digest, function, set())
+    _add_code(digest, function, {})
     return digest.hexdigest()[:16]
 
 
-def _add_code(digest: Any, value: Any, seen: set[int]) -> None:
-    """Add what a function, or what is bound to one, is made of; nothing twice, as closures may hold themselves."""
-    if isinstance(value, FunctionType | MethodType | partial | nn.Module) or hasattr(value, "__dict__"):
+def _add_code(digest: Any, value: Any, seen: dict[int, Any]) -> None:
+    """Add what a function, or what is bound to one, is made of; nothing twice, as closures may hold themselves.
+
+    What was seen is held, so that nothing else can have its ``id``. Constants may be shared or not, as Python likes.
+    """
+    if not isinstance(value, tuple | frozenset | CodeType):
         if id(value) in seen:
+            digest.update(f"seen {[*seen].index(id(value))} ".encode())
             return
-        seen.add(id(value))
+        seen[id(value)] = value
     for part in _parts_of(value):
         if isinstance(part, str | bytes | bool | int | float | NoneType):
             digest.update(repr(part).encode() + b" ")
-        elif isinstance(part, Tensor):
+        elif isinstance(part, Tensor) or hasattr(part, "__array__"):
             add_to_hash(digest, part)
         else:
             _add_code(digest, part, seen)
@@ -68,7 +72,7 @@ def _parts_of(value: Any) -> Iterable[Any]:
     if isinstance(value, CodeType):
         return (value.co_code, *value.co_names, *value.co_consts)
     if isinstance(value, FunctionType):
-        cells = [cell.cell_contents for cell in value.__closure__ or ()]
+        cells = [cell.cell_contents for cell in value.__closure__ or () if cell != CellType()]  # that is an empty one
         return (value.__code__, value.__defaults__, value.__kwdefaults__, *cells)
     if isinstance(value, MethodType):
         return value.__func__, value.__self__

@@ -191,20 +191,20 @@ def shares_of(scale: ReportScale, evaluated: Sequence[float]) -> tuple[float, ..
     return tuple(evaluated) if scale == "all" else PERCENTAGES[scale]
 
 
-def known_metrics(given: Iterable[str | Metric]) -> list[Metric]:
-    """Metrics by name or as they are.
+def known_metrics(given: Iterable[str | Metric], own: Mapping[str, Metric] | None = None) -> list[Metric]:
+    """Metrics by name, of the catalogue or one's own, or as they are.
 
     Raises:
         TypeError: what is neither.
         ValueError: an unknown name, or a metric of one's own with the name of another.
     """
-    found: dict[str, Metric] = {}
+    known, found = CATALOGUE | dict(own or {}), dict[str, Metric]()
     for one in [given] if isinstance(given, str | Metric) else given:
         if not isinstance(one, str | Metric):
             raise TypeError(f"metrics must be names or Metric records, got {type(one).__name__}")
-        if isinstance(one, str) and one not in CATALOGUE:
-            raise ValueError(f"unknown metric {one!r}: expected some of {', '.join(CATALOGUE)}, or a Metric")
-        metric = CATALOGUE[one] if isinstance(one, str) else one
+        if isinstance(one, str) and one not in known:
+            raise ValueError(f"unknown metric {one!r}: expected some of {', '.join(known)}, or a Metric")
+        metric = known[one] if isinstance(one, str) else one
         if CATALOGUE.get(metric.name, metric) != metric or found.setdefault(metric.name, metric) != metric:
             raise ValueError(f"there is another metric {metric.name!r}: give yours a name of its own")
     return list(found.values())

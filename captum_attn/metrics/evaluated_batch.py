@@ -130,6 +130,8 @@ class EvaluatedBatch:
 
     def _taken(self, scores: Tensor) -> dict[str, Tensor]:
         """By removal, the tokens to take away, bool (K, B, N) at K percentages."""
+        if not self.settings.removals:
+            return {}
         players, shares = self.whole.players, self.settings.percentages
         top, rest = top_and_rest(scores, players, shares)
         bottom, _ = top_and_rest(scores, players, shares, reverse=True)

@@ -25,7 +25,7 @@ from captum_attn.metrics.record import (
     removals_for,
 )
 
-SCALES: tuple[ReportScale, ...] = get_args(ReportScale)
+REPORT_SCALES: tuple[ReportScale, ...] = get_args(ReportScale)
 
 RANKINGS = ("scores", "reversed")
 COLUMNS = ["method", "ranking", "intervention", "metric", "scale"]
@@ -99,11 +99,11 @@ class Findings:
         if given is None:
             return next(
                 scale
-                for scale in SCALES
+                for scale in REPORT_SCALES
                 if {*shares_of(scale, self.settings.percentages)} <= {*self.settings.percentages}
             )
-        if given not in SCALES:
-            raise ValueError(f"unknown scale {given!r}: expected {', '.join(map(repr, SCALES))}")
+        if given not in REPORT_SCALES:
+            raise ValueError(f"unknown scale {given!r}: expected {', '.join(map(repr, REPORT_SCALES))}")
         if not {*shares_of(given, self.settings.percentages)} <= {*self.settings.percentages}:
             raise ValueError(
                 f"the scale {given!r} was not evaluated: call evaluate with {_percentages_of(self.settings, given)}"
@@ -114,8 +114,7 @@ class Findings:
         """The metrics that are asked for; by default all that there are."""
         if metrics is None:
             return [metric for metric in self._usual if lack(metric, self.settings, scale) is None]
-        names = [metrics] if isinstance(metrics, str | Metric) else metrics
-        asked = known_metrics(self._own.get(name, name) if isinstance(name, str) else name for name in names)
+        asked = known_metrics(metrics, self._own)
         for metric in asked:
             if not self._is_kept(metric):
                 raise ValueError(f"the values of {metric.name!r} are of another metric: give yours its own name")
@@ -154,8 +153,8 @@ class Findings:
     def _of_probabilities(self, metric: Metric, scale: ReportScale) -> Iterator[pd.DataFrame]:
         used = scale if metric.percentages == "scale" else ""
         for group in self.groups():
-            rankings = RANKINGS if BOTTOM_REMOVED in group.perturbed and _turns_around(metric) else RANKINGS[:1]
-            for ranking in rankings:
+            turns = BOTTOM_REMOVED in group.perturbed and TOP_KEPT not in removals_for([metric])
+            for ranking in RANKINGS if turns else RANKINGS[:1]:
                 values = metric.of(self._known(metric, group, scale, ranking))
                 names = (group.method, ranking, group.intervention, metric.name, used)
                 yield _frame(group.examples, *names, values.tolist())
@@ -219,11 +218,6 @@ def lack(metric: Metric, settings: EvaluationSettings, scale: ReportScale | None
 
 def _percentages_of(settings: EvaluationSettings, scale: ReportScale) -> str:
     return f"percentages={shares_of(scale, settings.percentages)} for the scale {scale!r}"
-
-
-def _turns_around(metric: Metric) -> bool:
-    """Whether it can be had of the reversed ranking, of which no more is known than p without its top."""
-    return {"top_alone", "predictions"}.isdisjoint(metric.needs)
 
 
 def _kept_alone(*_: Any) -> Tensor:

@@ -219,8 +219,8 @@ class Evaluation:
         each = self.scores([metric], scale)
         known = tuple(each.intervention.unique())
         shown = each[each.intervention == self._intervention(intervention, known)]
-        name = metric if isinstance(metric, str) else metric.name
-        return reports.distributions(shown, self._named([metric], scale)[name], families, ax)
+        (of,) = self._named([metric], scale).values()
+        return reports.distributions(shown, of, families, ax)
 
     def plot_curves(
         self, removal: str = TOP_REMOVED, *, intervention: str | None = None, ax: Axes | None = None
