@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from captum_attn.concepts import TTCAV
     from captum_attn.inspection import inspect
     from captum_attn.methods.attention_flow import AttentionFlow
+    from captum_attn.methods.attn_lrp import AttnLRP
     from captum_attn.methods.attribution import AttentionAttribution, OnePassAttribution
     from captum_attn.methods.generalized_attention_flow import GeneralizedAttentionFlow
     from captum_attn.methods.generic_relevance import GenericRelevance
@@ -34,6 +35,7 @@ __all__ = [
     "AttentionFlow",
     "AttentionRollout",
     "AttentionShapley",
+    "AttnLRP",
     "GeneralizedAttentionFlow",
     "GenericRelevance",
     "GradSAM",
@@ -56,6 +58,7 @@ _HOMES = {
     "AttentionFlow": "captum_attn.methods.attention_flow",
     "AttentionRollout": "captum_attn.methods.rollout",
     "AttentionShapley": "captum_attn.methods.shapley",
+    "AttnLRP": "captum_attn.methods.attn_lrp",
     "GeneralizedAttentionFlow": "captum_attn.methods.generalized_attention_flow",
     "GenericRelevance": "captum_attn.methods.generic_relevance",
     "GradSAM": "captum_attn.methods.grad_sam",

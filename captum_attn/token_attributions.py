@@ -26,6 +26,8 @@ class TokenAttributions:
         output: the model's whole output, (B, C) for a classifier; detached.
         grid: how an image was cut into patches, or why that is not known; None for text.
         standard_error: (B, N), of sampled values; None for exact ones.
+        of_features: in the shape of embeddings (B, N, D) or pixels (B, C, h, w), what each of their numbers is worth,
+            if the method says; it sums to the values of the tokens.
     """
 
     values: Tensor
@@ -35,6 +37,7 @@ class TokenAttributions:
     output: Tensor
     grid: Grid = None
     standard_error: Tensor | None = None
+    of_features: Tensor | None = None
 
     def __repr__(self) -> str:
         shapes = {"values": self.values, "targets": self.targets, "output": self.output}
@@ -50,7 +53,7 @@ class TokenAttributions:
         return patch_values(self.values, self.grid)
 
     def spread_over(self, features: Tensor) -> Tensor:
-        """The values in the shape of the inputs, each spread evenly over what its token covers.
+        """The values in the shape of the inputs: ``of_features``, or else spread evenly over what each token covers.
 
         Args:
             features: ids (B, N), embeddings (B, N, D) or pixels (B, C, h, w).
@@ -66,6 +69,8 @@ class TokenAttributions:
         """
         if features.dim() == 2:
             return self.values
+        if self.of_features is not None:
+            return self.of_features
         if features.dim() == 3:
             return (self.values / features.shape[-1]).unsqueeze(-1).expand_as(features).contiguous()
         _, channels, height, width = features.shape
@@ -97,6 +102,7 @@ def concatenated(parts: Sequence[TokenAttributions]) -> TokenAttributions:
     if any(part.grid != grid for part in parts):
         raise ValueError("the patches are other tokens in one part of the batch than in another: explain them apart")
     errors = [part.standard_error for part in parts if part.standard_error is not None]
+    finer = [part.of_features for part in parts if part.of_features is not None]
     return TokenAttributions(
         torch.cat([part.values for part in parts]),
         torch.cat([part.players for part in parts]),
@@ -105,4 +111,5 @@ def concatenated(parts: Sequence[TokenAttributions]) -> TokenAttributions:
         torch.cat([part.output for part in parts]),
         grid,
         torch.cat(errors) if errors else None,
+        torch.cat(finer) if finer else None,
     )

@@ -9,7 +9,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
-from captum_attn import OnePassAttribution, TokenAttributions
+from captum_attn import TokenAttributions
 from captum_attn.bench import (
     INTERVENTIONS,
     RANDOM,
@@ -26,7 +26,7 @@ from captum_attn.metrics import Metric, Need, ScoredBatch, known_metrics
 from lightning_callbacks.history import ExplainedExample, Group
 from lightning_callbacks.history_figures import Panel
 from lightning_callbacks.logged_names import check_names, plain_name
-from lightning_callbacks.measurement import Measurement, SharedPass
+from lightning_callbacks.measurement import Measurement, SharedPass, shares_passes
 from lightning_callbacks.method_factories import Methods, built, named_methods, tokenizer_of
 from lightning_callbacks.probe_set import ProbeBatch, ProbeSet
 
@@ -90,7 +90,7 @@ class FaithfulnessMeasurement(Measurement):
 
     def prepare(self, model: nn.Module, probe: ProbeSet) -> None:
         self._methods = {name: built(factory, model, self._processor) for name, factory in self._factories.items()}
-        self.methods = [method for method in self._methods.values() if isinstance(method, OnePassAttribution)]
+        self.methods = [method for method in self._methods.values() if shares_passes(method)]
         self._masked = MaskedModel(
             model, tokenizer_of(self._processor), replacement=self._replacement, batch_size=self._batch_size
         )

@@ -178,17 +178,22 @@ def check_prepared(measurement: Measurement, model: nn.Module) -> None:
     kind = type(measurement).__name__
     if isinstance(measurement.names, str) or isinstance(measurement.modules, str):
         raise MisconfigurationException(f"{kind}: names and modules are lists of strings, got a string alone")
-    strangers = [type(one).__name__ for one in measurement.methods if not isinstance(one, OnePassAttribution)]
+    strangers = [type(one).__name__ for one in measurement.methods if not shares_passes(one)]
     if strangers:
         raise MisconfigurationException(
-            f"{kind}.methods holds {', '.join(strangers)}, expected attributions of one pass, such as "
-            "ShapleyGradAttention(model); others can be measured as faithfulness="
+            f"{kind}.methods holds {', '.join(strangers)}, expected attributions of one pass by plain gradients, "
+            "such as ShapleyGradAttention(model); others can be measured as faithfulness="
         )
     for name in (*measurement.modules, *(name for method in measurement.methods for name in method.modules)):
         try:
             module_named(model, name)
         except ValueError as error:
             raise MisconfigurationException(f"{kind}.modules: {error}") from error
+
+
+def shares_passes(method: Any) -> bool:
+    """Whether a method's values come from the one pass that all measurements share, by plain gradients."""
+    return isinstance(method, OnePassAttribution) and not method.propagation.rules
 
 
 def check_mask(measurement: Measurement, mask: Tensor, count: int) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,6 +37,18 @@ class OddSoftmax:
     reason: str
 
 
+class Shares(NamedTuple):
+    """What an attention passes on of the gradient that it gets; by plain gradients, all of it.
+
+    Attributes:
+        output: the part that probabilities, and values, get of the gradient of their product.
+        scores: the part that queries, and keys, get of the gradient of theirs; 0 where probabilities are constants.
+    """
+
+    output: float = 1.0
+    scores: float = 1.0
+
+
 @dataclass
 class AttentionCall(ABC):
     """One attention of a forward pass.
@@ -50,6 +63,7 @@ class AttentionCall(ABC):
         state: (B, H, N, ...), of each query's own, with a graph; kept where dependences are looked at.
         differentiable: whether the call ran with a graph.
         of_products: whether the scores are products of queries and keys.
+        shares: what it passes on, under rules.
     """
 
     layer: int
@@ -64,6 +78,7 @@ class AttentionCall(ABC):
     state: Tensor | None = field(default=None, init=False, repr=False)
     differentiable: bool = field(default_factory=torch.is_grad_enabled, init=False, repr=False)
     of_products: bool = field(default=True, init=False, repr=False)
+    shares: Shares = field(default=Shares(), init=False, repr=False)
 
     @property
     @abstractmethod
@@ -148,6 +163,8 @@ class FusedCall(AttentionCall):
     def backward(self, grad_output: Tensor, mask_gradient: bool) -> tuple[Tensor | None, ...]:
         """Gradients of query, key, value and mask; none at the lowest layer, below which nothing is asked for."""
         self._check_unmodified()
+        if self.shares.output != 1:
+            grad_output = grad_output * self.shares.output
         if self.first is not None:
             self._gradient = grad_output
         elif self.parts:
@@ -159,7 +176,7 @@ class FusedCall(AttentionCall):
                 self.attention.show(self.layer, self.observer, grad_output)
             return None, None, None, None
         observer = None if self.parts else self.observer
-        return self.attention.backward(self.layer, grad_output, observer, mask_gradient)
+        return self.attention.backward(self.layer, grad_output, observer, mask_gradient, self.shares.scores)
 
     def _show_together(self, grad_output: Tensor) -> None:
         """Show A with the sum of the gradients that it has by each part of the values."""
@@ -239,7 +256,7 @@ class EagerCall(AttentionCall):
         self.reached = by_head.any(-1).any(1)
         if self.observer is not None:
             self.observer(self._tile(widen(by_head[..., self.tokens])))
-        return None if self.lowest else gradient
+        return None if self.lowest or not self.shares.scores else gradient
 
     def _tile(self, gradient: Tensor | None) -> Tile:
         batch, heads, queries, _ = self.shape

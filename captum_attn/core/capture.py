@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from captum_attn.core.calls import AttentionCall, EagerCall, FusedCall, Observer, OddSoftmax
+from captum_attn.core.calls import AttentionCall, EagerCall, FusedCall, Observer, OddSoftmax, Shares
 from captum_attn.core.frozen import without_weights
 from captum_attn.core.intercept import AttentionIntercept, Kernel
 from captum_attn.core.origins import NOWHERE, Factors, Origin, Provenance
 from captum_attn.core.outline import Outline
 from captum_attn.core.owners import CallOwners
+from captum_attn.core.propagation.mode import PropagationMode
 from captum_attn.core.tiles import Attention
 
 
@@ -37,6 +38,7 @@ class AttentionCapture(AttentionIntercept):
             those since the last attention, by which it is found what is read there.
         examples: the batch size; see :class:`~captum_attn.core.intercept.AttentionIntercept`.
         graph: whether the pass may record a graph at all. Without one, nothing says which attention reads what.
+        rules: under which the pass runs; None for plain gradients.
 
     Attributes:
         gradients: as given.
@@ -59,9 +61,15 @@ class AttentionCapture(AttentionIntercept):
     """
 
     def __init__(
-        self, model: Callable[..., Any], gradients: bool, examples: int | None = None, graph: bool = True
+        self,
+        model: Callable[..., Any],
+        gradients: bool,
+        examples: int | None = None,
+        graph: bool = True,
+        rules: PropagationMode | None = None,
     ) -> None:
         super().__init__(examples)
+        self.rules = rules
         self.owners = CallOwners(model if isinstance(model, nn.Module) else None)
         self.calls: list[AttentionCall] = []
         self.latest: AttentionCall | None = None
@@ -125,6 +133,7 @@ class AttentionCapture(AttentionIntercept):
         layers: Collection[int],
         retain_graph: bool = False,
         states: Sequence[Tensor] = (),
+        features: Sequence[Tensor] = (),
     ) -> tuple[Tensor | None, ...]:
         """Backpropagate ``scalar`` down to the lowest of ``layers``, showing (A, G) of each to ``observer``.
 
@@ -134,9 +143,10 @@ class AttentionCapture(AttentionIntercept):
             layers: the attention calls that are shown.
             retain_graph: whether another scalar will be backpropagated through the same graph.
             states: hidden states, none of them below the lowest layer.
+            features: of the input, below all layers.
 
         Returns:
-            The gradients of the states; None for one that ``scalar`` does not depend on.
+            The gradients of states and features; None for one that ``scalar`` does not depend on.
 
         Raises:
             RuntimeError: ``scalar`` does not depend on the recorded attention, or one of the layers ran without a
@@ -152,10 +162,10 @@ class AttentionCapture(AttentionIntercept):
             )
         for call in self.calls:
             call.observer = observer if call.layer in layers else None
-            call.lowest = call.layer == min(layers)
+            call.lowest = not features and call.layer == min(layers)
             call.reached = None
         try:
-            inputs = [*states, *(call.probe for call in self.calls if call.layer in layers)]
+            inputs = [*states, *features, *(call.probe for call in self.calls if call.layer in layers)]
             gradients = torch.autograd.grad(scalar, inputs, allow_unused=True, retain_graph=retain_graph)
         except RuntimeError as error:
             if "torch.utils.checkpoint is incompatible" in str(error):  # the reentrant kind
@@ -164,7 +174,7 @@ class AttentionCapture(AttentionIntercept):
         finally:
             for call in self.calls:  # an observer may know the run, and the run knows the calls
                 call.observer = None
-        return gradients[: len(states)]
+        return gradients[: len(states) + len(features)]
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -205,6 +215,8 @@ class AttentionCapture(AttentionIntercept):
             first.again(call)
         if not torch.is_grad_enabled():
             return kernel(query, key, value, mask)
+        if self.rules is not None:
+            call.shares = self.rules.attention_shares(query, key, value)
         observed: Tensor = _ObservedAttention.apply(call, call.probe, before, kernel, query, key, value, mask)
         self.provenance.declare(observed, Origin(0, 1 << (call if first is None else first).layer))
         self._last = observed
@@ -258,7 +270,7 @@ class AttentionCapture(AttentionIntercept):
         if by_einsum and scores.dim() == 4 and scores.shape[1] == scores.shape[2]:
             self._odd.append(self._odd_softmax(call.layer, scores, "whose queries cannot be told from as many heads"))
         elif certain:
-            self.calls.append(call)
+            self._add(call)
         else:
             odd = self._odd_softmax(call.layer, scores, "whose scores are no products of states")
             self._candidates[call.layer] = call, odd
@@ -282,7 +294,13 @@ class AttentionCapture(AttentionIntercept):
                 call.queries = values
             if self._outline is not None:
                 self._outline.drop(values.calls)
-            self.calls = sorted([*self.calls, call], key=lambda one: one.layer)
+            self._add(call)
+
+    def _add(self, call: EagerCall) -> None:
+        """Known to be attention."""
+        if self.rules is not None and self.rules.propagation.constant_attention:
+            call.shares = Shares(scores=0.0)
+        self.calls = sorted([*self.calls, call], key=lambda one: one.layer)
 
     def sideways(self, number: int, scores: Tensor) -> None:
         if scores.dim() > 2 and self.provenance.of(scores).factors:
@@ -332,10 +350,17 @@ class ScaledAttentionCapture(AttentionCapture):
         model: as of :class:`AttentionCapture`.
         scaled: the numbers of the call (:attr:`AttentionCall.numbers`).
         factors: (B,), one for each example, above 0.
+        rules: as of :class:`AttentionCapture`.
     """
 
-    def __init__(self, model: Callable[..., Any], scaled: Collection[int], factors: Tensor) -> None:
-        super().__init__(model, gradients=True, examples=len(factors))
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        scaled: Collection[int],
+        factors: Tensor,
+        rules: PropagationMode | None = None,
+    ) -> None:
+        super().__init__(model, gradients=True, examples=len(factors), rules=rules)
         self._scaled, self._factors = scaled, factors
 
     def fused(

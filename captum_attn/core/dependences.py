@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from captum_attn.core.calls import AttentionCall, FusedCall
-from captum_attn.core.origins import Gate
+from captum_attn.core.origins import Entrance, Gate
 
 Dependence = Literal["own", "others", "moved"]
 
 
-def dependence_of(calls: Sequence[AttentionCall], gate: Gate, real: Tensor) -> Dependence | None:
+def dependence_of(
+    calls: Sequence[AttentionCall], gate: Gate, entrances: Sequence[Entrance], real: Tensor
+) -> Dependence | None:
     """What states depend on while no gradient passes the attention that is explained.
 
     A backward pass from a random half of the states must reach these tokens (``own``) and no others (``others``, if it
@@ -22,7 +24,7 @@ def dependence_of(calls: Sequence[AttentionCall], gate: Gate, real: Tensor) -> D
 
     Args:
         calls: the explained attention, one call for each layer.
-        gate: of the same forward pass.
+        gate, entrances: of the same forward pass.
         real: bool (B, N), the tokens that are no padding.
 
     Returns:
@@ -30,7 +32,7 @@ def dependence_of(calls: Sequence[AttentionCall], gate: Gate, real: Tensor) -> D
     """
     drawn = torch.rand(real.shape, generator=torch.Generator().manual_seed(0)).to(calls[0].like) < 0.5
     half = drawn & real
-    of_last, of_all = (_reached(calls, some, gate, half.to(calls[0].like)) for some in (calls[-1:], calls))
+    of_last, of_all = (_reached(calls, some, gate, entrances, half.to(calls[0].like)) for some in (calls[-1:], calls))
     if of_last is None or of_all is None:
         return None
     if (of_last & ~half).any() and (half & ~of_last).any():
@@ -39,14 +41,19 @@ def dependence_of(calls: Sequence[AttentionCall], gate: Gate, real: Tensor) -> D
 
 
 def _reached(
-    closed: Sequence[AttentionCall], calls: Sequence[AttentionCall], gate: Gate, weights: Tensor
+    closed: Sequence[AttentionCall],
+    calls: Sequence[AttentionCall],
+    gate: Gate,
+    entrances: Sequence[Entrance],
+    weights: Tensor,
 ) -> Tensor | None:
     """bool (B, N): the tokens that the states of some calls' queries, under weights (B, N), reach past closed calls."""
     states = [call.state for call in calls if call.state is not None and call.state.shape[2] == weights.shape[1]]
-    entrances = [entrance for entrance in gate.entrances if entrance.dim() == 3 and entrance.shape[:2] == weights.shape]
-    if not entrances:  # of an image, its patches and other tokens as they first are together
-        entrances = [state for length, state in gate.first.items() if length == weights.shape[1]]
-    if not entrances or len(states) < len(calls):
+    given = [entrance.state for entrance in entrances]
+    entered = [state for state in given if state.dim() == 3 and state.shape[:2] == weights.shape]
+    if not entered:  # of an image, its patches and other tokens as they first are together
+        entered = [state for length, state in gate.first.items() if length == weights.shape[1]]
+    if not entered or len(states) < len(calls):
         return None
     generator = torch.Generator().manual_seed(0)
     signs = [torch.randn(state.shape, generator=generator).to(state) * weights[:, None, :, None] for state in states]
@@ -59,7 +66,7 @@ def _reached(
     for call in every:
         call.observer, call.lowest = None, True
     try:
-        gradients = torch.autograd.grad(whole, entrances, allow_unused=True, retain_graph=True)
+        gradients = torch.autograd.grad(whole, entered, allow_unused=True, retain_graph=True)
     finally:
         gate.closed = 0
         for call in every:

@@ -23,8 +23,9 @@ from captum_attn.core.models import (
     same_random_state,
     unwrapped,
 )
-from captum_attn.core.origins import FEATURES, Gate
+from captum_attn.core.origins import FEATURES, Entrance, Gate
 from captum_attn.core.patch_trail import PatchTrail
+from captum_attn.core.propagation import GRADIENT, Coverage, Propagation, PropagationMode, coverage_of
 from captum_attn.core.scores import output_scores, warn_of_hidden_states
 from captum_attn.core.states import StateCapture, States
 
@@ -39,6 +40,7 @@ class SeenForward:
         wrapped: whether a function called the model, which may give it other inputs than these.
         states, after_attention, patches: the hidden states, what followed attention, and the way of an image's patches,
             where these were asked for.
+        coverage: which functions have a rule; None without rules.
     """
 
     output: Tensor
@@ -47,6 +49,7 @@ class SeenForward:
     states: Sequence[States] = ()
     after_attention: Mapping[int, AfterAttention] | None = None
     patches: PatchTrail | None = None
+    coverage: Coverage | None = None
 
     def without_attention(self) -> str:
         """Why there is no attention that could be explained."""
@@ -81,6 +84,8 @@ def seen_forward(
     after_attention: bool = False,
     scaled: tuple[Collection[int], Tensor] | None = None,
     dependences: bool = False,
+    propagation: Propagation = GRADIENT,
+    shift: Callable[[Entrance], Tensor] | None = None,
 ) -> Iterator[SeenForward]:
     """Run the model once, whatever attention it has; the arguments are :func:`captum_attn.core.observed_forward`'s.
 
@@ -90,11 +95,13 @@ def seen_forward(
     check_observable(config_of(model))
     graph = _has_gradients(model, needed=gradients)
     with evaluation_mode(model), torch.inference_mode(False), torch.set_grad_enabled(graph):
+        rules = PropagationMode(propagation) if propagation.rules else None
         if scaled:
-            capture: AttentionCapture = ScaledAttentionCapture(model, *scaled)
+            capture: AttentionCapture = ScaledAttentionCapture(model, *scaled, rules)
         else:
-            capture = AttentionCapture(model, gradients, len(inputs), graph)
+            capture = AttentionCapture(model, gradients, len(inputs), graph, rules)
         capture.provenance.gate = Gate() if dependences else None
+        capture.provenance.shift = shift
         following = AfterAttentionCapture(capture)
         with (
             same_random_state(inputs.features),
@@ -102,6 +109,7 @@ def seen_forward(
             following if after_attention else nullcontext(),
             PatchTrail(inputs.features) if inputs.modality == "pixels" else nullcontext() as patches,
             capture.recording(),
+            rules or nullcontext(),
             capture,
         ):
             returned = inputs.call(model, capture.provenance)
@@ -112,7 +120,10 @@ def seen_forward(
             check_gradients(output)
             warn_of_hidden_states(model, output)
         followed = following.found if after_attention else None
-        yield SeenForward(output, capture, capture.root is not model, kept.states, followed, patches)
+        coverage = coverage_of(output, rules) if rules else None
+        if rules:
+            rules.forget()
+        yield SeenForward(output, capture, capture.root is not model, kept.states, followed, patches, coverage)
 
 
 def plain_output(model: Callable[..., Any], inputs: ModelInputs, *, hidden_states: bool = False) -> Tensor:

@@ -66,6 +66,20 @@ class Origin:
 NOWHERE = Origin()
 
 
+class Entrance(NamedTuple):
+    """Where explained features come into the graph.
+
+    Attributes:
+        state: the features as they came in: embeddings (B, T, D), pixels, or what token ids selected.
+        ids: the integers that selected it; None of features that came in as they are.
+        table: the vectors (V, D) that these select from, if it is a table of embeddings.
+    """
+
+    state: Tensor
+    ids: Tensor | None = None
+    table: Tensor | None = None
+
+
 @dataclass
 class Provenance:
     """The origins of what one forward pass computes.
@@ -81,6 +95,8 @@ class Provenance:
         passing: the softmaxes (bits) that are not known to relate tokens, so that what they mix comes through.
         products: the square products of states since the last look: their factors, and the shape.
         gate: where dependences are looked at.
+        entrances: where the explained features come in.
+        shift: what is put in place of the features there; None for the features themselves.
     """
 
     known: bool
@@ -90,6 +106,8 @@ class Provenance:
     mixtures: list[tuple[int, Origin]] = field(default_factory=list, repr=False)
     products: list[tuple[Factors, tuple[int, ...]]] = field(default_factory=list, init=False, repr=False)
     gate: Gate | None = field(default=None, init=False)
+    shift: Callable[[Entrance], Tensor] | None = field(default=None, init=False, repr=False)
+    entrances: list[Entrance] = field(default_factory=list, init=False, repr=False)
     _counted: int = field(default=0, init=False)
     _loose: dict[int, tuple[Tensor, int]] = field(default_factory=dict, init=False, repr=False)
     _nodes: dict[Any, Origin] = field(default_factory=dict, repr=False)
@@ -153,7 +171,8 @@ class Provenance:
             cut = not origin.calls and (not torch.is_grad_enabled() or func in _DETACHING)
             inputs |= self._loose.get(id(part), (None, 0))[1] | (origin.inputs if cut else 0)
         if inputs and torch.is_grad_enabled() and func not in _DETACHING:
-            return self._in_graph(result, Origin(inputs))
+            table = given[1] if func in _LOOK_UPS and isinstance(given[1], Tensor) else None
+            return self._in_graph(result, Origin(inputs), self._selecting(given), table)
         if inputs:
             self._loose[id(result)] = result, inputs
         return result
@@ -180,11 +199,20 @@ class Provenance:
         elif tokens in moved and result.grad_fn is not None:
             self.declare(result, self.of(given) | Origin(MOVED))
 
-    def _in_graph(self, tensor: Tensor, origin: Origin) -> Tensor:
+    def _selecting(self, given: Sequence[Any]) -> Tensor | None:
+        """The integers among some arguments that come from the features."""
+        found = (part for part in _tensors(given) if self._integers.get(id(part), (None, 0))[1] & FEATURES)
+        return next(found, None)
+
+    def _in_graph(
+        self, tensor: Tensor, origin: Origin, ids: Tensor | None = None, table: Tensor | None = None
+    ) -> Tensor:
+        if self.shift is not None and origin.inputs & FEATURES:
+            tensor = self.shift(Entrance(tensor, ids, table))
         entered: Tensor = _Entrance.apply(self._anchor, tensor)
         self.declare(entered, origin)
-        if self.gate is not None and origin.inputs & FEATURES:
-            self.gate.entrances.append(entered)
+        if origin.inputs & FEATURES:
+            self.entrances.append(Entrance(entered, ids, table))
             entered = entered.clone()  # which the model may change in place
             self.declare(entered, origin)
         return entered
@@ -339,7 +367,6 @@ class Gate:
 
     Attributes:
         closed: the calls (bits) whose mixtures no gradient passes.
-        entrances: where the explained features come in, (B, N, D) or pixels.
         products: of states, by number.
         first: the first states (B, N, D) that the input led to, by N.
     """
@@ -347,7 +374,6 @@ class Gate:
     closed: int = 0
     first: dict[int, Tensor] = field(default_factory=dict)
     products: dict[int, Tensor] = field(default_factory=dict)
-    entrances: list[Tensor] = field(default_factory=list)
 
 
 class _Gated(torch.autograd.Function):
@@ -384,6 +410,7 @@ _LINEAR = frozenset(
     {F.linear, F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d, torch.addmm, Tensor.addmm}
     | {F.layer_norm, F.rms_norm}
 )
+_LOOK_UPS = frozenset({F.embedding, torch.embedding})
 _FLIPS = frozenset({torch.flip, Tensor.flip})
 _ROLLS = frozenset({torch.roll, Tensor.roll})
 _REORDERING = frozenset(

@@ -29,9 +29,11 @@ from captum_attn.core.observers import (
     Variant,
     Watched,
 )
+from captum_attn.core.origins import Entrance
 from captum_attn.core.outline import UnkeptError
 from captum_attn.core.output_tokens import OutputTokens, decoder_tokens, shifts_its_input
 from captum_attn.core.private_names import version_of
+from captum_attn.core.propagation import GRADIENT, Propagation, check_coverage
 from captum_attn.core.readout import ReachedRows, Readout, RowWeights, check_readout, rows_by_rule, warn_of_rule
 from captum_attn.core.stacks import sort_calls
 from captum_attn.core.states import States, layers_with_attention
@@ -44,6 +46,7 @@ class ObservedForward:
     """The output of a model and the attention behind it.
 
     Attributes:
+        inputs: what the pass was of.
         output: scores (B, C) or (B, N, C); they carry a graph down to the attention.
         calls: the attention calls in which the input's tokens attend to each other, one for each layer.
         sorted: these and the others, and what they are to the input.
@@ -52,6 +55,9 @@ class ObservedForward:
         model: the module that was called.
         states: the hidden states that modules returned, where these were asked for.
         after_attention: what followed each attention call, by its number; None unless this was asked for.
+        entrances: where the explained input came into the graph.
+        propagation: the rules of its backward passes.
+        coverage: which functions have a rule; None of plain gradients.
 
     Args:
         seen: the forward pass.
@@ -63,8 +69,11 @@ class ObservedForward:
 
     def __init__(self, seen: SeenForward, inputs: ModelInputs) -> None:
         self.output, self.states, self.after_attention = seen.output, seen.states, seen.after_attention
-        self._wrapped, self._patches, self._inputs = seen.wrapped, seen.patches, inputs
+        self._wrapped, self._patches, self.inputs = seen.wrapped, seen.patches, inputs
+        self.coverage = seen.coverage
         self._capture = capture = seen.capture
+        self.propagation = capture.rules.propagation if capture.rules else GRADIENT
+        self.entrances = capture.provenance.entrances
         self.model = capture.root
         if not capture.calls:
             raise ValueError(seen.without_attention())
@@ -173,6 +182,7 @@ class ObservedForward:
         selected: Tensor | None,
         states: Sequence[States] = (),
         retain_graph: bool = False,
+        features: Sequence[Tensor] = (),
     ) -> list[Tensor]:
         """Show the attention to several observers in one backward pass; without scores, in none.
 
@@ -181,9 +191,11 @@ class ObservedForward:
                 attention alone want all, so show them without.
             selected, retain_graph: as in :meth:`influence`.
             states: some of ``self.states``; of no consequence without scores.
+            features: the states of some of ``self.entrances``, to which all layers are passed; the same.
 
         Returns:
-            The gradients of the states, (B, N, D) each; zero where the scores do not depend on them.
+            The gradients of the states, (B, N, D) each, and of the features; zero where the scores do not depend on
+            them.
 
         Raises:
             RuntimeError: ``selected`` does not depend on the attention.
@@ -199,11 +211,14 @@ class ObservedForward:
             self._capture.attention(show, layers, any(observer.whole_heads for observer in observers))
             return []
         layers |= {self.calls[self.attention_before(state)].layer for state in states}
+        if features:
+            layers |= {call.layer for call in self.calls}
         hidden = [state.hidden for state in states]
-        gradients = self._backward(selected, show, layers, retain_graph, hidden)
+        gradients = self._backward(selected, show, layers, retain_graph, hidden, features)
         if all(call.reached is None for call in self.calls if call.layer in layers):
             raise RuntimeError(INDEPENDENT)
-        return [torch.zeros_like(h) if g is None else g for h, g in zip(hidden, gradients, strict=True)]
+        of = [*hidden, *features]
+        return [torch.zeros_like(h) if g is None else g for h, g in zip(of, gradients, strict=True)]
 
     def _backward(
         self,
@@ -212,11 +227,12 @@ class ObservedForward:
         layers: Collection[int],
         retain_graph: bool,
         hidden: Sequence[Tensor] = (),
+        features: Sequence[Tensor] = (),
     ) -> tuple[Tensor | None, ...]:
         """Backpropagate scores. As soon as they have left the last layer, :meth:`find_readout` knows what they read."""
         self._followed = selected
         try:
-            return self._capture.backward(selected.sum(), observer, layers, retain_graph, hidden)
+            return self._capture.backward(selected.sum(), observer, layers, retain_graph, hidden, features)
         finally:
             if self.calls[-1].reached is None:
                 self._followed = None
@@ -255,10 +271,10 @@ class ObservedForward:
 
     def _check_state(self, state: States) -> None:
         shape = tuple(state.hidden.shape)
-        if len(shape) != 3 or shape[:2] != (len(self._inputs), self.length):
+        if len(shape) != 3 or shape[:2] != (len(self.inputs), self.length):
             raise ValueError(
                 f"module {state.module!r} returned a tensor of shape {shape}, expected hidden states of each token, "
-                f"({len(self._inputs)}, {self.length}, width)"
+                f"({len(self.inputs)}, {self.length}, width)"
             )
         if version_of(state.hidden) != state.version:
             raise RuntimeError(f"the hidden states that module {state.module!r} returned were modified in place later")
@@ -293,7 +309,7 @@ class ObservedForward:
     @cached_property
     def real(self) -> Tensor:
         """bool (B, N): the tokens that are no padding."""
-        return real_tokens(self._inputs, self.length, config_of(self.model))
+        return real_tokens(self.inputs, self.length, config_of(self.model))
 
     @cached_property
     def rows_are_examples(self) -> bool:
@@ -303,7 +319,7 @@ class ObservedForward:
         (C,) and (N, C), pass for rows of examples where sizes happen to agree with B. There, the gradient of a row
         between first and last, or of both, is followed to the last attention: it must reach its own example only.
         """
-        batch = len(self._inputs)
+        batch = len(self.inputs)
         moved = self._capture.provenance.examples_moved
         doubtful = batch > 1 and (moved or self.output.dim() == 1 or batch in (self.output.shape[1], self.length))
         if not doubtful or not self._finds_readout:
@@ -324,7 +340,7 @@ class ObservedForward:
         """The tokens that the rows of an output (B, T, C) are about; None of an output that has no row for each."""
         if self.output.dim() != 3:
             return None
-        own = decoder_tokens(self._inputs, config_of(self.model))
+        own = decoder_tokens(self.inputs, config_of(self.model))
         if own is not None and own.shape[1] == self.output.shape[1]:
             return OutputTokens(own, of_the_input=False)
         if self.crosses_stacks and (self._wrapped or not shifts_its_input(self.model)):
@@ -339,7 +355,7 @@ class ObservedForward:
         Raises:
             ValueError: an example without players, or a mask of players that is none.
         """
-        inputs, config, real = self._inputs, config_of(self.model), self.real
+        inputs, config, real = self.inputs, config_of(self.model), self.real
         grid = None if self._patches is None else self._patches.grid(self.length)
         players = find_players(inputs, real, special_ids=special_ids, config=config, causal=self.causal, grid=grid)
         if players is not None and not players.any(-1).all():
@@ -363,7 +379,7 @@ class ObservedForward:
     def dependence(self) -> Dependence | None:
         """Which tokens states depend on by other ways than the explained attention; None if this was not looked at."""
         gate = self._capture.provenance.gate
-        return None if gate is None else dependence_of(self.calls, gate, self.real)
+        return None if gate is None else dependence_of(self.calls, gate, self._capture.provenance.entrances, self.real)
 
     def readout_rows(self, selected: Tensor) -> ReachedRows:
         """The tokens that scores (B,), taken from ``output``, are read from. A gradient finds them, when asked."""
@@ -392,7 +408,7 @@ class ObservedForward:
         return rows_by_rule(
             readout,
             tokens=tokens,
-            images=self._inputs.modality == "pixels",
+            images=self.inputs.modality == "pixels",
             positions=positions,
             config=config_of(self.model),
             causal=self.causal,
@@ -471,6 +487,8 @@ def observed_forward(
     *,
     after_attention: bool = False,
     scaled: tuple[Collection[int], Tensor] | None = None,
+    propagation: Propagation = GRADIENT,
+    shift: Callable[[Entrance], Tensor] | None = None,
 ) -> Iterator[ObservedForward]:
     """Run the model once, in eval mode, and keep what is needed to explain its output.
 
@@ -484,6 +502,9 @@ def observed_forward(
         after_attention: whether to keep what follows the attention calls.
         scaled: an attention call, by its numbers, and the factors (B,) by which its probabilities are multiplied
             (:class:`~captum_attn.core.capture.ScaledAttentionCapture`); with gradients.
+        propagation: the rules under which gradients go down; the output is the same, bit by bit.
+        shift: gives what takes the place of the explained features where they come into the graph: embeddings or
+            pixels of the same shape.
 
     Raises:
         TypeError: an output in which there are no scores (hidden states will do for attention alone).
@@ -496,19 +517,26 @@ def observed_forward(
         >>> with observed_forward(model, tensor_inputs(model, input_ids)) as run:
         ...     influence = run.influence(run.output[:, 1], variant="rectified")
     """
-    first = gradients and scaled is None and model not in _looked_at
-    if not gradients and model not in _looked_at:
+    plain = gradients and scaled is None and shift is None and not propagation.rules
+    first = plain and model not in _looked_at
+    if not plain and model not in _looked_at:
         _look_at_first(model, inputs)
     with seen_forward(
-        model, inputs, gradients, modules, after_attention=after_attention, scaled=scaled, dependences=first
+        model,
+        inputs,
+        gradients,
+        modules,
+        after_attention=after_attention,
+        scaled=scaled,
+        dependences=first,
+        propagation=propagation,
+        shift=shift,
     ) as seen:
         run = understood(model, inputs, seen)
-        if first and run.dependence == "others":
-            warn_user(
-                f"states of tokens in {type(run.model).__name__} depend on other tokens by other ways than the "
-                "explained attention (convolution, recurrence, attention that cannot be seen), which no map shows. "
-                f"{LISTED}"
-            )
+        if first:
+            _warn_of_other_ways(run)
+        if run.coverage is not None:
+            check_coverage(run.coverage, propagation, run.model)
         _looked_at.add(model)
         yield run
 
@@ -518,15 +546,24 @@ class MovedTokensError(ValueError):
 
 
 def _look_at_first(model: Callable[..., Any], inputs: ModelInputs) -> None:
-    """Look at the dependences in a pass of its own, for passes without gradients; raises if tokens were moved."""
+    """Look at the dependences in a pass of its own, by plain gradients; raises if tokens were moved."""
     try:
         with seen_forward(model, inputs[:2], dependences=True) as seen:
-            understood(model, inputs[:2], seen)
+            _warn_of_other_ways(understood(model, inputs[:2], seen))
     except MovedTokensError:
         raise
     except (ValueError, RuntimeError, TypeError):
         return  # the pass itself will say what is wrong, if that matters without gradients
     _looked_at.add(model)
+
+
+def _warn_of_other_ways(run: ObservedForward) -> None:
+    if run.dependence == "others":
+        warn_user(
+            f"states of tokens in {type(run.model).__name__} depend on other tokens by other ways than the "
+            "explained attention (convolution, recurrence, attention that cannot be seen), which no map shows. "
+            f"{LISTED}"
+        )
 
 
 def understood(model: Callable[..., Any], inputs: ModelInputs, seen: SeenForward) -> ObservedForward:

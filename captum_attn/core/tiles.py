@@ -118,9 +118,17 @@ class Attention:
                     observe(group.tile(layer, rows))
 
     def backward(
-        self, layer: int, grad_output: Tensor, observe: Callable[[Tile], None] | None, mask_gradient: bool
+        self,
+        layer: int,
+        grad_output: Tensor,
+        observe: Callable[[Tile], None] | None,
+        mask_gradient: bool,
+        scores_share: float = 1.0,
     ) -> InputGradients:
-        """Backpropagate ``grad_output`` (B, H, Q, d_v), showing every tile of (A, G) on the way."""
+        """Backpropagate ``grad_output`` (B, H, Q, d_v), showing every tile of (A, G) on the way.
+
+        ``scores_share`` is the part of the scores' gradient that queries, and keys, get: of 0, nor does the mask.
+        """
         dtype = widened(self.query.dtype)
         query, key, value = (torch.zeros_like(t, dtype=dtype) for t in (self.query, self.key, self.value))
         mask = torch.zeros_like(self.wide_mask, dtype=dtype) if mask_gradient else None
@@ -131,11 +139,14 @@ class Attention:
                     tile = group.tile(layer, rows)
                     if observe is not None:
                         observe(tile)
-                    scores = group.backpropagate(tile)
+                    group.backpropagate_to_values(tile)
+                    if not scores_share:
+                        continue
+                    scores = group.backpropagate_to_scores(tile)
                     if mask is not None:
                         part = mask_block(mask, tile.block)
                         part += scores.sum_to_size(part.shape)
-                group.add_to(gradients)
+                group.add_to(gradients, scores_share)
         return InputGradients(
             query.to(self.query.dtype),
             key.to(self.key.dtype),
@@ -273,21 +284,25 @@ class _DifferentiatedHeadGroup(_HeadGroup):
         relevance = torch.mul(tile.attention, gradient, out=self._buffer(_RELEVANCE, gradient.shape))
         return Tile(layer, tile.block, tile.attention, gradient, relevance)
 
-    def backpropagate(self, tile: Tile) -> Tensor:
-        """Add the tile's share to the gradients of query, key and value; return that of the scores (b, h, q, K)."""
+    def backpropagate_to_values(self, tile: Tile) -> None:
+        """Add the tile's share to the gradient of the values."""
+        self._grad_value.baddbmm_(tile.attention.flatten(0, 1).mT, self._grad_output[:, tile.block.queries])
+
+    def backpropagate_to_scores(self, tile: Tile) -> Tensor:
+        """Add the tile's share to the gradients of query and key; return that of the scores (b, h, q, K)."""
         rows, relevance = tile.block.queries, self._buffer(_RELEVANCE, tile.attention.shape)
         sums = relevance.sum(-1, keepdim=True)
         scores = torch.addcmul(relevance, tile.attention, sums, value=-1, out=self._buffer(_SCORES, relevance.shape))
         self._grad_query[:, rows] = torch.bmm(scores.flatten(0, 1), self._key)
         self._grad_key.baddbmm_(scores.flatten(0, 1).mT, self._query[:, rows])
-        self._grad_value.baddbmm_(tile.attention.flatten(0, 1).mT, self._grad_output[:, rows])
         return scores
 
-    def add_to(self, gradients: InputGradients) -> None:
+    def add_to(self, gradients: InputGradients, scores_share: float) -> None:
         """Add the group's gradients to those of the whole call."""
         of_group = gradients.query[self._examples, self._heads]
-        of_group += (self._grad_query * self._attention.scale).view_as(of_group)
-        for total, flat_part in ((gradients.key, self._grad_key), (gradients.value, self._grad_value)):
+        of_group += (self._grad_query * (self._attention.scale * scores_share)).view_as(of_group)
+        of_keys = self._grad_key if scores_share == 1 else self._grad_key * scores_share
+        for total, flat_part in ((gradients.key, of_keys), (gradients.value, self._grad_value)):
             part = flat_part.unflatten(0, (-1, self._heads.stop - self._heads.start))
             if self._sharing == 1:
                 total[self._examples, self._heads] += part

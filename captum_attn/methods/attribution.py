@@ -18,6 +18,7 @@ from captum_attn.core.inputs import ModelInputs, forward_args, mapping_inputs, t
 from captum_attn.core.models import check_model, unwrapped
 from captum_attn.core.observers import LayerObserver
 from captum_attn.core.patches import Grid
+from captum_attn.core.propagation import GRADIENT, Propagation, propagation_named
 from captum_attn.core.readout import Readout, RowWeights, check_readout
 from captum_attn.core.run import ObservedForward, observed_forward
 from captum_attn.core.states import States
@@ -40,6 +41,8 @@ class Explained:
         states: the hidden states that a :class:`OnePassAttribution` asked for, in the order in which they came.
         gradients: of the scores with respect to each of these, (B, N, D); there when the observer has seen all, of a
             method that needs gradients.
+        feature_gradients: of the scores with respect to what came in at each of the run's entrances, for those who read
+            them.
     """
 
     run: ObservedForward
@@ -49,6 +52,7 @@ class Explained:
     readout: RowWeights
     states: Sequence[States] = ()
     gradients: Sequence[Tensor] = ()
+    feature_gradients: Sequence[Tensor] = ()
 
     @property
     def real(self) -> Tensor:
@@ -65,7 +69,9 @@ class Explained:
         """How images are cut into patches; None for text."""
         return self.tokens.grid
 
-    def attributions(self, values: Tensor, standard_error: Tensor | None = None) -> TokenAttributions:
+    def attributions(
+        self, values: Tensor, standard_error: Tensor | None = None, of_features: Tensor | None = None
+    ) -> TokenAttributions:
         """The result that gives players their values (B, ..., N), and the others 0."""
         shape = (len(self.players), *[1] * (values.dim() - 2), -1)
         return TokenAttributions(
@@ -76,6 +82,7 @@ class Explained:
             self.run.output.detach(),
             self.grid,
             standard_error,
+            of_features,
         )
 
 
@@ -93,6 +100,7 @@ class CommonArguments(TypedDict, total=False):
     readout: Readout
     tokenizer: Any | None
     additional_forward_arg_names: Sequence[str] | None
+    propagation: str | Propagation
 
 
 class AttentionAttribution(Attribution):  # type: ignore[misc]
@@ -116,6 +124,9 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
         additional_forward_arg_names: names of ``additional_forward_args``, in order, under which the model takes them;
             ``special_tokens_mask`` and ``players`` are kept for the attribution. Default: ``attention_mask,
             token_type_ids, position_ids`` for models with such arguments, else no names.
+        propagation: how gradients go down the model: ``"gradient"`` as they are, ``"attnlrp"`` or ``"cp"`` under rules
+            that are less noisy (:mod:`captum_attn.core.propagation`), or rules of your own. Methods without gradients
+            take none. LRP is claimed by patents in some countries; see :class:`captum_attn.AttnLRP`.
 
     Raises:
         TypeError, ValueError: an argument that is none of the above, or a model that is traced, exported or compiled
@@ -131,8 +142,10 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
         readout: Readout = "auto",
         tokenizer: Any | None = None,
         additional_forward_arg_names: Sequence[str] | None = None,
+        propagation: str | Propagation = GRADIENT,
     ) -> None:
         check_model(model)
+        self.propagation = propagation_named(propagation)
         self.special_ids = special_ids_of(tokenizer)
         self.readout = check_readout(readout)
         super().__init__(unwrapped(model))
@@ -316,6 +329,11 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
         show_progress: bool,
     ) -> list[list[Result]]:
         """``explain`` each part of the batch, of which nothing else is kept while the next runs: for each target."""
+        if self.propagation.rules and not self.needs_gradients:
+            raise ValueError(
+                f"{type(self).__name__} reads attention without gradients, so that propagation="
+                f"{self.propagation.name!r} would change nothing: leave it out"
+            )
         parts: Any = batch.parts(internal_batch_size)
         if isinstance(targets, str):
             raise TypeError(f"targets must be a list of targets or a function, got {targets!r}: put it into a list")
@@ -355,9 +373,12 @@ class OnePassAttribution(AttentionAttribution):
     after_attention = False
     """Whether the observer needs what follows the attention calls, too."""
 
+    reads_features = False
+    """Whether :meth:`solve` gets the gradients of the input's features, too."""
+
     @abstractmethod
-    def observer(self, explained: Explained) -> LayerObserver:
-        """What is to be kept of each layer."""
+    def observer(self, explained: Explained) -> LayerObserver | None:
+        """What is to be kept of each layer; None of a method that needs gradients of states or features alone."""
 
     @abstractmethod
     def solve(self, explained: Explained, observer: Any) -> TokenAttributions:
@@ -380,7 +401,7 @@ class OnePassAttribution(AttentionAttribution):
 
     def _each(
         self,
-        watch: Callable[[Explained], LayerObserver],
+        watch: Callable[[Explained], LayerObserver | None],
         solve: Callable[[Explained, Any], Result],
         batch: ModelInputs,
         target: Target,
@@ -394,13 +415,18 @@ class OnePassAttribution(AttentionAttribution):
 
     def _observed(
         self,
-        watch: Callable[[Explained], LayerObserver],
+        watch: Callable[[Explained], LayerObserver | None],
         solve: Callable[[Explained, Any], Result],
         batch: ModelInputs,
         targets: TargetsOfEach,
     ) -> list[Result]:
         with observed_forward(
-            self.forward_func, batch, self.needs_gradients, self.modules, after_attention=self.after_attention
+            self.forward_func,
+            batch,
+            self.needs_gradients,
+            self.modules,
+            after_attention=self.after_attention,
+            propagation=self.propagation,
         ) as run:
             if callable(targets):
                 targets = [target_of_each(column, len(batch)) for column in targets(run.output.detach()).unbind(1)]
@@ -408,6 +434,10 @@ class OnePassAttribution(AttentionAttribution):
             for explained in self.explained(run, targets):
                 observer = watch(explained)
                 selected = explained.selection.scores if self.needs_gradients else None
-                gradients = run.show([observer], selected, explained.states, retain_graph=not explained.last)
-                results.append(solve(replace(explained, gradients=gradients), observer))
+                features = [entrance.state for entrance in run.entrances] if self.reads_features else []
+                observers = [] if observer is None else [observer]
+                shown = run.show(observers, selected, explained.states, not explained.last, features)
+                own = len(explained.states)
+                explained = replace(explained, gradients=shown[:own], feature_gradients=shown[own:])
+                results.append(solve(explained, observer))
             return results

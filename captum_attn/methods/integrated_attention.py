@@ -93,7 +93,9 @@ class IntegratedAttention(AttentionAttribution):
         each = factors.repeat_interleave(len(batch))
         targets = as_tuples(explained.selection.targets.repeat(len(factors), 1))
         numbers = explained.run.calls[layer].numbers
-        with observed_forward(self.forward_func, batch[copies], scaled=(numbers, each)) as run:
+        with observed_forward(
+            self.forward_func, batch[copies], scaled=(numbers, each), propagation=self.propagation
+        ) as run:
             (copy,) = self.explained(run, [targets])
             influence = run.influence(
                 copy.selection.scores,

@@ -37,7 +37,8 @@ def explain_in_one_pass(
         What each method's ``attribute_tokens`` returns; and the states' gradients, None without states.
 
     Raises:
-        ValueError: neither methods nor states; else as :meth:`captum_attn.AttentionAttribution.attribute`.
+        ValueError: neither methods nor states; methods under other rules than the run's; else as
+            :meth:`captum_attn.AttentionAttribution.attribute`.
 
     Example:
         >>> from captum_attn import ShapleyAttention, ShapleyGradAttention
@@ -51,6 +52,12 @@ def explain_in_one_pass(
     """
     if not methods and not states:
         raise ValueError("nothing to explain: expected methods, states or both")
+    others = {method.propagation.name for method in methods if method.propagation != run.propagation}
+    if others:
+        raise ValueError(
+            f"methods under the rules {sorted(others)} cannot be explained from a pass under {run.propagation.name!r}: "
+            "give observed_forward their propagation="
+        )
     each = target_of_each(target, len(batch))
     depends = bool(states) or any(method.needs_gradients for method in methods)
     selection = select_target(run, each) if depends else methods[0].select(run, each)
@@ -58,15 +65,19 @@ def explain_in_one_pass(
     observers = [method.observer(one) for method, one in zip(methods, explained, strict=True)]
     together = list(zip(methods, explained, observers, strict=True))
     readout = run.readout_observer(selection.scores, states) if states else None
-    watching = [observer for method, _, observer in together if method.needs_gradients]
+    watching = [observer for method, _, observer in together if method.needs_gradients and observer is not None]
     below = [state for method, one, _ in together if method.needs_gradients for state in one.states]
     if readout is not None:
         watching.append(readout)
-    shown = run.show(watching, selection.scores, [*states, *below], retain_graph) if watching else []
-    run.show([observer for method, _, observer in together if not method.needs_gradients], None)
+    features = [one.state for one in run.entrances] if any(method.reads_features for method in methods) else []
+    shown = []
+    if watching or features:
+        shown = run.show(watching, selection.scores, [*states, *below], retain_graph, features)
+    run.show([o for method, _, o in together if o is not None and not method.needs_gradients], None)
     of_states, gradients = shown[: len(states)], iter(shown[len(states) :])
+    of_features = shown[len(shown) - len(features) :]
     results = []
     for method, one, observer in together:
         own = [next(gradients) for _ in one.states] if method.needs_gradients else []
-        results.append(method.solve(replace(one, gradients=own), observer))
+        results.append(method.solve(replace(one, gradients=own, feature_gradients=of_features), observer))
     return results, None if readout is None else readout.with_gradients(of_states)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor
 
 from captum_attn.core.observers import InfluenceObserver, Per, Variant
-from captum_attn.core.readout import KnownRows, Readout, RowWeights
+from captum_attn.core.readout import KnownRows, RowWeights
 from captum_attn.core.targets import Target
 from captum_attn.functional import (
     ADDITIVE_GAMES,
@@ -22,7 +22,7 @@ from captum_attn.functional import (
     shapley_interactions,
     shapley_values,
 )
-from captum_attn.methods.attribution import Explained, Inputs, OnePassAttribution, influence_of
+from captum_attn.methods.attribution import CommonArguments, Explained, Inputs, OnePassAttribution, influence_of
 from captum_attn.token_attributions import TokenAttributions, concatenated
 
 CustomGame = Callable[[Tensor, Tensor], Tensor]
@@ -59,21 +59,10 @@ class AttentionShapley(OnePassAttribution):
         model: Callable[..., Any],
         *,
         game: Game | CustomGame = "incoming",
-        layers: Sequence[int] | int | None = None,
-        heads: Sequence[int] | int | None = None,
-        readout: Readout = "auto",
-        tokenizer: Any | None = None,
         estimator: Estimator | None = None,
-        additional_forward_arg_names: Sequence[str] | None = None,
+        **common: Unpack[CommonArguments],
     ) -> None:
-        super().__init__(
-            model,
-            layers=layers,
-            heads=heads,
-            readout=readout,
-            tokenizer=tokenizer,
-            additional_forward_arg_names=additional_forward_arg_names,
-        )
+        super().__init__(model, **common)
         if not callable(game) and game not in GAMES:
             raise ValueError(
                 f"unknown game {game!r}: expected one of {', '.join(map(repr, GAMES))}, or a function of an influence "
@@ -294,25 +283,12 @@ class ShapleyGradAttention(AttentionShapley):
         *,
         game: Game | CustomGame = "incoming",
         sign: Literal["rectified", "signed"] = "signed",
-        layers: Sequence[int] | int | None = None,
-        heads: Sequence[int] | int | None = None,
-        readout: Readout = "auto",
-        tokenizer: Any | None = None,
         estimator: Estimator | None = None,
-        additional_forward_arg_names: Sequence[str] | None = None,
+        **common: Unpack[CommonArguments],
     ) -> None:
         if sign not in ("rectified", "signed"):
             raise ValueError(f"sign must be 'rectified' or 'signed', got {sign!r}")
-        super().__init__(
-            model,
-            game=game,
-            layers=layers,
-            heads=heads,
-            readout=readout,
-            tokenizer=tokenizer,
-            estimator=estimator,
-            additional_forward_arg_names=additional_forward_arg_names,
-        )
+        super().__init__(model, game=game, estimator=estimator, **common)
         self._variant = sign
 
 

@@ -1,0 +1,66 @@
+"""The explained input where it comes into a model: which token each state is of, and what takes its place."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from captum_attn.core.indices import as_index, is_index
+from captum_attn.core.inputs import ModelInputs
+from captum_attn.core.origins import Entrance
+from captum_attn.core.perturb import Replacement, replace_tokens
+from captum_attn.core.tokens import Tokens
+
+
+def by_token(entrance: Entrance, values: Tensor, inputs: ModelInputs) -> Tensor:
+    """Values in the form of the entrance's state, as values (B, T, ...) of the tokens that were given.
+
+    Encoder-decoder models that read one text twice look it up a second time, shifted by a token: what these states get
+    is their own token's. Sequence-first models look it up transposed.
+
+    Args:
+        entrance: of text.
+        values: of the shape of its state.
+        inputs: token ids (B, T) or embeddings (B, T, D).
+
+    Raises:
+        ValueError: states of another number of tokens, of which nothing says whose they are.
+    """
+    given, ids = inputs.features, entrance.ids
+    shape = given.shape[:2]
+    if ids is not None and ids.shape == shape and values.shape[:2] == shape:
+        shifted = not torch.equal(ids, given) and torch.equal(ids[:, 1:], given[:, :-1])
+        return torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], 1) if shifted else values
+    if ids is not None and ids.shape == (shape[1], shape[0]) and torch.equal(ids, given.mT):
+        return values.transpose(0, 1)
+    if values.shape[:2] != shape:
+        raise ValueError(
+            f"the model takes {tuple(shape)} tokens in as states of shape {tuple(values.shape)}, so nothing says which "
+            "token each of them is of: relevance of the input cannot be told. Explain its attention, by "
+            "ShapleyGradAttention(model, propagation=...)"
+        )
+    return values
+
+
+def baseline_of(entrance: Entrance, inputs: ModelInputs, tokens: Tokens, baseline: Replacement) -> Tensor:
+    """What would come in there without the input, of a shape that the entrance's state can be compared with.
+
+    Args:
+        entrance: where the input comes in, unchanged.
+        inputs: token ids, embeddings or pixels.
+        tokens: of the input.
+        baseline: ``"zeros"``, the id of a token, or for images ``"mean"``, the mean of the image's patches.
+
+    Raises:
+        TypeError: a baseline that these inputs do not have.
+    """
+    if baseline == "zeros":
+        return torch.zeros_like(entrance.state)
+    if inputs.modality == "pixels" and baseline == "mean":
+        return replace_tokens(inputs, tokens.players, "mean", tokens.grid).features.to(entrance.state)
+    if is_index(baseline) and entrance.table is not None:
+        return entrance.table[as_index(baseline)].detach().to(entrance.state)
+    raise TypeError(
+        f"{inputs.modality} have no baseline {baseline!r}: expected 'zeros'; a token's id for ids that are looked "
+        "up in a table of embeddings; or 'mean' for pixels"
+    )

@@ -1,0 +1,34 @@
+"""Gradients under rules: how relevance goes down a model that is not linear."""
+
+from captum_attn.core.propagation.coverage import Coverage, check_coverage, coverage_of
+from captum_attn.core.propagation.mode import PropagationMode
+from captum_attn.core.propagation.replacements import (
+    Applied,
+    Linearised,
+    Rule,
+    constant,
+    proportional,
+    replaced,
+    scaled,
+)
+from captum_attn.core.propagation.rule_sets import ATTNLRP, CP, GRADIENT, PROPAGATIONS, Propagation, propagation_named
+
+__all__ = [
+    "ATTNLRP",
+    "CP",
+    "GRADIENT",
+    "PROPAGATIONS",
+    "Applied",
+    "Coverage",
+    "Linearised",
+    "Propagation",
+    "PropagationMode",
+    "Rule",
+    "check_coverage",
+    "constant",
+    "coverage_of",
+    "propagation_named",
+    "proportional",
+    "replaced",
+    "scaled",
+]

@@ -1,0 +1,125 @@
+"""Which tensors of a forward pass depend on its input, and through which functions, as autograd's graph says."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from torch import Tensor
+
+Place = tuple[Any, int]
+"""A node of the graph, and which of its outputs."""
+
+
+class Dependents:
+    """What depends on the input, in the graph of one forward pass, in which no weight takes part.
+
+    Args:
+        closed: names of nodes that pass nothing on.
+    """
+
+    def __init__(self, closed: Collection[str] = ()) -> None:
+        self._closed = closed
+        self._known: dict[Any, bool] = {}
+
+    def depends(self, tensor: Any) -> bool:
+        """Whether a tensor, or what else it may be, depends on the input."""
+        return isinstance(tensor, Tensor) and tensor.grad_fn is not None and self.node_depends(tensor.grad_fn)
+
+    def node_depends(self, node: Any) -> bool:
+        """The same of what a node of the graph computed."""
+        pending = [node]
+        while pending:
+            current = pending[-1]
+            if current in self._known:
+                pending.pop()
+                continue
+            name = current.name()
+            if name == "_EntranceBackward" or name in self._closed:
+                self._known[current] = name == "_EntranceBackward"
+                continue
+            below = list(parents(current))
+            unknown = [parent for parent in below if parent not in self._known]
+            if unknown:
+                pending += unknown
+            else:
+                self._known[current] = any(self._known[parent] for parent in below)
+        return self._known[node]
+
+    def parents_that_depend(self, node: Any) -> int:
+        """How many of what a node took depend on the input."""
+        return sum(map(self.node_depends, parents(node)))
+
+    def gates(self, gate: Tensor, state: Tensor) -> bool:
+        """Whether ``gate · state`` is an activation of the state: x · Φ(x), spelled out, or a state under a sigmoid.
+
+        The gate is then an elementwise function of the state, or of what the state is a multiple of, and of nothing
+        else; or it is a sigmoid of something.
+        """
+        return self._is_sigmoid(gate) or self._is_function_of(gate, state)
+
+    def _is_function_of(self, gate: Tensor, state: Tensor) -> bool:
+        multiples = set(self._multiples(state))
+        pending = [_place(gate)]
+        while pending:
+            place = pending.pop()
+            if place in multiples:
+                continue
+            if place[0].name() not in _ELEMENTWISE:
+                return False
+            pending += [one for one in _places(place[0]) if self.node_depends(one[0])]
+        return True
+
+    def _multiples(self, state: Tensor) -> Iterator[Place]:
+        """The state, and what it is a multiple of."""
+        place = _place(state)
+        while True:
+            yield place
+            below = [one for one in _places(place[0]) if self.node_depends(one[0])]
+            if place[0].name() not in _MULTIPLES or len(below) != 1:
+                return
+            place = below[0]
+
+    def _is_sigmoid(self, gate: Tensor) -> bool:
+        node, _ = _place(gate)
+        while True:
+            if node.name() in _SIGMOIDS:
+                return True
+            below = [parent for parent in parents(node) if self.node_depends(parent)]
+            if node.name() not in _AFFINE or len(below) != 1:
+                return False
+            node = below[0]
+
+    def forget(self) -> None:
+        """Let go of the graph."""
+        self._known.clear()
+
+
+def parents(node: Any) -> Iterator[Any]:
+    """What a node took, as far as it has a graph."""
+    return (parent for parent, _ in node.next_functions if parent is not None)
+
+
+def _place(tensor: Tensor) -> Place:
+    return tensor.grad_fn, tensor.output_nr
+
+
+def _places(node: Any) -> list[Place]:
+    return [(parent, number) for parent, number in node.next_functions if parent is not None]
+
+
+_SIGMOIDS = frozenset({"SigmoidBackward0", "HardsigmoidBackward0"})
+_MULTIPLES = frozenset({"MulBackward0", "DivBackward0", "NegBackward0", "ToCopyBackward0", "CloneBackward0"})
+_SHAPES = frozenset(
+    {"ViewBackward0", "UnsqueezeBackward0", "ExpandBackward0", "TransposeBackward0", "ReshapeAliasBackward0"}
+    | {"UnsafeViewBackward0", "PermuteBackward0", "AliasBackward0", "SqueezeBackward1", "SliceBackward0"}
+)
+_AFFINE = _MULTIPLES | _SHAPES | {"AddBackward0", "SubBackward0", "RsubBackward0", "RsubBackward1"}
+_ELEMENTWISE = frozenset(
+    {"AddBackward0", "SubBackward0", "RsubBackward0", "RsubBackward1", "PowBackward0", "ErfBackward0", "ExpBackward0"}
+    | {"SpecialNdtrBackward0", "TanhBackward0", "SoftplusBackward0", "ReciprocalBackward0", "RsqrtBackward0"}
+    | {"SqrtBackward0", "Log1PBackward0", "ReluBackward0", "ClampBackward1", "ClampMinBackward0", "ClampMaxBackward0"}
+    | {"HardtanhBackward0", "AbsBackward0", "SinBackward0", "_ProportionalBackward"}
+    | _SIGMOIDS
+    | _MULTIPLES
+)

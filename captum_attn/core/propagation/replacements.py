@@ -1,0 +1,159 @@
+"""What a rule may put in place of a function's gradient. The function itself runs as ever."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from captum_attn.core.propagation.dependents import Dependents, parents
+
+
+@dataclass(frozen=True)
+class Applied:
+    """One torch function that a model calls, for a rule to run it.
+
+    Attributes:
+        function: the torch function.
+        args, kwargs: what the model calls it with.
+        dependents: says which tensors depend on the input.
+        ruled: the autograd nodes that got a rule; :func:`scaled` and :func:`replaced` note theirs.
+    """
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    dependents: Dependents
+    ruled: set[Any] = field(default_factory=set)
+
+    def run(self) -> Any:
+        """What the function returns, with its own gradient."""
+        return self.function(*self.args, **self.kwargs)
+
+    def run_with(self, *args: Any, **kwargs: Any) -> Any:
+        """The same of other arguments, such as a factor that is made a constant, as what this rule makes of it."""
+        result = self.function(*args, **kwargs)
+        self.note(result)
+        return result
+
+    def note(self, result: Tensor) -> None:
+        """Take note that the rule was applied: to the function's node, below views of its result."""
+        node: Any = result.grad_fn
+        while node is not None:
+            self.ruled.add(node)
+            below = list(parents(node)) if "View" in node.name() else []
+            node = below[0] if len(below) == 1 else None
+
+    def depend(self, *operands: Any) -> bool:
+        """Whether all of these are tensors that depend on the input."""
+        return all(map(self.dependents.depends, operands))
+
+
+Rule = Callable[..., Any]
+"""``rule(applied, *args, **kwargs)`` returns what ``applied.run()`` does, bit by bit, with another gradient."""
+
+
+class Linearised(NamedTuple):
+    """A function's output, and what makes the gradient of its input of that of its output.
+
+    Attributes:
+        output: the function's own.
+        pull: maps the output's gradient and the kept tensors to the input's gradient.
+        kept: tensors that ``pull`` needs.
+    """
+
+    output: Tensor
+    pull: Callable[..., Tensor]
+    kept: tuple[Tensor, ...]
+
+
+def replaced(applied: Applied, input: Tensor, linearise: Callable[[Tensor], Linearised]) -> Tensor:
+    """The function's output as a linear function of ``input``, whatever it was.
+
+    Example:
+        >>> from captum_attn.core.propagation import ATTNLRP, Linearised, replaced
+        >>> def softplus(applied, input, beta=1.0, threshold=20.0):
+        ...     def linearise(x):  # the chord from 0
+        ...         output = applied.function(x, beta, threshold)
+        ...         return Linearised(output, torch.mul, ((output / x),))
+        ...     return replaced(applied, input, linearise)
+        >>> mine = ATTNLRP.with_rules("mine", {torch.nn.functional.softplus: softplus})
+    """
+    return _under_rule(_Replaced, applied, input, linearise)
+
+
+def scaled(applied: Applied, result: Tensor, factor: float) -> Tensor:
+    """The same result, with its gradient multiplied by a factor: what each of several factors of a product gets."""
+    node = result.grad_fn
+    if node is None:
+        return result
+    if node.name() in ("CopySlices", "AsStridedBackward0"):
+        raise NotImplementedError(
+            f"{applied.function.__name__} writes a product of two states into a part of a tensor in place, which no "
+            "rule can follow: explain this model with propagation='gradient'"
+        )
+    node.register_prehook(lambda gradients: tuple(g if g is None else g * factor for g in gradients))
+    applied.note(result)
+    return result
+
+
+def constant(applied: Applied, *_: Any, **__: Any) -> Any:
+    """A rule for functions that pass nothing: what they return is a constant."""
+    return applied.run().detach()
+
+
+def proportional(slope_at_zero: float) -> Rule:
+    """The rule of an activation f with f(0) = 0, elementwise: f(x)/x is a constant.
+
+    Args:
+        slope_at_zero: f'(0).
+    """
+
+    def rule(applied: Applied, input: Tensor, *args: Any, inplace: bool = False, **kwargs: Any) -> Tensor:
+        def linearise(x: Tensor) -> Linearised:
+            output = applied.function(x, *args, **kwargs)
+            return Linearised(output, torch.mul, ((output / x).masked_fill_(x == 0, slope_at_zero),))
+
+        return _under_rule(_ProportionalInPlace if inplace else _Proportional, applied, input, linearise)
+
+    return rule
+
+
+def _under_rule(
+    kind: type[torch.autograd.Function], applied: Applied, input: Tensor, linearise: Callable[[Tensor], Linearised]
+) -> Tensor:
+    output: Tensor = kind.apply(linearise, input)
+    applied.note(output)
+    return output
+
+
+class _Replaced(torch.autograd.Function):
+    """A function of one input under a rule."""
+
+    @staticmethod
+    def forward(ctx: Any, linearise: Callable[[Tensor], Linearised], input: Tensor) -> Tensor:
+        output, ctx.pull, kept = linearise(input)
+        ctx.save_for_backward(*kept)
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
+        return None, ctx.pull(gradient, *ctx.saved_tensors)
+
+
+class _Proportional(_Replaced):
+    """An elementwise function, by whose name graphs show it."""
+
+
+class _ProportionalInPlace(_Proportional):
+    @staticmethod
+    def forward(ctx: Any, linearise: Callable[[Tensor], Linearised], input: Tensor) -> Tensor:
+        output, ctx.pull, kept = linearise(input)
+        ctx.save_for_backward(*kept)
+        ctx.mark_dirty(input.copy_(output))
+        return input

@@ -1,0 +1,119 @@
+"""Named sets of rules: which function's gradient is replaced, and by what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from captum_attn.core.propagation.normalisation import group_norm, layer_norm, normalize, rms_norm
+from captum_attn.core.propagation.products import (
+    added_product,
+    einsum,
+    gated_linear_unit,
+    matrix_product,
+    product,
+    product_in_place,
+    quotient,
+)
+from captum_attn.core.propagation.replacements import Applied, Rule, proportional
+
+
+@dataclass(frozen=True)
+class Propagation:
+    """How relevance goes down a model: by plain gradients, or by gradients under rules.
+
+    Attributes:
+        name: of the set.
+        rules: for torch functions, what takes the place of their gradient; others keep it.
+        halves_attention: whether of a product of attention and values each gets half, and of queries and keys.
+        constant_attention: whether attention probabilities are constants, so that values get everything.
+    """
+
+    name: str
+    rules: Mapping[Callable[..., Any], Rule] = field(default_factory=dict, repr=False, hash=False)
+    halves_attention: bool = False
+    constant_attention: bool = False
+
+    def with_rules(self, name: str, rules: Mapping[Callable[..., Any], Rule]) -> Propagation:
+        """The same with other rules for some functions, or rules for more of them.
+
+        Example:
+            >>> from captum_attn.core.propagation import ATTNLRP, constant
+            >>> mine = ATTNLRP.with_rules("mine", {torch.sigmoid: constant})
+        """
+        return replace(self, name=name, rules={**self.rules, **rules})
+
+    def __reduce__(self) -> Any:  # torch's functions do not pickle
+        return (propagation_named, (self.name,)) if self is PROPAGATIONS.get(self.name) else super().__reduce__()
+
+
+def power(applied: Applied, input: Any, exponent: Any, *rest: Any, **options: Any) -> Any:
+    """The rule of x ** p for a number p ≥ 1; other powers keep their gradient."""
+    if not isinstance(exponent, int | float) or exponent < 1 or not applied.depend(input):
+        return applied.run()
+    return proportional(float(exponent == 1))(applied, input, exponent, *rest, **options)
+
+
+def _named(*names: str) -> list[Callable[..., Any]]:
+    """Functions of ``torch``, of its tensors and of ``torch.nn.functional`` that have one of the names."""
+    found = [getattr(home, name, None) for name in names for home in (torch, Tensor, F)]
+    return [function for function in found if function is not None]
+
+
+_ACTIVATIONS = {
+    0.5: _named("gelu", "silu", "hardswish"),
+    0.6: _named("mish"),
+    1.0: _named("tanh", "elu", "celu", "softsign", "hardtanh", "hardtanh_"),
+    1.0507009873554805: _named("selu"),
+    0.0: _named("relu6", "square"),
+}
+_RULES: dict[Callable[..., Any], Rule] = {
+    **{function: proportional(slope) for slope, functions in _ACTIVATIONS.items() for function in functions},
+    **dict.fromkeys(_named("layer_norm"), layer_norm),
+    **dict.fromkeys(_named("rms_norm"), rms_norm),
+    **dict.fromkeys(_named("group_norm"), group_norm),
+    F.normalize: normalize,
+    F.glu: gated_linear_unit,
+    **dict.fromkeys(_named("pow", "__pow__"), power),
+    **dict.fromkeys(_named("mul", "multiply", "__mul__", "__rmul__"), product),
+    **dict.fromkeys(_named("mul_", "multiply_", "__imul__"), product_in_place),
+    **dict.fromkeys(_named("div", "divide", "true_divide", "__truediv__"), quotient),
+    **dict.fromkeys(_named("div_", "divide_", "true_divide_", "__itruediv__"), quotient),
+    **dict.fromkeys(_named("matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "mv", "dot", "inner"), matrix_product),
+    **dict.fromkeys(_named("linear"), matrix_product),
+    **dict.fromkeys(_named("addmm", "baddbmm", "addcmul", "addbmm", "addmv"), added_product),
+    torch.einsum: einsum,
+}
+
+GRADIENT = Propagation("gradient")
+"""Plain gradients: no rules."""
+
+ATTNLRP = Propagation("attnlrp", _RULES, halves_attention=True)
+"""Achtibat et al. 2024, 2402.05602: norms and activations as they scale this input, products in halves, softmax by its
+first-order term."""
+
+CP = Propagation("cp", _RULES, constant_attention=True)
+"""Ali et al. 2022, *XAI for Transformers*, 2202.07304: the same with attention a constant, so that relevance passes
+values alone."""
+
+PROPAGATIONS = {propagation.name: propagation for propagation in (GRADIENT, ATTNLRP, CP)}
+
+
+def propagation_named(propagation: str | Propagation) -> Propagation:
+    """A set of rules, or that of this name.
+
+    Raises:
+        ValueError: another name.
+    """
+    if isinstance(propagation, Propagation):
+        return propagation
+    if propagation not in PROPAGATIONS:
+        raise ValueError(
+            f"propagation must be {', '.join(map(repr, PROPAGATIONS))} or a Propagation, got {propagation!r}"
+        )
+    return PROPAGATIONS[propagation]

@@ -1,0 +1,135 @@
+"""Relevance of the input itself, propagated down to it under rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from captum_attn.core.entrances import baseline_of, by_token
+from captum_attn.core.inputs import ModelInputs
+from captum_attn.core.models import config_of
+from captum_attn.core.patches import at_patches, known_grid, patch_sums
+from captum_attn.core.perturb import Replacement, check_replacement, default_replacement
+from captum_attn.core.propagation import ATTNLRP, Propagation
+from captum_attn.methods.attribution import Explained, OnePassAttribution
+from captum_attn.token_attributions import TokenAttributions
+
+Baseline = Replacement | Literal["mask"]
+
+
+class AttnLRP(OnePassAttribution):
+    """Layer-wise relevance propagation for transformers: the input times its gradient under rules.
+
+    A plain gradient is noisy where layer norms, activations and softmax bend. Under the rules, norms and activations
+    act as they scale this input, and the factors of a product share its relevance; what is left is linear, so that
+    relevance is handed down layer by layer, by one forward and one backward pass on the unchanged model. A token's
+    value is ⟨embedding − baseline, gradient⟩; a pixel's the same of its colours. Signed.
+
+    Read is what the table of embeddings returns for a token, without positions and types. What these, biases, softmax
+    and tokens that do not play absorb is in no value, so that values do not sum to the score.
+
+    LRP is claimed by patents in some countries (the authors' own code says so): ask before commercial use.
+
+    Args:
+        baseline: what an input is compared with: ``"zeros"``, ``"mask"`` for the tokenizer's mask token, a token's id,
+            or for images ``"mean"``, the mean of the image's patches. Default: zeros for text, the mean for images.
+        propagation: the rules: ``"attnlrp"``, or ``"cp"``, under which attention is a constant, so that relevance
+            passes values alone, or your own.
+        model, tokenizer, additional_forward_arg_names: see :class:`captum_attn.AttentionAttribution`.
+
+    Raises:
+        ValueError: another baseline or propagation; when called, a model with functions that hide what they do, or
+            whose input comes in as states of which nothing says whose they are.
+
+    Example:
+        >>> from captum_attn import AttnLRP
+        >>> AttnLRP(model, tokenizer=tokenizer).attribute(batch, target=1).shape
+        torch.Size([2, 6])
+
+    Source: Achtibat et al. 2024, *AttnLRP*, 2402.05602; for ``"cp"``, Ali et al. 2022, *XAI for Transformers: Better
+    Explanations through Conservative Propagation*, 2202.07304.
+    """
+
+    needs_gradients = True
+    reads_features = True
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        *,
+        baseline: Baseline | None = None,
+        propagation: str | Propagation = ATTNLRP,
+        tokenizer: Any | None = None,
+        additional_forward_arg_names: Sequence[str] | None = None,
+    ) -> None:
+        check_baseline(baseline, tokenizer)
+        super().__init__(
+            model,
+            propagation=propagation,
+            tokenizer=tokenizer,
+            additional_forward_arg_names=additional_forward_arg_names,
+        )
+        self.baseline, self.tokenizer = baseline, tokenizer
+
+    def observer(self, explained: Explained) -> None:
+        return None
+
+    def solve(self, explained: Explained, observer: None) -> TokenAttributions:
+        run, tokens = explained.run, explained.tokens
+        baseline = resolved_baseline(self.baseline, run.inputs, self.tokenizer, config_of(run.model))
+        relevance = [
+            (entrance.state.detach() - baseline_of(entrance, run.inputs, tokens, baseline)) * gradient
+            for entrance, gradient in zip(run.entrances, explained.feature_gradients, strict=True)
+        ]
+        return relevance_attributions(explained, relevance)
+
+
+def relevance_attributions(explained: Explained, relevance: Sequence[Tensor]) -> TokenAttributions:
+    """The result where what came in at each of the run's entrances has some relevance, of the shape of its state.
+
+    Raises:
+        ValueError: an input of which nothing says where it comes in, or which of its parts the tokens are.
+    """
+    inputs, players, length = explained.run.inputs, explained.players, explained.run.length
+    if not relevance:
+        raise ValueError(
+            "nothing says where the input comes into the model, so it cannot be given relevance: the model takes it "
+            "in under torch.no_grad(), or computes with it outside of torch"
+        )
+    if inputs.modality == "pixels":
+        (pixels,) = relevance
+        grid = known_grid(explained.grid)
+        patches = at_patches(patch_sums(pixels.sum(1), grid), grid, length)
+        return explained.attributions(patches, of_features=pixels)
+    parts = zip(explained.run.entrances, relevance, strict=True)
+    states = [by_token(entrance, part, inputs).flatten(2) for entrance, part in parts]
+    if states[0].shape[:2] != players.shape:
+        raise ValueError(
+            f"the input has {states[0].shape[1]} tokens, but {length} attend to each other, so nothing says which of "
+            "them are the input's: explain attention, by ShapleyGradAttention(model, propagation=...)"
+        )
+    values = torch.stack([state.sum(-1) for state in states]).sum(0)
+    finer = states[0].masked_fill(~players[..., None], 0.0) if inputs.modality == "embeddings" else None
+    return explained.attributions(values, of_features=finer)
+
+
+def check_baseline(baseline: Any, tokenizer: Any | None) -> None:
+    """Raise ``ValueError`` unless it is one, or None for the default."""
+    if baseline != "mask":
+        check_replacement(baseline)
+    elif tokenizer is None:
+        raise ValueError("baseline='mask' needs the tokenizer that has a mask token: give tokenizer=")
+
+
+def resolved_baseline(
+    baseline: Baseline | None, inputs: ModelInputs, tokenizer: Any | None, config: Any | None
+) -> Replacement:
+    """The baseline that was asked for, or the default of such inputs."""
+    if baseline == "mask":
+        return default_replacement(inputs, tokenizer, config)
+    if baseline is None:
+        return "mean" if inputs.modality == "pixels" else "zeros"
+    return baseline
