@@ -240,6 +240,8 @@ class AttentionCapture(AttentionIntercept):
         call = EagerCall(number, self.owners.innermost(), queries, keys, mixed, seen)
         if self.provenance.gate is not None:
             call.state = self._own_scores(origin)
+        if self.rules is not None and self.rules.propagation.constant_attention:
+            call.shares = Shares(scores=0.0)
         self._begin(call)
         self._file(call, scores, origin, certain=bool(origin.factors) or not followed)
         if torch.is_grad_enabled():
@@ -270,7 +272,7 @@ class AttentionCapture(AttentionIntercept):
         if by_einsum and scores.dim() == 4 and scores.shape[1] == scores.shape[2]:
             self._odd.append(self._odd_softmax(call.layer, scores, "whose queries cannot be told from as many heads"))
         elif certain:
-            self._add(call)
+            self.calls.append(call)
         else:
             odd = self._odd_softmax(call.layer, scores, "whose scores are no products of states")
             self._candidates[call.layer] = call, odd
@@ -294,13 +296,7 @@ class AttentionCapture(AttentionIntercept):
                 call.queries = values
             if self._outline is not None:
                 self._outline.drop(values.calls)
-            self._add(call)
-
-    def _add(self, call: EagerCall) -> None:
-        """Known to be attention."""
-        if self.rules is not None and self.rules.propagation.constant_attention:
-            call.shares = Shares(scores=0.0)
-        self.calls = sorted([*self.calls, call], key=lambda one: one.layer)
+            self.calls = sorted([*self.calls, call], key=lambda one: one.layer)
 
     def sideways(self, number: int, scores: Tensor) -> None:
         if scores.dim() > 2 and self.provenance.of(scores).factors:

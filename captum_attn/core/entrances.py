@@ -12,7 +12,7 @@ from captum_attn.core.perturb import Replacement, replace_tokens
 from captum_attn.core.tokens import Tokens
 
 
-def by_token(entrance: Entrance, values: Tensor, inputs: ModelInputs) -> Tensor:
+def by_token(entrance: Entrance, values: Tensor, inputs: ModelInputs) -> Tensor | None:
     """Values in the form of the entrance's state, as values (B, T, ...) of the tokens that were given.
 
     Encoder-decoder models that read one text twice look it up a second time, shifted by a token: what these states get
@@ -23,23 +23,17 @@ def by_token(entrance: Entrance, values: Tensor, inputs: ModelInputs) -> Tensor:
         values: of the shape of its state.
         inputs: token ids (B, T) or embeddings (B, T, D).
 
-    Raises:
-        ValueError: states of another number of tokens, of which nothing says whose they are.
+    Returns:
+        None where other integers than the tokens' ids were looked up, such as positions that were made of them.
     """
     given, ids = inputs.features, entrance.ids
-    shape = given.shape[:2]
-    if ids is not None and ids.shape == shape and values.shape[:2] == shape:
-        shifted = not torch.equal(ids, given) and torch.equal(ids[:, 1:], given[:, :-1])
-        return torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], 1) if shifted else values
-    if ids is not None and ids.shape == (shape[1], shape[0]) and torch.equal(ids, given.mT):
-        return values.transpose(0, 1)
-    if values.shape[:2] != shape:
-        raise ValueError(
-            f"the model takes {tuple(shape)} tokens in as states of shape {tuple(values.shape)}, so nothing says which "
-            "token each of them is of: relevance of the input cannot be told. Explain its attention, by "
-            "ShapleyGradAttention(model, propagation=...)"
-        )
-    return values
+    if ids is None:
+        return values if values.shape[:2] == given.shape[:2] else None
+    if ids.shape == given.shape and torch.equal(ids, given):
+        return values
+    if ids.shape == given.shape and torch.equal(ids[:, 1:], given[:, :-1]):
+        return torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], 1)
+    return values.transpose(0, 1) if torch.equal(ids, given.mT) else None
 
 
 def baseline_of(entrance: Entrance, inputs: ModelInputs, tokens: Tokens, baseline: Replacement) -> Tensor:

@@ -570,10 +570,13 @@ def understood(model: Callable[..., Any], inputs: ModelInputs, seen: SeenForward
     """What a forward pass of the model means; raises what :func:`observed_forward` documents."""
     run = ObservedForward(seen, inputs)
     seen.capture.provenance.forget()
-    as_it_is = seen.capture.follows and not isinstance(seen.capture, ScaledAttentionCapture)
-    if as_it_is and any(call.mixed for call in run.calls) and model not in _examples_first:
-        _check_examples_first(model, inputs, run)
-        _examples_first.add(model)
+    if any(call.mixed for call in run.calls) and model not in _examples_first:
+        if seen.capture.provenance.shift is not None:
+            with observed_forward(model, inputs, gradients=False):  # which looks at the inputs as they are
+                pass
+        elif seen.capture.follows and not isinstance(seen.capture, ScaledAttentionCapture):
+            _check_examples_first(model, inputs, run)
+            _examples_first.add(model)
     if run.dependence == "moved":
         raise MovedTokensError(
             f"states of tokens in {type(run.model).__name__} do not depend on their own tokens, but on others: the "

@@ -105,11 +105,14 @@ def relevance_attributions(explained: Explained, relevance: Sequence[Tensor]) ->
         patches = at_patches(patch_sums(pixels.sum(1), grid), grid, length)
         return explained.attributions(patches, of_features=pixels)
     parts = zip(explained.run.entrances, relevance, strict=True)
-    states = [by_token(entrance, part, inputs).flatten(2) for entrance, part in parts]
-    if states[0].shape[:2] != players.shape:
+    found = [by_token(entrance, part, inputs) for entrance, part in parts]
+    states = [state.flatten(2) for state in found if state is not None]
+    if not states or states[0].shape[:2] != players.shape:
+        came = ", ".join(str(tuple(part.shape)) for part in relevance)
         raise ValueError(
-            f"the input has {states[0].shape[1]} tokens, but {length} attend to each other, so nothing says which of "
-            "them are the input's: explain attention, by ShapleyGradAttention(model, propagation=...)"
+            f"the input {tuple(inputs.features.shape)} comes into the model as states of shape {came}, and {length} "
+            "tokens attend to each other, so nothing says which state is which token's: explain attention, by "
+            "ShapleyGradAttention(model, propagation=...)"
         )
     values = torch.stack([state.sum(-1) for state in states]).sum(0)
     finer = states[0].masked_fill(~players[..., None], 0.0) if inputs.modality == "embeddings" else None

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
 from captum_attn.core import ModelInputs, observed_forward
@@ -16,6 +17,8 @@ from captum_attn.core.propagation import Propagation
 
 _SOFTMAX = {F.softmax, torch.softmax, Tensor.softmax}
 _CASTS = {Tensor.float: [torch.float32], Tensor.to: [], Tensor.type: []}
+_PLAIN = {"exp", "softplus", "expm1", "log", "sigmoid", "std", "log_sigmoid", "logsigmoid", "sqrt", "rsqrt"}
+_ACCESS = {Tensor.grad_fn.__get__, Tensor.grad.__get__}
 _QUOTIENTS = {torch.div, torch.true_divide, Tensor.div, Tensor.__truediv__}
 
 
@@ -24,18 +27,22 @@ class Ledger(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.calls: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], list[Tensor]]] = []
+        self.calls: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], list[tuple[Tensor, Any]]]] = []
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in _CASTS and args[0].dtype == torch.float64 and torch.float32 in (*args, *kwargs.values(), *_CASTS[func]):
+        if (
+            func in _CASTS
+            and args[0].dtype == torch.float64
+            and torch.float32 in (*args, *kwargs.values(), *_CASTS[func])
+        ):
             return args[0]  # which would round
-        in_place = func.__name__.endswith("_") and not func.__name__.endswith("__") or func.__name__.startswith("__i")
+        in_place = (func.__name__.endswith("_") and not func.__name__.endswith("__")) or func.__name__.startswith("__i")
         kept = tuple(a.clone() if in_place and isinstance(a, Tensor) else a for a in args)
         result = func(*args, **kwargs)
         parts = [part for part in (result if isinstance(result, list | tuple) else [result]) if _follows(part)]
-        if parts and any(map(_follows, [*_tensors(args), *_tensors(kwargs.values())])):
-            self.calls.append((func, kept, kwargs, parts))
+        if parts and func not in _ACCESS:
+            self.calls.append((func, kept, kwargs, [(part, get_gradient_edge(part)) for part in parts]))
         return result
 
 
@@ -56,26 +63,50 @@ def accounts(
     with observed_forward(recorded, inputs, propagation=propagation) as run:
         score = run.output[(slice(None), *target)].sum()
         entrances = [entrance.state for entrance in run.entrances]
-        results = [part for *_, parts in ledger.calls for part in parts]
+        results = [edge for *_, parts in ledger.calls for _, edge in parts]
         every = torch.autograd.grad(score, [*entrances, *results], allow_unused=True)
     of_input = sum(_inner(state, gradient) for state, gradient in zip(entrances, every, strict=False))
     gradients, absorbed = iter(every[len(entrances) :]), torch.zeros((), dtype=torch.float64)
     for func, args, kwargs, parts in ledger.calls:
         own = [next(gradients) for _ in parts]
+        made_by = parts[0][1].node
         if func is F.scaled_dot_product_attention:
             absorbed += _by_attention(own[0], propagation, *args, **kwargs)
         elif func in _SOFTMAX:
-            absorbed += _by_softmax(args[0], own[0], kwargs.get("dim", args[1] if len(args) > 1 else -1), propagation)
+            constant = propagation.constant_attention and made_by.name() == "_ObservedSoftmaxBackward"
+            dim = kwargs.get("dim", args[1] if len(args) > 1 else -1)
+            absorbed += 0.0 if constant else _by_softmax(args[0], own[0], dim)
+        elif _comes_in(made_by, entrances):
+            continue
+        elif func.__name__ in _PLAIN:
+            absorbed += _by_plain_gradient(func, args, kwargs, own[0])
         elif any(gradient is not None for gradient in own):
-            without = func(*_without_input(func, args), **dict(zip(kwargs, _without_input(func, tuple(kwargs.values())))))
+            named = dict(zip(kwargs, _without_input(func, tuple(kwargs.values())), strict=True))
+            without = func(*_without_input(func, args), **named)
             constants = without if isinstance(without, list | tuple) else [without]
             absorbed += sum(_inner(one, gradient) for one, gradient in zip(constants, own, strict=False))
     return run.output.detach(), score.detach(), of_input, absorbed
 
 
-def _by_softmax(scores: Tensor, gradient: Tensor | None, dim: int, propagation: Propagation) -> Tensor:
+def _comes_in(made_by: Any, entrances: list[Tensor]) -> bool:
+    """Whether it is what a model looked up of the explained input, a copy of an entrance's state."""
+    below = [node for node, _ in made_by.next_functions]
+    return made_by.name() == "CloneBackward0" and any(state.grad_fn in below for state in entrances)
+
+
+def _by_plain_gradient(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], gradient: Tensor | None) -> Tensor:
+    """R(y) − R(x) of a function without a rule."""
+    if gradient is None:
+        return torch.zeros((), dtype=torch.float64)
+    input = args[0].detach().requires_grad_()
+    output = func(input, *args[1:], **kwargs)
+    (own,) = torch.autograd.grad(output, input, gradient)
+    return _inner(output, gradient) - _inner(input, own)
+
+
+def _by_softmax(scores: Tensor, gradient: Tensor | None, dim: int) -> Tensor:
     """R(A) − R(S), by the first-order term of softmax."""
-    if gradient is None or propagation.constant_attention:
+    if gradient is None:
         return torch.zeros((), dtype=torch.float64)
     scores = scores.detach().double()
     probabilities = scores.softmax(dim)

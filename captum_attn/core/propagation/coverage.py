@@ -110,14 +110,17 @@ def _plain_name(node: str) -> str:
 
 
 _OURS = re.compile("_(ObservedAttention|ObservedSoftmax|Entrance|Gated)Backward")
-_RULED = {
-    "_ReplacedBackward": "norm",
-    "_ProportionalBackward": "activation",
-    "_ProportionalInPlaceBackward": "activation",
-}
+_RULED = {"_ReplacedBackward": "norm", "_ProportionalBackward": "activation"}
 _PRODUCTS = frozenset(
     {"MulBackward0", "DivBackward0", "MmBackward0", "BmmBackward0", "MvBackward0", "DotBackward0", "AddmmBackward0"}
-    | {"BaddbmmBackward0", "AddcmulBackward0", "AddbmmBackward0", "AddmvBackward0", "LinearBackward0", "GroupedMmBackward0"}
+    | {
+        "BaddbmmBackward0",
+        "AddcmulBackward0",
+        "AddbmmBackward0",
+        "AddmvBackward0",
+        "LinearBackward0",
+        "GroupedMmBackward0",
+    }
 )
 _AS_THEY_ARE = re.compile(  # linear in what depends on the input, piecewise so, or softmax, which keeps its gradient
     r"(T|Add|Sub|Rsub|Neg|Sum|Mean|Nansum|Cumsum|Lerp|Convolution\w*|MkldnnConvolution|Mkldnn\w*|ThnnConv2D|View|UnsafeView|"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,17 +11,19 @@ from torch import Tensor
 from captum_attn.core.propagation.replacements import Applied, scaled
 
 
-def matrix_product(applied: Applied, left: Any, right: Any, *_: Any, **__: Any) -> Any:
+def matrix_product(applied: Applied, *_: Any, **__: Any) -> Any:
     """Of two factors that depend on the input, each gets half."""
-    return scaled(applied, applied.run(), 0.5) if applied.depend(left, right) else applied.run()
+    return scaled(applied, applied.run(), 0.5) if applied.depend(*applied.tensors[:2]) else applied.run()
 
 
-def added_product(applied: Applied, input: Any, left: Any, right: Any, *rest: Any, **options: Any) -> Any:
+def added_product(applied: Applied, *args: Any, **options: Any) -> Any:
     """The same, of a product that is added to something, which gets all of its own."""
-    if not applied.depend(left, right):
+    factors = applied.tensors[-2:]
+    if not applied.depend(*factors):
         return applied.run()
-    halves = [scaled(applied, factor.view_as(factor), 0.5) for factor in (left, right)]
-    return applied.run_with(input, *halves, *rest, **options)
+    halves = {id(factor): scaled(applied, factor.view_as(factor), 0.5) for factor in factors}
+    named = {name: halves.get(id(value), value) for name, value in options.items()}
+    return applied.run_with(*(halves.get(id(value), value) for value in args), **named)
 
 
 def einsum(applied: Applied, _: str, *operands: Any) -> Any:
@@ -30,41 +33,34 @@ def einsum(applied: Applied, _: str, *operands: Any) -> Any:
     return scaled(applied, applied.run(), 1 / count) if count > 1 else applied.run()
 
 
-def product(applied: Applied, left: Any, right: Any, **options: Any) -> Any:
+def product(applied: Applied, input: Any, other: Any, **options: Any) -> Any:
     """Of two factors that depend on the input, each gets half; one that weighs the other is a constant.
 
     Such are gates that are functions of what they gate, as in x · Φ(x) spelled out; sigmoids; and factors with one
     number for several features, as a router's weights, or what a norm divides by.
     """
-    if not applied.depend(left, right):
+    if not applied.depend(input, other):
         return applied.run()
-    if _weighs(applied, right, left):
-        return applied.run_with(left, right.detach(), **options)
-    if _weighs(applied, left, right):
-        return applied.run_with(left.detach(), right, **options)
+    if _weighs(applied, other, input):
+        return applied.run_with(input, other.detach(), **options)
+    if _weighs(applied, input, other):
+        return applied.run_with(input.detach(), other, **options)
     return scaled(applied, applied.run(), 0.5)
 
 
-def product_in_place(applied: Applied, left: Tensor, right: Any) -> Any:
+def product_in_place(applied: Applied, input: Tensor, other: Any) -> Any:
     """The same, where the product takes the place of its first factor."""
-    if not applied.depend(left, right):
+    if not applied.depend(input, other):
         return applied.run()
-    if _weighs(applied, right, left):
-        return applied.run_with(left, right.detach())
-    if not _weighs(applied, left, right):
-        return scaled(applied, applied.run(), 0.5)
-    result: Tensor = applied.run()
-    node: Any = result.grad_fn
-    node.register_hook(lambda gradients, _: (torch.zeros_like(gradients[0]), *gradients[1:]))
-    applied.note(result)
-    return result
+    factors = (input.clone(), other)
+    return input.copy_(product(replace(applied, function=torch.mul, args=factors, kwargs={}), *factors))
 
 
-def quotient(applied: Applied, left: Any, right: Any, **options: Any) -> Any:
+def quotient(applied: Applied, input: Any, other: Any, **options: Any) -> Any:
     """What is divided by is a constant."""
-    if not applied.depend(left, right):
+    if not applied.depend(input, other):
         return applied.run()
-    return applied.run_with(left, right.detach(), **options)
+    return applied.run_with(input, other.detach(), **options)
 
 
 def gated_linear_unit(applied: Applied, input: Tensor, dim: int = -1) -> Any:

@@ -30,6 +30,11 @@ class Applied:
     dependents: Dependents
     ruled: set[Any] = field(default_factory=set)
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Those among the arguments, in order."""
+        return [value for value in (*self.args, *self.kwargs.values()) if isinstance(value, Tensor)]
+
     def run(self) -> Any:
         """What the function returns, with its own gradient."""
         return self.function(*self.args, **self.kwargs)
@@ -41,12 +46,14 @@ class Applied:
         return result
 
     def note(self, result: Tensor) -> None:
-        """Take note that the rule was applied: to the function's node, below views of its result."""
-        node: Any = result.grad_fn
-        while node is not None:
-            self.ruled.add(node)
-            below = list(parents(node)) if "View" in node.name() else []
-            node = below[0] if len(below) == 1 else None
+        """Take note that the rule was applied: to all nodes between the result and what it was made of."""
+        made_of = {tensor.grad_fn for tensor in self.tensors} | {None}
+        waiting: list[Any] = [result.grad_fn]
+        while waiting:
+            node = waiting.pop()
+            if node not in self.ruled:
+                self.ruled.add(node)
+                waiting += [parent for parent in parents(node) if parent not in made_of and node not in made_of]
 
     def depend(self, *operands: Any) -> bool:
         """Whether all of these are tensors that depend on the input."""
@@ -91,11 +98,6 @@ def scaled(applied: Applied, result: Tensor, factor: float) -> Tensor:
     node = result.grad_fn
     if node is None:
         return result
-    if node.name() in ("CopySlices", "AsStridedBackward0"):
-        raise NotImplementedError(
-            f"{applied.function.__name__} writes a product of two states into a part of a tensor in place, which no "
-            "rule can follow: explain this model with propagation='gradient'"
-        )
     node.register_prehook(lambda gradients: tuple(g if g is None else g * factor for g in gradients))
     applied.note(result)
     return result
@@ -118,7 +120,8 @@ def proportional(slope_at_zero: float) -> Rule:
             output = applied.function(x, *args, **kwargs)
             return Linearised(output, torch.mul, ((output / x).masked_fill_(x == 0, slope_at_zero),))
 
-        return _under_rule(_ProportionalInPlace if inplace else _Proportional, applied, input, linearise)
+        output = _under_rule(_Proportional, applied, input, linearise)
+        return input.copy_(output) if inplace else output
 
     return rule
 
@@ -148,12 +151,3 @@ class _Replaced(torch.autograd.Function):
 
 class _Proportional(_Replaced):
     """An elementwise function, by whose name graphs show it."""
-
-
-class _ProportionalInPlace(_Proportional):
-    @staticmethod
-    def forward(ctx: Any, linearise: Callable[[Tensor], Linearised], input: Tensor) -> Tensor:
-        output, ctx.pull, kept = linearise(input)
-        ctx.save_for_backward(*kept)
-        ctx.mark_dirty(input.copy_(output))
-        return input

@@ -26,6 +26,7 @@ NAMES = (
     "NormAttention",
     "GeneralizedAttentionFlow",
     "IntegratedAttention",
+    "AttnLRP",
 )
 METHODS = [getattr(captum_attn, name) for name in NAMES]
 ONE_STACK = ("AttentionRollout", "AttentionFlow", "GenericRelevance", "GradientAttentionRollout")
@@ -149,9 +150,20 @@ def test_the_model_is_left_as_it_was(method):
         assert torch.equal(method(model).attribute(inputs, target=2), expected)
     with left_untouched(model), torch.inference_mode():
         assert torch.equal(method(model).attribute(inputs, target=2), expected)
+    with left_untouched(model), pytest.raises(IndexError, match="target 9 is out of range"):
+        method(model).attribute(inputs, target=9)
+    pickle.loads(pickle.dumps(model))
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method is not captum_attn.AttnLRP])
+def test_layers_heads_and_readouts_that_are_not_there_are_named(method):
+    model, inputs = bert(), text_batch()
     with left_untouched(model), pytest.raises(IndexError, match=r"layers \[7\] out of range"):
         method(model, layers=7).attribute(inputs, target=0)
-    pickle.loads(pickle.dumps(model))
+    with left_untouched(model), pytest.raises(IndexError, match=r"heads \[4\] out of range"):
+        method(model, heads=4).attribute(inputs)
+    with pytest.raises(ValueError, match="readout must be"):
+        method(model, readout="last")
 
 
 @every_method
@@ -174,10 +186,6 @@ def test_bad_input_is_named(method):
         attribution.attribute(inputs, players=torch.zeros(3, 9, dtype=torch.bool))
     with pytest.raises(ValueError, match="internal_batch_size must be at least 1"):
         attribution.attribute(inputs, internal_batch_size=0)
-    with pytest.raises(IndexError, match=r"heads \[4\] out of range"):
-        method(model, heads=4).attribute(inputs)
-    with pytest.raises(ValueError, match="readout must be"):
-        method(model, readout="last")
     with pytest.raises(TypeError, match="model must be a module or a function"):
         method("bert")
     with pytest.raises(TypeError, match="must be a Hugging Face tokenizer"):
