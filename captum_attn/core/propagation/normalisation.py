@@ -85,7 +85,7 @@ def group_norm(
     return replaced(applied, input, linearise)
 
 
-def normalize(applied: Applied, input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Tensor:
+def normalize(applied: Applied, input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, **_: Any) -> Tensor:
     """The length is a constant (``torch.nn.functional.normalize``)."""
 
     def linearise(x: Tensor) -> Linearised:
