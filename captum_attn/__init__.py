@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from captum_attn.methods.generic_relevance import GenericRelevance
     from captum_attn.methods.grad_sam import GradSAM
     from captum_attn.methods.integrated_attention import IntegratedAttention
+    from captum_attn.methods.integrated_attn_lrp import IntegratedAttnLRP
     from captum_attn.methods.mask_tunnel import MaskTunnel
     from captum_attn.methods.norm_attention import NormAttention
     from captum_attn.methods.raw_attention import RawAttention
@@ -41,6 +42,7 @@ __all__ = [
     "GradSAM",
     "GradientAttentionRollout",
     "IntegratedAttention",
+    "IntegratedAttnLRP",
     "MaskTunnel",
     "NormAttention",
     "OnePassAttribution",
@@ -64,6 +66,7 @@ _HOMES = {
     "GradSAM": "captum_attn.methods.grad_sam",
     "GradientAttentionRollout": "captum_attn.methods.rollout",
     "IntegratedAttention": "captum_attn.methods.integrated_attention",
+    "IntegratedAttnLRP": "captum_attn.methods.integrated_attn_lrp",
     "MaskTunnel": "captum_attn.methods.mask_tunnel",
     "NormAttention": "captum_attn.methods.norm_attention",
     "OnePassAttribution": "captum_attn.methods.attribution",

@@ -21,6 +21,7 @@ from captum_attn.core.gradient_check import (
 )
 from captum_attn.core.origins import FEATURES
 from captum_attn.core.patches import NoPatchGrid
+from captum_attn.core.propagation import ATTNLRP
 from captum_attn.core.run import understood
 from captum_attn.core.targets import Selection, as_tuples, no_selection, selected
 from captum_attn.methods import Inputs, ShapleyGradAttention
@@ -104,8 +105,9 @@ def inspect(
 ) -> Inspection:
     """Say what an explanation of the model on this batch is going to see, and check its gradients.
 
-    Runs the model forward and backward once, and then a dozen times, or some dozens, with slightly changed attention:
-    the explained score must change as the gradients say. Two or three examples are enough. The model is left as it was.
+    Runs the model forward and backward once, forward under the rules of AttnLRP, and then a dozen times, or some
+    dozens, with slightly changed attention: the explained score must change as the gradients say. Two or three examples
+    are enough. The model is left as it was.
 
     Args:
         model, inputs, target, additional_forward_args, players: as of
@@ -116,8 +118,8 @@ def inspect(
 
     Returns:
         The attention calls of the pass, which are explained and why the others are not; the players, the readout, the
-        patches, the target and the score; and a verdict. Where an explanation would be refused, the verdict is the
-        refusal, and the table says what was seen.
+        patches, the target and the score; for which functions AttnLRP has rules; and a verdict. Where an explanation
+        would be refused, the verdict is the refusal, and the table says what was seen.
 
     Raises:
         TypeError, ValueError: inputs that are none.
@@ -178,12 +180,19 @@ def _inspected(
         tokens.players  # noqa: B018  (raises where nothing says who plays)
     except (ValueError, RuntimeError, TypeError, IndexError) as error:
         return Inspection(_refused(error), False, _calls(seen.capture, None), facts)
+    facts["rules"] = _of_rules(model, batch)
     if unselected:
         verdict = "not checked: the output has scores for each token, so gradients need target=(token, class)"
         return Inspection(verdict, False, _calls(seen.capture, run), facts)
     if not check:
         return Inspection("not checked: check_gradients=False", False, _calls(seen.capture, run), facts)
     return _judged(model, batch, run, seen.capture, tokens, selection, facts)
+
+
+def _of_rules(model: Callable[..., Any], batch: ModelInputs) -> str:
+    """For which functions AttnLRP has rules."""
+    with seen_forward(model, batch, propagation=ATTNLRP) as seen:
+        return f"AttnLRP's {seen.coverage}"
 
 
 def _read(run: ObservedForward, selection: Selection, tokens: Tokens) -> str:

@@ -18,8 +18,15 @@ from shap.utils import show_progress
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from captum_attn import ShapleyGradAttention, TokenAttributions
+from captum_attn import (
+    AttentionAttribution,
+    AttnLRP,
+    IntegratedAttnLRP,
+    ShapleyGradAttention,
+    TokenAttributions,
+)
 from captum_attn.core import Grid
+from captum_attn.core.propagation import Propagation
 from captum_attn.core.readout import Readout
 from captum_attn.functional import Game
 from captum_attn.methods import CustomGame, Estimator
@@ -31,6 +38,7 @@ from shap_attn.sources import taken_apart
 from shap_attn.texts import TextReader
 
 BatchSize = int | Literal["auto"]
+Method = str | Callable[[Any], AttentionAttribution]
 Array = npt.NDArray[Any]
 _TOKENS_AT_ONCE, _INPUTS_AT_ONCE = 2048, 32  # padded tokens, and inputs, in a batch of automatic size
 
@@ -48,7 +56,12 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
         masker: beside a model, its tokenizer (a fast one, or in a ``shap.maskers.Text``) or its image processor. None
             with a model that takes pixels, such as timm's and torchvision's: images are its own pixel values, as the
             model's transform returns them. Nothing is ever masked.
-        game, sign, layers, heads, readout, estimator: as in :class:`captum_attn.ShapleyGradAttention`.
+        method: what explains: ``"game"``, the Shapley values of the attention game; ``"attnlrp"`` or
+            ``"integrated_attnlrp"``, relevance of the input (:class:`captum_attn.AttnLRP`,
+            :class:`captum_attn.IntegratedAttnLRP`), which is more faithful and no share of v(all players): values do
+            not sum to one; or a function of the model that returns another attribution of captum_attn.
+        game, sign, layers, heads, readout, estimator, propagation: of the game; see
+            :class:`captum_attn.ShapleyGradAttention`.
         outputs: which classes are explained, unless a call says otherwise: one by number or name, several in a list,
             ``"predicted"``, what an operation such as ``shap.Explanation.argsort.flip[:3]`` chooses for each input, or
             None for all. One forward pass serves them all, and each takes a backward pass.
@@ -80,12 +93,14 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
         model: Any,
         masker: Any = None,
         *,
+        method: Method = "game",
         game: Game | CustomGame = "incoming",
         sign: Literal["rectified", "signed"] = "signed",
         layers: Sequence[int] | int | None = None,
         heads: Sequence[int] | int | None = None,
         readout: Readout = "auto",
         estimator: Estimator | None = None,
+        propagation: str | Propagation = "gradient",
         outputs: Outputs = None,
         output_names: Sequence[str] | Mapping[int, str] | None = None,
         words: bool = False,
@@ -110,16 +125,15 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
             raise ValueError("words, special_tokens and max_length are for texts, but the model takes images")
         else:
             self._reader = ImageReader(reads, module)
-        self._attribution = ShapleyGradAttention(
-            module, game=game, sign=sign, layers=layers, heads=heads, readout=readout, estimator=estimator
-        )
-        check_shap_arguments(shap_arguments, sampled=self._is_sampled, own=_SETTINGS)
         given = locals()
         self._settings: dict[str, Any] = {name: given[name] for name in _SETTINGS}
+        of_game = {name: given[name] for name in _OF_GAME}
+        self._attribution = _attribution_by(method, of_game, module)
+        check_shap_arguments(shap_arguments, sampled=self._is_sampled, own=_SETTINGS)
 
     @property
     def _is_sampled(self) -> bool:
-        return self._attribution.estimator is not None
+        return getattr(self._attribution, "estimator", None) is not None
 
     def __repr__(self) -> str:
         kept = ", ".join(f"{name}={self._settings[name]!r}" for name in ("game", "sign", "outputs"))
@@ -314,11 +328,32 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
         )
 
 
-_SETTINGS = tuple(
-    name
-    for name, parameter in inspect.signature(AttentionExplainer.__init__).parameters.items()
-    if parameter.kind is parameter.KEYWORD_ONLY
-)
+_PARAMETERS = inspect.signature(AttentionExplainer.__init__).parameters
+_SETTINGS = tuple(name for name, parameter in _PARAMETERS.items() if parameter.kind is parameter.KEYWORD_ONLY)
+_OF_GAME = ("game", "sign", "layers", "heads", "readout", "estimator", "propagation")
+_OTHER_METHODS: Mapping[str, Callable[..., AttentionAttribution]] = {
+    "attnlrp": AttnLRP,
+    "integrated_attnlrp": IntegratedAttnLRP,
+}
+
+
+def _attribution_by(method: Method, of_game: Mapping[str, Any], module: Any) -> AttentionAttribution:
+    """The attribution of a model that a method means."""
+    if method == "game":
+        return ShapleyGradAttention(module, **of_game)
+    lost = [name for name, value in of_game.items() if value != _PARAMETERS[name].default]
+    if lost:
+        raise ValueError(
+            f"{', '.join(lost)} would have no effect with method={method!r}: they are for method='game'. Give a "
+            "function of the model for settings of another method: method=lambda model: AttnLRP(model, baseline=...)"
+        )
+    if isinstance(method, str) and method not in _OTHER_METHODS:
+        known = ", ".join(map(repr, ["game", *_OTHER_METHODS]))
+        raise ValueError(f"method must be {known}, or a function of the model, got {method!r}")
+    found = _OTHER_METHODS[method](module) if isinstance(method, str) else method(module)
+    if not isinstance(found, AttentionAttribution):
+        raise TypeError(f"method returned {type(found).__name__}, expected an attribution of captum_attn")
+    return found
 
 
 def _rebuilt(kind: type[AttentionExplainer], model: Any, masker: Any, settings: dict[str, Any]) -> AttentionExplainer:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import Enum
+
 import torch
 from torch import Tensor
 
@@ -12,28 +14,42 @@ from captum_attn.core.perturb import Replacement, replace_tokens
 from captum_attn.core.tokens import Tokens
 
 
-def by_token(entrance: Entrance, values: Tensor, inputs: ModelInputs) -> Tensor | None:
-    """Values in the form of the entrance's state, as values (B, T, ...) of the tokens that were given.
+class Layout(Enum):
+    """How the states of an entrance lie to the tokens (B, T) that were given."""
 
-    Encoder-decoder models that read one text twice look it up a second time, shifted by a token: what these states get
-    is their own token's. Sequence-first models look it up transposed.
+    OWN = "a state for each token"
+    SHIFTED = "a token later, as an encoder-decoder model looks up a text that both of its halves read"
+    TRANSPOSED = "sequence first"
 
-    Args:
-        entrance: of text.
-        values: of the shape of its state.
-        inputs: token ids (B, T) or embeddings (B, T, D).
+
+def layout_of(entrance: Entrance, inputs: ModelInputs) -> Layout | None:
+    """How the states of an entrance lie to the tokens of a text.
 
     Returns:
         None where other integers than the tokens' ids were looked up, such as positions that were made of them.
     """
     given, ids = inputs.features, entrance.ids
     if ids is None:
-        return values if values.shape[:2] == given.shape[:2] else None
-    if ids.shape == given.shape and torch.equal(ids, given):
-        return values
+        return Layout.OWN if entrance.state.shape[:2] == given.shape[:2] else None
+    if torch.equal(ids, given):
+        return Layout.OWN
     if ids.shape == given.shape and torch.equal(ids[:, 1:], given[:, :-1]):
+        return Layout.SHIFTED
+    return Layout.TRANSPOSED if torch.equal(ids, given.mT) else None
+
+
+def by_token(values: Tensor, layout: Layout) -> Tensor:
+    """Values in the form of an entrance's state, as values (B, T, ...) of the tokens."""
+    if layout is Layout.SHIFTED:
         return torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], 1)
-    return values.transpose(0, 1) if torch.equal(ids, given.mT) else None
+    return values.transpose(0, 1) if layout is Layout.TRANSPOSED else values
+
+
+def at_entrance(values: Tensor, layout: Layout) -> Tensor:
+    """Values (B, T) of the tokens, as an entrance's states lie; 0 where a state is of none of them."""
+    if layout is Layout.SHIFTED:
+        return torch.cat([torch.zeros_like(values[:, :1]), values[:, :-1]], 1)
+    return values.mT if layout is Layout.TRANSPOSED else values
 
 
 def baseline_of(entrance: Entrance, inputs: ModelInputs, tokens: Tokens, baseline: Replacement) -> Tensor:

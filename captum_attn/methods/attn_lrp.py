@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from captum_attn.core.entrances import baseline_of, by_token
+from captum_attn.core.entrances import baseline_of, by_token, layout_of
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.models import config_of
 from captum_attn.core.patches import at_patches, known_grid, patch_sums
@@ -105,14 +105,13 @@ def relevance_attributions(explained: Explained, relevance: Sequence[Tensor]) ->
         patches = at_patches(patch_sums(pixels.sum(1), grid), grid, length)
         return explained.attributions(patches, of_features=pixels)
     parts = zip(explained.run.entrances, relevance, strict=True)
-    found = [by_token(entrance, part, inputs) for entrance, part in parts]
-    states = [state.flatten(2) for state in found if state is not None]
-    if not states or states[0].shape[:2] != players.shape:
+    laid = [(part, layout_of(entrance, inputs)) for entrance, part in parts]
+    states = [by_token(part, layout).flatten(2) for part, layout in laid if layout is not None]
+    if not states:
         came = ", ".join(str(tuple(part.shape)) for part in relevance)
         raise ValueError(
-            f"the input {tuple(inputs.features.shape)} comes into the model as states of shape {came}, and {length} "
-            "tokens attend to each other, so nothing says which state is which token's: explain attention, by "
-            "ShapleyGradAttention(model, propagation=...)"
+            f"the input {tuple(inputs.features.shape)} comes into the model as states of shape {came}, and nothing "
+            "says which of them is which token's: explain attention, by ShapleyGradAttention(model, propagation=...)"
         )
     values = torch.stack([state.sum(-1) for state in states]).sum(0)
     finer = states[0].masked_fill(~players[..., None], 0.0) if inputs.modality == "embeddings" else None

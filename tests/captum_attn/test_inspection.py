@@ -9,6 +9,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import transformers as hf
 from families import FAMILIES, batch, image_batch, text_batch
 from fine_tuning import tokenizer
@@ -521,7 +522,34 @@ def test_gradients_need_not_be_checked():
     assert found.verdict == "not checked: check_gradients=False"
     assert not found.trusted
     assert errors_by_layer(found) == [None] * 3
-    assert len(forwards) == 1
+    assert len(forwards) == 2  # by plain gradients, and under rules
+
+
+def test_functions_without_a_rule_are_named():
+    class Own(nn.Module):
+        def __init__(self, function):
+            super().__init__()
+            self.model, self.function = FAMILIES["bert"].build(), function
+
+        def forward(self, input_ids, attention_mask):
+            return self.function(self.model(input_ids=input_ids, attention_mask=attention_mask).logits)
+
+    def rules(function):
+        return inspect(Own(function), text_batch(), 1, check_gradients=False).facts["rules"]
+
+    assert rules(torch.tanh) == "AttnLRP's for all functions that bend"
+    assert rules(F.softplus) == "AttnLRP's for all functions that bend, but 'softplus': plain gradients there"
+    assert rules(Hidden.apply) == "AttnLRP's refused, for 'Hidden' hide what they do"
+
+
+class Hidden(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return 2 * gradient
 
 
 # --- Facts -----------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import pickle
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -21,7 +22,7 @@ from small_models import TEXT_MODEL, load_text_model
 from tokenizers_of_every_kind import TOKENIZERS, classifier
 from torch import nn
 
-from captum_attn import ShapleyGradAttention
+from captum_attn import AttnLRP, IntegratedAttnLRP, ShapleyGradAttention
 from captum_attn.functional import GAMES, permutation_shapley
 from shap_attn import AttentionExplainer
 
@@ -707,3 +708,41 @@ def test_many_classes_get_a_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         explainer("a film", outputs="predicted")
+
+
+# --- Other methods ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "method"), [("attnlrp", AttnLRP), ("integrated_attnlrp", IntegratedAttnLRP)])
+def test_relevance_of_the_input_is_what_captums_class_says(name, method, tmp_path):
+    model, tokenizer = load_text_model()
+    texts = ["a gripping film", "not good at all"]
+    explainer = AttentionExplainer(model, tokenizer, method=name)
+    found = explainer(texts, silent=True)
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    for target in (0, 1):
+        expected = method(model, tokenizer=tokenizer).attribute(batch, target=target)
+        assert found[0].values[:, target] == pytest.approx(expected[0, 1:4].numpy(), abs=1e-5)
+    explainer.save(tmp_path / "explainer")
+    again = AttentionExplainer.load(tmp_path / "explainer")(texts, silent=True)
+    assert found[1].values == pytest.approx(again[1].values)
+    own = AttentionExplainer(model, tokenizer, method=partial(method, tokenizer=tokenizer))(texts, silent=True)
+    assert found[1].values == pytest.approx(own[1].values)
+
+
+def test_the_game_is_played_on_gradients_under_rules():
+    model, tokenizer = load_text_model()
+    found = AttentionExplainer(model, tokenizer, propagation="attnlrp")(["a gripping film"], silent=True)
+    batch = tokenizer("a gripping film", return_tensors="pt")
+    expected = ShapleyGradAttention(model, propagation="attnlrp", tokenizer=tokenizer).attribute(batch, target=1)
+    assert found[0].values[:, 1] == pytest.approx(expected[0, 1:4].numpy(), abs=1e-5)
+
+
+def test_methods_and_settings_that_do_not_fit_are_named():
+    model, tokenizer = load_text_model()
+    with pytest.raises(ValueError, match=r"game, layers would have no effect with method='attnlrp'"):
+        AttentionExplainer(model, tokenizer, method="attnlrp", game="cls", layers=1)
+    with pytest.raises(ValueError, match=r"method must be 'game', 'attnlrp', 'integrated_attnlrp', or a function"):
+        AttentionExplainer(model, tokenizer, method="lrp")
+    with pytest.raises(TypeError, match=r"method returned int, expected an attribution of captum_attn"):
+        AttentionExplainer(model, tokenizer, method=lambda module: 3)

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from captum_attn.core import ModelInputs, observed_forward
 from captum_attn.core.propagation import Propagation
+from captum_attn.core.propagation.dependents import Dependents
 
 _SOFTMAX = {F.softmax, torch.softmax, Tensor.softmax}
 _CASTS = {Tensor.float: [torch.float32], Tensor.to: [], Tensor.type: []}
@@ -27,6 +28,7 @@ class Ledger(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
+        self.dependents = Dependents()
         self.calls: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], list[tuple[Tensor, Any]]]] = []
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
@@ -37,10 +39,10 @@ class Ledger(TorchFunctionMode):
             and torch.float32 in (*args, *kwargs.values(), *_CASTS[func])
         ):
             return args[0]  # which would round
-        in_place = (func.__name__.endswith("_") and not func.__name__.endswith("__")) or func.__name__.startswith("__i")
+        in_place = func.__name__.endswith("_") and not func.__name__.endswith("__")
         kept = tuple(a.clone() if in_place and isinstance(a, Tensor) else a for a in args)
         result = func(*args, **kwargs)
-        parts = [part for part in (result if isinstance(result, list | tuple) else [result]) if _follows(part)]
+        parts = [part for part in _tensors([result]) if self.dependents.depends(part)]
         if parts and func not in _ACCESS:
             self.calls.append((func, kept, kwargs, [(part, get_gradient_edge(part)) for part in parts]))
         return result
@@ -171,7 +173,8 @@ def _inner(state: Tensor, gradient: Tensor | None) -> Tensor:
 
 
 def _follows(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.grad_fn is not None
+    """Whether it depends on an input of the model; weights do not, even if they are in the graph."""
+    return Dependents().depends(value)
 
 
 def _tensors(values: Any) -> list[Tensor]:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
+from captum_attn.core.propagation.dependents import kind_of
 from captum_attn.core.propagation.mode import PropagationMode
 from captum_attn.core.propagation.rule_sets import Propagation
 from captum_attn.core.user_warnings import warn_user
@@ -31,11 +32,11 @@ class Coverage:
     hidden: Counter[str]
 
     def __str__(self) -> str:
-        count, total = len(self.ruled), len({*self.ruled, *self.plain})
-        told = f"{count} of {total} functions that bend have a rule"
+        if self.hidden:
+            return f"refused, for {', '.join(map(repr, sorted(self.hidden)))} hide what they do"
         if not self.plain:
-            return told
-        return f"{told}; {', '.join(map(repr, sorted(self.plain)))} pass their gradient"
+            return "for all functions that bend"
+        return f"for all functions that bend, but {', '.join(map(repr, sorted(self.plain)))}: plain gradients there"
 
 
 def check_coverage(coverage: Coverage, propagation: Propagation, model: Any) -> None:
@@ -72,18 +73,19 @@ def coverage_of(output: Tensor, rules: PropagationMode) -> Coverage:
     """
     found = Coverage(Counter(), Counter(), Counter())
     for node in _nodes(output, rules):
-        name = node.name()
+        kind = kind_of(node.name())
         if node in rules.ruled:
-            if not _AS_THEY_ARE.match(name):
-                found.ruled[_RULED.get(name, "product")] += 1
-        elif _OURS.fullmatch(name):
-            found.ruled["attention"] += not name.startswith(("_Entrance", "_Gated"))
-        elif isinstance(node, BackwardCFunction) or "CppNode" in name or "Compiled" in name:
-            found.hidden[name.removesuffix("Backward")] += 1
-        elif name in _PRODUCTS:
-            found.plain[_plain_name(name)] += _depend(node, rules) > 1
-        elif not _AS_THEY_ARE.match(name):
-            found.plain[_plain_name(name)] += 1
+            found.ruled[_RULED.get(kind, "product")] += not _AS_THEY_ARE.fullmatch(kind)
+        elif kind in _OURS:
+            found.ruled["attention"] += 1
+        elif kind in _ENTRANCES:
+            continue
+        elif isinstance(node, BackwardCFunction) or "CppNode" in kind:
+            found.hidden[kind] += 1
+        elif kind in _PRODUCTS:
+            found.plain[kind.lower()] += rules.dependents.parents_that_depend(node) > 1
+        elif not _AS_THEY_ARE.fullmatch(kind):
+            found.plain[kind.lower()] += 1
     return Coverage(+found.ruled, +found.plain, +found.hidden)
 
 
@@ -100,37 +102,18 @@ def _nodes(output: Tensor, rules: PropagationMode) -> Iterator[Any]:
         waiting.extend(parent for parent, _ in node.next_functions)
 
 
-def _depend(node: Any, rules: PropagationMode) -> int:
-    return rules.dependents.parents_that_depend(node)
-
-
-def _plain_name(node: str) -> str:
-    """The function that a node of autograd's graph is of: ``softplus`` of ``SoftplusBackward0``."""
-    return re.sub(r"Backward\d*$", "", node).lower()
-
-
-_OURS = re.compile("_(ObservedAttention|ObservedSoftmax|Entrance|Gated)Backward")
-_RULED = {"_ReplacedBackward": "norm", "_ProportionalBackward": "activation"}
+_OURS = frozenset({"_ObservedAttention", "_ObservedSoftmax"})
+_ENTRANCES = frozenset({"_Entrance", "_Gated"})
+_RULED = {"_Replaced": "norm", "_Proportional": "activation"}
 _PRODUCTS = frozenset(
-    {"MulBackward0", "DivBackward0", "MmBackward0", "BmmBackward0", "MvBackward0", "DotBackward0", "AddmmBackward0"}
-    | {
-        "BaddbmmBackward0",
-        "AddcmulBackward0",
-        "AddbmmBackward0",
-        "AddmvBackward0",
-        "LinearBackward0",
-        "GroupedMmBackward0",
-    }
+    {"Mul", "Div", "Mm", "Bmm", "Mv", "Dot", "Addmm", "Baddbmm", "Addcmul", "Addbmm", "Addmv", "Linear", "GroupedMm"}
 )
 _AS_THEY_ARE = re.compile(  # linear in what depends on the input, piecewise so, or softmax, which keeps its gradient
-    r"(T|Add|Sub|Rsub|Neg|Sum|Mean|Nansum|Cumsum|Lerp|Convolution\w*|MkldnnConvolution|Mkldnn\w*|ThnnConv2D|View|UnsafeView|"
-    r"ViewAs\w*|Reshape\w*|Transpose|Permute|Movedim|Expand|Slice|Select|Split\w*|SafeSplit|UnsafeSplit|Chunk|Cat|Stack|"
-    r"Index\w*|Gather|Scatter\w*|Take\w*|Embedding\w*|Clone|Copy|CopySlices|CopyBackwards|ToCopy|Unsqueeze|Squeeze|Alias|"
-    r"Repeat|Roll|Flip|AsStrided|MaskedFill|MaskedScatter|MaskedSelect|Where|ConstantPadNd|Reflection\w*|Replication\w*|"
-    r"Upsample\w*|AvgPool\w*|AdaptiveAvgPool\w*|MkldnnAdaptiveAvgPool2D|NativeBatchNorm|CudnnBatchNorm|"
-    r"MkldnnBatchNorm|Unbind|Unfold|Im2Col|Col2Im|Fft\w*|Tril|Triu|Diagonal|DiagEmbed|Real|Imag|Conj|ViewAsReal|"
-    r"ViewAsComplex|Trace|Kthvalue|Relu|LeakyRelu|Threshold|Max\w*|Min\w*|Amax|Amin|Abs|Clamp\w*|Topk|Sort|Prelu|"
-    r"NativeDropout|FusedDropout|Softmax|Bernoulli|RepeatInterleave|PixelShuffle|PixelUnshuffle|Segment\w*|"
-    r"Detach|Lift\w*|Narrow|SqueezeMultiple|Sparse\w*|GridSampler\w*|AffineGridGenerator|Glu|Identity)Backward\w*$|"
-    r"torch::autograd::(AccumulateGrad|CopySlices|CopyBackwards)|CopySlices$|CopyBackwards$|AccumulateGrad$"
+    r"T|Add|Sub|Rsub|Neg|Sum|Mean|Nansum|Cumsum|Lerp|\w*Convolution\w*|MkldnnLinear|ThnnConv2D|View\w*|UnsafeView|"
+    r"Reshape\w*|Transpose|Permute|Expand|Slice|Select|\w*Split\w*|Cat|Stack|Index\w*|Gather|Scatter\w*|Take\w*|"
+    r"Embedding\w*|Clone|Copy\w*|ToCopy|Unsqueeze|Squeeze\w*|Alias|Repeat\w*|Roll|Flip|AsStrided|Masked\w*|Where|"
+    r"ConstantPadNd|Reflection\w*|Replication\w*|Upsample\w*|\w*AvgPool\w*|\w*BatchNorm|Unbind|Unfold|Im2Col|Col2Im|"
+    r"Fft\w*|Tril|Triu|Diagonal|DiagEmbed|Real|Imag|Conj|Trace|Pixel\w*|Segment\w*|Detach|Lift\w*|GridSampler\w*|"
+    r"Relu|LeakyRelu|Threshold|Max\w*|Min\w*|Amax|Amin|Abs|Clamp\w*|Topk|Sort|Kthvalue|Prelu\w*|\w*Dropout|Softmax|"
+    r"torch::autograd::\w+"
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator
+from functools import cache
 from typing import Any
 
 from torch import Tensor
@@ -65,7 +67,7 @@ class Dependents:
             place = pending.pop()
             if place in multiples:
                 continue
-            if place[0].name() not in _ELEMENTWISE:
+            if kind_of(place[0].name()) not in _ELEMENTWISE:
                 return False
             pending += [one for one in _places(place[0]) if self.node_depends(one[0])]
         return True
@@ -76,17 +78,17 @@ class Dependents:
         while True:
             yield place
             below = [one for one in _places(place[0]) if self.node_depends(one[0])]
-            if place[0].name() not in _MULTIPLES or len(below) != 1:
+            if kind_of(place[0].name()) not in _MULTIPLES or len(below) != 1:
                 return
             place = below[0]
 
     def _is_sigmoid(self, gate: Tensor) -> bool:
         node, _ = _place(gate)
         while True:
-            if node.name() in _SIGMOIDS:
+            if kind_of(node.name()) in _SIGMOIDS:
                 return True
             below = [parent for parent in parents(node) if self.node_depends(parent)]
-            if node.name() not in _AFFINE or len(below) != 1:
+            if kind_of(node.name()) not in _AFFINE or len(below) != 1:
                 return False
             node = below[0]
 
@@ -108,18 +110,34 @@ def _places(node: Any) -> list[Place]:
     return [(parent, number) for parent, number in node.next_functions if parent is not None]
 
 
-_SIGMOIDS = frozenset({"SigmoidBackward0", "HardsigmoidBackward0"})
-_MULTIPLES = frozenset({"MulBackward0", "DivBackward0", "NegBackward0", "ToCopyBackward0", "CloneBackward0"})
-_SHAPES = frozenset(
-    {"ViewBackward0", "UnsqueezeBackward0", "ExpandBackward0", "TransposeBackward0", "ReshapeAliasBackward0"}
-    | {"UnsafeViewBackward0", "PermuteBackward0", "AliasBackward0", "SqueezeBackward1", "SliceBackward0"}
-)
-_AFFINE = _MULTIPLES | _SHAPES | {"AddBackward0", "SubBackward0", "RsubBackward0", "RsubBackward1"}
+@cache
+def kind_of(name: str) -> str:
+    """The kind of function that a node's name tells, without the number of its signature: Mul of MulBackward0."""
+    return re.sub(r"Backward\d*$", "", name)
+
+
+_SIGMOIDS = frozenset({"Sigmoid", "Hardsigmoid"})
+_MULTIPLES = frozenset({"Mul", "Div", "Neg", "ToCopy", "Clone"})
+_SHAPES = frozenset({"View", "Unsqueeze", "Expand", "Transpose", "ReshapeAlias", "UnsafeView", "Permute", "Alias"})
+_AFFINE = _MULTIPLES | _SHAPES | {"Add", "Sub", "Rsub", "Squeeze", "Slice"}
 _ELEMENTWISE = frozenset(
-    {"AddBackward0", "SubBackward0", "RsubBackward0", "RsubBackward1", "PowBackward0", "ErfBackward0", "ExpBackward0"}
-    | {"SpecialNdtrBackward0", "TanhBackward0", "SoftplusBackward0", "ReciprocalBackward0", "RsqrtBackward0"}
-    | {"SqrtBackward0", "Log1PBackward0", "ReluBackward0", "ClampBackward1", "ClampMinBackward0", "ClampMaxBackward0"}
-    | {"HardtanhBackward0", "AbsBackward0", "SinBackward0", "_ProportionalBackward"}
+    {
+        "Add",
+        "Sub",
+        "Rsub",
+        "Pow",
+        "Erf",
+        "Exp",
+        "Tanh",
+        "Softplus",
+        "Reciprocal",
+        "Rsqrt",
+        "Sqrt",
+        "Log1P",
+        "Abs",
+        "Sin",
+    }
+    | {"Relu", "Clamp", "ClampMin", "ClampMax", "Hardtanh", "_Proportional"}
     | _SIGMOIDS
     | _MULTIPLES
 )

@@ -27,6 +27,7 @@ NAMES = (
     "GeneralizedAttentionFlow",
     "IntegratedAttention",
     "AttnLRP",
+    "IntegratedAttnLRP",
 )
 METHODS = [getattr(captum_attn, name) for name in NAMES]
 ONE_STACK = ("AttentionRollout", "AttentionFlow", "GenericRelevance", "GradientAttentionRollout")
@@ -155,7 +156,7 @@ def test_the_model_is_left_as_it_was(method):
     pickle.loads(pickle.dumps(model))
 
 
-@pytest.mark.parametrize("method", [method for method in METHODS if method is not captum_attn.AttnLRP])
+@pytest.mark.parametrize("method", [method for method in METHODS if "LRP" not in method.__name__])
 def test_layers_heads_and_readouts_that_are_not_there_are_named(method):
     model, inputs = bert(), text_batch()
     with left_untouched(model), pytest.raises(IndexError, match=r"layers \[7\] out of range"):

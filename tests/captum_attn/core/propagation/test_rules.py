@@ -1,0 +1,288 @@
+"""Each rule against its definition, in every form in which models write the function."""
+
+from __future__ import annotations
+
+import math
+import pickle
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from captum_attn import AttentionRollout, AttnLRP, ShapleyGradAttention
+from captum_attn.core import observed_forward, tensor_inputs
+from captum_attn.core.propagation import (
+    ATTNLRP,
+    CP,
+    PROPAGATIONS,
+    Linearised,
+    constant,
+    propagation_named,
+    proportional,
+    replaced,
+)
+
+
+class Between(nn.Module):
+    """A function of states between embeddings that come in as they are and one attention layer."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor], width: int = 4) -> None:
+        super().__init__()
+        self.function = function
+        self.head = nn.Linear(width, 3)
+
+    def forward(self, inputs_embeds: Tensor) -> Tensor:
+        x = self.function(inputs_embeds)
+        x = x + F.scaled_dot_product_attention(*[x[:, None]] * 3)[:, 0]
+        return self.head(x.mean(1))
+
+
+def relevance_in(function: Callable[[Tensor], Tensor], x: Tensor, propagation: Any = ATTNLRP) -> Tensor:
+    """The gradient of what goes into a function, where that of what comes out is known: R_in / x."""
+    torch.manual_seed(0)
+    out: list[Tensor] = []
+
+    def kept(state: Tensor) -> Tensor:
+        out.append(function(state))
+        return out[-1]
+
+    model = Between(kept).to(x.dtype)
+    with observed_forward(model, tensor_inputs(model, x), propagation=propagation) as run:
+        (entrance,) = run.entrances
+        gradients = torch.autograd.grad(run.output[:, 1].sum(), [entrance.state, out[-1]])
+        assert torch.equal(out[-1], function(x))
+    return torch.stack([gradients[0], gradients[1]])
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+
+
+ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
+    "gelu": (F.gelu, 0.5),
+    "gelu, tanh": (lambda x: F.gelu(x, approximate="tanh"), 0.5),
+    "GELU": (nn.GELU(), 0.5),
+    "GELU by erf": (lambda x: x * 0.5 * (1 + torch.erf(x / math.sqrt(2))), 0.5),
+    "GELU by erf, gate first": (lambda x: 0.5 * (1 + (x / math.sqrt(2)).erf()) * x, 0.5),
+    "GELU by Φ": (lambda x: x * torch.special.ndtr(x), 0.5),
+    "GELU by tanh": (
+        lambda x: 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * torch.pow(x, 3)))),
+        0.5,
+    ),
+    "quick GELU": (lambda x: x * torch.sigmoid(1.702 * x), 0.5),
+    "silu": (F.silu, 0.5),
+    "SiLU by sigmoid": (lambda x: torch.sigmoid(x) * x, 0.5),
+    "SiLU by exp": (lambda x: x / (1 + torch.exp(-x)), 0.5),
+    "silu in place": (lambda x: F.silu(x * 1, inplace=True), 0.5),
+    "silu in place, of a view": (lambda x: F.silu((x * 1).view(10, 4), inplace=True).view(2, 5, 4), 0.5),
+    "relu": (torch.relu, 0.0),
+    "relu²": (lambda x: F.relu(x).square(), 0.0),
+    "relu ** 2": (lambda x: F.relu(x) ** 2, 0.0),
+    "tanh": (torch.tanh, 1.0),
+    "soft cap": (lambda x: 30 * torch.tanh(x / 30), 1.0),
+    "mish": (F.mish, 0.6),
+    "hardswish": (F.hardswish, 0.5),
+    "hardswish by relu6": (lambda x: x * F.relu6(x + 3) / 6, 0.5),
+    "elu": (F.elu, 1.0),
+    "selu": (F.selu, 1.0507009873554805),
+    "softsign": (F.softsign, 1.0),
+    "x · x": (lambda x: x * x, 0.0),
+    "x · x, in place": (lambda x: (x * 1).mul_(x), 0.0),
+}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_of_an_activation_its_ratio_is_a_constant(name: str, x: Tensor) -> None:
+    function, slope_at_zero = ACTIVATIONS[name]
+    x[0, 0, 0] = 0.0
+    before, after = relevance_in(function, x)
+    expected = torch.where(x == 0, slope_at_zero, function(x) / x) * after
+    torch.testing.assert_close(before, expected, rtol=1e-10, atol=1e-12)
+
+
+WEIGHT, BIAS = torch.tensor([0.5, -1.0, 2.0, 1.5]), torch.tensor([0.1, 0.2, -0.3, 0.4])
+
+
+def rms(x: Tensor) -> Tensor:
+    return (x.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+
+
+def sigma(x: Tensor) -> Tensor:
+    return (x.var(-1, correction=0, keepdim=True) + 1e-5).sqrt()
+
+
+def centred(x: Tensor) -> Tensor:
+    return x - x.mean(-1, keepdim=True)
+
+
+NORMS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
+    "layer_norm": (
+        lambda x: F.layer_norm(x, (4,), WEIGHT.double(), BIAS.double()),
+        lambda x, g: centred(g * WEIGHT) / sigma(x),
+    ),
+    "layer norm, spelled out": (
+        lambda x: centred(x) * torch.rsqrt(x.var(-1, keepdim=True, correction=0) + 1e-5) * WEIGHT,
+        lambda x, g: centred(g * WEIGHT) / sigma(x),
+    ),
+    "layer norm, divided": (
+        lambda x: centred(x) / torch.sqrt(centred(x).pow(2).mean(-1, keepdim=True) + 1e-5),
+        lambda x, g: centred(g) / sigma(x),
+    ),
+    "rms_norm": (lambda x: F.rms_norm(x, (4,), WEIGHT.double(), 1e-6), lambda x, g: g * WEIGHT / rms(x)),
+    "RMS norm, spelled out": (
+        lambda x: WEIGHT * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)),
+        lambda x, g: g * WEIGHT / rms(x),
+    ),
+    "RMS norm, by a power": (
+        lambda x: x * ((x * x).mean(-1, keepdim=True) + 1e-6) ** -0.5,
+        lambda x, g: g / rms(x),
+    ),
+    "group_norm": (
+        lambda x: F.group_norm(x.mT, 1).mT,
+        lambda x, g: (g - g.mean((1, 2), keepdim=True)) / (x.var((1, 2), correction=0, keepdim=True) + 1e-5).sqrt(),
+    ),
+    "normalize": (lambda x: F.normalize(x, dim=-1), lambda x, g: g / x.norm(dim=-1, keepdim=True)),
+    "unit length": (lambda x: x / x.norm(dim=-1, keepdim=True), lambda x, g: g / x.norm(dim=-1, keepdim=True)),
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_what_a_norm_divides_by_is_a_constant(name: str, x: Tensor) -> None:
+    function, expected = NORMS[name]
+    before, after = relevance_in(function, x)
+    torch.testing.assert_close(before, expected(x, after), rtol=1e-9, atol=1e-10)
+
+
+MATRIX = torch.tensor(
+    [[0.3, -1.0, 0.2, 0.5], [1.0, 0.4, -0.6, 0.1], [0.0, 0.7, 0.9, -0.2], [0.8, -0.3, 0.1, 1.1]]
+).double()
+PRODUCTS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
+    "gated": (
+        lambda x: F.silu(x @ MATRIX) * (x @ MATRIX.T),
+        lambda x, g: (
+            0.5 * (g * (x @ MATRIX.T) * torch.sigmoid(x @ MATRIX)) @ MATRIX.T + 0.5 * (g * F.silu(x @ MATRIX)) @ MATRIX
+        ),
+    ),
+    "LayerScale": (lambda x: x * WEIGHT, lambda x, g: g * WEIGHT),
+    "a sigmoid gate": (lambda x: x * torch.sigmoid(x @ MATRIX), lambda x, g: g * torch.sigmoid(x @ MATRIX)),
+    "one minus a sigmoid gate": (
+        lambda x: (1 - torch.sigmoid(x @ MATRIX)) * x,
+        lambda x, g: g * (1 - torch.sigmoid(x @ MATRIX)),
+    ),
+    "glu": (
+        lambda x: F.glu(torch.cat([x, x @ MATRIX], -1), -1),
+        lambda x, g: g * torch.sigmoid(x @ MATRIX),
+    ),
+    "a router's weight": (
+        lambda x: x * (x @ MATRIX).softmax(-1)[..., :1],
+        lambda x, g: g * (x @ MATRIX).softmax(-1)[..., :1],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_factors_share_unless_one_weighs_the_other(name: str, x: Tensor) -> None:
+    function, expected = PRODUCTS[name]
+    before, after = relevance_in(function, x)
+    torch.testing.assert_close(before, expected(x, after), rtol=1e-9, atol=1e-10)
+
+
+OUTER: dict[str, Callable[[Tensor], Tensor]] = {
+    "matmul": lambda x: x @ x.mT @ x,
+    "bmm": lambda x: torch.bmm(torch.bmm(x, mat2=x.mT), x),
+    "einsum": lambda x: torch.einsum("bij,bkj,bkd->bid", x, x, x),
+    "baddbmm": lambda x: torch.baddbmm(torch.zeros(1).double(), torch.baddbmm(torch.zeros(1).double(), x, x.mT), x),
+    "in place": lambda x: x @ x.mT @ x.clone().mul_(1.0),
+}
+
+
+@pytest.mark.parametrize("name", OUTER)
+def test_products_of_three_hand_all_relevance_on(name: str, x: Tensor) -> None:
+    before, after = relevance_in(OUTER[name], x)
+    torch.testing.assert_close((before * x).sum((1, 2)), (after * OUTER[name](x)).sum((1, 2)))
+
+
+def test_fused_and_eager_attention_agree(x: Tensor) -> None:
+    def fused(x: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(x[:, None], (x @ MATRIX)[:, None], x[:, None])[:, 0]
+
+    def eager(x: Tensor) -> Tensor:
+        return (x @ (x @ MATRIX).mT / 2).softmax(-1) @ x
+
+    for propagation in (ATTNLRP, CP):
+        expected = relevance_in(eager, x, propagation)
+        torch.testing.assert_close(relevance_in(fused, x, propagation), expected)
+
+
+def test_cp_gives_values_alone_all_relevance(x: Tensor) -> None:
+    def attention(x: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(*[x[:, None]] * 3)[:, 0]
+
+    before, after = relevance_in(attention, x, CP)
+    torch.testing.assert_close(before, (x @ x.mT / 2).softmax(-1).mT @ after)
+
+
+class Snake(torch.autograd.Function):
+    """What only its own backward pass knows."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x + x.sin().square()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return gradient * (1 + (2 * x).sin())
+
+
+def test_functions_that_hide_what_they_do_are_refused(x: Tensor) -> None:
+    model = Between(Snake.apply).double()
+    with pytest.raises(ValueError, match=r"hide what they do \(Snake\).*'attnlrp'.*propagation='gradient'"):
+        AttnLRP(model).attribute(x, target=1)
+    assert ShapleyGradAttention(model).attribute(x, target=1).isfinite().all()
+
+
+def test_functions_without_a_rule_are_named(x: Tensor) -> None:
+    model = Between(lambda state: F.softplus(state) + F.gelu(state)).double()
+    with pytest.warns(UserWarning, match=r"'attnlrp' has no rule for functions of Between.*\(softplus\)"):
+        AttnLRP(model).attribute(x, target=1)
+
+
+def test_a_rule_of_ones_own(x: Tensor) -> None:
+    def softplus(applied: Any, input: Tensor, *args: Any) -> Tensor:
+        def chord(state: Tensor) -> Linearised:
+            output = applied.function(state, *args)
+            return Linearised(output, torch.mul, ((output - math.log(2)) / state,))
+
+        return replaced(applied, input, chord)
+
+    mine = ATTNLRP.with_rules("mine", {F.softplus: softplus})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        before, after = relevance_in(F.softplus, x, mine)
+        stopped, passed = relevance_in(lambda x: x + x.sin(), x, mine.with_rules("stop", {Tensor.sin: constant}))
+    torch.testing.assert_close(before, after * (F.softplus(x) - math.log(2)) / x)
+    torch.testing.assert_close(stopped, passed)
+    assert mine.name == "mine"
+    assert ATTNLRP.rules.keys() < mine.rules.keys()
+    with pytest.raises(TypeError, match="missing"):
+        proportional()  # type: ignore[call-arg]
+
+
+def test_names_and_pickles() -> None:
+    for name, propagation in PROPAGATIONS.items():
+        assert propagation_named(name) is propagation
+        assert pickle.loads(pickle.dumps(propagation)) is propagation
+    with pytest.raises(ValueError, match=r"'gradient', 'attnlrp', 'cp' or a Propagation, got 'lrp'"):
+        propagation_named("lrp")
+
+
+def test_methods_without_gradients_take_no_rules(x: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"AttentionRollout reads attention without gradients.*leave it out"):
+        AttentionRollout(Between(F.gelu).double(), propagation="attnlrp").attribute(x)

@@ -1,0 +1,218 @@
+"""Relevance of the input under rules: against a case by hand, captum's gradients, and in every form of input.
+
+The rules themselves, and the models written out: ``core/propagation``.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+import transformers as hf
+from captum.attr import InputXGradient, IntegratedGradients
+from families import FAMILIES, SEP, batch, image_batch, text_batch
+from model_families import candidates
+from models import left_untouched
+from shrunk_models import LABELS, tiny_inputs, tiny_model
+from torch import Tensor, nn
+
+from captum_attn import AttnLRP, IntegratedAttnLRP, ShapleyGradAttention
+from captum_attn.core import mapping_inputs, observed_forward
+from captum_attn.methods import explain_in_one_pass
+
+
+class ByHand(nn.Module):
+    """Two tokens of one number each, 1 and 2: attention, and a gated product with a bias, read from token 0.
+
+    Scores of token 0 are ln 2 · (1 · 1, 1 · 2), its attention is (1/3, 2/3), its state 1/3 + 4/3 = 5/3, and the output
+    ReLU(5/3) · 3 · 5/3 + 1 = 28/3. Of that relevance, the bias absorbs 1, and each factor gets half of 25/3, which both
+    hand on to the state. There, values get half, (1/5, 4/5) · 25/6 = (5/6, 10/3), and attention the other half, as
+    much. Softmax hands s_i (R_i − a_i ΣR) on to a score s_i: ln 2 · (5/6 − 25/18) = −5/9 ln 2, and
+    2 ln 2 · (10/3 − 50/18) = 10/9 ln 2. Of the first, both halves are token 0's; of the second, one is token 1's.
+    """
+
+    def forward(self, inputs_embeds: Tensor) -> Tensor:
+        scores = math.log(2) * inputs_embeds @ inputs_embeds.mT
+        state = (scores[:, None].softmax(-1) @ inputs_embeds[:, None])[:, 0, 0]
+        return F.relu(state) * (3 * state) + 1
+
+
+def test_two_layers_by_hand() -> None:
+    states, log2 = torch.tensor([[[1.0], [2.0]]], dtype=torch.float64), math.log(2)
+    found = AttnLRP(ByHand()).attribute_tokens(states, target=0)
+    assert float(found.scores) == pytest.approx(28 / 3)
+    expected = [5 / 6 - 5 / 9 * log2 + 5 / 9 * log2, 10 / 3 + 5 / 9 * log2]
+    assert found.values[0].tolist() == pytest.approx(expected)
+    found = AttnLRP(ByHand(), propagation="cp").attribute_tokens(states, target=0)
+    assert found.values[0].tolist() == pytest.approx([25 / 3 / 5, 25 / 3 * 4 / 5])
+
+
+@pytest.mark.parametrize("name", ["bert", "vit", "llama"])
+def test_without_rules_it_is_captums_input_times_gradient_and_integrated_gradients(name: str) -> None:
+    family = FAMILIES[name]
+    model = family.build(torch.float64)
+    if family.vision:
+        given, arguments = image_batch(torch.float64)["pixel_values"], {}
+        players = None
+
+        def forward(pixels: Tensor) -> Tensor:
+            return model(pixel_values=pixels).logits
+    else:
+        inputs = text_batch()
+        given = model.get_input_embeddings()(inputs["input_ids"]).detach()
+        arguments = {"additional_forward_args": (inputs["attention_mask"],)}
+        players = inputs["attention_mask"].bool()
+
+        def forward(embeddings: Tensor, mask: Tensor) -> Tensor:
+            return model(inputs_embeds=embeddings, attention_mask=mask).logits
+
+    plain = {"propagation": "gradient", "baseline": "zeros"}
+    found = AttnLRP(model, **plain).attribute(given, 1, **arguments, players=players)
+    expected = InputXGradient(forward).attribute(given, target=1, **arguments)
+    mask = 1 if players is None else players[..., None]
+    torch.testing.assert_close(found, expected * mask)
+    found = IntegratedAttnLRP(model, passes=5, **plain).attribute(given, 1, **arguments, players=players)
+    baseline = given * 0 if players is None else given * ~players[..., None]  # padding stays as it is
+    integrated = IntegratedGradients(forward)
+    expected = integrated.attribute(given, baseline, target=1, n_steps=5, method="gausslegendre", **arguments)
+    rounds = {"rtol": 1e-3, "atol": 1e-5} if name == "llama" else {}  # its norm, to float32
+    torch.testing.assert_close(found, expected * mask, **rounds)
+
+
+@pytest.mark.parametrize("method", [AttnLRP, IntegratedAttnLRP])
+@pytest.mark.parametrize("propagation", ["attnlrp", "cp"])
+def test_pixels_sum_to_patches(method: type[AttnLRP], propagation: str) -> None:
+    model, images = FAMILIES["dinov2"].build(), image_batch()["pixel_values"]
+    attribution = method(model, propagation=propagation)
+    patches, pixels = attribution.attribute_tokens(images, target=1).patches, attribution.attribute(images, target=1)
+    torch.testing.assert_close(pixels.unfold(2, 4, 4).unfold(3, 4, 4).sum((1, 4, 5)), patches)
+    assert pixels[0, 0, :4, :4].std() > 0  # of each pixel its own
+
+
+def test_a_baseline_is_what_the_input_is_compared_with() -> None:
+    model, inputs = FAMILIES["bert"].build(), text_batch()
+    table = model.get_input_embeddings().weight
+    with observed_forward(model, mapping_inputs(model, inputs), propagation=AttnLRP(model).propagation) as run:
+        (entrance,) = run.entrances
+        (gradient,) = run.show([], run.output[:, 1], features=[entrance.state])
+    for baseline, state in ((7, table[7]), ("zeros", 0 * table[7]), (None, 0 * table[7])):
+        found = AttnLRP(model, baseline=baseline).attribute_tokens(inputs, target=1)
+        expected = ((entrance.state - state) * gradient).sum(-1) * found.players
+        torch.testing.assert_close(found.values, expected.detach())
+    images = image_batch()["pixel_values"]
+    vit = FAMILIES["vit"].build()
+    same = images.view(3, 3, 3, 4, 3, 4).mean((2, 4), keepdim=True).expand(3, 3, 3, 4, 3, 4).reshape(images.shape)
+    assert AttnLRP(vit).attribute(images, target=1).abs().max() > 1e-3
+    assert AttnLRP(vit).attribute(same, target=1).abs().max() < 1e-6  # every patch is the mean of all
+    assert AttnLRP(vit, baseline="zeros").attribute(same, target=1).abs().max() > 1e-3
+
+
+def test_bad_baselines_and_passes_are_named() -> None:
+    model = FAMILIES["bert"].build()
+    with pytest.raises(ValueError, match="replacement must be a token id"):
+        AttnLRP(model, baseline="mask token")
+    with pytest.raises(ValueError, match="baseline='mask' needs the tokenizer"):
+        AttnLRP(model, baseline="mask")
+    with pytest.raises(TypeError, match="ids have no baseline 'mean'"):
+        AttnLRP(model, baseline="mean").attribute(text_batch())
+    with pytest.raises(TypeError, match="embeddings have no baseline 4"):
+        AttnLRP(model, baseline=4).attribute(torch.randn(1, 6, 32))
+    for passes in (0, 10, 2.0):
+        with pytest.raises(ValueError, match="passes must be a number from 1 to 9"):
+            IntegratedAttnLRP(model, passes=passes)
+
+
+@pytest.mark.parametrize("method", [AttnLRP, IntegratedAttnLRP])
+def test_a_text_that_is_looked_up_twice_gets_both_parts(method: type[AttnLRP]) -> None:
+    """T5 and BART for classification read the text in the encoder, and shifted by a token in the decoder."""
+    inputs = text_batch()
+    players = inputs["attention_mask"].bool()
+    for name in ("t5", "bart"):
+        attribution = method(FAMILIES[name].build(torch.float64), propagation="cp")
+        assert attribution.attribute_tokens(inputs, target=1, players=players).values.isfinite().all()
+
+
+def test_what_it_gets_twice_and_what_the_start_token_gets_are_all() -> None:
+    model, inputs = FAMILIES["t5"].build(torch.float64), text_batch()  # no biases
+    method, players = AttnLRP(model, propagation="cp"), inputs["attention_mask"].bool()
+    found = method.attribute_tokens(inputs, target=1, players=players)
+    with observed_forward(model, mapping_inputs(model, inputs), propagation=method.propagation) as run:
+        states = [entrance.state for entrance in run.entrances]
+        gradients = run.show([], run.output[:, 1], features=states)
+    encoder, decoder = ((state * part).sum(-1).detach() for state, part in zip(states, gradients, strict=True))
+    others = (encoder * ~players).sum(-1) + decoder[:, 0] + (decoder[:, 1:] * ~players[:, :-1]).sum(-1)
+    torch.testing.assert_close(found.values.sum(-1) + others, found.scores)
+
+
+def test_sequence_first_models_give_tokens_their_own() -> None:
+    chosen = {candidate.model_class: candidate for candidate in candidates()}["XLNetForTokenClassification"]
+    model = tiny_model(getattr(hf, chosen.model_class), LABELS)
+    inputs = tiny_inputs(model, chosen.task)
+    for method in (AttnLRP(model), IntegratedAttnLRP(model)):
+        together = method.attribute(inputs, target=(2, 1))
+        alone = method.attribute({name: part[:1] for name, part in inputs.items()}, target=(2, 1))
+        assert together.shape == inputs["input_ids"].shape
+        torch.testing.assert_close(together[:1], alone, rtol=1e-3, atol=1e-6)
+
+
+def test_all_points_of_a_path_in_one_batch_are_the_points_one_by_one() -> None:
+    model, inputs = FAMILIES["bert"].build(torch.float64), text_batch()
+    whole = IntegratedAttnLRP(model, passes=6).attribute(inputs, target=1)
+    one_by_one = IntegratedAttnLRP(model, passes=6).attribute(inputs, target=1, internal_batch_size=1)
+    torch.testing.assert_close(whole, one_by_one)
+    long = {name: part.repeat(1, 60)[:, :500] for name, part in text_batch().items()}
+    config = hf.BertConfig(vocab_size=60, max_position_embeddings=512, hidden_size=16, num_hidden_layers=1)
+    config.num_attention_heads, config.intermediate_size = 2, 16
+    model = hf.BertForSequenceClassification(config).eval()  # 4 points of 3 × 500 tokens do not fit in a batch
+    one_by_one = IntegratedAttnLRP(model).attribute(long, target=1, internal_batch_size=1)
+    torch.testing.assert_close(IntegratedAttnLRP(model).attribute(long, target=1), one_by_one, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("method", [AttnLRP, IntegratedAttnLRP])
+def test_several_targets_of_one_pass(method: type[AttnLRP]) -> None:
+    model, inputs = FAMILIES["bert"].build().train(), text_batch()
+    with left_untouched(model):
+        both = method(model).attribute_targets(inputs, [0, 2])
+    for target, found in zip((0, 2), both, strict=True):
+        torch.testing.assert_close(found.values, method(model).attribute_tokens(inputs, target=target).values)
+
+
+def test_methods_under_other_rules_do_not_share_a_pass() -> None:
+    model = FAMILIES["bert"].build()
+    inputs = mapping_inputs(model, text_batch())
+    methods = [AttnLRP(model), ShapleyGradAttention(model, propagation="attnlrp")]
+    with observed_forward(model, inputs, propagation=methods[0].propagation) as run:
+        (relevance, game), _ = explain_in_one_pass(run, inputs, methods, target=1, retain_graph=True)
+        with pytest.raises(ValueError, match=r"\['gradient'\] cannot be explained from a pass under 'attnlrp'"):
+            explain_in_one_pass(run, inputs, [ShapleyGradAttention(model)])
+    torch.testing.assert_close(relevance.values, methods[0].attribute_tokens(text_batch(), target=1).values)
+    torch.testing.assert_close(game.values, methods[1].attribute_tokens(text_batch(), target=1).values)
+
+
+def test_input_that_comes_in_as_other_states_than_the_tokens_is_refused() -> None:
+    class Hashed(nn.Module):
+        """Looks up other integers than the tokens' ids."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = FAMILIES["bert"].build()
+
+        def forward(self, input_ids: Tensor) -> Tensor:
+            return self.model(input_ids=input_ids * 31 % 60).logits
+
+    ids = torch.tensor([[2, 9, 11, SEP]])
+    assert ShapleyGradAttention(Hashed()).attribute(ids).isfinite().all()
+    for method in (AttnLRP(Hashed()), IntegratedAttnLRP(Hashed())):
+        with pytest.raises(ValueError, match=r"comes into the model as states of shape \(\d, 4, 32\), and nothing"):
+            method.attribute(ids)
+
+
+def test_batches_are_their_examples() -> None:
+    for name in ("modernbert", "gemma2", "deit"):
+        family = FAMILIES[name]
+        model, inputs = family.build(torch.float32), batch(family)
+        whole = AttnLRP(model).attribute(inputs, target=1)
+        parts = AttnLRP(model).attribute(inputs, target=1, internal_batch_size=1)
+        torch.testing.assert_close(whole, parts, rtol=1e-3, atol=1e-5)
