@@ -115,6 +115,16 @@ def spread_over_pixels(values: Tensor, grid: Grid, height: int, width: int) -> T
     return down.mT @ (values / areas) @ across
 
 
+def painted_over_pixels(values: Tensor, grid: Grid, height: int, width: int) -> Tensor:
+    """Values (..., rows, columns) of patches as those of the pixels (..., h, w) that each covers, in part by its part.
+
+    Raises:
+        ValueError: as :func:`spread_over_pixels`.
+    """
+    down, across = (side.to(values) for side in _coverage(known_grid(grid), height, width))
+    return down.mT @ values @ across
+
+
 def patch_sums(pixels: Tensor, grid: Grid) -> Tensor:
     """Values (..., h, w) of pixels, summed over each patch, (..., rows, columns); of a pixel in two, a part for each.
 

@@ -1,11 +1,13 @@
 """Time and peak memory of an explanation, beside what it is made of and what it replaces.
 
-A classifier of BERT-base size with random weights runs on random ids, in these variants:
+A classifier of BERT-base size, or a decoder of that size as Llama is built, with random weights runs on random ids, in
+these variants:
 
 - ``forward``: a forward pass without a graph, with fused attention (SDPA);
 - ``forward + backward``: the same with frozen weights and a graph, and the gradient of the summed target logits with
   respect to the embeddings: the unit of all ratios;
 - ``explanation``: ``ShapleyGradAttention(model, game=game).attribute_tokens(ids, target)``, for each game;
+- ``AttnLRP``: ``AttnLRP(model).attribute_tokens(ids, target)``;
 - ``eager attention``: the model with ``attn_implementation="eager"`` and ``output_attentions=True``, the gradient of
   the summed target logits with respect to all attentions, and the readout row of the mean of A * ReLU(G).
 
@@ -19,6 +21,7 @@ Writes ``attribution_cost.md`` and ``attribution_cost.png``. Runs on Linux and m
     python examples/benchmarks/attribution_cost.py
     python examples/benchmarks/attribution_cost.py --sizes 1x128,1x512,8x128,1x1536
     python examples/benchmarks/attribution_cost.py --sizes 1x128,8x512 --games cls,mutual --padding
+    python examples/benchmarks/attribution_cost.py --sizes 1x1024 --games incoming --model llama
     python examples/benchmarks/attribution_cost.py --device cuda --dtype bfloat16 --max-tokens 131072
 """
 
@@ -50,14 +53,22 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 from torch import Tensor, nn
 from tqdm import tqdm  # type: ignore[import-untyped]
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+    PreTrainedModel,
+)
 
-from captum_attn import ShapleyGradAttention
+from captum_attn import AttentionAttribution, AttnLRP, ShapleyGradAttention
 from captum_attn.functional import GAMES, Game, shapley_values
 
 BATCHES = (1, 8, 32)
 LENGTHS = (128, 256, 512, 1024, 1536, 2048, 4096)
 FORWARD, UNIT, EXPLANATION, EAGER = "forward", "forward + backward", "explanation", "eager attention"
+RELEVANCE = "AttnLRP"
+MODELS = ("bert", "llama")
 TARGET = 1
 CLS, SEP, PAD, FIRST_WORD = 101, 102, 0, 1000
 GAME_LENGTH = 512
@@ -130,7 +141,7 @@ def main() -> None:
         except torch.OutOfMemoryError:
             sys.exit(OUT_OF_MEMORY)
         return
-    model = bert_base(options)
+    model = random_model(options)
     measurements = [Measurement(case) for case in options.sizes]
     measure_all(options, model, measurements)
     report = markdown(options, measurements, games_cost(options, model))
@@ -147,6 +158,7 @@ def arguments() -> argparse.Namespace:
         "--max-tokens", type=int, default=4096, help="most batch x N without --sizes (default: %(default)s)"
     )
     parser.add_argument("--games", type=games, default=list(GAMES), help=f"some of {','.join(GAMES)} (default: all)")
+    parser.add_argument("--model", choices=MODELS, default="bert", help="default: %(default)s")
     parser.add_argument("--padding", action="store_true", help="half of each batch has half of the length")
     parser.add_argument("--repeats", type=int, default=5, help="least number of rounds (default: %(default)s)")
     parser.add_argument(
@@ -181,14 +193,20 @@ def games(text: str) -> list[Game]:
 # What is measured
 
 
-def bert_base(options: argparse.Namespace) -> BertForSequenceClassification:
-    """A classifier of BERT-base size with random weights, for texts as long as the longest case."""
+def random_model(options: argparse.Namespace) -> PreTrainedModel:
+    """A classifier with random weights, for texts as long as the longest case."""
     longest = max(GAME_LENGTH, *(case.length for case in options.sizes))
-    config = BertConfig(max_position_embeddings=longest, attn_implementation="sdpa")
-    return BertForSequenceClassification(config).eval().to(options.device, getattr(torch, options.dtype))
+    if options.model == "bert":
+        bert = BertConfig(max_position_embeddings=longest, attn_implementation="sdpa")
+        model: PreTrainedModel = BertForSequenceClassification(bert)
+    else:
+        size = {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 12}
+        llama = LlamaConfig(**size, num_key_value_heads=4, max_position_embeddings=longest, pad_token_id=PAD)
+        model = LlamaForSequenceClassification(llama)
+    return model.eval().to(options.device, getattr(torch, options.dtype))
 
 
-def twin(model: BertForSequenceClassification, trainable: bool) -> BertForSequenceClassification:
+def twin(model: PreTrainedModel, trainable: bool) -> PreTrainedModel:
     """A copy of the model that shares its weights, with other settings."""
     weights: dict[int, object] = {id(p): nn.Parameter(p.detach(), trainable) for p in model.parameters()}
     return copy.deepcopy(model, weights)
@@ -206,14 +224,14 @@ def random_inputs(case: Case, options: argparse.Namespace) -> Inputs:
 
 
 def variant_names(chosen: Sequence[Game]) -> list[str]:
-    return [FORWARD, UNIT, *map(explanation_name, chosen), EAGER]
+    return [FORWARD, UNIT, *map(explanation_name, chosen), RELEVANCE, EAGER]
 
 
 def explanation_name(game: Game) -> str:
     return f"{EXPLANATION} ({game})"
 
 
-def variants(model: BertForSequenceClassification, chosen: Sequence[Game]) -> dict[str, Run]:
+def variants(model: PreTrainedModel, chosen: Sequence[Game]) -> dict[str, Run]:
     """The variants by name. Explanation and eager attention get weights as a user has them, not frozen."""
     frozen, eager = twin(model, trainable=False), twin(model, trainable=True)
     eager.set_attn_implementation("eager")
@@ -222,29 +240,30 @@ def variants(model: BertForSequenceClassification, chosen: Sequence[Game]) -> di
         partial(forward, model),
         partial(forward_backward, frozen),
         *explanations,
+        partial(explanation, AttnLRP(model)),
         partial(eager_attention, eager),
     ]
     return dict(zip(variant_names(chosen), runs, strict=True))
 
 
 @torch.no_grad()
-def forward(model: BertForSequenceClassification, inputs: Inputs) -> Tensor:
+def forward(model: PreTrainedModel, inputs: Inputs) -> Tensor:
     logits: Tensor = model(**inputs).logits
     return logits
 
 
-def forward_backward(model: BertForSequenceClassification, inputs: Inputs) -> Tensor:
+def forward_backward(model: PreTrainedModel, inputs: Inputs) -> Tensor:
     words = model.get_input_embeddings()(inputs["input_ids"]).requires_grad_()
     logits = model(inputs_embeds=words, attention_mask=inputs.get("attention_mask")).logits
     (gradient,) = torch.autograd.grad(logits[:, TARGET].sum(), (words,))
     return gradient
 
 
-def explanation(explainer: ShapleyGradAttention, inputs: Inputs) -> Tensor:
+def explanation(explainer: AttentionAttribution, inputs: Inputs) -> Tensor:
     return explainer.attribute_tokens(inputs, target=TARGET).values
 
 
-def eager_attention(model: BertForSequenceClassification, inputs: Inputs) -> Tensor:
+def eager_attention(model: PreTrainedModel, inputs: Inputs) -> Tensor:
     output = model(**inputs, output_attentions=True)
     gradients = torch.autograd.grad(output.logits[:, TARGET].sum(), output.attentions)
     rows = [(a[:, :, 0] * g[:, :, 0].relu()).mean(1) for a, g in zip(output.attentions, gradients, strict=True)]
@@ -254,9 +273,7 @@ def eager_attention(model: BertForSequenceClassification, inputs: Inputs) -> Ten
 # How it is measured
 
 
-def measure_all(
-    options: argparse.Namespace, model: BertForSequenceClassification, measurements: Sequence[Measurement]
-) -> None:
+def measure_all(options: argparse.Namespace, model: PreTrainedModel, measurements: Sequence[Measurement]) -> None:
     """Fill in memory first, so that a variant that does not fit is not timed either."""
     runs = variants(model, options.games)
     with tqdm(total=sum(m.case.tokens for m in measurements), unit="token", smoothing=0) as bar:
@@ -306,7 +323,7 @@ def peak_in_own_process(options: argparse.Namespace, case: Case, variant: str) -
     if variant == EAGER and eager_bytes(case, options) > 0.9 * free_bytes(options.device):
         return None
     command = [sys.executable, str(Path(__file__).resolve()), "--measure-memory", variant, "--sizes", str(case)]
-    command += ["--games", ",".join(options.games), "--dtype", options.dtype]
+    command += ["--games", ",".join(options.games), "--dtype", options.dtype, "--model", options.model]
     command += ["--device", str(options.device), "--threads", str(torch.get_num_threads())]
     command += ["--padding"] * options.padding
     finished = subprocess.run(command, stdout=subprocess.PIPE, text=True)
@@ -319,7 +336,7 @@ def peak_in_own_process(options: argparse.Namespace, case: Case, variant: str) -
 def measure_memory(options: argparse.Namespace, variant: str) -> int:
     """Peak bytes of one call on top of the model and its inputs, in this fresh process."""
     (case,) = options.sizes
-    run = variants(bert_base(options), options.games)[variant]
+    run = variants(random_model(options), options.games)[variant]
     inputs = random_inputs(case, options)
     run(random_inputs(Case(1, 16), options))
     if options.device.type == "cuda":
@@ -372,7 +389,7 @@ def found(pattern: str, text: str) -> str:
     return match[1] if match else ""
 
 
-def games_cost(options: argparse.Namespace, model: BertForSequenceClassification) -> dict[str, list[float]]:
+def games_cost(options: argparse.Namespace, model: PreTrainedModel) -> dict[str, list[float]]:
     """Seconds of the closed forms on one text's influence matrix, and of a forward pass on that text."""
     inputs = random_inputs(Case(1, GAME_LENGTH), argparse.Namespace(device=options.device, padding=False))
     influence = torch.rand(1, GAME_LENGTH, GAME_LENGTH, device=options.device)
@@ -424,7 +441,7 @@ def header(options: argparse.Namespace) -> list[str]:
     return [
         f"- {', '.join(versions)}",
         f"- {device_name(options.device)}, threads: {torch.get_num_threads()}, {options.dtype}",
-        f"- BERT-base dimensions, random weights, {inputs}; at least {options.repeats} rounds",
+        f"- {options.model}, BERT-base dimensions, random weights, {inputs}; at least {options.repeats} rounds",
         f"- {date.today().isoformat()}",
     ]
 
