@@ -3,6 +3,7 @@
     python examples/paper_table.py
     python examples/paper_table.py --data DATA --models MODELS --sets sst2 --rows attention
     python examples/paper_table.py --data DATA --models MODELS --limit 40
+    python examples/paper_table.py --data DATA --models MODELS --sets zebras --only AttnLRP Integrated MaskTunnel
 
 Explains a classifier's predictions by attention, by attention and its gradients, and by Captum's and SHAP's methods,
 takes the tokens with the highest scores away, by [MASK] and by attention knockout, and measures what that does. For
@@ -10,9 +11,9 @@ each data set it writes a table (Markdown and CSV) and a figure; for texts, the 
 attention game against the exact ones, too. What was measured is kept in ``--out``: an interrupted run goes on, and more
 rows are added.
 
-DATA holds ``sst2/dev.tsv`` (sentence, tab, label), ``ag_news/test.jsonl`` and ``imdb/test.jsonl`` (keys text, label);
-MODELS holds ``minilm-sst2``, ``minilm-ag-news`` and ``minilm-imdb``. The shipped models explain handwritten digits and,
-without DATA, made-up reviews.
+DATA holds ``sst2/dev.tsv`` (sentence, tab, label), ``ag_news/test.jsonl`` and ``imdb/test.jsonl`` (keys text, label),
+and photographs in ``photos/targets/zebra``; MODELS holds ``minilm-sst2``, ``minilm-ag-news``, ``minilm-imdb`` and
+``dinov2-zebra``. The shipped models explain handwritten digits and, without DATA, made-up reviews.
 """
 
 from __future__ import annotations
@@ -28,15 +29,23 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
+from captum.attr import IntegratedGradients
+from PIL import Image
 from shap_workflow import made_up_reviews
 from small_models import TEXT_MODEL, digits, load_image_model
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils.logging import disable_progress_bar
 
-from captum_attn import GradSAM, MaskTunnel, ShapleyAttention, ShapleyGradAttention
-from captum_attn.bench import MaskedModel, Scorer, captum_baselines
+from captum_attn import AttnLRP, GradSAM, IntegratedAttnLRP, MaskTunnel, ShapleyAttention, ShapleyGradAttention
+from captum_attn.bench import GradientBaseline, MaskedModel, Scorer, captum_baselines
 from captum_attn.functional import (
     PERCENTAGES,
     ShapleyEstimate,
@@ -54,10 +63,12 @@ TEXT_SETS = {
     "ag_news": ("ag_news/test.jsonl", "minilm-ag-news"),
     "imdb": ("imdb/test.jsonl", "minilm-imdb"),
 }
+PHOTOS = "zebras", ("photos/targets/zebra", "dinov2-zebra")
 SHORT = 15
 MAX_LENGTH = 256
 COALITIONS = 100
 METRICS = ["comprehensiveness", "sufficiency", "f1_macro", "f1_weighted", "seconds"]
+PASSES = (1, 3, 5, 9)
 BUDGETS = (4, 8, 16, 32, 64)
 
 
@@ -76,12 +87,14 @@ def main() -> None:
     disable_progress_bar()
     options = arguments()
     options.out.mkdir(parents=True, exist_ok=True)
-    sets = options.sets or [*(TEXT_SETS if options.data else ["made-up"]), "digits"]
+    sets = options.sets or [*(TEXT_SETS if options.data else ["made-up"]), "digits", *["zebras"] * bool(options.data)]
     report = []
     for name in sets:
         data = read(name, options)
         print(f"{name}: {len(data.inputs)} examples")
         rows, families = methods(data, options.rows)
+        if options.only:
+            rows = {method: rows[method] for method in rows if method.startswith(tuple(options.only))}
         result = evaluate(
             data.model,
             data.inputs,
@@ -95,7 +108,7 @@ def main() -> None:
             file=options.out / f"{name}{'' if options.limit is None else f'-{options.limit}'}.jsonl",
         )
         report.append(written(name, result, families, options.out))
-        if data.tokenizer is not None:
+        if data.tokenizer is not None and not options.only:
             report.append(estimator_table(data, options.out))
     (options.out / "paper_table.md").write_text("\n".join(report), encoding="utf-8")
     print("\n".join(report))
@@ -106,18 +119,21 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of the data sets (default: made-up reviews)")
     parser.add_argument("--models", type=Path, help="folder of the models (default: the shipped model)")
-    parser.add_argument("--sets", nargs="+", choices=[*TEXT_SETS, "made-up", "digits"], help="default: all there are")
+    parser.add_argument(
+        "--sets", nargs="+", choices=[*TEXT_SETS, "made-up", "digits", "zebras"], help="default: all there are"
+    )
     parser.add_argument("--limit", type=int, help="explain the first texts of each set only")
     parser.add_argument(
         "--rows", choices=("attention", "all"), default="all", help="all: Captum's and SHAP's methods, too (slow)"
     )
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="methods whose names begin so (default: all rows)")
     parser.add_argument("--batch-size", type=int, default=32, help="texts at a time (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("out/paper_table"), help="default: %(default)s")
     options = parser.parse_args()
     if (options.data is None) != (options.models is None):
         parser.error("--data and --models go together")
-    if options.data is None and set(options.sets or ()) & set(TEXT_SETS):
-        parser.error(f"the sets {', '.join(TEXT_SETS)} need --data and --models")
+    if options.data is None and set(options.sets or ()) & {*TEXT_SETS, "zebras"}:
+        parser.error(f"the sets {', '.join(TEXT_SETS)} and zebras need --data and --models")
     for folder in filter(None, (options.data, options.models)):
         if not folder.is_dir():
             parser.error(f"there is no folder {folder}")
@@ -129,6 +145,8 @@ def read(name: str, options: argparse.Namespace) -> Data:
     if name == "digits":
         _, _, images, numbers = digits()
         return Data(name, images[: options.limit], numbers[: options.limit], load_image_model(), None)
+    if name == "zebras":
+        return photographs(options)
     file, folder = TEXT_SETS.get(name, ("", ""))
     path = options.models / folder if folder else TEXT_MODEL
     model = AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32)
@@ -149,6 +167,17 @@ def read(name: str, options: argparse.Namespace) -> Data:
         examples = [(text, label) for text, label in examples if len(tokenizer(text)["input_ids"]) - 2 <= SHORT]
     texts, labels = map(list, zip(*examples[: options.limit], strict=True))
     return Data(name, texts, labels, model, tokenizer)
+
+
+def photographs(options: argparse.Namespace) -> Data:
+    """Photographs of zebras, as a vision transformer reads them."""
+    name, (folder, model_folder) = PHOTOS
+    model = AutoModelForImageClassification.from_pretrained(options.models / model_folder, dtype=torch.float32)
+    processor = AutoImageProcessor.from_pretrained(options.models / model_folder)
+    files = sorted((options.data / folder).glob("*.jpg"))[: options.limit]
+    images = [Image.open(file).convert("RGB") for file in files]
+    pixels = processor(images, return_tensors="pt")["pixel_values"]
+    return Data(name, pixels, [int(model.config.label2id["zebra"])] * len(files), model.eval(), None)
 
 
 def methods(data: Data, rows: str) -> tuple[dict[str, Any], dict[str, str]]:
@@ -175,19 +204,36 @@ def methods(data: Data, rows: str) -> tuple[dict[str, Any], dict[str, str]]:
         "MaskTunnel(incoming), 3 copies": MaskTunnel(signed(), tokenizer),
         "MaskTunnel(incoming), 9 copies": MaskTunnel(signed(), tokenizer, rounds=3),
     }
+    lrp, integrated = (
+        partial(AttnLRP, model, tokenizer=tokenizer),
+        partial(IntegratedAttnLRP, model, tokenizer=tokenizer),
+    )
+    by_rules: dict[str, Any] = {
+        "incoming, AttnLRP rules": signed(propagation="attnlrp"),
+        "incoming, rectified, AttnLRP rules": rectified(propagation="attnlrp"),
+        "AttnLRP": lrp(),
+        "CP-LRP": lrp(propagation="cp"),
+        **{f"IntegratedAttnLRP, {passes} passes": integrated(passes=passes) for passes in PASSES},
+    }
     by_input: dict[str, Any] = {}
     if rows == "all":
         masked = MaskedModel(model, tokenizer, batch_size=128)
         by_input = captum_baselines(masked, samples=COALITIONS)
+        by_input["IntegratedGradients, 50 steps"] = GradientBaseline(IntegratedGradients, masked, n_steps=50)
         if tokenizer is not None:
             partition = once(PartitionBaseline(masked))
             by_input["SHAP Partition, 500"] = partition
             by_input["SHAP Partition, 500, absolute (same run)"] = absolute(partition)
         if data.name == "sst2-short":
             by_input["Shapley values, exact"] = ExactBaseline(masked)
-    families = {"attention": by_attention, "attention and gradients": by_gradients, "input": by_input}
+    families = {
+        "attention": by_attention,
+        "attention and gradients": by_gradients,
+        "rules": by_rules,
+        "input": by_input,
+    }
     return (
-        {**by_attention, **by_gradients, **by_input},
+        {name: method for members in families.values() for name, method in members.items()},
         {**{name: family for family, members in families.items() for name in members}, "random": "random"},
     )
 
@@ -236,8 +282,24 @@ def written(name: str, result: Evaluation, families: dict[str, str], out: Path) 
     figure.savefig(out / f"{name}.png", dpi=75)
     plt.close(figure)
     text = f"# {name}, {result.settings.count} examples\n\n{result.to_markdown(METRICS, scale='paper')}"
+    text += f"\n{differences(result)}"
     (out / f"{name}.md").write_text(text, encoding="utf-8")
     return text
+
+
+def differences(result: Evaluation) -> str:
+    """How much more or less faithful methods are than ours of five passes, example by example."""
+    reference = "IntegratedAttnLRP, 5 passes"
+    if reference not in result.methods:
+        return ""
+    frame = result.compare(reference, ["comprehensiveness"], scale="paper")
+    pairs = zip(frame.difference, frame.standard_error, strict=True)
+    cells = frame.assign(cell=[f"{difference:+.3f} ± {error:.3f}" for difference, error in pairs])
+    wide = cells.pivot(index="method", columns="intervention", values="cell").reindex(frame.method.unique())
+    lines = [f"Comprehensiveness less that of {reference}, paired:", "", f"| method | {' | '.join(wide.columns)} |"]
+    lines += ["|---|" + "--:|" * len(wide.columns)]
+    lines += [f"| {name} | {' | '.join(row)} |" for name, row in zip(wide.index, wide.to_numpy(), strict=True)]
+    return "\n".join(lines) + "\n"
 
 
 def estimator_table(data: Data, out: Path) -> str:

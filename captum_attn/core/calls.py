@@ -110,6 +110,10 @@ class AttentionCall(ABC):
         """The column of the first token: behind a sink, 1."""
         return 0
 
+    def note_reached(self, gradient: Tensor) -> None:
+        """Take note of the queries that a gradient (B, H, Q, d) of the output reaches."""
+        self.reached = gradient.any(-1).any(1)
+
     @abstractmethod
     def show(self, observer: Observer, whole_heads: bool = False) -> None:
         """Show the probabilities, without gradients; in tiles of all heads, if wanted."""
@@ -170,7 +174,7 @@ class FusedCall(AttentionCall):
         elif self.parts:
             self._show_together(grad_output)
         else:
-            self.reached = grad_output.any(-1).any(1)
+            self.note_reached(grad_output)
         if self.lowest:
             if self.observer is not None and not self.parts:
                 self.attention.show(self.layer, self.observer, grad_output)
@@ -183,7 +187,7 @@ class FusedCall(AttentionCall):
         others = [part for part in self.parts if part._gradient is not None]
         gradients = [part._gradient for part in others if part._gradient is not None]
         together = torch.cat([grad_output, *gradients], -1)
-        self.reached = together.any(-1).any(1)
+        self.note_reached(together)
         if self.observer is not None:
             values = torch.cat([self.attention.value, *(part.attention.value for part in others)], -1)
             replace(self.attention, value=values).show(self.layer, self.observer, together)
@@ -253,7 +257,7 @@ class EagerCall(AttentionCall):
     def backward(self, gradient: Tensor) -> Tensor | None:
         """Show (A, G) and pass G on."""
         by_head = gradient.reshape(self.probabilities.shape)
-        self.reached = by_head.any(-1).any(1)
+        self.note_reached(by_head)
         if self.observer is not None:
             self.observer(self._tile(widen(by_head[..., self.tokens])))
         return None if self.lowest or not self.shares.scores else gradient

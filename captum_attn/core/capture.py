@@ -24,6 +24,7 @@ from captum_attn.core.origins import NOWHERE, Factors, Origin, Provenance
 from captum_attn.core.outline import Outline
 from captum_attn.core.owners import CallOwners
 from captum_attn.core.propagation.mode import PropagationMode
+from captum_attn.core.propagation.replacements import nodes_between, with_gradient_times
 from captum_attn.core.tiles import Attention
 
 
@@ -39,6 +40,7 @@ class AttentionCapture(AttentionIntercept):
         examples: the batch size; see :class:`~captum_attn.core.intercept.AttentionIntercept`.
         graph: whether the pass may record a graph at all. Without one, nothing says which attention reads what.
         rules: under which the pass runs; None for plain gradients.
+        tiles: whether a backward pass may be asked to show fused attention. If not, PyTorch's own is faster.
 
     Attributes:
         gradients: as given.
@@ -67,9 +69,10 @@ class AttentionCapture(AttentionIntercept):
         examples: int | None = None,
         graph: bool = True,
         rules: PropagationMode | None = None,
+        tiles: bool = True,
     ) -> None:
         super().__init__(examples)
-        self.rules = rules
+        self.rules, self.tiles = rules, tiles
         self.owners = CallOwners(model if isinstance(model, nn.Module) else None)
         self.calls: list[AttentionCall] = []
         self.latest: AttentionCall | None = None
@@ -151,7 +154,10 @@ class AttentionCapture(AttentionIntercept):
         Raises:
             RuntimeError: ``scalar`` does not depend on the recorded attention, or one of the layers ran without a
                 graph.
+            ValueError: an observer, of a pass without tiles.
         """
+        if observer is not None and not self.tiles:
+            raise ValueError("this pass was recorded with tiles=False, so its attention cannot be shown with gradients")
         if not scalar.requires_grad:
             raise RuntimeError(INDEPENDENT)
         without_graph = [call.module for call in self.calls if call.layer in layers and not call.differentiable]
@@ -217,9 +223,29 @@ class AttentionCapture(AttentionIntercept):
             return kernel(query, key, value, mask)
         if self.rules is not None:
             call.shares = self.rules.attention_shares(query, key, value)
-        observed: Tensor = _ObservedAttention.apply(call, call.probe, before, kernel, query, key, value, mask)
+        if self.tiles:
+            observed: Tensor = _ObservedAttention.apply(call, call.probe, before, kernel, query, key, value, mask)
+        else:
+            observed = self._unobserved(call, kernel, query, key, value, mask)
         self.provenance.declare(observed, Origin(0, 1 << (call if first is None else first).layer))
         self._last = observed
+        return observed
+
+    def _unobserved(
+        self, call: FusedCall, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """What fused attention returns, by PyTorch's own backward pass, which is told what to pass on."""
+        operands = [query, key, value] if mask is None else [query, key, value, mask]
+        if not call.shares.scores:
+            query, key, mask = query.detach(), key.detach(), None if mask is None else mask.detach()
+        elif call.shares.scores != 1:
+            query, key = (with_gradient_times(part.view_as(part), call.shares.scores) for part in (query, key))
+        observed = with_gradient_times(kernel(query, key, value, mask), call.shares.output)
+        if observed.requires_grad:
+            observed.register_hook(call.note_reached)
+            call.probe = observed
+        if self.rules is not None:
+            self.rules.ruled_attention.update(nodes_between(observed, operands))
         return observed
 
     def eager(self, number: int, probabilities: Tensor, scores: Tensor) -> Tensor:

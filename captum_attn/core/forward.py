@@ -86,6 +86,7 @@ def seen_forward(
     dependences: bool = False,
     propagation: Propagation = GRADIENT,
     shift: Callable[[Entrance], Tensor] | None = None,
+    tiles: bool = True,
 ) -> Iterator[SeenForward]:
     """Run the model once, whatever attention it has; the arguments are :func:`captum_attn.core.observed_forward`'s.
 
@@ -99,7 +100,7 @@ def seen_forward(
         if scaled:
             capture: AttentionCapture = ScaledAttentionCapture(model, *scaled, rules)
         else:
-            capture = AttentionCapture(model, gradients, len(inputs), graph, rules)
+            capture = AttentionCapture(model, gradients, len(inputs), graph, rules, tiles)
         capture.provenance.gate = Gate() if dependences else None
         capture.provenance.shift = shift
         following = AfterAttentionCapture(capture)

@@ -214,7 +214,7 @@ class ObservedForward:
         if features:
             layers |= {call.layer for call in self.calls}
         hidden = [state.hidden for state in states]
-        gradients = self._backward(selected, show, layers, retain_graph, hidden, features)
+        gradients = self._backward(selected, show if observers else None, layers, retain_graph, hidden, features)
         if all(call.reached is None for call in self.calls if call.layer in layers):
             raise RuntimeError(INDEPENDENT)
         of = [*hidden, *features]
@@ -489,6 +489,7 @@ def observed_forward(
     scaled: tuple[Collection[int], Tensor] | None = None,
     propagation: Propagation = GRADIENT,
     shift: Callable[[Entrance], Tensor] | None = None,
+    tiles: bool = True,
 ) -> Iterator[ObservedForward]:
     """Run the model once, in eval mode, and keep what is needed to explain its output.
 
@@ -505,6 +506,8 @@ def observed_forward(
         propagation: the rules under which gradients go down; the output is the same, bit by bit.
         shift: gives what takes the place of the explained features where they come into the graph: embeddings or
             pixels of the same shape.
+        tiles: whether observers will be shown attention and its gradients. Gradients of states and features alone are
+            had faster without.
 
     Raises:
         TypeError: an output in which there are no scores (hidden states will do for attention alone).
@@ -531,6 +534,7 @@ def observed_forward(
         dependences=first,
         propagation=propagation,
         shift=shift,
+        tiles=tiles,
     ) as seen:
         run = understood(model, inputs, seen)
         if first:

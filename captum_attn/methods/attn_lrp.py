@@ -54,7 +54,7 @@ class AttnLRP(OnePassAttribution):
     """
 
     needs_gradients = True
-    reads_features = True
+    reads_features, reads_attention = True, False
 
     def __init__(
         self,

@@ -376,9 +376,12 @@ class OnePassAttribution(AttentionAttribution):
     reads_features = False
     """Whether :meth:`solve` gets the gradients of the input's features, too."""
 
+    reads_attention = True
+    """Whether there is an observer; else gradients of states or features alone are needed."""
+
     @abstractmethod
     def observer(self, explained: Explained) -> LayerObserver | None:
-        """What is to be kept of each layer; None of a method that needs gradients of states or features alone."""
+        """What is to be kept of each layer; None if ``reads_attention`` is false."""
 
     @abstractmethod
     def solve(self, explained: Explained, observer: Any) -> TokenAttributions:
@@ -427,6 +430,7 @@ class OnePassAttribution(AttentionAttribution):
             self.modules,
             after_attention=self.after_attention,
             propagation=self.propagation,
+            tiles=self.reads_attention,
         ) as run:
             if callable(targets):
                 targets = [target_of_each(column, len(batch)) for column in targets(run.output.detach()).unbind(1)]

@@ -37,13 +37,13 @@ class IntegratedAttnLRP(AttentionAttribution):
 
     - points of the straight path from a baseline to the input, those of a Gauss-Legendre quadrature. Gradients under
       rules bend little, so that few of them do;
-    - the input without the 20 %, and the 10 %, of tokens that are most relevant on the path, where what says the same as
-      they do comes to the fore.
+    - the input without the 20 %, and the 10 %, of tokens that are most relevant on the path, where what says the same
+      as they do comes to the fore.
 
     A token's value is ⟨x − x', mean gradient⟩, x what the table of embeddings returns for it, or its pixels, and x' the
     baseline. Signed. Of ``passes`` forward and backward passes, the last one (of an even number) or two (of an odd one)
-    are those without; the others, an odd number of them, lie on the path. The points of a path are one batch, while that
-    has no more than 2,048 tokens. One more forward pass finds the predicted class of the whole input.
+    are those without; the others, an odd number of them, lie on the path. The points of a path are one batch, while
+    that has no more than 2,048 tokens. One more forward pass finds the predicted class of the whole input.
 
     The most faithful of this library's explanations; the README has figures. LRP is claimed by patents in some
     countries; see :class:`captum_attn.AttnLRP`.
@@ -135,7 +135,9 @@ class IntegratedAttnLRP(AttentionAttribution):
         copies = batch[torch.arange(size, device=batch.features.device).repeat(count)]
         tokens = Tokens(explained.real.repeat(count, 1), explained.players.repeat(count, 1), explained.grid)
         partly = PartlyPresent(copies, tokens, baseline, presences.flatten(0, 1))
-        with observed_forward(self.forward_func, copies, propagation=self.propagation, shift=partly) as run:
+        with observed_forward(
+            self.forward_func, copies, propagation=self.propagation, shift=partly, tiles=False
+        ) as run:
             selection = self.select(run, as_tuples(explained.selection.targets.repeat(count, 1)))
             gradients = run.show([], selection.scores, features=[entrance.state for entrance in run.entrances])
             relevance = [part * gradient for part, gradient in zip(partly.differences, gradients, strict=True)]

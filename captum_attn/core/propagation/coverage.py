@@ -76,7 +76,7 @@ def coverage_of(output: Tensor, rules: PropagationMode) -> Coverage:
         kind = kind_of(node.name())
         if node in rules.ruled:
             found.ruled[_RULED.get(kind, "product")] += not _AS_THEY_ARE.fullmatch(kind)
-        elif kind in _OURS:
+        elif kind in _OURS or node in rules.ruled_attention:
             found.ruled["attention"] += 1
         elif kind in _ENTRANCES:
             continue

@@ -28,6 +28,7 @@ class PropagationMode(TorchFunctionMode):
         propagation: as given.
         dependents: what depends on the input.
         ruled: the autograd nodes under rules.
+        ruled_attention: those of fused attention that PyTorch itself differentiates.
     """
 
     def __init__(self, propagation: Propagation) -> None:
@@ -35,6 +36,7 @@ class PropagationMode(TorchFunctionMode):
         self.propagation = propagation
         self.dependents = Dependents({"_ObservedSoftmaxBackward"} if propagation.constant_attention else ())
         self.ruled: set[Any] = set()
+        self.ruled_attention: set[Any] = set()
 
     def attention_shares(self, query: Tensor, key: Tensor, value: Tensor) -> Shares:
         """What fused attention of these passes on."""
@@ -51,6 +53,7 @@ class PropagationMode(TorchFunctionMode):
         """Let go of the graph, when the forward pass is over."""
         self.dependents.forget()
         self.ruled.clear()
+        self.ruled_attention.clear()
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -47,13 +47,7 @@ class Applied:
 
     def note(self, result: Tensor) -> None:
         """Take note that the rule was applied: to all nodes between the result and what it was made of."""
-        made_of = {tensor.grad_fn for tensor in self.tensors} | {None}
-        waiting: list[Any] = [result.grad_fn]
-        while waiting:
-            node = waiting.pop()
-            if node not in self.ruled:
-                self.ruled.add(node)
-                waiting += [parent for parent in parents(node) if parent not in made_of and node not in made_of]
+        self.ruled.update(nodes_between(result, self.tensors))
 
     def depend(self, *operands: Any) -> bool:
         """Whether all of these are tensors that depend on the input."""
@@ -95,12 +89,28 @@ def replaced(applied: Applied, input: Tensor, linearise: Callable[[Tensor], Line
 
 def scaled(applied: Applied, result: Tensor, factor: float) -> Tensor:
     """The same result, with its gradient multiplied by a factor: what each of several factors of a product gets."""
-    node = result.grad_fn
-    if node is None:
-        return result
-    node.register_prehook(lambda gradients: tuple(g if g is None else g * factor for g in gradients))
     applied.note(result)
-    return result
+    return with_gradient_times(result, factor)
+
+
+def with_gradient_times(tensor: Tensor, factor: float) -> Tensor:
+    """The same tensor, whose gradient is multiplied before it is handed on."""
+    if tensor.grad_fn is not None and factor != 1:
+        tensor.grad_fn.register_prehook(lambda gradients: tuple(g if g is None else g * factor for g in gradients))
+    return tensor
+
+
+def nodes_between(result: Tensor, made_of: Sequence[Tensor]) -> set[Any]:
+    """The nodes of autograd's graph that a function made of its operands, down to theirs."""
+    stop = {tensor.grad_fn for tensor in made_of} | {None}
+    found: set[Any] = set()
+    waiting: list[Any] = [result.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in found:
+            found.add(node)
+            waiting += [parent for parent in parents(node) if parent not in stop and node not in stop]
+    return found
 
 
 def constant(applied: Applied, *_: Any, **__: Any) -> Any:

@@ -63,6 +63,30 @@ def test_the_output_is_the_same_bit_by_bit(name: str, dtype: torch.dtype, propag
         assert not run.coverage.hidden
 
 
+@pytest.mark.parametrize("propagation", [GRADIENT, ATTNLRP, CP], ids=lambda propagation: propagation.name)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_pytorchs_own_backward_pass_and_ours_in_tiles_agree(name: str, propagation: Propagation) -> None:
+    family, model = FAMILIES[name], _built(name, torch.float64)
+    inputs = mapping_inputs(model, batch(family, dtype=torch.float64))
+    found, reached = [], []
+    for tiles in (True, False):
+        with observed_forward(model, inputs, propagation=propagation, tiles=tiles) as run:
+            states = [entrance.state for entrance in run.entrances]
+            found.append(run.show([], run.output[:, 1], retain_graph=True, features=states))
+            reached.append(run.find_readout(run.output[:, 1]))
+    assert torch.equal(*reached)
+    torch.testing.assert_close(*found, rtol=1e-8, atol=1e-12)
+
+
+def test_a_pass_without_tiles_shows_no_attention() -> None:
+    model, inputs = FAMILIES["bert"].build(), batch(FAMILIES["bert"])
+    with (
+        observed_forward(model, mapping_inputs(model, inputs), tiles=False) as run,
+        pytest.raises(ValueError, match="recorded with tiles=False"),
+    ):
+        run.influence(run.output[:, 1], variant="signed")
+
+
 @pytest.mark.parametrize("name", ["llama", "modernbert", "t5"])
 def test_nothing_is_absorbed_where_there_are_no_biases_and_attention_is_constant(name: str) -> None:
     family = FAMILIES[name]
