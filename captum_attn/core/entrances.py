@@ -63,11 +63,15 @@ def baseline_of(entrance: Entrance, inputs: ModelInputs, tokens: Tokens, baselin
 
     Raises:
         TypeError: a baseline that these inputs do not have.
+        ValueError: the mean of patches that are not known, or share pixels.
     """
     if baseline == "zeros":
         return torch.zeros_like(entrance.state)
     if inputs.modality == "pixels" and baseline == "mean":
-        return replace_tokens(inputs, tokens.players, "mean", tokens.grid).features.to(entrance.state)
+        try:
+            return replace_tokens(inputs, tokens.players, "mean", tokens.grid).features.to(entrance.state)
+        except ValueError as error:
+            raise ValueError(f"the mean of the image's patches is no baseline here; 'zeros' is. {error}") from error
     if is_index(baseline) and entrance.table is not None:
         return entrance.table[as_index(baseline)].detach().to(entrance.state)
     raise TypeError(

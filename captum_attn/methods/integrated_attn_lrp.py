@@ -100,36 +100,33 @@ class IntegratedAttnLRP(AttentionAttribution):
     def _relevance(self, batch: ModelInputs, explained: Explained, baseline: Replacement) -> TokenAttributions:
         """The mean over the path, and over contexts that lack what is most relevant on it."""
         contexts = CONTEXTS[: 0 if self.passes == 1 else 1 + self.passes % 2]
-        nodes, weights = (torch.tensor(part.tolist()) for part in leggauss(self.passes - len(contexts)))
-        path = (0.5 * (1 + nodes))[:, None, None].to(explained.real.device).expand(-1, *explained.real.shape)
-        values, of_features = self._averaged(batch, explained, baseline, path, 0.5 * weights)
+        points, shares = (torch.tensor(part.tolist()) / 2 for part in leggauss(self.passes - len(contexts)))
+        path = (0.5 + points)[:, None, None].to(explained.real.device).expand(-1, *explained.real.shape)
+        found = self._averaged(batch, explained, baseline, path, shares)
         if contexts:
-            lacking, _ = top_and_rest(values, explained.players, contexts)
-            shares = torch.full((len(contexts),), 1 / len(contexts))
-            more = self._averaged(batch, explained, baseline, (~lacking).float(), shares)
-            part = len(contexts) / self.passes
-            values = torch.lerp(values, more[0], part)
-            if of_features is not None and more[1] is not None:
-                of_features = torch.lerp(of_features, more[1], part)
-        return explained.attributions(values, of_features=of_features)
+            lacking, _ = top_and_rest(found[0], explained.players, contexts)
+            more = self._averaged(batch, explained, baseline, (~lacking).float(), torch.ones(len(contexts)))
+            part = 1 - len(contexts) / self.passes
+            found = [part * on_path + rest / self.passes for on_path, rest in zip(found, more, strict=True)]
+        return explained.attributions(found[0], of_features=found[1] if len(found) > 1 else None)
 
     def _averaged(
         self, batch: ModelInputs, explained: Explained, baseline: Replacement, presences: Tensor, shares: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        """Relevance of tokens, and of features, the sum over S contexts, each with its share (S,).
+    ) -> list[Tensor]:
+        """Relevance of tokens, and of features if these are embeddings or pixels: a sum over S contexts.
 
         Args:
             presences: (S, B, N), how much of each token is there, from 0, its baseline, to 1.
+            shares: (S,), of the contexts in the sum.
         """
         at_once = max(1, _TOKENS_AT_ONCE // explained.real.numel())
         parts = zip(presences.split(at_once), shares.to(presences.device).split(at_once), strict=True)
         found = [self._at(batch, explained, baseline, *part) for part in parts]
-        finer = [of_features for _, of_features in found if of_features is not None]
-        return torch.stack([values for values, _ in found]).sum(0), torch.stack(finer).sum(0) if finer else None
+        return [torch.stack(same).sum(0) for same in zip(*found, strict=True)]
 
     def _at(
         self, batch: ModelInputs, explained: Explained, baseline: Replacement, presences: Tensor, shares: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> list[Tensor]:
         """The same of as many contexts as fit into one batch."""
         count, size = len(presences), len(batch)
         copies = batch[torch.arange(size, device=batch.features.device).repeat(count)]
@@ -142,11 +139,8 @@ class IntegratedAttnLRP(AttentionAttribution):
             gradients = run.show([], selection.scores, features=[entrance.state for entrance in run.entrances])
             relevance = [part * gradient for part, gradient in zip(partly.differences, gradients, strict=True)]
             found = relevance_attributions(replace(explained, run=run, tokens=tokens, selection=selection), relevance)
-
-        def summed(values: Tensor) -> Tensor:
-            return torch.einsum("s,s...->...", shares.to(values), values.unflatten(0, (count, size)))
-
-        return summed(found.values), None if found.of_features is None else summed(found.of_features)
+        each = [part.unflatten(0, (count, size)) for part in (found.values, found.of_features) if part is not None]
+        return [torch.einsum("s,s...->...", shares.to(part), part) for part in each]
 
 
 @dataclass

@@ -72,4 +72,5 @@ def gated_linear_unit(applied: Applied, input: Tensor, dim: int = -1) -> Any:
 def _weighs(applied: Applied, weight: Tensor, state: Tensor) -> bool:
     """Whether a factor is a weight of the other one."""
     whole = torch.broadcast_shapes(weight.shape, state.shape)
-    return (weight.shape != whole and state.shape == whole) or applied.dependents.gates(weight, state)
+    of_several = state.shape == whole and (weight.dim() == 0 or weight.shape[-1] < whole[-1])
+    return of_several or applied.dependents.gates(weight, state)

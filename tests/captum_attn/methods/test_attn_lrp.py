@@ -15,6 +15,7 @@ from captum.attr import InputXGradient, IntegratedGradients
 from families import FAMILIES, SEP, batch, image_batch, text_batch
 from model_families import candidates
 from models import left_untouched
+from numpy.polynomial.legendre import leggauss
 from shrunk_models import LABELS, tiny_inputs, tiny_model
 from torch import Tensor, nn
 
@@ -79,6 +80,30 @@ def test_without_rules_it_is_captums_input_times_gradient_and_integrated_gradien
     expected = integrated.attribute(given, baseline, target=1, n_steps=1, method="gausslegendre", **arguments)
     rounds = {"rtol": 1e-3, "atol": 1e-5} if name == "llama" else {}  # its norm, to float32
     torch.testing.assert_close(found, expected * mask, **rounds)
+
+
+@pytest.mark.parametrize("passes", range(1, 10))
+def test_the_mean_over_a_path_and_what_is_left(passes: int) -> None:
+    model = FAMILIES["bert"].build(torch.float64)
+    ids = text_batch()["input_ids"][:1]
+    given, other = (model.get_input_embeddings()(part).detach() for part in (ids, torch.full_like(ids, 7)))
+    players = torch.tensor([False, *[True] * 7, False])
+
+    def relevance(presence: Tensor) -> Tensor:
+        state = torch.lerp(other, given, presence.where(players, 1.0)[None, :, None]).requires_grad_()
+        (gradient,) = torch.autograd.grad(model(inputs_embeds=state).logits[0, 1], state)
+        return ((given - other) * gradient)[0].sum(-1) * players
+
+    on_path = {1: 1, 2: 1, 3: 1, 4: 3, 5: 3, 6: 5, 7: 5, 8: 7, 9: 7}[passes]
+    points, weights = (torch.from_numpy(part) / 2 for part in leggauss(on_path))
+    path = [weight * relevance((0.5 + point).expand(9)) for point, weight in zip(points, weights, strict=True)]
+    mean = torch.stack(path).sum(0)
+    order = torch.where(players, mean, -torch.inf).argsort(descending=True)
+    expected = on_path * mean
+    for count in (2, 1)[: passes - on_path]:  # 20 %, and 10 %, of seven tokens
+        expected = expected + relevance(torch.ones(9, dtype=torch.float64).index_fill(0, order[:count], 0.0))
+    method = IntegratedAttnLRP(model, passes=passes, baseline=7, propagation="gradient")
+    torch.testing.assert_close(method.attribute(ids, target=1)[0], expected / passes)
 
 
 @pytest.mark.parametrize("method", [AttnLRP, IntegratedAttnLRP])

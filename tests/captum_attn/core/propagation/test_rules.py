@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from families import FAMILIES, batch
 from torch import Tensor, nn
 
 from captum_attn import AttentionRollout, AttnLRP, ShapleyGradAttention
@@ -178,6 +179,10 @@ PRODUCTS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor],
         lambda x: F.glu(torch.cat([x, x @ MATRIX], -1), -1),
         lambda x, g: g * torch.sigmoid(x @ MATRIX),
     ),
+    "a query that all tokens meet": (
+        lambda x: x * (x[:, :1] @ MATRIX),
+        lambda x, g: 0.5 * g * (x[:, :1] @ MATRIX) + F.pad(0.5 * (g * x).sum(1, keepdim=True) @ MATRIX.T, (0, 0, 0, 4)),
+    ),
     "a router's weight": (
         lambda x: x * (x @ MATRIX).softmax(-1)[..., :1],
         lambda x, g: g * (x @ MATRIX).softmax(-1)[..., :1],
@@ -246,6 +251,39 @@ def test_functions_that_hide_what_they_do_are_refused(x: Tensor) -> None:
     with pytest.raises(ValueError, match=r"hide what they do \(Snake\).*'attnlrp'.*propagation='gradient'"):
         AttnLRP(model).attribute(x, target=1)
     assert ShapleyGradAttention(model).attribute(x, target=1).isfinite().all()
+
+
+def test_encoder_layers_of_pytorch_have_rules() -> None:
+    """``nn.TransformerEncoder``, whose fused kernel never runs here, without biases: nothing is absorbed under CP."""
+
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(8, 2, 16, activation="gelu", batch_first=True, bias=False)
+            self.encoder, self.head = nn.TransformerEncoder(layer, 2), nn.Linear(8, 3, bias=False)
+
+        def forward(self, inputs_embeds: Tensor) -> Tensor:
+            return self.head(self.encoder(inputs_embeds)[:, 0])
+
+    torch.manual_seed(0)
+    model, given = Encoder().double().eval(), torch.randn(2, 5, 8, dtype=torch.float64)
+    players = torch.ones(2, 5, dtype=torch.bool)
+    for frozen in (False, True):
+        found = AttnLRP(model.requires_grad_(not frozen), propagation="cp").attribute_tokens(given, 1, players=players)
+        torch.testing.assert_close(found.values.sum(-1), found.scores)
+
+
+def test_half_precision_gives_about_the_same() -> None:
+    for name in ("bert", "llama", "vit"):
+        family = FAMILIES[name]
+        expected = AttnLRP(family.build()).attribute_tokens(batch(family), target=1).values
+        half = (
+            AttnLRP(family.build(torch.bfloat16)).attribute_tokens(batch(family, dtype=torch.bfloat16), target=1).values
+        )
+        assert (half - expected).norm() < 0.06 * expected.norm()
+        with torch.autocast("cpu", torch.bfloat16):
+            cast = AttnLRP(family.build()).attribute_tokens(batch(family), target=1).values
+        assert (cast - expected).norm() < 0.06 * expected.norm()
 
 
 def test_functions_without_a_rule_are_named(x: Tensor) -> None:
