@@ -41,7 +41,7 @@ class GeneralizedAttentionFlow(OnePassAttribution):
     Args:
         information: ``"attention"``, ``"gradient"`` or ``"attention_gradient"``.
         tolerance: how near to the maximum the central path is left, relative to it.
-        model, layers, heads, readout, tokenizer, additional_forward_arg_names: see
+        model, layers, heads, readout, tokenizer, additional_forward_arg_names, propagation: see
             :class:`captum_attn.AttentionAttribution`. Layers that do not count are left out.
 
     Raises:

@@ -19,7 +19,7 @@ class GenericRelevance(TokenRelevance):
 
     Args:
         rows: ``"readout"`` or ``"incoming"``; see :class:`captum_attn.methods.token_relevance.TokenRelevance`.
-        model, layers, heads, readout, tokenizer, additional_forward_arg_names: see
+        model, layers, heads, readout, tokenizer, additional_forward_arg_names, propagation: see
             :class:`captum_attn.AttentionAttribution`. Layers that do not count are passed over.
 
     Raises:

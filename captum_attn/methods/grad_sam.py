@@ -16,8 +16,8 @@ class GradSAM(OnePassAttribution):
     backward pass, O(N) memory.
 
     Args:
-        model, layers, heads, tokenizer, additional_forward_arg_names: see :class:`captum_attn.AttentionAttribution`.
-            ``readout`` makes no difference.
+        model, layers, heads, tokenizer, additional_forward_arg_names, propagation: see
+            :class:`captum_attn.AttentionAttribution`. ``readout`` makes no difference.
 
     Example:
         >>> from captum_attn import GradSAM

@@ -35,7 +35,7 @@ class IntegratedAttention(AttentionAttribution):
     Args:
         rows: ``"incoming"``, the influence of a token on all tokens that are no padding, or ``"readout"``.
         n_steps: points of the Gauss-Legendre quadrature (the paper takes a sum at 20 equally spaced points).
-        model, layers, heads, readout, tokenizer, additional_forward_arg_names: see
+        model, layers, heads, readout, tokenizer, additional_forward_arg_names, propagation: see
             :class:`captum_attn.AttentionAttribution`.
 
     Raises:

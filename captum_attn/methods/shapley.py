@@ -33,7 +33,8 @@ class AttentionShapley(OnePassAttribution):
     """What :class:`ShapleyGradAttention` and :class:`ShapleyAttention` have in common: all but the influence.
 
     Args:
-        model, layers, heads, tokenizer, additional_forward_arg_names: see :class:`captum_attn.AttentionAttribution`.
+        model, layers, heads, tokenizer, additional_forward_arg_names, propagation: see
+            :class:`captum_attn.AttentionAttribution`.
         game: what a coalition of tokens is worth; see :mod:`captum_attn.functional.games`.
 
             - ``incoming``: its influence on all tokens;
@@ -262,7 +263,7 @@ class ShapleyGradAttention(AttentionShapley):
     The paper's Grad-Att-CLS is ``game="cls", sign="rectified"``.
 
     Args:
-        model, game, layers, heads, readout, tokenizer, estimator, additional_forward_arg_names: see
+        model, game, layers, heads, readout, tokenizer, estimator, additional_forward_arg_names, propagation: see
             :class:`captum_attn.AttentionShapley`.
         sign: ``"signed"`` counts attention that raises the output and attention that lowers it, A ⊙ G;
             ``"rectified"``, the paper's choice, only what raises it, A ⊙ ReLU(G).

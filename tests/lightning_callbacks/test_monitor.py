@@ -31,7 +31,9 @@ from torch.utils.data import DataLoader
 from captum_attn import (
     TTCAV,
     AttentionRollout,
+    AttnLRP,
     GenericRelevance,
+    IntegratedAttnLRP,
     NormAttention,
     ShapleyAttention,
     ShapleyGradAttention,
@@ -65,6 +67,9 @@ def test_faithfulness_is_that_of_evaluate():
         "relevance": GenericRelevance,
         "norms": NormAttention,
         "rollout": AttentionRollout,
+        "rules": partial(ShapleyGradAttention, propagation="attnlrp"),
+        "input": AttnLRP,
+        "integrated": partial(IntegratedAttnLRP, passes=3),
     }
     monitor, _ = validated(module, concepts=None, target=None, faithfulness=methods)
     built = {name: method(module.model, tokenizer=tokenizer()) for name, method in methods.items()}
