@@ -180,19 +180,14 @@ def _inspected(
         tokens.players  # noqa: B018  (raises where nothing says who plays)
     except (ValueError, RuntimeError, TypeError, IndexError) as error:
         return Inspection(_refused(error), False, _calls(seen.capture, None), facts)
-    facts["rules"] = _of_rules(model, batch)
+    with seen_forward(model, batch, propagation=ATTNLRP) as ruled:
+        facts["AttnLRP"] = str(ruled.coverage)
     if unselected:
         verdict = "not checked: the output has scores for each token, so gradients need target=(token, class)"
         return Inspection(verdict, False, _calls(seen.capture, run), facts)
     if not check:
         return Inspection("not checked: check_gradients=False", False, _calls(seen.capture, run), facts)
     return _judged(model, batch, run, seen.capture, tokens, selection, facts)
-
-
-def _of_rules(model: Callable[..., Any], batch: ModelInputs) -> str:
-    """For which functions AttnLRP has rules."""
-    with seen_forward(model, batch, propagation=ATTNLRP) as seen:
-        return f"AttnLRP's {seen.coverage}"
 
 
 def _read(run: ObservedForward, selection: Selection, tokens: Tokens) -> str:

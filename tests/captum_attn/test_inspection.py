@@ -535,11 +535,11 @@ def test_functions_without_a_rule_are_named():
             return self.function(self.model(input_ids=input_ids, attention_mask=attention_mask).logits)
 
     def rules(function):
-        return inspect(Own(function), text_batch(), 1, check_gradients=False).facts["rules"]
+        return inspect(Own(function), text_batch(), 1, check_gradients=False).facts["AttnLRP"]
 
-    assert rules(torch.tanh) == "AttnLRP's for all functions that bend"
-    assert rules(F.softplus) == "AttnLRP's for all functions that bend, but 'softplus': plain gradients there"
-    assert rules(Hidden.apply) == "AttnLRP's refused, for 'Hidden' hide what they do"
+    assert rules(torch.tanh) == "a rule for all that bends"
+    assert rules(F.softplus) == "no rule for 'softplus': plain gradients"
+    assert rules(Hidden.apply) == "refused, for nothing says what these do: 'Hidden'"
 
 
 class Hidden(torch.autograd.Function):

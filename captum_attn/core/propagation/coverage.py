@@ -33,10 +33,8 @@ class Coverage:
 
     def __str__(self) -> str:
         if self.hidden:
-            return f"refused, for {', '.join(map(repr, sorted(self.hidden)))} hide what they do"
-        if not self.plain:
-            return "for all functions that bend"
-        return f"for all functions that bend, but {', '.join(map(repr, sorted(self.plain)))}: plain gradients there"
+            return f"refused, for nothing says what these do: {_quoted(self.hidden)}"
+        return f"no rule for {_quoted(self.plain)}: plain gradients" if self.plain else "a rule for all that bends"
 
 
 def check_coverage(coverage: Coverage, propagation: Propagation, model: Any) -> None:
@@ -58,6 +56,10 @@ def check_coverage(coverage: Coverage, propagation: Propagation, model: Any) -> 
             f"{propagation.name!r} has no rule for functions of {name} that are not linear and pass their plain "
             f"gradient ({_listed(coverage.plain)}); captum_attn.core.propagation says how to add one"
         )
+
+
+def _quoted(functions: Counter[str]) -> str:
+    return ", ".join(map(repr, sorted(functions)))
 
 
 def _listed(functions: Counter[str]) -> str:
