@@ -1,4 +1,4 @@
-"""SHAP's plots, with labels that say what the values are: shares of v(N), the worth of all players.
+"""SHAP's plots, with labels that say what the values are: shares of v(N), the worth of all players, or their sum.
 
 ``bar``, ``beeswarm``, ``decision``, ``force``, ``heatmap``, ``image``, ``text``, ``violin`` and ``waterfall`` take an
 explanation and the options of their namesakes in ``shap.plots``. Those work as well, but they speak of f(x), E[f(X)]
@@ -32,14 +32,14 @@ from shap_attn.plottable import (
     of_many_texts,
 )
 
-_VALUE = "Shapley value in the attention game"
+_VALUE = "attributed value, a share of v(N)"
 _LABELS = (
     (r"SHAP value \(impact on model output\)", _VALUE),
     (r" \(average impact on model output magnitude\)", ""),
-    (r"SHAP value", "attention-game value"),
+    (r"SHAP value", "attributed value"),
     (r"\$E\[f\([xX]\)\]\$|base value", r"$v(\\varnothing)$"),
     (r"\$f\(x\)\$|\bf\(x\)", "$v(N)$"),
-    (r"Model output value", "sum of attention-game values"),
+    (r"Model output value", "sum of attributed values"),
 )
 _NAMES = ("feature_names", "labels", "legend_labels", "out_names", "title", "true_labels")
 """Options of SHAP's plots that are somebody's names."""
@@ -66,7 +66,7 @@ def relabel(figure: Figure | None = None) -> Figure:
         >>> explanation = AttentionExplainer(model, tokenizer)("a gripping film")
         >>> axes = shap.plots.bar(explanation[0, :, "positive"], show=False)
         >>> relabel(axes.figure).axes[0].get_xlabel()
-        'attention-game value'
+        'attributed value'
     """
     figure = plt.gcf() if figure is None else figure
     if not isinstance(figure, Figure):

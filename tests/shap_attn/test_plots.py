@@ -57,7 +57,7 @@ def test_labels_of_a_row(explanation, plot):
 def test_labels_of_many_rows(explanation, plot):
     plot(pool(explanation)[:, :, "positive"], show=False)
     assert not [label for label in labels() if CLAIMS.search(label)]
-    assert any(re.search(r"attention game|attention-game", label) for label in labels())
+    assert any(re.search("attributed value", label) for label in labels())
 
 
 def test_shaps_own_labels_do_claim_it(explanation):
@@ -118,7 +118,7 @@ def test_only_the_given_axes_are_relabelled(explanation):
     plt.figure()  # another current figure
     plots.bar(explanation[0, :, "positive"], ax=right, show=False)
     assert left.get_xlabel() == "SHAP value"
-    assert right.get_xlabel() == "attention-game value (× 0.001)"
+    assert right.get_xlabel() == "attributed value (× 0.001)"
 
 
 def test_explanations_of_shap_keep_shaps_labels(explanation):

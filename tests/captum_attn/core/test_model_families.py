@@ -6,13 +6,20 @@ The families of :mod:`families`, BERT to BEiT, have a closer look in ``test_fami
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import model_families
 import pytest
 import torch
+import transformers
 from families import on
+from ledger import accounts
 from model_families import MARKS, TOLERANCE, Candidate, Outcome, between_marks, candidates, table_of_families, tried
+from shrunk_models import LABELS
+
+from captum_attn.core import mapping_inputs, observed_forward
+from captum_attn.core.propagation import ATTNLRP, CP
 
 EXACT = {
     "DebertaForMaskedLM": "disentangled attention in eager code, an output for each token",
@@ -45,6 +52,14 @@ REFUSED = {
     "Wav2Vec2ForCTC": ("waveforms are neither ids, embeddings nor pixels", "expected"),
     "VideoMAEForVideoClassification": ("videos have five dimensions", "expected"),
 }
+WITHOUT_RULES = {
+    "JambaForCausalLM": {"exp", "softplus"},
+    "BambaForCausalLM": {"exp", "softplus"},
+    "Zamba2ForCausalLM": {"exp", "softplus"},
+    "Qwen3NextForCausalLM": {"exp", "softplus", "linalgsolvetriangular"},
+}
+"""What recurrent layers compute beside attention."""
+ROUNDED = {"Gemma2ForCausalLM": 1e-6}  # its softmax, to float32
 CANDIDATES: dict[str, Candidate] = {candidate.model_class: candidate for candidate in candidates()}
 
 
@@ -62,6 +77,35 @@ def test_influence_equals_eager_attention_times_gradient(name: str) -> None:
     assert outcome.kind == "exact", f"{name} ({EXACT[name]}): {outcome.reason}"
     assert outcome.error is not None
     assert outcome.error <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_input_and_absorbed_relevance_make_up_the_score(name: str) -> None:
+    candidate = CANDIDATES[name]
+    labels = 2 if candidate.task == "question answering" else LABELS
+    model = model_families.tiny_model(getattr(transformers, name), labels).double()
+    if hasattr(model, "set_experts_implementation"):
+        model.set_experts_implementation("eager")  # the grouped products are of float32
+    filled = model_families.tiny_inputs(model, candidate.task).items()
+    inputs = mapping_inputs(
+        model, {key: value.double() if value.is_floating_point() else value for key, value in filled}
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if name == "BloomForCausalLM":
+            with pytest.raises(ValueError, match="GeLUFunction"):
+                accounts(model, inputs, (5, 1), ATTNLRP)
+            return
+        output = model_families.logits_of(model_families.seeded(model, dict(inputs.mapping())))
+        target = (1,) if output.dim() == 2 else (5, 1)
+        with observed_forward(model, inputs, propagation=ATTNLRP) as run:
+            assert run.coverage is not None
+            assert set(run.coverage.plain) == WITHOUT_RULES.get(name, set())
+        for propagation in (ATTNLRP, CP):
+            torch.manual_seed(0)
+            _, score, of_input, absorbed = accounts(model, inputs, target, propagation)
+            if name not in WITHOUT_RULES:
+                assert (score - of_input - absorbed).abs() <= ROUNDED.get(name, 1e-8) * score.abs()
 
 
 @pytest.mark.parametrize("name", REFUSED)
