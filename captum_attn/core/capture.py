@@ -23,8 +23,7 @@ from captum_attn.core.intercept import AttentionIntercept, Kernel
 from captum_attn.core.origins import NOWHERE, Factors, Origin, Provenance
 from captum_attn.core.outline import Outline
 from captum_attn.core.owners import CallOwners
-from captum_attn.core.propagation.mode import PropagationMode
-from captum_attn.core.propagation.replacements import nodes_between, with_gradient_times
+from captum_attn.core.propagation import PropagationMode, nodes_between, with_gradient_times
 from captum_attn.core.tiles import Attention
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from enum import Enum
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from captum_attn.core.indices import as_index, is_index
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.origins import Entrance
+from captum_attn.core.patches import painted_over_pixels, patch_values
 from captum_attn.core.perturb import Replacement, replace_tokens
 from captum_attn.core.tokens import Tokens
 
@@ -78,3 +80,38 @@ def baseline_of(entrance: Entrance, inputs: ModelInputs, tokens: Tokens, baselin
         f"{inputs.modality} have no baseline {baseline!r}: expected 'zeros'; a token's id for ids that are looked "
         "up in a table of embeddings; or 'mean' for pixels"
     )
+
+
+@dataclass
+class PartlyPresent:
+    """The input, of which tokens are there in part, put in its place where it comes into the model.
+
+    Attributes:
+        inputs, tokens: the examples. Tokens that do not play are there.
+        baseline: what stands in the place of a token that is not.
+        presences: (B, N), from 0 to 1.
+        differences: of the input from the baseline, for each entrance.
+    """
+
+    inputs: ModelInputs
+    tokens: Tokens
+    baseline: Replacement
+    presences: Tensor
+    differences: list[Tensor] = field(default_factory=list, init=False)
+
+    def __call__(self, entrance: Entrance) -> Tensor:
+        difference = entrance.state - baseline_of(entrance, self.inputs, self.tokens, self.baseline)
+        self.differences.append(difference)
+        return entrance.state - self._missing(entrance).to(difference) * difference
+
+    def _missing(self, entrance: Entrance) -> Tensor:
+        """How much of the difference is not there, in a shape that fits the state."""
+        missing = (1 - self.presences).masked_fill(~self.tokens.players, 0.0)
+        if self.inputs.modality == "pixels":
+            size = self.inputs.features.shape[-2:]
+            return painted_over_pixels(patch_values(missing, self.tokens.grid), self.tokens.grid, *size)[:, None]
+        layout = layout_of(entrance, self.inputs)
+        if layout is None:
+            return torch.zeros((), device=missing.device)
+        lying = at_entrance(missing, layout)
+        return lying.view(*lying.shape, *[1] * (entrance.state.dim() - 2))

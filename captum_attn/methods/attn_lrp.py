@@ -8,11 +8,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from captum_attn.core import ModelInputs, Replacement, config_of, known_grid
 from captum_attn.core.entrances import baseline_of, by_token, layout_of
-from captum_attn.core.inputs import ModelInputs
-from captum_attn.core.models import config_of
-from captum_attn.core.patches import at_patches, known_grid, patch_sums
-from captum_attn.core.perturb import Replacement, check_replacement, default_replacement
+from captum_attn.core.patches import at_patches, patch_sums
+from captum_attn.core.perturb import check_replacement, default_replacement
 from captum_attn.core.propagation import ATTNLRP, Propagation
 from captum_attn.methods.attribution import Explained, OnePassAttribution
 from captum_attn.token_attributions import TokenAttributions

@@ -13,6 +13,7 @@ from captum.log import log_usage
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from captum_attn.core import ObservedForward, observed_forward
 from captum_attn.core.indices import listed_indices
 from captum_attn.core.inputs import ModelInputs, forward_args, mapping_inputs, tensor_inputs
 from captum_attn.core.models import check_model, unwrapped
@@ -20,7 +21,6 @@ from captum_attn.core.observers import LayerObserver
 from captum_attn.core.patches import Grid
 from captum_attn.core.propagation import GRADIENT, Propagation, propagation_named
 from captum_attn.core.readout import Readout, RowWeights, check_readout
-from captum_attn.core.run import ObservedForward, observed_forward
 from captum_attn.core.states import States
 from captum_attn.core.targets import Index, Selection, Target, no_selection, select_target, target_of_each
 from captum_attn.core.tokens import Tokens, special_ids_of

@@ -9,9 +9,9 @@ import torch
 from numpy.polynomial.legendre import leggauss
 from torch import Tensor
 
+from captum_attn.core import observed_forward
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.readout import KnownRows
-from captum_attn.core.run import observed_forward
 from captum_attn.core.targets import as_tuples, target_of_each
 from captum_attn.methods.attribution import AttentionAttribution, CommonArguments, Explained, TargetsOfEach
 from captum_attn.methods.token_relevance import Rows, check_rows

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from numpy.polynomial.legendre import leggauss
 from torch import Tensor
 
-from captum_attn.core.entrances import at_entrance, baseline_of, layout_of
-from captum_attn.core.inputs import ModelInputs
-from captum_attn.core.models import config_of
-from captum_attn.core.origins import Entrance
-from captum_attn.core.patches import painted_over_pixels, patch_values
-from captum_attn.core.perturb import Replacement
+from captum_attn.core import ModelInputs, Replacement, Tokens, config_of, observed_forward, target_of_each
+from captum_attn.core.entrances import PartlyPresent
 from captum_attn.core.propagation import ATTNLRP, Propagation
-from captum_attn.core.run import observed_forward
-from captum_attn.core.targets import as_tuples, target_of_each
-from captum_attn.core.tokens import Tokens
+from captum_attn.core.targets import as_tuples
 from captum_attn.functional import top_and_rest
 from captum_attn.methods.attn_lrp import Baseline, check_baseline, relevance_attributions, resolved_baseline
 from captum_attn.methods.attribution import AttentionAttribution, Explained, TargetsOfEach
@@ -141,38 +135,3 @@ class IntegratedAttnLRP(AttentionAttribution):
             found = relevance_attributions(replace(explained, run=run, tokens=tokens, selection=selection), relevance)
         each = [part.unflatten(0, (count, size)) for part in (found.values, found.of_features) if part is not None]
         return [torch.einsum("s,s...->...", shares.to(part), part) for part in each]
-
-
-@dataclass
-class PartlyPresent:
-    """The input, of which tokens are there in part, put in its place where it comes into the model.
-
-    Attributes:
-        inputs, tokens: the examples. Tokens that do not play are there.
-        baseline: what stands in the place of a token that is not.
-        presences: (B, N), from 0 to 1.
-        differences: of the input from the baseline, for each entrance.
-    """
-
-    inputs: ModelInputs
-    tokens: Tokens
-    baseline: Replacement
-    presences: Tensor
-    differences: list[Tensor] = field(default_factory=list, init=False)
-
-    def __call__(self, entrance: Entrance) -> Tensor:
-        difference = entrance.state - baseline_of(entrance, self.inputs, self.tokens, self.baseline)
-        self.differences.append(difference)
-        return entrance.state - self._missing(entrance).to(difference) * difference
-
-    def _missing(self, entrance: Entrance) -> Tensor:
-        """How much of the difference is not there, in a shape that fits the state."""
-        missing = (1 - self.presences).masked_fill(~self.tokens.players, 0.0)
-        if self.inputs.modality == "pixels":
-            size = self.inputs.features.shape[-2:]
-            return painted_over_pixels(patch_values(missing, self.tokens.grid), self.tokens.grid, *size)[:, None]
-        layout = layout_of(entrance, self.inputs)
-        if layout is None:
-            return torch.zeros((), device=missing.device)
-        lying = at_entrance(missing, layout)
-        return lying.view(*lying.shape, *[1] * (entrance.state.dim() - 2))

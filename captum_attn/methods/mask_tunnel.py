@@ -11,10 +11,10 @@ from captum.attr import Attribution
 from captum.log import log_usage
 from torch import Tensor
 
+from captum_attn.core import observed_forward
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.models import config_of
 from captum_attn.core.perturb import Replacement, check_replacement, default_replacement, replace_tokens, seeded
-from captum_attn.core.run import observed_forward
 from captum_attn.core.targets import Index, Target, as_tuples, target_of_each
 from captum_attn.core.tokens import Tokens
 from captum_attn.methods.attribution import AttentionAttribution, Inputs

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Unpack
 
+from captum_attn.core import ObservedForward
 from captum_attn.core.after_attention import AfterAttention
 from captum_attn.core.observers import NormObserver
 from captum_attn.core.readout import RowWeights
-from captum_attn.core.run import ObservedForward
 from captum_attn.methods.attribution import CommonArguments, Explained
 from captum_attn.methods.token_relevance import Rows, TokenRelevance
 

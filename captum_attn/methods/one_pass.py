@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from captum_attn.core import ObservedForward
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.observers import ReadoutGradients
-from captum_attn.core.run import ObservedForward
 from captum_attn.core.states import States
 from captum_attn.core.targets import Target, select_target, target_of_each
 from captum_attn.methods.attribution import OnePassAttribution

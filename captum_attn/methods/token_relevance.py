@@ -9,8 +9,8 @@ from typing import Any, Literal, Unpack, get_args
 import torch
 from torch import Tensor
 
+from captum_attn.core import ObservedForward
 from captum_attn.core.readout import KnownRows, RowWeights
-from captum_attn.core.run import ObservedForward
 from captum_attn.core.targets import Target
 from captum_attn.methods.attribution import CommonArguments, Explained, Inputs, OnePassAttribution, influence_of
 from captum_attn.token_attributions import TokenAttributions

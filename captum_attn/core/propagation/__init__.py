@@ -7,9 +7,11 @@ from captum_attn.core.propagation.replacements import (
     Linearised,
     Rule,
     constant,
+    nodes_between,
     proportional,
     replaced,
     scaled,
+    with_gradient_times,
 )
 from captum_attn.core.propagation.rule_sets import ATTNLRP, CP, GRADIENT, PROPAGATIONS, Propagation, propagation_named
 
@@ -27,8 +29,10 @@ __all__ = [
     "check_coverage",
     "constant",
     "coverage_of",
+    "nodes_between",
     "propagation_named",
     "proportional",
     "replaced",
     "scaled",
+    "with_gradient_times",
 ]
