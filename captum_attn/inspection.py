@@ -180,14 +180,22 @@ def _inspected(
         tokens.players  # noqa: B018  (raises where nothing says who plays)
     except (ValueError, RuntimeError, TypeError, IndexError) as error:
         return Inspection(_refused(error), False, _calls(seen.capture, None), facts)
-    with seen_forward(model, batch, propagation=ATTNLRP) as ruled:
-        facts["AttnLRP"] = str(ruled.coverage)
+    facts["AttnLRP"] = _of_rules(model, batch[:1])
     if unselected:
         verdict = "not checked: the output has scores for each token, so gradients need target=(token, class)"
         return Inspection(verdict, False, _calls(seen.capture, run), facts)
     if not check:
         return Inspection("not checked: check_gradients=False", False, _calls(seen.capture, run), facts)
     return _judged(model, batch, run, seen.capture, tokens, selection, facts)
+
+
+def _of_rules(model: Callable[..., Any], example: ModelInputs) -> str:
+    """For which functions AttnLRP has rules."""
+    try:
+        with seen_forward(model, example, propagation=ATTNLRP) as seen:
+            return str(seen.coverage)
+    except (ValueError, RuntimeError, TypeError) as error:
+        return _refused(error)
 
 
 def _read(run: ObservedForward, selection: Selection, tokens: Tokens) -> str:

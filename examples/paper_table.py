@@ -63,7 +63,7 @@ TEXT_SETS = {
     "ag_news": ("ag_news/test.jsonl", "minilm-ag-news"),
     "imdb": ("imdb/test.jsonl", "minilm-imdb"),
 }
-PHOTOS = "zebras", ("photos/targets/zebra", "dinov2-zebra")
+IMAGE_SETS = {"zebras": ("photos/targets/zebra", "dinov2-zebra")}
 SHORT = 15
 MAX_LENGTH = 256
 COALITIONS = 100
@@ -87,7 +87,11 @@ def main() -> None:
     disable_progress_bar()
     options = arguments()
     options.out.mkdir(parents=True, exist_ok=True)
-    sets = options.sets or [*(TEXT_SETS if options.data else ["made-up"]), "digits", *["zebras"] * bool(options.data)]
+    sets = options.sets or [
+        *(TEXT_SETS if options.data else ["made-up"]),
+        "digits",
+        *(IMAGE_SETS if options.data else []),
+    ]
     report = []
     for name in sets:
         data = read(name, options)
@@ -132,8 +136,8 @@ def arguments() -> argparse.Namespace:
     options = parser.parse_args()
     if (options.data is None) != (options.models is None):
         parser.error("--data and --models go together")
-    if options.data is None and set(options.sets or ()) & {*TEXT_SETS, "zebras"}:
-        parser.error(f"the sets {', '.join(TEXT_SETS)} and zebras need --data and --models")
+    if options.data is None and set(options.sets or ()) & {*TEXT_SETS, *IMAGE_SETS}:
+        parser.error(f"the sets {', '.join([*TEXT_SETS, *IMAGE_SETS])} need --data and --models")
     for folder in filter(None, (options.data, options.models)):
         if not folder.is_dir():
             parser.error(f"there is no folder {folder}")
@@ -145,8 +149,8 @@ def read(name: str, options: argparse.Namespace) -> Data:
     if name == "digits":
         _, _, images, numbers = digits()
         return Data(name, images[: options.limit], numbers[: options.limit], load_image_model(), None)
-    if name == "zebras":
-        return photographs(options)
+    if name in IMAGE_SETS:
+        return photographs(name, options)
     file, folder = TEXT_SETS.get(name, ("", ""))
     path = options.models / folder if folder else TEXT_MODEL
     model = AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32)
@@ -169,15 +173,15 @@ def read(name: str, options: argparse.Namespace) -> Data:
     return Data(name, texts, labels, model, tokenizer)
 
 
-def photographs(options: argparse.Namespace) -> Data:
-    """Photographs of zebras, as a vision transformer reads them."""
-    name, (folder, model_folder) = PHOTOS
+def photographs(name: str, options: argparse.Namespace) -> Data:
+    """Photographs, as a vision transformer reads them."""
+    folder, model_folder = IMAGE_SETS[name]
     model = AutoModelForImageClassification.from_pretrained(options.models / model_folder, dtype=torch.float32)
     processor = AutoImageProcessor.from_pretrained(options.models / model_folder)
     files = sorted((options.data / folder).glob("*.jpg"))[: options.limit]
     images = [Image.open(file).convert("RGB") for file in files]
     pixels = processor(images, return_tensors="pt")["pixel_values"]
-    return Data(name, pixels, [int(model.config.label2id["zebra"])] * len(files), model.eval(), None)
+    return Data(name, pixels, [int(model.config.label2id[Path(folder).name])] * len(files), model.eval(), None)
 
 
 def methods(data: Data, rows: str) -> tuple[dict[str, Any], dict[str, str]]:

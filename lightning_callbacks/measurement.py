@@ -193,7 +193,7 @@ def check_prepared(measurement: Measurement, model: nn.Module) -> None:
 
 def shares_passes(method: Any) -> bool:
     """Whether a method's values come from the one pass that all measurements share, by plain gradients."""
-    return isinstance(method, OnePassAttribution) and not method.propagation.rules
+    return isinstance(method, OnePassAttribution) and method.propagation.is_plain
 
 
 def check_mask(measurement: Measurement, mask: Tensor, count: int) -> Tensor:

@@ -46,9 +46,9 @@ _TOKENS_AT_ONCE, _INPUTS_AT_ONCE = 2048, 32  # padded tokens, and inputs, in a b
 class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
     """Exact Shapley values of the attention game, as a SHAP explainer: one forward pass, one backward pass a class.
 
-    Values are shares of v(all players), the whole attention-gradient influence on a class's logit: each row of values
-    sums to it, and ``base_values`` is v(∅) = 0. They are **not** shares of f(x) − E[f], as SHAP's own are, and do not
-    sum to the model's output; :mod:`shap_attn.plots` labels SHAP's plots so.
+    By default, values are shares of v(all players), the whole attention-gradient influence on a class's logit: each row
+    of values sums to it, and ``base_values`` is v(∅) = 0. They are **not** shares of f(x) − E[f], as SHAP's own are,
+    and do not sum to the model's output; :mod:`shap_attn.plots` labels SHAP's plots so.
 
     Args:
         model: a text or image classifier: a ``transformers`` pipeline, SHAP's ``TransformersPipeline`` around one, or
@@ -136,7 +136,8 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
         return getattr(self._attribution, "estimator", None) is not None
 
     def __repr__(self) -> str:
-        kept = ", ".join(f"{name}={self._settings[name]!r}" for name in ("game", "sign", "outputs"))
+        names = ("game", "sign") if self._settings["method"] == "game" else ("method",)
+        kept = ", ".join(f"{name}={self._settings[name]!r}" for name in (*names, "outputs"))
         return f"{type(self).__name__}({type(self.model).__name__}, {type(self.masker).__name__}, {kept})"
 
     def __reduce__(self) -> tuple[Any, ...]:

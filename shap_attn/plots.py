@@ -32,7 +32,7 @@ from shap_attn.plottable import (
     of_many_texts,
 )
 
-_VALUE = "attributed value, a share of v(N)"
+_VALUE = "attributed value"
 _LABELS = (
     (r"SHAP value \(impact on model output\)", _VALUE),
     (r" \(average impact on model output magnitude\)", ""),

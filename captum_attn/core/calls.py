@@ -111,8 +111,9 @@ class AttentionCall(ABC):
         return 0
 
     def note_reached(self, gradient: Tensor) -> None:
-        """Take note of the queries that a gradient (B, H, Q, d) of the output reaches."""
-        self.reached = gradient.any(-1).any(1)
+        """Take note of the queries that a gradient (B, H, Q, d) of the output, or of a part of it, reaches."""
+        reached = gradient.any(-1).any(1)
+        self.reached = reached if self.reached is None else self.reached | reached
 
     @abstractmethod
     def show(self, observer: Observer, whole_heads: bool = False) -> None:
@@ -180,7 +181,8 @@ class FusedCall(AttentionCall):
                 self.attention.show(self.layer, self.observer, grad_output)
             return None, None, None, None
         observer = None if self.parts else self.observer
-        return self.attention.backward(self.layer, grad_output, observer, mask_gradient, self.shares.scores)
+        found = self.attention.backward(self.layer, grad_output, observer, mask_gradient, self.shares.scores)
+        return found if self.shares.scores else (None, None, found.value, None)
 
     def _show_together(self, grad_output: Tensor) -> None:
         """Show A with the sum of the gradients that it has by each part of the values."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from typing import Any
+from weakref import WeakMethod
 
 import torch
 from torch import Tensor, nn
@@ -170,7 +171,8 @@ class AttentionCapture(AttentionIntercept):
             call.lowest = not features and call.layer == min(layers)
             call.reached = None
         try:
-            inputs = [*states, *features, *(call.probe for call in self.calls if call.layer in layers)]
+            probes = [] if features else [call.probe for call in self.calls if call.layer in layers]
+            inputs = [*states, *features, *probes]
             gradients = torch.autograd.grad(scalar, inputs, allow_unused=True, retain_graph=retain_graph)
         except RuntimeError as error:
             if "torch.utils.checkpoint is incompatible" in str(error):  # the reentrant kind
@@ -241,10 +243,13 @@ class AttentionCapture(AttentionIntercept):
             query, key = (with_gradient_times(part.view_as(part), call.shares.scores) for part in (query, key))
         observed = with_gradient_times(kernel(query, key, value, mask), call.shares.output)
         if observed.requires_grad:
-            observed.register_hook(call.note_reached)
+            noted = WeakMethod(
+                (call.first or call).note_reached
+            )  # the call has the tensor, whose hook must not have it
+            observed.register_hook(lambda gradient: (noted() or _nothing)(gradient))
             call.probe = observed
         if self.rules is not None:
-            self.rules.ruled_attention.update(nodes_between(observed, operands))
+            self.rules.ruled.update(nodes_between(observed, operands))
         return observed
 
     def eager(self, number: int, probabilities: Tensor, scores: Tensor) -> Tensor:
@@ -441,6 +446,10 @@ def _without_checkpoints() -> Iterator[None]:
         with suppress(RuntimeError):
             stack.enter_context(torch.autograd.graph.disable_saved_tensors_hooks(_CHECKPOINTED))
         yield
+
+
+def _nothing(_: Tensor) -> None:
+    """Take no note."""
 
 
 def _joined(factors: Collection[Factors], side: str) -> Origin:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -22,6 +23,16 @@ class Layout(Enum):
     OWN = "a state for each token"
     SHIFTED = "a token later, as an encoder-decoder model looks up a text that both of its halves read"
     TRANSPOSED = "sequence first"
+
+
+def check_entrances(entrances: Sequence[Entrance]) -> None:
+    """Raise ``ValueError`` where the input, or a part of it, comes in without the way from there to the input."""
+    if not entrances or any(entrance.again for entrance in entrances):
+        raise ValueError(
+            "the model computes with its input without gradients (under torch.no_grad(), on detached tensors, or "
+            "outside of torch) before it takes it in, so relevance cannot be followed down to the input: let the model "
+            "compute gradients there, or explain its attention, by ShapleyGradAttention(model, propagation=...)"
+        )
 
 
 def layout_of(entrance: Entrance, inputs: ModelInputs) -> Layout | None:
@@ -54,6 +65,14 @@ def at_entrance(values: Tensor, layout: Layout) -> Tensor:
     return values.mT if layout is Layout.TRANSPOSED else values
 
 
+def difference_from(baseline: Replacement, entrance: Entrance, inputs: ModelInputs, tokens: Tokens) -> Tensor:
+    """What comes in there, less the baseline; 0 where no tokens come in. Raises as :func:`baseline_of`."""
+    state = entrance.state.detach()
+    if inputs.modality != "pixels" and layout_of(entrance, inputs) is None:
+        return torch.zeros_like(state)
+    return state - baseline_of(entrance, inputs, tokens, baseline)
+
+
 def baseline_of(entrance: Entrance, inputs: ModelInputs, tokens: Tokens, baseline: Replacement) -> Tensor:
     """What would come in there without the input, of a shape that the entrance's state can be compared with.
 
@@ -64,8 +83,7 @@ def baseline_of(entrance: Entrance, inputs: ModelInputs, tokens: Tokens, baselin
         baseline: ``"zeros"``, the id of a token, or for images ``"mean"``, the mean of the image's patches.
 
     Raises:
-        TypeError: a baseline that these inputs do not have.
-        ValueError: the mean of patches that are not known, or share pixels.
+        ValueError: a baseline that these inputs do not have; the mean of patches that are not known, or share pixels.
     """
     if baseline == "zeros":
         return torch.zeros_like(entrance.state)
@@ -76,7 +94,7 @@ def baseline_of(entrance: Entrance, inputs: ModelInputs, tokens: Tokens, baselin
             raise ValueError(f"the mean of the image's patches is no baseline here; 'zeros' is. {error}") from error
     if is_index(baseline) and entrance.table is not None:
         return entrance.table[as_index(baseline)].detach().to(entrance.state)
-    raise TypeError(
+    raise ValueError(
         f"{inputs.modality} have no baseline {baseline!r}: expected 'zeros'; a token's id for ids that are looked "
         "up in a table of embeddings; or 'mean' for pixels"
     )
@@ -100,7 +118,8 @@ class PartlyPresent:
     differences: list[Tensor] = field(default_factory=list, init=False)
 
     def __call__(self, entrance: Entrance) -> Tensor:
-        difference = entrance.state - baseline_of(entrance, self.inputs, self.tokens, self.baseline)
+        check_entrances([entrance])
+        difference = difference_from(self.baseline, entrance, self.inputs, self.tokens)
         self.differences.append(difference)
         return entrance.state - self._missing(entrance).to(difference) * difference
 
@@ -108,10 +127,15 @@ class PartlyPresent:
         """How much of the difference is not there, in a shape that fits the state."""
         missing = (1 - self.presences).masked_fill(~self.tokens.players, 0.0)
         if self.inputs.modality == "pixels":
-            size = self.inputs.features.shape[-2:]
-            return painted_over_pixels(patch_values(missing, self.tokens.grid), self.tokens.grid, *size)[:, None]
+            return over_pixels(missing, self.inputs, self.tokens)
         layout = layout_of(entrance, self.inputs)
         if layout is None:
             return torch.zeros((), device=missing.device)
         lying = at_entrance(missing, layout)
         return lying.view(*lying.shape, *[1] * (entrance.state.dim() - 2))
+
+
+def over_pixels(values: Tensor, inputs: ModelInputs, tokens: Tokens) -> Tensor:
+    """Values (B, N) of an image's tokens, as those of the pixels (B, 1, h, w) that their patches cover."""
+    height, width = inputs.features.shape[-2:]
+    return painted_over_pixels(patch_values(values, tokens.grid), tokens.grid, height, width)[:, None]

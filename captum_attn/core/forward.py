@@ -96,7 +96,7 @@ def seen_forward(
     check_observable(config_of(model))
     graph = _has_gradients(model, needed=gradients)
     with evaluation_mode(model), torch.inference_mode(False), torch.set_grad_enabled(graph):
-        rules = PropagationMode(propagation) if propagation.rules else None
+        rules = None if propagation.is_plain else PropagationMode(propagation)
         if scaled:
             capture: AttentionCapture = ScaledAttentionCapture(model, *scaled, rules)
         else:

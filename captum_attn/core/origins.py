@@ -73,11 +73,13 @@ class Entrance(NamedTuple):
         state: the features as they came in: embeddings (B, T, D), pixels, or what token ids selected.
         ids: the integers that selected it; None of features that came in as they are.
         table: the vectors (V, D) that these select from, if it is a table of embeddings.
+        again: whether it was computed from features that had come in before, without a graph.
     """
 
     state: Tensor
     ids: Tensor | None = None
     table: Tensor | None = None
+    again: bool = False
 
 
 @dataclass
@@ -165,20 +167,22 @@ class Provenance:
         """States that are looked up, and those that are computed without a graph below all attention."""
         if getattr(func, "__name__", "").endswith("_like"):  # zeros and the like
             return result
-        inputs = self._selected_by(given) if self._integers and (func in _SELECTIONS or result.dim() == 3) else 0
+        selected = self._selected_by(given) if self._integers and (func in _SELECTIONS or result.dim() == 3) else 0
+        inputs = 0
         for part in _tensors(given):
             origin = self.of(part)
             cut = not origin.calls and (not torch.is_grad_enabled() or func in _DETACHING)
             inputs |= self._loose.get(id(part), (None, 0))[1] | (origin.inputs if cut else 0)
+        again, inputs = bool(inputs & FEATURES), inputs | selected
         if inputs and torch.is_grad_enabled() and func not in _DETACHING:
             table = given[1] if func in _LOOK_UPS and isinstance(given[1], Tensor) else None
-            return self._in_graph(result, Origin(inputs), self._selecting(given), table)
+            return self._in_graph(result, Origin(inputs), Entrance(result, self._selecting(given), table, again))
         if inputs:
             self._loose[id(result)] = result, inputs
         return result
 
     def forget(self) -> None:
-        """Let go of the graph and of the inputs."""
+        """Let go of the graph and of the inputs, but for where these came in."""
         self._nodes.clear()
         self._integers.clear()
         self._loose.clear()
@@ -204,15 +208,14 @@ class Provenance:
         found = (part for part in _tensors(given) if self._integers.get(id(part), (None, 0))[1] & FEATURES)
         return next(found, None)
 
-    def _in_graph(
-        self, tensor: Tensor, origin: Origin, ids: Tensor | None = None, table: Tensor | None = None
-    ) -> Tensor:
+    def _in_graph(self, tensor: Tensor, origin: Origin, entrance: Entrance | None = None) -> Tensor:
+        entrance = entrance or Entrance(tensor)
         if self.shift is not None and origin.inputs & FEATURES:
-            tensor = self.shift(Entrance(tensor, ids, table))
+            tensor = self.shift(entrance)
         entered: Tensor = _Entrance.apply(self._anchor, tensor)
         self.declare(entered, origin)
         if origin.inputs & FEATURES:
-            self.entrances.append(Entrance(entered, ids, table))
+            self.entrances.append(entrance._replace(state=entered))
             entered = entered.clone()  # which the model may change in place
             self.declare(entered, origin)
         return entered

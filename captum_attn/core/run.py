@@ -520,7 +520,7 @@ def observed_forward(
         >>> with observed_forward(model, tensor_inputs(model, input_ids)) as run:
         ...     influence = run.influence(run.output[:, 1], variant="rectified")
     """
-    plain = gradients and scaled is None and shift is None and not propagation.rules
+    plain = gradients and scaled is None and shift is None and propagation.is_plain
     first = plain and model not in _looked_at
     if not plain and model not in _looked_at:
         _look_at_first(model, inputs)

@@ -39,6 +39,7 @@ from captum_attn.functional.games import (
 )
 from captum_attn.functional.means import Mean, mean_over_inputs, mean_over_pairs
 from captum_attn.functional.plausibility import token_auprc, token_f1, token_iou
+from captum_attn.functional.quadrature import gauss_legendre
 from captum_attn.functional.rankings import (
     RANKING_METRICS,
     Agreement,
@@ -95,6 +96,7 @@ __all__ = [
     "coalition_values",
     "direction_p_value",
     "examples_p_values",
+    "gauss_legendre",
     "holm",
     "jensen_shannon",
     "kendall_tau",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from captum_attn.core import ModelInputs, Replacement, config_of, known_grid
-from captum_attn.core.entrances import baseline_of, by_token, layout_of
+from captum_attn.core.entrances import by_token, check_entrances, difference_from, layout_of, over_pixels
 from captum_attn.core.patches import at_patches, patch_sums
 from captum_attn.core.perturb import check_replacement, default_replacement
 from captum_attn.core.propagation import ATTNLRP, Propagation
@@ -53,7 +53,7 @@ class AttnLRP(OnePassAttribution):
     """
 
     needs_gradients = True
-    reads_features, reads_attention = True, False
+    reads_features = True
 
     def __init__(
         self,
@@ -77,10 +77,11 @@ class AttnLRP(OnePassAttribution):
         return None
 
     def solve(self, explained: Explained, observer: None) -> TokenAttributions:
-        run, tokens = explained.run, explained.tokens
+        run = explained.run
+        check_entrances(run.entrances)
         baseline = resolved_baseline(self.baseline, run.inputs, self.tokenizer, config_of(run.model))
         relevance = [
-            (entrance.state.detach() - baseline_of(entrance, run.inputs, tokens, baseline)) * gradient
+            difference_from(baseline, entrance, run.inputs, explained.tokens) * gradient
             for entrance, gradient in zip(run.entrances, explained.feature_gradients, strict=True)
         ]
         return relevance_attributions(explained, relevance)
@@ -90,31 +91,26 @@ def relevance_attributions(explained: Explained, relevance: Sequence[Tensor]) ->
     """The result where what came in at each of the run's entrances has some relevance, of the shape of its state.
 
     Raises:
-        ValueError: an input of which nothing says where it comes in, or which of its parts the tokens are.
+        ValueError: an input of which nothing says which of its parts the tokens are.
     """
-    inputs, players, length = explained.run.inputs, explained.players, explained.run.length
-    if not relevance:
-        raise ValueError(
-            "nothing says where the input comes into the model, so it cannot be given relevance: the model takes it "
-            "in under torch.no_grad(), or computes with it outside of torch"
-        )
-    if inputs.modality == "pixels":
-        (pixels,) = relevance
-        grid = known_grid(explained.grid)
-        patches = at_patches(patch_sums(pixels.sum(1), grid), grid, length)
+    run, players = explained.run, explained.players
+    if run.inputs.modality == "pixels":
+        grid, playing = known_grid(explained.grid), over_pixels(players.to(relevance[0]), run.inputs, explained.tokens)
+        pixels = torch.stack([*relevance]).sum(0) * playing
+        patches = at_patches(patch_sums(pixels.sum(1), grid), grid, run.length)
         return explained.attributions(patches, of_features=pixels)
-    parts = zip(explained.run.entrances, relevance, strict=True)
-    laid = [(part, layout_of(entrance, inputs)) for entrance, part in parts]
+    laid = [(part, layout_of(entrance, run.inputs)) for entrance, part in zip(run.entrances, relevance, strict=True)]
     states = [by_token(part, layout).flatten(2) for part, layout in laid if layout is not None]
     if not states:
         came = ", ".join(str(tuple(part.shape)) for part in relevance)
         raise ValueError(
-            f"the input {tuple(inputs.features.shape)} comes into the model as states of shape {came}, and nothing "
+            f"the input {tuple(run.inputs.features.shape)} comes into the model as states of shape {came}, and nothing "
             "says which of them is which token's: explain attention, by ShapleyGradAttention(model, propagation=...)"
         )
     values = torch.stack([state.sum(-1) for state in states]).sum(0)
-    finer = states[0].masked_fill(~players[..., None], 0.0) if inputs.modality == "embeddings" else None
-    return explained.attributions(values, of_features=finer)
+    if run.inputs.modality == "ids":
+        return explained.attributions(values)
+    return explained.attributions(values, of_features=torch.stack(states).sum(0) * players[..., None])
 
 
 def check_baseline(baseline: Any, tokenizer: Any | None) -> None:

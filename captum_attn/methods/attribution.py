@@ -86,6 +86,11 @@ class Explained:
         )
 
 
+def copies_at_once(real: Tensor) -> int:
+    """How many copies of a batch, of the size of ``real`` (B, N), are explained together: of 2,048 tokens, or one."""
+    return max(1, 2048 // real.numel())
+
+
 def influence_of(_: Explained, observer: Any) -> Tensor:
     """What an observer of influence or relevance has seen, for those who want it as it is."""
     influence: Tensor = observer.influence
@@ -146,6 +151,9 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
     ) -> None:
         check_model(model)
         self.propagation = propagation_named(propagation)
+        of_class: Any = type(self).needs_gradients
+        if of_class is False:
+            self._check_propagation()
         self.special_ids = special_ids_of(tokenizer)
         self.readout = check_readout(readout)
         super().__init__(unwrapped(model))
@@ -329,11 +337,7 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
         show_progress: bool,
     ) -> list[list[Result]]:
         """``explain`` each part of the batch, of which nothing else is kept while the next runs: for each target."""
-        if self.propagation.rules and not self.needs_gradients:
-            raise ValueError(
-                f"{type(self).__name__} reads attention without gradients, so that propagation="
-                f"{self.propagation.name!r} would change nothing: leave it out"
-            )
+        self._check_propagation()
         parts: Any = batch.parts(internal_batch_size)
         if isinstance(targets, str):
             raise TypeError(f"targets must be a list of targets or a function, got {targets!r}: put it into a list")
@@ -345,6 +349,13 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
             parts = tqdm(parts, desc=f"{self.get_name()} attribution")
         solved = [explain(batch[part], choose or [rows and rows[part] for rows in chosen]) for part in parts]
         return [list(results) for results in zip(*solved, strict=True)]
+
+    def _check_propagation(self) -> None:
+        if not (self.propagation.is_plain or self.needs_gradients):
+            raise ValueError(
+                f"{type(self).__name__} reads attention without gradients, so that propagation="
+                f"{self.propagation.name!r} would change nothing: leave it out"
+            )
 
     def _formatted(self, inputs: Inputs, companions: tuple[Any, ...]) -> ModelInputs:
         if isinstance(inputs, Mapping):
@@ -374,14 +385,11 @@ class OnePassAttribution(AttentionAttribution):
     """Whether the observer needs what follows the attention calls, too."""
 
     reads_features = False
-    """Whether :meth:`solve` gets the gradients of the input's features, too."""
-
-    reads_attention = True
-    """Whether there is an observer; else gradients of states or features alone are needed."""
+    """Whether :meth:`solve` gets the gradients of the input's features, in the place of an observer."""
 
     @abstractmethod
     def observer(self, explained: Explained) -> LayerObserver | None:
-        """What is to be kept of each layer; None if ``reads_attention`` is false."""
+        """What is to be kept of each layer; None if ``reads_features``."""
 
     @abstractmethod
     def solve(self, explained: Explained, observer: Any) -> TokenAttributions:
@@ -430,7 +438,7 @@ class OnePassAttribution(AttentionAttribution):
             self.modules,
             after_attention=self.after_attention,
             propagation=self.propagation,
-            tiles=self.reads_attention,
+            tiles=not self.reads_features,
         ) as run:
             if callable(targets):
                 targets = [target_of_each(column, len(batch)) for column in targets(run.output.detach()).unbind(1)]

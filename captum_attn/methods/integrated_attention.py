@@ -6,18 +6,22 @@ from collections.abc import Callable
 from typing import Any, Unpack
 
 import torch
-from numpy.polynomial.legendre import leggauss
 from torch import Tensor
 
 from captum_attn.core import observed_forward
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.readout import KnownRows
 from captum_attn.core.targets import as_tuples, target_of_each
-from captum_attn.methods.attribution import AttentionAttribution, CommonArguments, Explained, TargetsOfEach
+from captum_attn.functional import gauss_legendre
+from captum_attn.methods.attribution import (
+    AttentionAttribution,
+    CommonArguments,
+    Explained,
+    TargetsOfEach,
+    copies_at_once,
+)
 from captum_attn.methods.token_relevance import Rows, check_rows
 from captum_attn.token_attributions import TokenAttributions
-
-_TOKENS_AT_ONCE = 2048
 
 
 class IntegratedAttention(AttentionAttribution):
@@ -76,9 +80,8 @@ class IntegratedAttention(AttentionAttribution):
 
     def _integral(self, batch: ModelInputs, explained: Explained, layers: list[int]) -> Tensor:
         """(B, N): the mean over layers of what tokens get while each layer's attention grows."""
-        nodes, weights_of_nodes = leggauss(self.n_steps)  # on [-1, 1]
-        factors, weights = (torch.tensor(part.tolist()) for part in (0.5 * (1 + nodes), 0.5 * weights_of_nodes))
-        at_once = max(1, _TOKENS_AT_ONCE // explained.real.numel())
+        factors, weights = gauss_legendre(self.n_steps)
+        at_once = copies_at_once(explained.real)
         parts = [
             torch.einsum("s,sbn->bn", weight.to(influence), influence)
             for layer in layers

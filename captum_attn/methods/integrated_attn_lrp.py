@@ -7,20 +7,19 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from numpy.polynomial.legendre import leggauss
 from torch import Tensor
 
 from captum_attn.core import ModelInputs, Replacement, Tokens, config_of, observed_forward, target_of_each
 from captum_attn.core.entrances import PartlyPresent
 from captum_attn.core.propagation import ATTNLRP, Propagation
 from captum_attn.core.targets import as_tuples
-from captum_attn.functional import top_and_rest
+from captum_attn.functional import gauss_legendre, top_and_rest
 from captum_attn.methods.attn_lrp import Baseline, check_baseline, relevance_attributions, resolved_baseline
-from captum_attn.methods.attribution import AttentionAttribution, Explained, TargetsOfEach
+from captum_attn.methods.attribution import AttentionAttribution, Explained, TargetsOfEach, copies_at_once
 from captum_attn.token_attributions import TokenAttributions
 
-_TOKENS_AT_ONCE = 2048
-CONTEXTS = (20, 10)
+_PERCENT_TAKEN_AWAY = (20, 10)
+"""Of the tokens, those that are most relevant on the path; chosen on training sentences of SST-2, as the path was."""
 
 
 class IntegratedAttnLRP(AttentionAttribution):
@@ -93,9 +92,9 @@ class IntegratedAttnLRP(AttentionAttribution):
 
     def _relevance(self, batch: ModelInputs, explained: Explained, baseline: Replacement) -> TokenAttributions:
         """The mean over the path, and over contexts that lack what is most relevant on it."""
-        contexts = CONTEXTS[: 0 if self.passes == 1 else 1 + self.passes % 2]
-        points, shares = (torch.tensor(part.tolist()) / 2 for part in leggauss(self.passes - len(contexts)))
-        path = (0.5 + points)[:, None, None].to(explained.real.device).expand(-1, *explained.real.shape)
+        contexts = _PERCENT_TAKEN_AWAY[: 0 if self.passes == 1 else 1 + self.passes % 2]
+        points, shares = gauss_legendre(self.passes - len(contexts))
+        path = points[:, None, None].to(explained.real.device).expand(-1, *explained.real.shape)
         found = self._averaged(batch, explained, baseline, path, shares)
         if contexts:
             lacking, _ = top_and_rest(found[0], explained.players, contexts)
@@ -113,7 +112,7 @@ class IntegratedAttnLRP(AttentionAttribution):
             presences: (S, B, N), how much of each token is there, from 0, its baseline, to 1.
             shares: (S,), of the contexts in the sum.
         """
-        at_once = max(1, _TOKENS_AT_ONCE // explained.real.numel())
+        at_once = copies_at_once(explained.real)
         parts = zip(presences.split(at_once), shares.to(presences.device).split(at_once), strict=True)
         found = [self._at(batch, explained, baseline, *part) for part in parts]
         return [torch.stack(same).sum(0) for same in zip(*found, strict=True)]

@@ -52,11 +52,11 @@ def explain_in_one_pass(
     """
     if not methods and not states:
         raise ValueError("nothing to explain: expected methods, states or both")
-    others = {method.propagation.name for method in methods if method.propagation != run.propagation}
+    others = {m.propagation.name for m in methods if m.needs_gradients and m.propagation != run.propagation}
     if others:
         raise ValueError(
-            f"methods under the rules {sorted(others)} cannot be explained from a pass under {run.propagation.name!r}: "
-            "give observed_forward their propagation="
+            f"methods under the rules {sorted(others)} cannot be explained from a pass under {run.propagation.name!r}, "
+            "or others of that name: give observed_forward their propagation="
         )
     each = target_of_each(target, len(batch))
     depends = bool(states) or any(method.needs_gradients for method in methods)

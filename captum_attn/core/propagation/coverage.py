@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
-from captum_attn.core.propagation.dependents import kind_of
+from captum_attn.core.propagation.dependents import Dependents, kind_of
 from captum_attn.core.propagation.mode import PropagationMode
 from captum_attn.core.propagation.rule_sets import Propagation
 from captum_attn.core.user_warnings import warn_user
@@ -22,12 +22,10 @@ class Coverage:
     """What was found on the way from the output down to the input.
 
     Attributes:
-        ruled: how often a function ran under a rule, by name.
         plain: how often a function that is not linear kept its plain gradient, for want of a rule.
         hidden: functions of which nothing says what they compute.
     """
 
-    ruled: Counter[str]
     plain: Counter[str]
     hidden: Counter[str]
 
@@ -73,22 +71,26 @@ def coverage_of(output: Tensor, rules: PropagationMode) -> Coverage:
         output: with a graph.
         rules: under which it was computed.
     """
-    found = Coverage(Counter(), Counter(), Counter())
+    found = Coverage(Counter(), Counter())
     for node in _nodes(output, rules):
         kind = kind_of(node.name())
-        if node in rules.ruled:
-            found.ruled[_RULED.get(kind, "product")] += not _AS_THEY_ARE.fullmatch(kind)
-        elif kind in _OURS or node in rules.ruled_attention:
-            found.ruled["attention"] += 1
-        elif kind in _ENTRANCES:
+        if node in rules.ruled or kind in _OURS:
             continue
-        elif isinstance(node, BackwardCFunction) or not (kind.isidentifier() or _AS_THEY_ARE.fullmatch(kind)):
+        if isinstance(node, BackwardCFunction) or not (kind.isidentifier() or _AS_THEY_ARE.fullmatch(kind)):
             found.hidden[kind] += 1
         elif kind in _PRODUCTS:
-            found.plain[kind.lower()] += rules.dependents.parents_that_depend(node) > 1
+            found.plain[kind.lower()] += _bends(node, kind, rules.dependents)
         elif not _AS_THEY_ARE.fullmatch(kind):
             found.plain[kind.lower()] += 1
-    return Coverage(+found.ruled, +found.plain, +found.hidden)
+    return Coverage(+found.plain, +found.hidden)
+
+
+def _bends(node: Any, kind: str, dependents: Dependents) -> bool:
+    """Whether more than one factor of a product depends on the input; what the product is added to is none."""
+    depend = [parent is not None and dependents.node_depends(parent) for parent, _ in node.next_functions]
+    if kind == "Lerp":  # from, to, and perhaps a weight
+        return len(depend) > 2 and depend[2]
+    return sum(depend[-2:]) > 1
 
 
 def _nodes(output: Tensor, rules: PropagationMode) -> Iterator[Any]:
@@ -104,17 +106,16 @@ def _nodes(output: Tensor, rules: PropagationMode) -> Iterator[Any]:
         waiting.extend(parent for parent, _ in node.next_functions)
 
 
-_OURS = frozenset({"_ObservedAttention", "_ObservedSoftmax"})
-_ENTRANCES = frozenset({"_Entrance", "_Gated"})
-_RULED = {"_Replaced": "norm", "_Proportional": "activation"}
+_OURS = frozenset({"_ObservedAttention", "_ObservedSoftmax", "_Entrance", "_Gated"})
 _PRODUCTS = frozenset(
     {"Mul", "Div", "Mm", "Bmm", "Mv", "Dot", "Addmm", "Baddbmm", "Addcmul", "Addbmm", "Addmv", "Linear", "GroupedMm"}
+    | {"Lerp"}
 )
 _AS_THEY_ARE = re.compile(  # linear in what depends on the input, piecewise so, or softmax, which keeps its gradient
-    r"T|Add|Sub|Rsub|Neg|Sum|Mean|Nansum|Cumsum|Lerp|\w*Convolution\w*|MkldnnLinear|ThnnConv2D|View\w*|UnsafeView|"
+    r"T|Add|Sub|Rsub|Neg|Sum|Mean|Nansum|NanToNum|Cumsum|\w*Convolution\w*|MkldnnLinear|ThnnConv2D|View\w*|UnsafeView|"
     r"Reshape\w*|Transpose|Permute|Expand|Slice|Select|\w*Split\w*|Cat|Stack|Index\w*|Gather|Scatter\w*|Take\w*|"
     r"Embedding\w*|Clone|Copy\w*|ToCopy|Unsqueeze|Squeeze\w*|Alias|Repeat\w*|Roll|Flip|AsStrided|Masked\w*|Where|"
-    r"ConstantPadNd|Reflection\w*|Replication\w*|Upsample\w*|\w*AvgPool\w*|\w*BatchNorm|Unbind|Unfold|Im2Col|Col2Im|"
+    r"ConstantPadNd|Reflection\w*|Replication\w*|Upsample\w*|\w*AvgPool\w*|Unbind|Unfold|Im2Col|Col2Im|"
     r"Fft\w*|Tril|Triu|Diagonal|DiagEmbed|Real|Imag|Conj|Trace|Pixel\w*|Segment\w*|Detach|Lift\w*|GridSampler\w*|"
     r"Relu|LeakyRelu|Threshold|Max\w*|Min\w*|Amax|Amin|Abs|Clamp\w*|Topk|Sort|Kthvalue|Prelu\w*|\w*Dropout|Softmax|"
     r"torch::autograd::(AccumulateGrad|Copy\w+)"

@@ -14,7 +14,7 @@ Place = tuple[Any, int]
 
 
 class Dependents:
-    """What depends on the input, in the graph of one forward pass, in which no weight takes part.
+    """What depends on an input that carries tokens or pixels, in the graph of one forward pass, without its weights.
 
     Args:
         closed: names of nodes that pass nothing on.
@@ -62,11 +62,12 @@ class Dependents:
 
     def _is_function_of(self, gate: Tensor, state: Tensor) -> bool:
         multiples = set(self._multiples(state))
-        pending = [_place(gate)]
+        pending, seen = [_place(gate)], set(multiples)
         while pending:
             place = pending.pop()
-            if place in multiples:
+            if place in seen:
                 continue
+            seen.add(place)
             if kind_of(place[0].name()) not in _ELEMENTWISE:
                 return False
             pending += [one for one in _places(place[0]) if self.node_depends(one[0])]

@@ -28,7 +28,6 @@ class PropagationMode(TorchFunctionMode):
         propagation: as given.
         dependents: what depends on the input.
         ruled: the autograd nodes under rules.
-        ruled_attention: those of fused attention that PyTorch itself differentiates.
     """
 
     def __init__(self, propagation: Propagation) -> None:
@@ -36,13 +35,12 @@ class PropagationMode(TorchFunctionMode):
         self.propagation = propagation
         self.dependents = Dependents({"_ObservedSoftmaxBackward"} if propagation.constant_attention else ())
         self.ruled: set[Any] = set()
-        self.ruled_attention: set[Any] = set()
 
     def attention_shares(self, query: Tensor, key: Tensor, value: Tensor) -> Shares:
         """What fused attention of these passes on."""
         if self.propagation.constant_attention:
             return Shares(scores=0.0)
-        if not self.propagation.halves_attention:
+        if torch.matmul not in self.propagation.rules:  # nor is it halved in eager code
             return Shares()
         by_query, by_key, by_value = map(self.dependents.depends, (query, key, value))
         return Shares(
@@ -53,7 +51,6 @@ class PropagationMode(TorchFunctionMode):
         """Let go of the graph, when the forward pass is over."""
         self.dependents.forget()
         self.ruled.clear()
-        self.ruled_attention.clear()
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

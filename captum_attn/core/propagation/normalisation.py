@@ -30,7 +30,7 @@ def layer_norm(
     def pull(gradient: Tensor, inverse: Tensor) -> Tensor:
         weighted = gradient if weight is None else gradient * weight
         centred = weighted - weighted.mean(dims, keepdim=True)
-        return (centred * inverse).to(input.dtype)
+        return centred * inverse
 
     return replaced(applied, input, linearise)
 
@@ -52,7 +52,7 @@ def rms_norm(
         return Linearised(applied.function(x, normalized_shape, weight, eps), pull, (inverse,))
 
     def pull(gradient: Tensor, inverse: Tensor) -> Tensor:
-        return ((gradient if weight is None else gradient * weight) * inverse).to(input.dtype)
+        return (gradient if weight is None else gradient * weight) * inverse
 
     return replaced(applied, input, linearise)
 
@@ -67,22 +67,58 @@ def group_norm(
     *_: Any,
 ) -> Tensor:
     """The standard deviation of each group of channels is a constant; its mean is taken off."""
+    return _by_groups(applied, input, num_groups, weight, eps)
 
+
+def instance_norm(
+    applied: Applied,
+    input: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    *_: Any,
+) -> Any:
+    """The same of each channel; by running statistics, it is linear."""
+    if use_input_stats:
+        return _by_groups(applied, input, input.shape[1], weight, eps)
+    return applied.run_with(*applied.args, **applied.kwargs)
+
+
+def _by_groups(applied: Applied, input: Tensor, groups: int, weight: Tensor | None, eps: float) -> Tensor:
     def grouped(tensor: Tensor) -> Tensor:
-        return _wide(tensor).reshape(len(tensor), num_groups, -1)
+        return _wide(tensor).reshape(len(tensor), groups, -1)
 
     def linearise(x: Tensor) -> Linearised:
         inverse = (grouped(x).var(-1, correction=0, keepdim=True) + eps).rsqrt_()
-        return Linearised(applied.function(x, num_groups, weight, bias, eps), pull, (inverse,))
+        return Linearised(applied.run(), pull, (inverse,))
 
     def pull(gradient: Tensor, inverse: Tensor) -> Tensor:
         if weight is not None:
             gradient = gradient * weight.view(-1, *[1] * (gradient.dim() - 2))
         weighted = grouped(gradient)
         centred = weighted - weighted.mean(-1, keepdim=True)
-        return (centred * inverse).view_as(input).to(input.dtype)
+        return (centred * inverse).view_as(gradient)
 
     return replaced(applied, input, linearise)
+
+
+def batch_norm(
+    applied: Applied,
+    input: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    *_: Any,
+    **__: Any,
+) -> Any:
+    """By running statistics, it is linear; by those of a batch, in which examples meet, there is no rule."""
+    return applied.run() if training else applied.run_with(*applied.args, **applied.kwargs)
 
 
 def normalize(applied: Applied, input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, **_: Any) -> Tensor:

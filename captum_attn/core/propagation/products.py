@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_attn.core.propagation.replacements import Applied, scaled
+from captum_attn.core.propagation.replacements import Applied, scaled, tensors_in
 
 
 def matrix_product(applied: Applied, *_: Any, **__: Any) -> Any:
@@ -16,20 +16,29 @@ def matrix_product(applied: Applied, *_: Any, **__: Any) -> Any:
     return scaled(applied, applied.run(), 0.5) if applied.depend(*applied.tensors[:2]) else applied.run()
 
 
+def linear(applied: Applied, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
+    """The same; a bias gets all of its own."""
+    return _halved(applied, input, weight)
+
+
+def added_matrix_product(applied: Applied, *_: Any, **__: Any) -> Any:
+    """The same, of a product that is added to something."""
+    return _halved(applied, *applied.tensors[-2:])
+
+
 def added_product(applied: Applied, *args: Any, **options: Any) -> Any:
-    """The same, of a product that is added to something, which gets all of its own."""
-    factors = applied.tensors[-2:]
-    if not applied.depend(*factors):
-        return applied.run()
-    halves = {id(factor): scaled(applied, factor.view_as(factor), 0.5) for factor in factors}
-    named = {name: halves.get(id(value), value) for name, value in options.items()}
-    return applied.run_with(*(halves.get(id(value), value) for value in args), **named)
+    """An elementwise product that is added to something; see :func:`product`."""
+    first, second = applied.tensors[-2:]
+    if applied.depend(first, second):
+        for weight, state in ((second, first), (first, second)):
+            if _weighs(applied, weight, state):
+                return _with_others(applied, {id(weight): weight.detach()})
+    return added_matrix_product(applied, *args, **options)
 
 
 def einsum(applied: Applied, _: str, *operands: Any) -> Any:
     """Of n factors that depend on the input, each gets its n-th part."""
-    given = operands[0] if len(operands) == 1 and isinstance(operands[0], list | tuple) else operands
-    count = sum(map(applied.depend, given))
+    count = sum(map(applied.depend, tensors_in(operands)))
     return scaled(applied, applied.run(), 1 / count) if count > 1 else applied.run()
 
 
@@ -67,6 +76,19 @@ def gated_linear_unit(applied: Applied, input: Tensor, dim: int = -1) -> Any:
     """Half of the features under a sigmoid of the others, which is a constant (``torch.nn.functional.glu``)."""
     value, gate = input.chunk(2, dim)
     return applied.run_with(torch.cat([value, gate.detach()], dim), dim)
+
+
+def _halved(applied: Applied, *factors: Tensor) -> Any:
+    """What the function returns, with half of the gradient for each of two factors, and all of it for the rest."""
+    if not applied.depend(*factors):
+        return applied.run()
+    return _with_others(applied, {id(factor): scaled(applied, factor.view_as(factor), 0.5) for factor in factors})
+
+
+def _with_others(applied: Applied, others: dict[int, Tensor]) -> Any:
+    """Run the function with other tensors in the place of some, which are named by their ``id``."""
+    named = {name: others.get(id(value), value) for name, value in applied.kwargs.items()}
+    return applied.run_with(*(others.get(id(value), value) for value in applied.args), **named)
 
 
 def _weighs(applied: Applied, weight: Tensor, state: Tensor) -> bool:

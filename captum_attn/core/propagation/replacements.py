@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -21,19 +21,19 @@ class Applied:
         function: the torch function.
         args, kwargs: what the model calls it with.
         dependents: says which tensors depend on the input.
-        ruled: the autograd nodes that got a rule; :func:`scaled` and :func:`replaced` note theirs.
+        ruled: the autograd nodes under rules so far.
     """
 
     function: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     dependents: Dependents
-    ruled: set[Any] = field(default_factory=set)
+    ruled: set[Any]
 
     @property
     def tensors(self) -> list[Tensor]:
         """Those among the arguments, in order."""
-        return [value for value in (*self.args, *self.kwargs.values()) if isinstance(value, Tensor)]
+        return [*tensors_in((*self.args, *self.kwargs.values()))]
 
     def run(self) -> Any:
         """What the function returns, with its own gradient."""
@@ -76,12 +76,14 @@ def replaced(applied: Applied, input: Tensor, linearise: Callable[[Tensor], Line
     """The function's output as a linear function of ``input``, whatever it was.
 
     Example:
+        >>> import math
         >>> from captum_attn.core.propagation import ATTNLRP, Linearised, replaced
-        >>> def softplus(applied, input, beta=1.0, threshold=20.0):
-        ...     def linearise(x):  # the chord from 0
-        ...         output = applied.function(x, beta, threshold)
-        ...         return Linearised(output, torch.mul, ((output / x),))
-        ...     return replaced(applied, input, linearise)
+        >>> def softplus(applied, input, *args, **kwargs):
+        ...     def above_zero(x):  # what it gives without an input, log 2 by default, is absorbed
+        ...         output = applied.function(x, *args, **kwargs)
+        ...         rise = output - applied.function(torch.zeros_like(x), *args, **kwargs)
+        ...         return Linearised(output, torch.mul, kept=((rise / x).masked_fill(x == 0, 0.5),))
+        ...     return replaced(applied, input, above_zero)
         >>> mine = ATTNLRP.with_rules("mine", {torch.nn.functional.softplus: softplus})
     """
     return _under_rule(_Replaced, applied, input, linearise)
@@ -118,22 +120,39 @@ def constant(applied: Applied, *_: Any, **__: Any) -> Any:
     return applied.run().detach()
 
 
-def proportional(slope_at_zero: float) -> Rule:
+@dataclass(frozen=True)
+class Proportional:
     """The rule of an activation f with f(0) = 0, elementwise: f(x)/x is a constant.
 
-    Args:
+    Attributes:
         slope_at_zero: f'(0).
     """
 
-    def rule(applied: Applied, input: Tensor, *args: Any, inplace: bool = False, **kwargs: Any) -> Tensor:
+    slope_at_zero: float
+
+    def __call__(self, applied: Applied, input: Tensor, *args: Any, inplace: bool = False, **kwargs: Any) -> Tensor:
         def linearise(x: Tensor) -> Linearised:
             output = applied.function(x, *args, **kwargs)
-            return Linearised(output, torch.mul, ((output / x).masked_fill_(x == 0, slope_at_zero),))
+            return Linearised(output, torch.mul, ((output / x).masked_fill_(x == 0, self.slope_at_zero),))
 
         output = _under_rule(_Proportional, applied, input, linearise)
         return input.copy_(output) if inplace else output
 
-    return rule
+
+def power(applied: Applied, input: Any, exponent: Any, *rest: Any, **options: Any) -> Any:
+    """The rule of x ** p for a number p ≥ 1; other powers keep their gradient."""
+    if not isinstance(exponent, int | float) or exponent < 1 or not applied.depend(input):
+        return applied.run()
+    return Proportional(float(exponent == 1))(applied, input, exponent, *rest, **options)
+
+
+def tensors_in(values: Any) -> Iterator[Tensor]:
+    """Tensors among values, and in lists and tuples among them, in order."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from tensors_in(value)
 
 
 def _under_rule(

@@ -10,17 +10,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from captum_attn.core.propagation.normalisation import group_norm, layer_norm, normalize, rms_norm
+from captum_attn.core.propagation.normalisation import (
+    batch_norm,
+    group_norm,
+    instance_norm,
+    layer_norm,
+    normalize,
+    rms_norm,
+)
 from captum_attn.core.propagation.products import (
+    added_matrix_product,
     added_product,
     einsum,
     gated_linear_unit,
+    linear,
     matrix_product,
     product,
     product_in_place,
     quotient,
 )
-from captum_attn.core.propagation.replacements import Applied, Rule, proportional
+from captum_attn.core.propagation.replacements import Proportional, Rule, power
 
 
 @dataclass(frozen=True)
@@ -30,17 +39,20 @@ class Propagation:
     Attributes:
         name: of the set.
         rules: for torch functions, what takes the place of their gradient; others keep it.
-        halves_attention: whether of a product of attention and values each gets half, and of queries and keys.
         constant_attention: whether attention probabilities are constants, so that values get everything.
     """
 
     name: str
     rules: Mapping[Callable[..., Any], Rule] = field(default_factory=dict, repr=False, hash=False)
-    halves_attention: bool = False
     constant_attention: bool = False
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether gradients go down as they are."""
+        return not self.rules and not self.constant_attention
+
     def with_rules(self, name: str, rules: Mapping[Callable[..., Any], Rule]) -> Propagation:
-        """The same with other rules for some functions, or rules for more of them.
+        """The same with other rules for some functions, or rules for more of them. Such sets do not pickle.
 
         Example:
             >>> from captum_attn.core.propagation import ATTNLRP, constant
@@ -52,13 +64,6 @@ class Propagation:
         return (propagation_named, (self.name,)) if self is PROPAGATIONS.get(self.name) else super().__reduce__()
 
 
-def power(applied: Applied, input: Any, exponent: Any, *rest: Any, **options: Any) -> Any:
-    """The rule of x ** p for a number p ≥ 1; other powers keep their gradient."""
-    if not isinstance(exponent, int | float) or exponent < 1 or not applied.depend(input):
-        return applied.run()
-    return proportional(float(exponent == 1))(applied, input, exponent, *rest, **options)
-
-
 def _named(*names: str) -> list[Callable[..., Any]]:
     """Functions of ``torch``, of its tensors and of ``torch.nn.functional`` that have one of the names."""
     found = [getattr(home, name, None) for name in names for home in (torch, Tensor, F)]
@@ -68,15 +73,17 @@ def _named(*names: str) -> list[Callable[..., Any]]:
 _ACTIVATIONS = {
     0.5: _named("gelu", "silu", "hardswish"),
     0.6: _named("mish"),
-    1.0: _named("tanh", "elu", "celu", "softsign", "hardtanh", "hardtanh_"),
+    1.0: _named("tanh", "elu", "celu", "softsign", "hardtanh"),
     1.0507009873554805: _named("selu"),
     0.0: _named("relu6", "square"),
 }
 _RULES: dict[Callable[..., Any], Rule] = {
-    **{function: proportional(slope) for slope, functions in _ACTIVATIONS.items() for function in functions},
+    **{function: Proportional(slope) for slope, functions in _ACTIVATIONS.items() for function in functions},
     **dict.fromkeys(_named("layer_norm"), layer_norm),
     **dict.fromkeys(_named("rms_norm"), rms_norm),
     **dict.fromkeys(_named("group_norm"), group_norm),
+    **dict.fromkeys(_named("instance_norm"), instance_norm),
+    **dict.fromkeys(_named("batch_norm"), batch_norm),
     F.normalize: normalize,
     F.glu: gated_linear_unit,
     **dict.fromkeys(_named("pow", "__pow__"), power),
@@ -85,15 +92,16 @@ _RULES: dict[Callable[..., Any], Rule] = {
     **dict.fromkeys(_named("div", "divide", "true_divide", "__truediv__"), quotient),
     **dict.fromkeys(_named("div_", "divide_", "true_divide_", "__itruediv__"), quotient),
     **dict.fromkeys(_named("matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "mv", "dot", "inner"), matrix_product),
-    **dict.fromkeys(_named("linear"), matrix_product),
-    **dict.fromkeys(_named("addmm", "baddbmm", "addcmul", "addbmm", "addmv"), added_product),
+    F.linear: linear,
+    **dict.fromkeys(_named("addmm", "baddbmm", "addbmm", "addmv"), added_matrix_product),
+    **dict.fromkeys(_named("addcmul"), added_product),
     torch.einsum: einsum,
 }
 
 GRADIENT = Propagation("gradient")
 """Plain gradients: no rules."""
 
-ATTNLRP = Propagation("attnlrp", _RULES, halves_attention=True)
+ATTNLRP = Propagation("attnlrp", _RULES)
 """Achtibat et al. 2024, 2402.05602: norms and activations as they scale this input, products in halves, softmax by its
 first-order term."""
 

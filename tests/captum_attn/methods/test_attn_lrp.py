@@ -6,6 +6,7 @@ The rules themselves, and the models written out: ``core/propagation``.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from captum_attn import AttnLRP, IntegratedAttnLRP, ShapleyGradAttention
 from captum_attn.core import mapping_inputs, observed_forward
+from captum_attn.core.origins import Entrance
 from captum_attn.methods import explain_in_one_pass
 
 
@@ -140,27 +142,18 @@ def test_bad_baselines_and_passes_are_named() -> None:
         AttnLRP(model, baseline="mask token")
     with pytest.raises(ValueError, match="baseline='mask' needs the tokenizer"):
         AttnLRP(model, baseline="mask")
-    with pytest.raises(TypeError, match="ids have no baseline 'mean'"):
+    with pytest.raises(ValueError, match="ids have no baseline 'mean'"):
         AttnLRP(model, baseline="mean").attribute(text_batch())
-    with pytest.raises(TypeError, match="embeddings have no baseline 4"):
+    with pytest.raises(ValueError, match="embeddings have no baseline 4"):
         AttnLRP(model, baseline=4).attribute(torch.randn(1, 6, 32))
     for passes in (0, 10, 2.0):
         with pytest.raises(ValueError, match="passes must be a number from 1 to 9"):
             IntegratedAttnLRP(model, passes=passes)
 
 
-@pytest.mark.parametrize("method", [AttnLRP, IntegratedAttnLRP])
-def test_a_text_that_is_looked_up_twice_gets_both_parts(method: type[AttnLRP]) -> None:
-    """T5 and BART for classification read the text in the encoder, and shifted by a token in the decoder."""
-    inputs = text_batch()
-    players = inputs["attention_mask"].bool()
-    for name in ("t5", "bart"):
-        attribution = method(FAMILIES[name].build(torch.float64), propagation="cp")
-        assert attribution.attribute_tokens(inputs, target=1, players=players).values.isfinite().all()
-
-
-def test_what_it_gets_twice_and_what_the_start_token_gets_are_all() -> None:
-    model, inputs = FAMILIES["t5"].build(torch.float64), text_batch()  # no biases
+def test_a_text_that_is_looked_up_twice_gets_both_parts() -> None:
+    """T5 for classification reads the text in the encoder, and shifted by a token in the decoder; it has no biases."""
+    model, inputs = FAMILIES["t5"].build(torch.float64), text_batch()
     method, players = AttnLRP(model, propagation="cp"), inputs["attention_mask"].bool()
     found = method.attribute_tokens(inputs, target=1, players=players)
     with observed_forward(model, mapping_inputs(model, inputs), propagation=method.propagation) as run:
@@ -169,6 +162,99 @@ def test_what_it_gets_twice_and_what_the_start_token_gets_are_all() -> None:
     encoder, decoder = ((state * part).sum(-1).detach() for state, part in zip(states, gradients, strict=True))
     others = (encoder * ~players).sum(-1) + decoder[:, 0] + (decoder[:, 1:] * ~players[:, :-1]).sum(-1)
     torch.testing.assert_close(found.values.sum(-1) + others, found.scores)
+    integrated = IntegratedAttnLRP(model, propagation="gradient", passes=1, baseline="zeros")
+    found = integrated.attribute_tokens(inputs, target=1, players=players)
+
+    def halfway(entrance: Entrance) -> Tensor:
+        half = 0.5 * players
+        shifted = torch.cat([torch.zeros_like(half[:, :1]), half[:, :-1]], 1)
+        return entrance.state * (1 - (half if torch.equal(entrance.ids, inputs["input_ids"]) else shifted))[..., None]
+
+    with observed_forward(model, mapping_inputs(model, inputs), shift=halfway) as run:
+        states = [entrance.state for entrance in run.entrances]
+        gradients = run.show([], run.output[:, 1], features=states)
+    tables = [entrance.table[entrance.ids] for entrance in run.entrances]
+    encoder, decoder = ((state * part).sum(-1).detach() for state, part in zip(tables, gradients, strict=True))
+    expected = encoder + torch.cat([decoder[:, 1:], torch.zeros_like(decoder[:, :1])], 1)
+    torch.testing.assert_close(found.values, expected * players)
+
+
+class Before(nn.Module):
+    """Computes something of its input before a model takes it in."""
+
+    def __init__(self, model: nn.Module, compute: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.model, self.compute = model, compute
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.model(self.compute(self.model, features)).logits
+
+
+@torch.no_grad()
+def normalized(model: nn.Module, pixels: Tensor) -> Tensor:
+    return (pixels - 0.5) / 0.2
+
+
+def by_the_brightest(model: nn.Module, pixels: Tensor) -> Tensor:
+    return pixels / pixels.detach().amax((1, 2, 3), keepdim=True)
+
+
+@pytest.mark.parametrize("compute", [normalized, by_the_brightest])
+@pytest.mark.parametrize("method", [AttnLRP, IntegratedAttnLRP])
+def test_input_that_is_computed_with_before_it_comes_in_is_refused(method, compute) -> None:
+    model, images = Before(FAMILIES["vit"].build(), compute), image_batch()["pixel_values"]
+    assert ShapleyGradAttention(model).attribute(images).isfinite().all()
+    with pytest.raises(ValueError, match=r"computes with its input without gradients.*ShapleyGradAttention"):
+        method(model).attribute(images)
+
+
+def test_embeddings_without_gradients_are_refused() -> None:
+    class Looked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = FAMILIES["bert"].build()
+
+        def forward(self, input_ids: Tensor) -> Tensor:
+            with torch.no_grad():
+                words = self.model.get_input_embeddings()(input_ids)
+            return self.model(inputs_embeds=words).logits
+
+    for method in (AttnLRP(Looked()), IntegratedAttnLRP(Looked(), baseline=7)):
+        with pytest.raises(ValueError, match="computes with its input without gradients"):
+            method.attribute(text_batch()["input_ids"])
+
+
+def test_pixels_of_patches_that_do_not_play_get_nothing() -> None:
+    model, images = FAMILIES["vit"].build(), image_batch()["pixel_values"]
+    players = torch.zeros(3, 10, dtype=torch.bool)
+    players[:, 1:5] = True  # the first row of patches, and one more
+    for method in (AttnLRP(model, baseline="zeros"), IntegratedAttnLRP(model)):
+        pixels = method.attribute(images, target=1, players=players)
+        values = method.attribute_tokens(images, target=1, players=players).values
+        torch.testing.assert_close(pixels.sum((1, 2, 3)), values.sum(-1))
+        assert not pixels[:, :, 4:, 4:].any()
+        assert pixels[:, :, :4].any()
+
+
+def test_other_integers_that_are_made_of_ids_are_no_tokens() -> None:
+    class Parity(nn.Module):
+        """Adds what a table of two says of each id."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model, self.parities = FAMILIES["bert"].build(), nn.Embedding(2, 32)
+
+        def forward(self, input_ids: Tensor) -> Tensor:
+            words = self.model.get_input_embeddings()(input_ids)
+            return self.model(inputs_embeds=words + self.parities(input_ids % 2)).logits
+
+    torch.manual_seed(0)
+    model, ids = Parity(), text_batch()["input_ids"][:1]
+    model.parities.weight.data.zero_()
+    expected = AttnLRP(model.model, baseline=59).attribute(ids, target=1)
+    torch.testing.assert_close(AttnLRP(model, baseline=59).attribute(ids, target=1), expected)
+    expected = IntegratedAttnLRP(model.model, baseline=59).attribute(ids, target=1)
+    torch.testing.assert_close(IntegratedAttnLRP(model, baseline=59).attribute(ids, target=1), expected)
 
 
 def test_sequence_first_models_give_tokens_their_own() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import pickle
 import warnings
@@ -14,16 +15,16 @@ import torch.nn.functional as F
 from families import FAMILIES, batch
 from torch import Tensor, nn
 
-from captum_attn import AttentionRollout, AttnLRP, ShapleyGradAttention
-from captum_attn.core import observed_forward, tensor_inputs
+from captum_attn import AttentionRollout, AttnLRP, IntegratedAttnLRP, ShapleyAttention, ShapleyGradAttention
+from captum_attn.core import AttentionCall, observed_forward, tensor_inputs
 from captum_attn.core.propagation import (
     ATTNLRP,
     CP,
     PROPAGATIONS,
     Linearised,
+    Propagation,
     constant,
     propagation_named,
-    proportional,
     replaced,
 )
 
@@ -92,6 +93,7 @@ ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
     "elu": (F.elu, 1.0),
     "selu": (F.selu, 1.0507009873554805),
     "softsign": (F.softsign, 1.0),
+    "addcmul": (lambda x: torch.addcmul(torch.zeros(4).double(), x, torch.special.ndtr(x)), 0.5),
     "x · x": (lambda x: x * x, 0.0),
     "x · x, in place": (lambda x: (x * 1).mul_(x), 0.0),
 }
@@ -147,6 +149,14 @@ NORMS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Te
         lambda x: F.group_norm(x.mT, 1).mT,
         lambda x, g: (g - g.mean((1, 2), keepdim=True)) / (x.var((1, 2), correction=0, keepdim=True) + 1e-5).sqrt(),
     ),
+    "instance_norm": (
+        lambda x: F.instance_norm(x.mT, weight=WEIGHT.double()).mT,
+        lambda x, g: (g - g.mean(1, keepdim=True)) * WEIGHT / (x.var(1, correction=0, keepdim=True) + 1e-5).sqrt(),
+    ),
+    "batch_norm": (
+        lambda x: F.batch_norm(x.mT, BIAS.double(), 1 + WEIGHT.double() ** 2, WEIGHT.double()).mT,
+        lambda x, g: g * WEIGHT / (1 + WEIGHT.double() ** 2 + 1e-5).sqrt(),
+    ),
     "normalize": (lambda x: F.normalize(x, dim=-1), lambda x, g: g / x.norm(dim=-1, keepdim=True)),
     "unit length": (lambda x: x / x.norm(dim=-1, keepdim=True), lambda x, g: g / x.norm(dim=-1, keepdim=True)),
 }
@@ -201,6 +211,8 @@ OUTER: dict[str, Callable[[Tensor], Tensor]] = {
     "matmul": lambda x: x @ x.mT @ x,
     "bmm": lambda x: torch.bmm(torch.bmm(x, mat2=x.mT), x),
     "einsum": lambda x: torch.einsum("bij,bkj,bkd->bid", x, x, x),
+    "einsum of a list": lambda x: torch.einsum("bij,bkj,bkd->bid", [x, x, x]),
+    "linear": lambda x: torch.stack([F.linear(one, bias=None, weight=one) for one in x]) @ x,
     "baddbmm": lambda x: torch.baddbmm(torch.zeros(1).double(), torch.baddbmm(torch.zeros(1).double(), x, x.mT), x),
     "in place": lambda x: x @ x.mT @ x.clone().mul_(1.0),
 }
@@ -286,10 +298,40 @@ def test_half_precision_gives_about_the_same() -> None:
         assert (cast - expected).norm() < 0.06 * expected.norm()
 
 
-def test_functions_without_a_rule_are_named(x: Tensor) -> None:
-    model = Between(lambda state: F.softplus(state) + F.gelu(state)).double()
-    with pytest.warns(UserWarning, match=r"'attnlrp' has no rule for functions of Between.*\(softplus\)"):
-        AttnLRP(model).attribute(x, target=1)
+UNCOVERED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "softplus": (lambda x: F.softplus(x) + F.gelu(x), "softplus"),
+    "below a list": (lambda x: torch.einsum("bij,bkj->bik", [F.softplus(x), x])[..., :4], "softplus"),
+    "in place": (lambda x: F.hardtanh_(x * 1), "hardtanh"),
+    "by statistics of the batch": (lambda x: F.batch_norm(x.mT, None, None, training=True).mT, "nativebatchnorm"),
+    "a blend": (lambda x: torch.lerp(x, 2 * x, x @ MATRIX), "lerp"),
+}
+
+
+@pytest.mark.parametrize("name", UNCOVERED)
+def test_functions_without_a_rule_are_named(name: str, x: Tensor) -> None:
+    function, named = UNCOVERED[name]
+    with (
+        pytest.warns(UserWarning, match=rf"'attnlrp' has no rule for functions of Between.*\({named}\)"),
+        observed_forward(Between(function).double(), tensor_inputs(Between(function), x), propagation=ATTNLRP),
+    ):
+        pass
+
+
+LINEAR: dict[str, Callable[[Tensor], Tensor]] = {
+    "addmm": lambda x: torch.stack([torch.addmm(one, one, MATRIX) for one in x]),
+    "addcmul": lambda x: torch.addcmul(x, x, WEIGHT.double()),
+    "lerp": lambda x: torch.lerp(x, x @ MATRIX, WEIGHT.double()),
+    "nan_to_num": torch.nan_to_num,
+    "linear with a bias": lambda x: F.linear(x, bias=BIAS.double(), weight=MATRIX),
+}
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_linear_functions_need_none(name: str, x: Tensor) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        before, after = relevance_in(LINEAR[name], x)
+    torch.testing.assert_close(before, torch.autograd.functional.vjp(LINEAR[name], x, after)[1])
 
 
 def test_a_rule_of_ones_own(x: Tensor) -> None:
@@ -309,8 +351,6 @@ def test_a_rule_of_ones_own(x: Tensor) -> None:
     torch.testing.assert_close(stopped, passed)
     assert mine.name == "mine"
     assert ATTNLRP.rules.keys() < mine.rules.keys()
-    with pytest.raises(TypeError, match="missing"):
-        proportional()  # type: ignore[call-arg]
 
 
 def test_names_and_pickles() -> None:
@@ -322,5 +362,22 @@ def test_names_and_pickles() -> None:
 
 
 def test_methods_without_gradients_take_no_rules(x: Tensor) -> None:
-    with pytest.raises(ValueError, match=r"AttentionRollout reads attention without gradients.*leave it out"):
-        AttentionRollout(Between(F.gelu).double(), propagation="attnlrp").attribute(x)
+    for method in (AttentionRollout, ShapleyAttention):
+        with pytest.raises(ValueError, match=rf"{method.__name__} reads attention without gradients.*leave it out"):
+            method(Between(F.gelu).double(), propagation="attnlrp").attribute(x)
+
+
+def test_attention_alone_may_be_a_constant(x: Tensor) -> None:
+    alone = Propagation("alone", {}, constant_attention=True)
+    model = Between(F.gelu).double()
+    found = AttnLRP(model, propagation=alone).attribute(x, target=1)
+    assert not torch.equal(found, AttnLRP(model, propagation="gradient").attribute(x, target=1))
+
+
+def test_nothing_of_a_pass_is_left() -> None:
+    model = FAMILIES["bert"].build()
+    inputs = batch(FAMILIES["bert"])
+    for method in (AttnLRP(model), IntegratedAttnLRP(model), ShapleyGradAttention(model, propagation="attnlrp")):
+        method.attribute(inputs, target=1)
+    gc.collect()
+    assert not [thing for thing in gc.get_objects() if isinstance(thing, AttentionCall)]
