@@ -24,7 +24,7 @@ from captum_attn.core.intercept import AttentionIntercept, Kernel
 from captum_attn.core.origins import NOWHERE, Factors, Origin, Provenance
 from captum_attn.core.outline import Outline
 from captum_attn.core.owners import CallOwners
-from captum_attn.core.propagation import PropagationMode, nodes_between, with_gradient_times
+from captum_attn.core.propagation import PropagationMode, alias, nodes_between, with_gradient_times
 from captum_attn.core.tiles import Attention
 
 
@@ -240,7 +240,7 @@ class AttentionCapture(AttentionIntercept):
         if not call.shares.scores:
             query, key, mask = query.detach(), key.detach(), None if mask is None else mask.detach()
         elif call.shares.scores != 1:
-            query, key = (with_gradient_times(part.view_as(part), call.shares.scores) for part in (query, key))
+            query, key = (alias(part, call.shares.scores) for part in (query, key))
         observed = with_gradient_times(kernel(query, key, value, mask), call.shares.output)
         if observed.requires_grad:
             noted = WeakMethod(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.origins import Entrance
 from captum_attn.core.patches import painted_over_pixels, patch_values
 from captum_attn.core.perturb import Replacement, replace_tokens
+from captum_attn.core.tiles import widen
 from captum_attn.core.tokens import Tokens
 
 
@@ -25,14 +26,13 @@ class Layout(Enum):
     TRANSPOSED = "sequence first"
 
 
-def check_entrances(entrances: Sequence[Entrance]) -> None:
-    """Raise ``ValueError`` where the input, or a part of it, comes in without the way from there to the input."""
-    if not entrances or any(entrance.again for entrance in entrances):
-        raise ValueError(
-            "the model computes with its input without gradients (under torch.no_grad(), on detached tensors, or "
-            "outside of torch) before it takes it in, so relevance cannot be followed down to the input: let the model "
-            "compute gradients there, or explain its attention, by ShapleyGradAttention(model, propagation=...)"
-        )
+def input_is_cut(model: Any) -> ValueError:
+    """What to raise where the input, or a part of it, comes in without the way from there to the input."""
+    return ValueError(
+        f"{type(model).__name__} computes with its input without gradients (under torch.no_grad(), on detached "
+        "tensors, or outside of torch), so relevance cannot be followed down to all of it: let the model compute "
+        "gradients there, or explain its attention, by ShapleyGradAttention(model, propagation=...)"
+    )
 
 
 def layout_of(entrance: Entrance, inputs: ModelInputs) -> Layout | None:
@@ -46,7 +46,7 @@ def layout_of(entrance: Entrance, inputs: ModelInputs) -> Layout | None:
         return Layout.OWN if entrance.state.shape[:2] == given.shape[:2] else None
     if torch.equal(ids, given):
         return Layout.OWN
-    if ids.shape == given.shape and torch.equal(ids[:, 1:], given[:, :-1]):
+    if ids.shape == given.shape and given.shape[1] > 1 and torch.equal(ids[:, 1:], given[:, :-1]):
         return Layout.SHIFTED
     return Layout.TRANSPOSED if torch.equal(ids, given.mT) else None
 
@@ -66,11 +66,11 @@ def at_entrance(values: Tensor, layout: Layout) -> Tensor:
 
 
 def difference_from(baseline: Replacement, entrance: Entrance, inputs: ModelInputs, tokens: Tokens) -> Tensor:
-    """What comes in there, less the baseline; 0 where no tokens come in. Raises as :func:`baseline_of`."""
+    """What comes in there, less the baseline; all of it where no tokens come in. Raises as :func:`baseline_of`."""
     state = entrance.state.detach()
-    if inputs.modality != "pixels" and layout_of(entrance, inputs) is None:
-        return torch.zeros_like(state)
-    return state - baseline_of(entrance, inputs, tokens, baseline)
+    if entrance.again or (inputs.modality != "pixels" and layout_of(entrance, inputs) is None):
+        return widen(state)
+    return widen(state) - baseline_of(entrance, inputs, tokens, baseline)
 
 
 def baseline_of(entrance: Entrance, inputs: ModelInputs, tokens: Tokens, baseline: Replacement) -> Tensor:
@@ -86,7 +86,7 @@ def baseline_of(entrance: Entrance, inputs: ModelInputs, tokens: Tokens, baselin
         ValueError: a baseline that these inputs do not have; the mean of patches that are not known, or share pixels.
     """
     if baseline == "zeros":
-        return torch.zeros_like(entrance.state)
+        return torch.zeros_like(widen(entrance.state))
     if inputs.modality == "pixels" and baseline == "mean":
         try:
             return replace_tokens(inputs, tokens.players, "mean", tokens.grid).features.to(entrance.state)
@@ -118,10 +118,10 @@ class PartlyPresent:
     differences: list[Tensor] = field(default_factory=list, init=False)
 
     def __call__(self, entrance: Entrance) -> Tensor:
-        check_entrances([entrance])
         difference = difference_from(self.baseline, entrance, self.inputs, self.tokens)
         self.differences.append(difference)
-        return entrance.state - self._missing(entrance).to(difference) * difference
+        missing = torch.zeros(()) if entrance.again else self._missing(entrance)
+        return entrance.state - (missing.to(difference) * difference).to(entrance.state)
 
     def _missing(self, entrance: Entrance) -> Tensor:
         """How much of the difference is not there, in a shape that fits the state."""

@@ -18,6 +18,7 @@ from captum_attn.core.models import (
     check_evaluated,
     check_gradients,
     check_observable,
+    compiled_functions_uncompiled,
     config_of,
     evaluation_mode,
     same_random_state,
@@ -106,6 +107,7 @@ def seen_forward(
         following = AfterAttentionCapture(capture)
         with (
             same_random_state(inputs.features),
+            compiled_functions_uncompiled(),
             StateCapture(model, modules, capture) as kept,
             following if after_attention else nullcontext(),
             PatchTrail(inputs.features) if inputs.modality == "pixels" else nullcontext() as patches,
@@ -144,6 +146,7 @@ def plain_output(model: Callable[..., Any], inputs: ModelInputs, *, hidden_state
         torch.inference_mode(False),
         torch.no_grad(),
         same_random_state(inputs.features),
+        compiled_functions_uncompiled(),
     ):
         return output_scores(inputs.call(model), len(inputs), hidden_states=hidden_states)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -225,6 +226,28 @@ def evaluation_mode(model: Callable[..., Any]) -> Iterator[None]:
                     module.training = True
 
 
+@contextmanager
+def compiled_functions_uncompiled() -> Iterator[None]:
+    """Run functions that ``torch.compile`` decorates as they are written: compiled, they would take our mode in.
+
+    The switch is PyTorch's for all threads, so that the last one to leave puts it back.
+    """
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled
+        yield
+        return
+    with _lock:
+        if not _uncompiled:
+            _uncompiled.append(torch.compiler.set_stance("force_eager"))
+        _uncompiled.append(None)
+    try:
+        yield
+    finally:
+        with _lock:
+            _uncompiled.pop()
+            if len(_uncompiled) == 1:
+                _uncompiled.pop().__exit__(None, None, None)
+
+
 def check_evaluated(root: nn.Module | None) -> None:
     """Raise ``ValueError`` if the module that a function called is in training mode, where dropout is on."""
     if root is not None and any(module.training for module in root.modules()):
@@ -252,4 +275,5 @@ _NO_GRADIENT = (
 )
 _NAMED = 5
 _lock = threading.Lock()
+_uncompiled: list[Any] = []  # the switch, and an entry for each who is inside
 _evaluated: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()  # how often each module is inside

@@ -73,7 +73,7 @@ class Entrance(NamedTuple):
         state: the features as they came in: embeddings (B, T, D), pixels, or what token ids selected.
         ids: the integers that selected it; None of features that came in as they are.
         table: the vectors (V, D) that these select from, if it is a table of embeddings.
-        again: whether it was computed from features that had come in before, without a graph.
+        again: whether it was computed, without a graph, from features that had come in before.
     """
 
     state: Tensor
@@ -98,6 +98,7 @@ class Provenance:
         products: the square products of states since the last look: their factors, and the shape.
         gate: where dependences are looked at.
         entrances: where the explained features come in.
+        cut: whether features joined the graph by a way without one.
         shift: what is put in place of the features there; None for the features themselves.
     """
 
@@ -108,6 +109,7 @@ class Provenance:
     mixtures: list[tuple[int, Origin]] = field(default_factory=list, repr=False)
     products: list[tuple[Factors, tuple[int, ...]]] = field(default_factory=list, init=False, repr=False)
     gate: Gate | None = field(default=None, init=False)
+    cut: bool = field(default=False, init=False)
     shift: Callable[[Entrance], Tensor] | None = field(default=None, init=False, repr=False)
     entrances: list[Entrance] = field(default_factory=list, init=False, repr=False)
     _counted: int = field(default=0, init=False)
@@ -142,11 +144,11 @@ class Provenance:
             return result
         given = (*args, *kwargs.values())
         if func is Tensor.__setitem__:
-            self._follow_integers(args, args[0])
+            self._follow_integers(func, args, args[0])
         if not isinstance(result, Tensor):
             for part in result if isinstance(result, list | tuple) else ():
                 if isinstance(part, Tensor) and not part.is_floating_point():
-                    self._follow_integers(given, part)
+                    self._follow_integers(func, given, part)
             return result
         if self.gate is not None and result.dim() == 3 and result.grad_fn is not None:
             self.gate.first.setdefault(result.shape[1], result)
@@ -154,12 +156,15 @@ class Provenance:
             self._follow_order(func, args, kwargs, result)
         if not result.is_floating_point():
             if self._integers and result.dtype != torch.bool:
-                self._follow_integers(given, result)
-        elif result.grad_fn is None:
+                self._follow_integers(func, given, result)
+            return result
+        if result.grad_fn is None:
             return self._followed_without_graph(func, given, result)
-        elif func in _PRODUCTS or (func in _TIMES and _outer(args)):
+        if self._loose:
+            self.cut |= any(self._loose.get(id(part), (None, 0))[1] & FEATURES for part in _tensors(given))
+        if func in _PRODUCTS or (func in _TIMES and _outer(args)):
             return self._followed_product([*_tensors(given)], result, func is torch.einsum)
-        elif func in _LINEAR and result.dim() < 4:  # over four dimensions it may mix the heads of scores
+        if func in _LINEAR and result.dim() < 4:  # over four dimensions it may mix the heads of scores
             self.declare(result, self.of(result).settled)
         return result
 
@@ -220,8 +225,11 @@ class Provenance:
             self.declare(entered, origin)
         return entered
 
-    def _follow_integers(self, args: tuple[Any, ...], result: Tensor) -> None:
-        inputs = self._selected_by(args)
+    def _follow_integers(self, func: Callable[..., Any], args: tuple[Any, ...], result: Tensor) -> None:
+        name = getattr(func, "__name__", "")
+        if name.endswith("_like") or name.startswith("new_"):
+            return  # of the same shape, and nothing else
+        inputs = self._selected_by(args[:1] if name.endswith("_as") else args)
         if inputs and id(result) not in self._integers:
             self._integers[id(result)] = (result, inputs)
 

@@ -56,6 +56,7 @@ class ObservedForward:
         states: the hidden states that modules returned, where these were asked for.
         after_attention: what followed each attention call, by its number; None unless this was asked for.
         entrances: where the explained input came into the graph.
+        input_is_cut: whether the model computes with some of it without a graph, before or beside that.
         propagation: the rules of its backward passes.
         coverage: which functions have a rule; None of plain gradients.
 
@@ -74,6 +75,7 @@ class ObservedForward:
         self._capture = capture = seen.capture
         self.propagation = capture.rules.propagation if capture.rules else GRADIENT
         self.entrances = capture.provenance.entrances
+        self.input_is_cut = capture.provenance.cut or any(entrance.again for entrance in self.entrances)
         self.model = capture.root
         if not capture.calls:
             raise ValueError(seen.without_attention())

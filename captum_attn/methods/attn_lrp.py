@@ -8,11 +8,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from captum_attn.core import ModelInputs, Replacement, config_of, known_grid
-from captum_attn.core.entrances import by_token, check_entrances, difference_from, layout_of, over_pixels
+from captum_attn.core import ModelInputs, Replacement, config_of, known_grid, warn_user
+from captum_attn.core.entrances import by_token, difference_from, input_is_cut, layout_of, over_pixels
 from captum_attn.core.patches import at_patches, patch_sums
 from captum_attn.core.perturb import check_replacement, default_replacement
 from captum_attn.core.propagation import ATTNLRP, Propagation
+from captum_attn.core.tiles import widen
 from captum_attn.methods.attribution import Explained, OnePassAttribution
 from captum_attn.token_attributions import TokenAttributions
 
@@ -78,10 +79,9 @@ class AttnLRP(OnePassAttribution):
 
     def solve(self, explained: Explained, observer: None) -> TokenAttributions:
         run = explained.run
-        check_entrances(run.entrances)
         baseline = resolved_baseline(self.baseline, run.inputs, self.tokenizer, config_of(run.model))
         relevance = [
-            difference_from(baseline, entrance, run.inputs, explained.tokens) * gradient
+            difference_from(baseline, entrance, run.inputs, explained.tokens) * widen(gradient)
             for entrance, gradient in zip(run.entrances, explained.feature_gradients, strict=True)
         ]
         return relevance_attributions(explained, relevance)
@@ -91,23 +91,37 @@ def relevance_attributions(explained: Explained, relevance: Sequence[Tensor]) ->
     """The result where what came in at each of the run's entrances has some relevance, of the shape of its state.
 
     Raises:
-        ValueError: an input of which nothing says which of its parts the tokens are.
+        ValueError: an input that comes in without gradients, or as states of which nothing says which token's they are;
+            relevance that is not finite.
     """
     run, players = explained.run, explained.players
+    if not relevance or run.input_is_cut:
+        raise input_is_cut(run.model)
+    if not all(part.isfinite().all() for part in relevance):
+        raise ValueError(
+            f"relevance in {type(run.model).__name__} is not finite: numbers under a rule grow beyond "
+            f"{relevance[0].dtype}, or that of the weights; load the model with dtype=torch.float32"
+        )
     if run.inputs.modality == "pixels":
-        grid, playing = known_grid(explained.grid), over_pixels(players.to(relevance[0]), run.inputs, explained.tokens)
-        pixels = torch.stack([*relevance]).sum(0) * playing
+        grid, (pixels,) = known_grid(explained.grid), relevance
         patches = at_patches(patch_sums(pixels.sum(1), grid), grid, run.length)
-        return explained.attributions(patches, of_features=pixels)
+        playing = over_pixels(players.to(pixels), run.inputs, explained.tokens)
+        return explained.attributions(patches, of_features=pixels * playing)
     laid = [(part, layout_of(entrance, run.inputs)) for entrance, part in zip(run.entrances, relevance, strict=True)]
-    states = [by_token(part, layout).flatten(2) for part, layout in laid if layout is not None]
+    states = [by_token(part, layout) for part, layout in laid if layout is not None]
+    others = [part for part, layout in laid if layout is None and part.any()]
+    came = ", ".join(str(tuple(part.shape)) for part in (others or relevance))
     if not states:
-        came = ", ".join(str(tuple(part.shape)) for part in relevance)
         raise ValueError(
             f"the input {tuple(run.inputs.features.shape)} comes into the model as states of shape {came}, and nothing "
             "says which of them is which token's: explain attention, by ShapleyGradAttention(model, propagation=...)"
         )
-    values = torch.stack([state.sum(-1) for state in states]).sum(0)
+    if others:
+        warn_user(
+            f"{type(run.model).__name__} looks up states of shape {came} by other integers that it makes of tokens' "
+            "ids, such as positions or hashes: what these get is in no token's value"
+        )
+    values = torch.stack([state.flatten(2).sum(-1) for state in states]).sum(0)
     if run.inputs.modality == "ids":
         return explained.attributions(values)
     return explained.attributions(values, of_features=torch.stack(states).sum(0) * players[..., None])

@@ -82,15 +82,16 @@ def coverage_of(output: Tensor, rules: PropagationMode) -> Coverage:
             found.plain[kind.lower()] += _bends(node, kind, rules.dependents)
         elif not _AS_THEY_ARE.fullmatch(kind):
             found.plain[kind.lower()] += 1
-    return Coverage(+found.plain, +found.hidden)
+    written = {name: count for name, count in rules.in_place.items() if name not in found.plain}
+    return Coverage(+(found.plain + Counter(written)), +found.hidden)
 
 
 def _bends(node: Any, kind: str, dependents: Dependents) -> bool:
     """Whether more than one factor of a product depends on the input; what the product is added to is none."""
     depend = [parent is not None and dependents.node_depends(parent) for parent, _ in node.next_functions]
-    if kind == "Lerp":  # from, to, and perhaps a weight
-        return len(depend) > 2 and depend[2]
-    return sum(depend[-2:]) > 1
+    if kind in ("Lerp", "Div"):  # from, to, and perhaps a weight; what is divided, and by what
+        return len(depend) > 1 and depend[-1] and (kind == "Div" or len(depend) > 2)
+    return sum(depend[:2] if kind in _ADD_LAST else depend[-2:]) > 1
 
 
 def _nodes(output: Tensor, rules: PropagationMode) -> Iterator[Any]:
@@ -107,16 +108,20 @@ def _nodes(output: Tensor, rules: PropagationMode) -> Iterator[Any]:
 
 
 _OURS = frozenset({"_ObservedAttention", "_ObservedSoftmax", "_Entrance", "_Gated"})
+_ADD_LAST = frozenset(
+    {"Convolution", "ConvolutionOverrideable", "MkldnnConvolution", "CudnnConvolution", "SlowConv2D", "SlowConv3D"}
+    | {"ConvDepthwise2D", "ConvDepthwise3D", "GridSampler2D", "GridSampler3D", "CudnnGridSampler"}
+)
 _PRODUCTS = frozenset(
     {"Mul", "Div", "Mm", "Bmm", "Mv", "Dot", "Addmm", "Baddbmm", "Addcmul", "Addbmm", "Addmv", "Linear", "GroupedMm"}
-    | {"Lerp"}
+    | {"Lerp", *_ADD_LAST}
 )
 _AS_THEY_ARE = re.compile(  # linear in what depends on the input, piecewise so, or softmax, which keeps its gradient
-    r"T|Add|Sub|Rsub|Neg|Sum|Mean|Nansum|NanToNum|Cumsum|\w*Convolution\w*|MkldnnLinear|ThnnConv2D|View\w*|UnsafeView|"
-    r"Reshape\w*|Transpose|Permute|Expand|Slice|Select|\w*Split\w*|Cat|Stack|Index\w*|Gather|Scatter\w*|Take\w*|"
+    r"T|Add|Sub|Rsub|Neg|Sum|Mean|Nansum|NanToNum|Cumsum|MkldnnLinear|View\w*|UnsafeView|"
+    r"Reshape\w*|Transpose|Permute|Expand|Slice|Select|\w*Split\w*|Cat|Stack|Index(Add|Copy|Fill|Put|PutImpl|Select)?|UnsafeIndex\w*|Gather|Scatter(Add)?|Take\w*|"
     r"Embedding\w*|Clone|Copy\w*|ToCopy|Unsqueeze|Squeeze\w*|Alias|Repeat\w*|Roll|Flip|AsStrided|Masked\w*|Where|"
     r"ConstantPadNd|Reflection\w*|Replication\w*|Upsample\w*|\w*AvgPool\w*|Unbind|Unfold|Im2Col|Col2Im|"
-    r"Fft\w*|Tril|Triu|Diagonal|DiagEmbed|Real|Imag|Conj|Trace|Pixel\w*|Segment\w*|Detach|Lift\w*|GridSampler\w*|"
+    r"Fft\w*|Tril|Triu|Diagonal|DiagEmbed|Real|Imag|Conj|Trace|Pixel\w*|Detach|Lift\w*|"
     r"Relu|LeakyRelu|Threshold|Max\w*|Min\w*|Amax|Amin|Abs|Clamp\w*|Topk|Sort|Kthvalue|Prelu\w*|\w*Dropout|Softmax|"
     r"torch::autograd::(AccumulateGrad|Copy\w+)"
 )

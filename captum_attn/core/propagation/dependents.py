@@ -56,9 +56,9 @@ class Dependents:
         """Whether ``gate · state`` is an activation of the state: x · Φ(x), spelled out, or a state under a sigmoid.
 
         The gate is then an elementwise function of the state, or of what the state is a multiple of, and of nothing
-        else; or it is a sigmoid of something.
+        else; or it is a sigmoid of something, or the inverse of a root, as of a variance.
         """
-        return self._is_sigmoid(gate) or self._is_function_of(gate, state)
+        return self._is_gate(gate) or self._is_function_of(gate, state)
 
     def _is_function_of(self, gate: Tensor, state: Tensor) -> bool:
         multiples = set(self._multiples(state))
@@ -83,10 +83,10 @@ class Dependents:
                 return
             place = below[0]
 
-    def _is_sigmoid(self, gate: Tensor) -> bool:
+    def _is_gate(self, gate: Tensor) -> bool:
         node, _ = _place(gate)
         while True:
-            if kind_of(node.name()) in _SIGMOIDS:
+            if kind_of(node.name()) in _GATES:
                 return True
             below = [parent for parent in parents(node) if self.node_depends(parent)]
             if kind_of(node.name()) not in _AFFINE or len(below) != 1:
@@ -103,6 +103,11 @@ def parents(node: Any) -> Iterator[Any]:
     return (parent for parent, _ in node.next_functions if parent is not None)
 
 
+def is_view(node: Any) -> bool:
+    """Whether a node's result is its input in another shape."""
+    return kind_of(node.name()) in _SHAPES
+
+
 def _place(tensor: Tensor) -> Place:
     return tensor.grad_fn, tensor.output_nr
 
@@ -117,10 +122,12 @@ def kind_of(name: str) -> str:
     return re.sub(r"Backward\d*$", "", name)
 
 
-_SIGMOIDS = frozenset({"Sigmoid", "Hardsigmoid"})
+_GATES = frozenset({"Sigmoid", "Hardsigmoid", "Rsqrt"})
 _MULTIPLES = frozenset({"Mul", "Div", "Neg", "ToCopy", "Clone"})
-_SHAPES = frozenset({"View", "Unsqueeze", "Expand", "Transpose", "ReshapeAlias", "UnsafeView", "Permute", "Alias"})
-_AFFINE = _MULTIPLES | _SHAPES | {"Add", "Sub", "Rsub", "Squeeze", "Slice"}
+_SHAPES = frozenset(
+    {"View", "Unsqueeze", "Expand", "Transpose", "ReshapeAlias", "UnsafeView", "Permute", "Alias"} | {"Squeeze", "T"}
+)
+_AFFINE = _MULTIPLES | _SHAPES | {"Add", "Sub", "Rsub", "Slice"}
 _ELEMENTWISE = frozenset(
     {
         "Add",
@@ -128,6 +135,7 @@ _ELEMENTWISE = frozenset(
         "Rsub",
         "Pow",
         "Erf",
+        "Erfc",
         "Exp",
         "Tanh",
         "Softplus",
@@ -139,6 +147,6 @@ _ELEMENTWISE = frozenset(
         "Sin",
     }
     | {"Relu", "Clamp", "ClampMin", "ClampMax", "Hardtanh", "_Proportional"}
-    | _SIGMOIDS
+    | _GATES
     | _MULTIPLES
 )

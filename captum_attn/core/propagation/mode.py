@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from captum_attn.core.calls import Shares
 from captum_attn.core.propagation.dependents import Dependents
-from captum_attn.core.propagation.replacements import Applied
+from captum_attn.core.propagation.replacements import Applied, tensors_in
 from captum_attn.core.propagation.rule_sets import Propagation
 
 
@@ -28,6 +28,7 @@ class PropagationMode(TorchFunctionMode):
         propagation: as given.
         dependents: what depends on the input.
         ruled: the autograd nodes under rules.
+        in_place: functions without a rule that wrote to tensors in place, by name, of which the graph may not tell.
     """
 
     def __init__(self, propagation: Propagation) -> None:
@@ -35,6 +36,7 @@ class PropagationMode(TorchFunctionMode):
         self.propagation = propagation
         self.dependents = Dependents({"_ObservedSoftmaxBackward"} if propagation.constant_attention else ())
         self.ruled: set[Any] = set()
+        self.in_place: Counter[str] = Counter()
 
     def attention_shares(self, query: Tensor, key: Tensor, value: Tensor) -> Shares:
         """What fused attention of these passes on."""
@@ -51,20 +53,30 @@ class PropagationMode(TorchFunctionMode):
         """Let go of the graph, when the forward pass is over."""
         self.dependents.forget()
         self.ruled.clear()
+        self.in_place.clear()
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         rule = self.propagation.rules.get(func)
-        if rule is None or not torch.is_grad_enabled() or not _follows_some([*args, *kwargs.values()]):
+        if not torch.is_grad_enabled() or not any(part.requires_grad for part in tensors_in((*args, *kwargs.values()))):
+            return func(*args, **kwargs)
+        if rule is None:
+            name = getattr(func, "__name__", "")
+            self.in_place[name[:-1]] += name.endswith("_") and not name.endswith("__") and name not in _LINEAR_IN_PLACE
             return func(*args, **kwargs)
         return rule(Applied(func, args, kwargs, self.dependents, self.ruled), *args, **kwargs)
 
 
-def _follows_some(values: Sequence[Any]) -> bool:
-    """Whether autograd follows one of these, or a part of it."""
-    return any(
-        value.requires_grad if isinstance(value, Tensor) else isinstance(value, list | tuple) and _follows_some(value)
-        for value in values
+_LINEAR_IN_PLACE = frozenset(
+    f"{name}_"
+    for names in (
+        "add sub subtract neg negative copy zero fill masked_fill masked_scatter index_add index_copy index_fill",
+        "index_put scatter scatter_add fill_diagonal clamp clamp_min clamp_max clip relu leaky_relu threshold abs",
+        "dropout tril triu squeeze unsqueeze transpose t swapaxes swapdims resize requires_grad detach nan_to_num",
+        "cumsum lerp set rename as_strided",
     )
+    for name in names.split()
+)
+"""Linear functions, or piecewise so, that write to their input."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_attn.core.propagation.replacements import Applied, scaled, tensors_in
+from captum_attn.core.propagation.replacements import Applied, alias, scaled, tensors_in
 
 
 def matrix_product(applied: Applied, *_: Any, **__: Any) -> Any:
@@ -18,22 +18,37 @@ def matrix_product(applied: Applied, *_: Any, **__: Any) -> Any:
 
 def linear(applied: Applied, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
     """The same; a bias gets all of its own."""
-    return _halved(applied, input, weight)
+    if not applied.depend(input, weight):
+        return applied.run()
+    return applied.run_with(alias(input, 0.5), alias(weight, 0.5), bias)
 
 
-def added_matrix_product(applied: Applied, *_: Any, **__: Any) -> Any:
+def added_matrix_product(applied: Applied, input: Any, *factors: Tensor, **options: Any) -> Any:
     """The same, of a product that is added to something."""
-    return _halved(applied, *applied.tensors[-2:])
+    left, right = _taken(factors, options)
+    if not applied.depend(left, right):
+        return applied.run()
+    return applied.run_with(input, alias(left, 0.5), alias(right, 0.5), **options)
 
 
-def added_product(applied: Applied, *args: Any, **options: Any) -> Any:
+def added_product(applied: Applied, input: Any, *factors: Tensor, **options: Any) -> Any:
     """An elementwise product that is added to something; see :func:`product`."""
-    first, second = applied.tensors[-2:]
-    if applied.depend(first, second):
-        for weight, state in ((second, first), (first, second)):
-            if _weighs(applied, weight, state):
-                return _with_others(applied, {id(weight): weight.detach()})
-    return added_matrix_product(applied, *args, **options)
+    left, right = _taken(factors, options)
+    if not applied.depend(left, right):
+        return applied.run()
+    if _weighs(applied, right, left):
+        return applied.run_with(input, left, right.detach(), **options)
+    if _weighs(applied, left, right):
+        return applied.run_with(input, left.detach(), right, **options)
+    return applied.run_with(input, alias(left, 0.5), alias(right, 0.5), **options)
+
+
+def _taken(factors: tuple[Tensor, ...], options: dict[str, Any]) -> list[Tensor]:
+    """The factors, given by place or, among other options, by name."""
+    return [*factors, *(options.pop(name) for name in _FACTORS if name in options)]
+
+
+_FACTORS = ("mat1", "mat2", "batch1", "batch2", "mat", "vec", "tensor1", "tensor2")
 
 
 def einsum(applied: Applied, _: str, *operands: Any) -> Any:
@@ -76,19 +91,6 @@ def gated_linear_unit(applied: Applied, input: Tensor, dim: int = -1) -> Any:
     """Half of the features under a sigmoid of the others, which is a constant (``torch.nn.functional.glu``)."""
     value, gate = input.chunk(2, dim)
     return applied.run_with(torch.cat([value, gate.detach()], dim), dim)
-
-
-def _halved(applied: Applied, *factors: Tensor) -> Any:
-    """What the function returns, with half of the gradient for each of two factors, and all of it for the rest."""
-    if not applied.depend(*factors):
-        return applied.run()
-    return _with_others(applied, {id(factor): scaled(applied, factor.view_as(factor), 0.5) for factor in factors})
-
-
-def _with_others(applied: Applied, others: dict[int, Tensor]) -> Any:
-    """Run the function with other tensors in the place of some, which are named by their ``id``."""
-    named = {name: others.get(id(value), value) for name, value in applied.kwargs.items()}
-    return applied.run_with(*(others.get(id(value), value) for value in applied.args), **named)
 
 
 def _weighs(applied: Applied, weight: Tensor, state: Tensor) -> bool:

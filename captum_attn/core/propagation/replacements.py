@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from captum_attn.core.propagation.dependents import Dependents, parents
+from captum_attn.core.propagation.dependents import Dependents, is_view, parents
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,15 @@ def scaled(applied: Applied, result: Tensor, factor: float) -> Tensor:
 
 
 def with_gradient_times(tensor: Tensor, factor: float) -> Tensor:
-    """The same tensor, whose gradient is multiplied before it is handed on."""
-    if tensor.grad_fn is not None and factor != 1:
-        tensor.grad_fn.register_prehook(lambda gradients: tuple(g if g is None else g * factor for g in gradients))
+    """The same tensor, whose gradient is multiplied before it is handed on.
+
+    Below views: of a view that is written to later, autograd makes another node.
+    """
+    node: Any = tensor.grad_fn
+    while node is not None and is_view(node) and len([*parents(node)]) == 1:
+        (node,) = parents(node)
+    if node is not None and factor != 1:
+        node.register_prehook(lambda gradients: tuple(g if g is None else g * factor for g in gradients))
     return tensor
 
 
@@ -113,6 +119,14 @@ def nodes_between(result: Tensor, made_of: Sequence[Tensor]) -> set[Any]:
             found.add(node)
             waiting += [parent for parent in parents(node) if parent not in stop and node not in stop]
     return found
+
+
+def alias(tensor: Tensor, factor: float) -> Tensor:
+    """The tensor in the place of one operand, with its gradient by that operand multiplied."""
+    same = tensor.view_as(tensor)
+    if same.grad_fn is not None:
+        same.grad_fn.register_prehook(lambda gradients: tuple(g if g is None else g * factor for g in gradients))
+    return same
 
 
 def constant(applied: Applied, *_: Any, **__: Any) -> Any:

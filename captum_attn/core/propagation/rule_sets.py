@@ -54,10 +54,19 @@ class Propagation:
     def with_rules(self, name: str, rules: Mapping[Callable[..., Any], Rule]) -> Propagation:
         """The same with other rules for some functions, or rules for more of them. Such sets do not pickle.
 
+        Raises:
+            TypeError: keys that are no functions of torch, rules that are none.
+            ValueError: a rule for attention, which is no single function; ``constant_attention`` is for it.
+
         Example:
             >>> from captum_attn.core.propagation import ATTNLRP, constant
             >>> mine = ATTNLRP.with_rules("mine", {torch.sigmoid: constant})
         """
+        for function, rule in rules.items():
+            if not callable(function) or isinstance(function, type) or not callable(rule):
+                raise TypeError(f"expected rules for functions of torch, got {function!r}: {rule!r}")
+            if function in _OF_ATTENTION:
+                raise ValueError(f"{function.__name__} gets no rule: replace(ATTNLRP, constant_attention=True) has one")
         return replace(self, name=name, rules={**self.rules, **rules})
 
     def __reduce__(self) -> Any:  # torch's functions do not pickle
@@ -97,6 +106,8 @@ _RULES: dict[Callable[..., Any], Rule] = {
     **dict.fromkeys(_named("addcmul"), added_product),
     torch.einsum: einsum,
 }
+
+_OF_ATTENTION = {F.scaled_dot_product_attention, F.multi_head_attention_forward, *_named("softmax")}
 
 GRADIENT = Propagation("gradient")
 """Plain gradients: no rules."""

@@ -18,6 +18,7 @@ from families import FAMILIES, batch, on, plain_attention, text_batch
 from models import PlainClassifier, left_untouched
 from torch import nn
 
+from captum_attn import ShapleyGradAttention
 from captum_attn.core import AttentionCapture, mapping_inputs, observed_forward, tensor_inputs
 from captum_attn.core.models import evaluation_mode
 
@@ -496,3 +497,30 @@ def test_mathematics_and_core_can_be_imported_without_what_they_do_not_need(pack
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[] None"
+
+
+def test_functions_that_are_compiled_run_as_they_are_written():
+    """Dynamo would take the mode in, and mix up what it saw: the second explanation had another output."""
+
+    def activation(states):
+        return F.gelu(states) * states.sigmoid()
+
+    class Gated(nn.Module):
+        def __init__(self, function):
+            super().__init__()
+            torch.manual_seed(0)
+            self.model, self.function, self.linear = FAMILIES["bert"].build(), function, nn.Linear(32, 32)
+
+        def forward(self, input_ids):
+            states = self.model.get_input_embeddings()(input_ids)
+            return self.model(inputs_embeds=states + self.function(self.linear(states))).logits
+
+    ids = text_batch()["input_ids"][:1]
+    model = Gated(torch.compile(activation, backend="eager"))
+    expected = model(ids)
+    for propagation in ("gradient", "attnlrp") * 3:
+        found = ShapleyGradAttention(model, propagation=propagation).attribute_tokens(ids, target=1)
+        plain = ShapleyGradAttention(Gated(activation), propagation=propagation).attribute_tokens(ids, target=1)
+        torch.testing.assert_close(found.output, expected)
+        torch.testing.assert_close(found.values, plain.values)
+        torch.testing.assert_close(model(ids), expected)

@@ -208,6 +208,73 @@ def test_input_that_is_computed_with_before_it_comes_in_is_refused(method, compu
         method(model).attribute(images)
 
 
+def test_input_that_is_read_beside_itself_without_gradients_is_refused() -> None:
+    class Beside(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = FAMILIES["bert"].build()
+
+        def forward(self, input_ids: Tensor) -> Tensor:
+            words = self.model.get_input_embeddings()(input_ids)
+            return self.model(inputs_embeds=words + words.detach().tanh()).logits
+
+    for method in (AttnLRP(Beside()), IntegratedAttnLRP(Beside())):
+        with pytest.raises(ValueError, match="computes with its input without gradients"):
+            method.attribute(text_batch()["input_ids"])
+
+
+def test_positions_of_the_shape_of_ids_are_constants() -> None:
+    class Positioned(nn.Module):
+        def __init__(self, positions: Callable[[Tensor], Tensor]) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.model, self.positions, self.table = FAMILIES["bert"].build(), positions, nn.Embedding(9, 32)
+
+        def forward(self, input_ids: Tensor) -> Tensor:
+            words = self.model.get_input_embeddings()(input_ids)
+            return self.model(inputs_embeds=words * self.table(self.positions(input_ids))).logits
+
+    ids = text_batch()["input_ids"]
+    expected = AttnLRP(Positioned(lambda ids: torch.arange(9)[None].expand(3, 9))).attribute(ids, target=1)
+    for positions in (lambda ids: torch.arange(9)[None].expand_as(ids), lambda ids: torch.ones_like(ids).cumsum(1) - 1):
+        torch.testing.assert_close(AttnLRP(Positioned(positions)).attribute(ids, target=1), expected)
+
+
+def test_half_precision_gives_float32_and_what_overflows_is_named() -> None:
+    model = FAMILIES["bert"].build(torch.bfloat16)
+    for method in (AttnLRP(model), IntegratedAttnLRP(model)):
+        assert method.attribute(text_batch(), target=1).dtype == torch.float32
+
+    class Overflows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = FAMILIES["bert"].build(torch.float16)
+
+        def forward(self, input_ids: Tensor) -> Tensor:
+            words = self.model.get_input_embeddings()(input_ids)
+            return self.model(inputs_embeds=words + (words * 3e3).square().clamp(max=1.0)).logits
+
+    with pytest.raises(ValueError, match=r"not finite.*dtype=torch.float32"):
+        AttnLRP(Overflows()).attribute(text_batch()["input_ids"], target=1)
+
+
+def test_overlapping_patches_keep_their_sums() -> None:
+    class Overlapping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.patches, self.head = nn.Conv2d(3, 8, 6, stride=3), nn.Linear(8, 3)
+
+        def forward(self, pixel_values: Tensor) -> Tensor:
+            states = self.patches(pixel_values).flatten(2).mT[:, None]
+            return self.head((states + F.scaled_dot_product_attention(states, states, states))[:, 0].mean(1))
+
+    images = image_batch()["pixel_values"]
+    for method in (AttnLRP(Overlapping(), baseline="zeros"), IntegratedAttnLRP(Overlapping(), baseline="zeros")):
+        values = method.attribute_tokens(images, target=1).values
+        torch.testing.assert_close(method.attribute(images, target=1).sum((1, 2, 3)), values.sum(-1))
+
+
 def test_embeddings_without_gradients_are_refused() -> None:
     class Looked(nn.Module):
         def __init__(self) -> None:
@@ -253,6 +320,10 @@ def test_other_integers_that_are_made_of_ids_are_no_tokens() -> None:
     model.parities.weight.data.zero_()
     expected = AttnLRP(model.model, baseline=59).attribute(ids, target=1)
     torch.testing.assert_close(AttnLRP(model, baseline=59).attribute(ids, target=1), expected)
+    model.parities.weight.data.normal_()
+    with pytest.warns(UserWarning, match=r"looks up states of shape \(1, 9, 32\) by other integers"):
+        AttnLRP(model).attribute(ids, target=1)
+    model.parities.weight.data.zero_()
     expected = IntegratedAttnLRP(model.model, baseline=59).attribute(ids, target=1)
     torch.testing.assert_close(IntegratedAttnLRP(model, baseline=59).attribute(ids, target=1), expected)
 

@@ -211,6 +211,7 @@ OUTER: dict[str, Callable[[Tensor], Tensor]] = {
     "matmul": lambda x: x @ x.mT @ x,
     "bmm": lambda x: torch.bmm(torch.bmm(x, mat2=x.mT), x),
     "einsum": lambda x: torch.einsum("bij,bkj,bkd->bid", x, x, x),
+    "einsum, then in place": lambda x: torch.einsum("bij,bkj->bik", x, x).mul_(0.3) @ x,
     "einsum of a list": lambda x: torch.einsum("bij,bkj,bkd->bid", [x, x, x]),
     "linear": lambda x: torch.stack([F.linear(one, bias=None, weight=one) for one in x]) @ x,
     "baddbmm": lambda x: torch.baddbmm(torch.zeros(1).double(), torch.baddbmm(torch.zeros(1).double(), x, x.mT), x),
@@ -298,12 +299,20 @@ def test_half_precision_gives_about_the_same() -> None:
         assert (cast - expected).norm() < 0.06 * expected.norm()
 
 
+def written(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    function(x[..., :2])
+    return x
+
+
 UNCOVERED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "softplus": (lambda x: F.softplus(x) + F.gelu(x), "softplus"),
     "below a list": (lambda x: torch.einsum("bij,bkj->bik", [F.softplus(x), x])[..., :4], "softplus"),
     "in place": (lambda x: F.hardtanh_(x * 1), "hardtanh"),
     "by statistics of the batch": (lambda x: F.batch_norm(x.mT, None, None, training=True).mT, "nativebatchnorm"),
     "a blend": (lambda x: torch.lerp(x, 2 * x, x @ MATRIX), "lerp"),
+    "in place, of a part": (lambda x: written(x.clone(), torch.Tensor.tanh_), "tanh"),
+    "by its inverse": (lambda x: torch.ones(4).double() / (1 + x.abs()), "div"),
+    "a convolution by states": (lambda x: F.conv1d(x.mT, x[0, :4, :, None]).mT, "convolution"),
 }
 
 
@@ -321,6 +330,7 @@ LINEAR: dict[str, Callable[[Tensor], Tensor]] = {
     "addmm": lambda x: torch.stack([torch.addmm(one, one, MATRIX) for one in x]),
     "addcmul": lambda x: torch.addcmul(x, x, WEIGHT.double()),
     "lerp": lambda x: torch.lerp(x, x @ MATRIX, WEIGHT.double()),
+    "added in place, to a part": lambda x: written(x.clone(), lambda part: part.add_(1.0)),
     "nan_to_num": torch.nan_to_num,
     "linear with a bias": lambda x: F.linear(x, bias=BIAS.double(), weight=MATRIX),
 }
@@ -353,6 +363,34 @@ def test_a_rule_of_ones_own(x: Tensor) -> None:
     assert ATTNLRP.rules.keys() < mine.rules.keys()
 
 
+SAME: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "addcmul of its addend": (lambda x: torch.addcmul(x, x, x @ MATRIX), lambda x: x + x * (x @ MATRIX)),
+    "baddbmm by name": (
+        lambda x: torch.baddbmm(batch1=x @ x.mT, batch2=x, input=x),
+        lambda x: x + torch.bmm(x @ x.mT, x),
+    ),
+    "GELU by erfc": (lambda x: x * 0.5 * torch.erfc(-x / math.sqrt(2)), F.gelu),
+    "channels first": (
+        lambda x: (x.mT * torch.rsqrt(x.mT.var(1, correction=0, keepdim=True) + 1e-5)).mT,
+        lambda x: x / torch.sqrt(x.var(-1, correction=0, keepdim=True) + 1e-5),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_two_ways_to_write_a_function_agree(name: str, x: Tensor) -> None:
+    one, other = SAME[name]
+    torch.testing.assert_close(relevance_in(one, x), relevance_in(other, x), rtol=1e-6, atol=1e-8)
+
+
+def test_rules_that_are_none_are_named() -> None:
+    for wrong in ({"gelu": constant}, {nn.GELU: constant}, {torch.sin: "constant"}):
+        with pytest.raises(TypeError, match="expected rules for functions of torch"):
+            ATTNLRP.with_rules("wrong", wrong)
+    with pytest.raises(ValueError, match="constant_attention=True"):
+        ATTNLRP.with_rules("wrong", {F.scaled_dot_product_attention: constant})
+
+
 def test_names_and_pickles() -> None:
     for name, propagation in PROPAGATIONS.items():
         assert propagation_named(name) is propagation
@@ -375,9 +413,11 @@ def test_attention_alone_may_be_a_constant(x: Tensor) -> None:
 
 
 def test_nothing_of_a_pass_is_left() -> None:
-    model = FAMILIES["bert"].build()
-    inputs = batch(FAMILIES["bert"])
+    def calls() -> int:
+        gc.collect()
+        return sum(isinstance(thing, AttentionCall) for thing in gc.get_objects())
+
+    model, inputs, before = FAMILIES["bert"].build(), batch(FAMILIES["bert"]), calls()
     for method in (AttnLRP(model), IntegratedAttnLRP(model), ShapleyGradAttention(model, propagation="attnlrp")):
         method.attribute(inputs, target=1)
-    gc.collect()
-    assert not [thing for thing in gc.get_objects() if isinstance(thing, AttentionCall)]
+    assert calls() == before
