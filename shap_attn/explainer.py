@@ -60,8 +60,8 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
             ``"integrated_attnlrp"``, relevance of the input (:class:`captum_attn.AttnLRP`,
             :class:`captum_attn.IntegratedAttnLRP`), which is more faithful and no share of v(all players): values do
             not sum to one; or a function of the model that returns another attribution of captum_attn.
-        game, sign, layers, heads, readout, estimator, propagation: of the game; see
-            :class:`captum_attn.ShapleyGradAttention`.
+        game, sign, layers, heads, readout, estimator: of the game; see :class:`captum_attn.ShapleyGradAttention`.
+        propagation: of the game, or of relevance; see :class:`captum_attn.AttentionAttribution`. Default: the method's.
         outputs: which classes are explained, unless a call says otherwise: one by number or name, several in a list,
             ``"predicted"``, what an operation such as ``shap.Explanation.argsort.flip[:3]`` chooses for each input, or
             None for all. One forward pass serves them all, and each takes a backward pass.
@@ -100,7 +100,7 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
         heads: Sequence[int] | int | None = None,
         readout: Readout = "auto",
         estimator: Estimator | None = None,
-        propagation: str | Propagation = "gradient",
+        propagation: str | Propagation | None = None,
         outputs: Outputs = None,
         output_names: Sequence[str] | Mapping[int, str] | None = None,
         words: bool = False,
@@ -128,7 +128,7 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
         given = locals()
         self._settings: dict[str, Any] = {name: given[name] for name in _SETTINGS}
         of_game = {name: given[name] for name in _OF_GAME}
-        self._attribution = _attribution_by(method, of_game, module)
+        self._attribution = _attribution_by(method, of_game, propagation, module)
         check_shap_arguments(shap_arguments, sampled=self._is_sampled, own=_SETTINGS)
 
     @property
@@ -331,27 +331,33 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
 
 _PARAMETERS = inspect.signature(AttentionExplainer.__init__).parameters
 _SETTINGS = tuple(name for name, parameter in _PARAMETERS.items() if parameter.kind is parameter.KEYWORD_ONLY)
-_OF_GAME = ("game", "sign", "layers", "heads", "readout", "estimator", "propagation")
+_OF_GAME = ("game", "sign", "layers", "heads", "readout", "estimator")
 _OTHER_METHODS: Mapping[str, Callable[..., AttentionAttribution]] = {
     "attnlrp": AttnLRP,
     "integrated_attnlrp": IntegratedAttnLRP,
 }
 
 
-def _attribution_by(method: Method, of_game: Mapping[str, Any], module: Any) -> AttentionAttribution:
+def _attribution_by(
+    method: Method, of_game: Mapping[str, Any], propagation: str | Propagation | None, module: Any
+) -> AttentionAttribution:
     """The attribution of a model that a method means."""
+    rules: dict[str, Any] = {} if propagation is None else {"propagation": propagation}
     if method == "game":
-        return ShapleyGradAttention(module, **of_game)
+        return ShapleyGradAttention(module, **of_game, **rules)
     lost = [name for name, value in of_game.items() if value != _PARAMETERS[name].default]
+    lost += [] if isinstance(method, str) else rules
     if lost:
         raise ValueError(
-            f"{', '.join(lost)} would have no effect with method={method!r}: they are for method='game'. Give a "
-            "function of the model for settings of another method: method=lambda model: AttnLRP(model, baseline=...)"
+            f"{', '.join(lost)} would have no effect with method={method!r}: they are for method='game'. Settings of "
+            "another method go into a function: method=lambda model: IntegratedAttnLRP(model, passes=3)"
         )
     if isinstance(method, str) and method not in _OTHER_METHODS:
         known = ", ".join(map(repr, ["game", *_OTHER_METHODS]))
         raise ValueError(f"method must be {known}, or a function of the model, got {method!r}")
-    found = _OTHER_METHODS[method](module) if isinstance(method, str) else method(module)
+    if not callable(method) and not isinstance(method, str):
+        raise TypeError(f"method must be a function of the model, got {method!r}: lambda model: AttnLRP(model)")
+    found = _OTHER_METHODS[method](module, **rules) if isinstance(method, str) else method(module)
     if not isinstance(found, AttentionAttribution):
         raise TypeError(f"method returned {type(found).__name__}, expected an attribution of captum_attn")
     return found

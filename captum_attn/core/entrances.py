@@ -92,11 +92,11 @@ def baseline_of(entrance: Entrance, inputs: ModelInputs, tokens: Tokens, baselin
             return replace_tokens(inputs, tokens.players, "mean", tokens.grid).features.to(entrance.state)
         except ValueError as error:
             raise ValueError(f"the mean of the image's patches is no baseline here; 'zeros' is. {error}") from error
-    if is_index(baseline) and entrance.table is not None:
+    if is_index(baseline) and entrance.table is not None and as_index(baseline) < len(entrance.table):
         return entrance.table[as_index(baseline)].detach().to(entrance.state)
     raise ValueError(
         f"{inputs.modality} have no baseline {baseline!r}: expected 'zeros'; a token's id for ids that are looked "
-        "up in a table of embeddings; or 'mean' for pixels"
+        "up in a table of as many embeddings; or 'mean' for pixels"
     )
 
 

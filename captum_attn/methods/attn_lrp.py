@@ -129,10 +129,15 @@ def relevance_attributions(explained: Explained, relevance: Sequence[Tensor]) ->
 
 def check_baseline(baseline: Any, tokenizer: Any | None) -> None:
     """Raise ``ValueError`` unless it is one, or None for the default."""
-    if baseline != "mask":
-        check_replacement(baseline)
-    elif tokenizer is None:
+    if baseline == "mask" and tokenizer is None:
         raise ValueError("baseline='mask' needs the tokenizer that has a mask token: give tokenizer=")
+    if baseline != "mask":
+        try:
+            check_replacement(baseline)
+        except ValueError:
+            raise ValueError(
+                f"baseline must be 'zeros'; for token ids 'mask' or an id; or for images 'mean', got {baseline!r}"
+            ) from None
 
 
 def resolved_baseline(
@@ -140,6 +145,8 @@ def resolved_baseline(
 ) -> Replacement:
     """The baseline that was asked for, or the default of such inputs."""
     if baseline == "mask":
+        if inputs.modality != "ids":
+            raise ValueError(f"baseline='mask' is for token ids, but these are {inputs.modality}: 'zeros' is there")
         return default_replacement(inputs, tokenizer, config)
     if baseline is None:
         return "mean" if inputs.modality == "pixels" else "zeros"

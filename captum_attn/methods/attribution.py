@@ -203,8 +203,9 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
 
         Returns:
             For ids (B, N); for embeddings (B, N, D) and pixels (B, C, h, w), each token's value is spread evenly, so
-            that sums are kept; a patch's value over the pixels of the given image that it covers, in proportion where
-            the model resizes images. A tuple for a tuple. Detached; float32, or float64 for a float64 model.
+            that sums are kept (but by ``AttnLRP`` and ``IntegratedAttnLRP``, which say what each number is worth); a
+            patch's value over the pixels of the given image that it covers, in proportion where the model resizes
+            images. A tuple for a tuple. Detached; float32, or float64 for a float64 model.
 
         Raises:
             TypeError, ValueError, IndexError: inputs, targets or masks that do not fit, a sequence without players,

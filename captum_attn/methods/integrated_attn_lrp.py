@@ -39,11 +39,11 @@ class IntegratedAttnLRP(AttentionAttribution):
     are those without; the others, an odd number of them, lie on the path. The points of a path are one batch, while
     that has no more than 2,048 tokens. One more forward pass finds the predicted class of the whole input.
 
-    The most faithful of this library's explanations; the README has figures. LRP is claimed by patents in some
-    countries; see :class:`captum_attn.AttnLRP`.
+    On most data the most faithful of this library's explanations; the README has figures. LRP is claimed by patents in
+    some countries; see :class:`captum_attn.AttnLRP`.
 
     Args:
-        passes: 1 to 9; one is the middle of the path.
+        passes: 1 to 9; one is the middle of the path. More is no limit that values converge to: five were the best.
         baseline: as of :class:`captum_attn.AttnLRP`.
         propagation: the rules.
         model, tokenizer, additional_forward_arg_names: see :class:`captum_attn.AttentionAttribution`.
@@ -73,7 +73,7 @@ class IntegratedAttnLRP(AttentionAttribution):
         additional_forward_arg_names: Sequence[str] | None = None,
     ) -> None:
         check_baseline(baseline, tokenizer)
-        if not isinstance(passes, int) or not 1 <= passes <= 9:
+        if not isinstance(passes, int) or isinstance(passes, bool) or not 1 <= passes <= 9:
             raise ValueError(f"passes must be a number from 1 to 9, got {passes!r}")
         super().__init__(
             model,

@@ -744,5 +744,12 @@ def test_methods_and_settings_that_do_not_fit_are_named():
         AttentionExplainer(model, tokenizer, method="attnlrp", game="cls", layers=1)
     with pytest.raises(ValueError, match=r"method must be 'game', 'attnlrp', 'integrated_attnlrp', or a function"):
         AttentionExplainer(model, tokenizer, method="lrp")
+    with pytest.raises(TypeError, match=r"method must be a function of the model, got AttnLRP"):
+        AttentionExplainer(model, tokenizer, method=AttnLRP(model))
+    by_cp = AttentionExplainer(model, tokenizer, method="attnlrp", propagation="cp")(["a film"], silent=True)
+    expected = AttnLRP(model, propagation="cp", tokenizer=tokenizer).attribute(
+        tokenizer("a film", return_tensors="pt"), 1
+    )
+    assert by_cp[0].values[:, 1] == pytest.approx(expected[0, 1:3].numpy(), abs=1e-5)
     with pytest.raises(TypeError, match=r"method returned int, expected an attribution of captum_attn"):
         AttentionExplainer(model, tokenizer, method=lambda module: 3)

@@ -52,7 +52,7 @@ def check_coverage(coverage: Coverage, propagation: Propagation, model: Any) -> 
     if coverage.plain:
         warn_user(
             f"{propagation.name!r} has no rule for functions of {name} that are not linear and pass their plain "
-            f"gradient ({_listed(coverage.plain)}); captum_attn.core.propagation says how to add one"
+            f"gradient ({_listed(coverage.plain)}); help(captum_attn.core.propagation.replaced) shows how to add one"
         )
 
 

@@ -138,15 +138,17 @@ def test_a_baseline_is_what_the_input_is_compared_with() -> None:
 
 def test_bad_baselines_and_passes_are_named() -> None:
     model = FAMILIES["bert"].build()
-    with pytest.raises(ValueError, match="replacement must be a token id"):
+    with pytest.raises(ValueError, match="baseline must be 'zeros'"):
         AttnLRP(model, baseline="mask token")
     with pytest.raises(ValueError, match="baseline='mask' needs the tokenizer"):
         AttnLRP(model, baseline="mask")
     with pytest.raises(ValueError, match="ids have no baseline 'mean'"):
         AttnLRP(model, baseline="mean").attribute(text_batch())
+    with pytest.raises(ValueError, match="ids have no baseline 60"):
+        AttnLRP(model, baseline=60).attribute(text_batch())
     with pytest.raises(ValueError, match="embeddings have no baseline 4"):
         AttnLRP(model, baseline=4).attribute(torch.randn(1, 6, 32))
-    for passes in (0, 10, 2.0):
+    for passes in (0, 10, 2.0, True):
         with pytest.raises(ValueError, match="passes must be a number from 1 to 9"):
             IntegratedAttnLRP(model, passes=passes)
 
