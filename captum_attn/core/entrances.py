@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -71,6 +72,11 @@ def difference_from(baseline: Replacement, entrance: Entrance, inputs: ModelInpu
     if entrance.again or (inputs.modality != "pixels" and layout_of(entrance, inputs) is None):
         return widen(state)
     return widen(state) - baseline_of(entrance, inputs, tokens, baseline)
+
+
+def relevances(differences: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
+    """Difference times gradient at each entrance, of float32 at least."""
+    return [difference * widen(gradient) for difference, gradient in zip(differences, gradients, strict=True)]
 
 
 def baseline_of(entrance: Entrance, inputs: ModelInputs, tokens: Tokens, baseline: Replacement) -> Tensor:

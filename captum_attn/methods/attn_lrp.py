@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from captum_attn.core import ModelInputs, Replacement, config_of, known_grid, warn_user
-from captum_attn.core.entrances import by_token, difference_from, input_is_cut, layout_of, over_pixels
+from captum_attn.core.entrances import by_token, difference_from, input_is_cut, layout_of, over_pixels, relevances
 from captum_attn.core.patches import at_patches, patch_sums
 from captum_attn.core.perturb import check_replacement, default_replacement
 from captum_attn.core.propagation import ATTNLRP, Propagation
-from captum_attn.core.tiles import widen
 from captum_attn.methods.attribution import Explained, OnePassAttribution
 from captum_attn.token_attributions import TokenAttributions
 
@@ -80,11 +79,8 @@ class AttnLRP(OnePassAttribution):
     def solve(self, explained: Explained, observer: None) -> TokenAttributions:
         run = explained.run
         baseline = resolved_baseline(self.baseline, run.inputs, self.tokenizer, config_of(run.model))
-        relevance = [
-            difference_from(baseline, entrance, run.inputs, explained.tokens) * widen(gradient)
-            for entrance, gradient in zip(run.entrances, explained.feature_gradients, strict=True)
-        ]
-        return relevance_attributions(explained, relevance)
+        differences = [difference_from(baseline, entrance, run.inputs, explained.tokens) for entrance in run.entrances]
+        return relevance_attributions(explained, relevances(differences, explained.feature_gradients))
 
 
 def relevance_attributions(explained: Explained, relevance: Sequence[Tensor]) -> TokenAttributions:

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from captum_attn.core import ModelInputs, Replacement, Tokens, config_of, observed_forward, target_of_each
-from captum_attn.core.entrances import PartlyPresent
+from captum_attn.core.entrances import PartlyPresent, relevances
 from captum_attn.core.propagation import ATTNLRP, Propagation
 from captum_attn.core.targets import as_tuples
-from captum_attn.core.tiles import widen
 from captum_attn.functional import gauss_legendre, top_and_rest
 from captum_attn.methods.attn_lrp import Baseline, check_baseline, relevance_attributions, resolved_baseline
 from captum_attn.methods.attribution import AttentionAttribution, Explained, TargetsOfEach, copies_at_once
@@ -131,7 +130,7 @@ class IntegratedAttnLRP(AttentionAttribution):
         ) as run:
             selection = self.select(run, as_tuples(explained.selection.targets.repeat(count, 1)))
             gradients = run.show([], selection.scores, features=[entrance.state for entrance in run.entrances])
-            relevance = [part * widen(gradient) for part, gradient in zip(partly.differences, gradients, strict=True)]
-            found = relevance_attributions(replace(explained, run=run, tokens=tokens, selection=selection), relevance)
+            copy = replace(explained, run=run, tokens=tokens, selection=selection)
+            found = relevance_attributions(copy, relevances(partly.differences, gradients))
         each = [part.unflatten(0, (count, size)) for part in (found.values, found.of_features) if part is not None]
         return [torch.einsum("s,s...->...", shares.to(part), part) for part in each]
