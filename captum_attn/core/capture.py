@@ -20,11 +20,12 @@ from torch.autograd.function import once_differentiable
 
 from captum_attn.core.calls import AttentionCall, EagerCall, FusedCall, Observer, OddSoftmax, Shares
 from captum_attn.core.frozen import without_weights
+from captum_attn.core.graph_nodes import nodes_between
 from captum_attn.core.intercept import AttentionIntercept, Kernel
 from captum_attn.core.origins import NOWHERE, Factors, Origin, Provenance
 from captum_attn.core.outline import Outline
 from captum_attn.core.owners import CallOwners
-from captum_attn.core.propagation import PropagationMode, alias, nodes_between, with_gradient_times
+from captum_attn.core.propagation import PropagationMode, alias, with_gradient_times
 from captum_attn.core.tiles import Attention
 
 

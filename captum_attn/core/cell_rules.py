@@ -6,7 +6,7 @@ A function that is new here needs its name in one of the ``_GROUPS``, or a rule 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeAlias
@@ -29,6 +29,7 @@ from captum_attn.core.cell_numbers import (
     moved,
     reshaped,
 )
+from captum_attn.core.function_arguments import tensors_in
 from captum_attn.core.image_cells import Cells, Option
 
 
@@ -288,14 +289,6 @@ def _on_image(change: Callable[[Cells, tuple[int, int], Option], Cells | None]) 
         return filled(WHOLE, shape) if pooled else Cut(cells, cells.numbers(shape))
 
     return rule
-
-
-def tensors_in(parts: Sequence[Any]) -> Iterator[Tensor]:
-    for part in parts:
-        if isinstance(part, Tensor):
-            yield part
-        elif isinstance(part, list | tuple):
-            yield from tensors_in(part)
 
 
 @cache

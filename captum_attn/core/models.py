@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, fx, nn
 
+from captum_attn.core.graph_nodes import nodes_between
 from captum_attn.core.hashing import add_to_hash
 from captum_attn.core.private_names import OPERATOR, attention_implementation, compiled_from, is_compiled
 
@@ -135,18 +136,12 @@ def check_gradients(output: Tensor) -> None:
 
     Autograd gives such a step the gradient zero, or none with a warning, and the others theirs: a wrong sum.
     """
-    seen, waiting = set(), [output.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
+    for node in nodes_between(output):
         if _NO_GRADIENT_NODE.search(node.name()):
             raise RuntimeError(
                 f"the model computes its output by a step that has no gradient ({node.name()}), as rounding and many "
                 f"kernels for quantized weights have none, {_NO_GRADIENT}"
             )
-        waiting.extend(parent for parent, _ in node.next_functions)
 
 
 def _rounds_activations(module: nn.Module) -> bool:

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from captum_attn.core.function_arguments import tensors_in
+
 FEATURES, OTHER, MOVED = 1, 2, 4
 CONTENT = FEATURES | OTHER
 
@@ -161,9 +163,9 @@ class Provenance:
         if result.grad_fn is None:
             return self._followed_without_graph(func, given, result)
         if self._loose:
-            self.cut |= any(self._loose.get(id(part), (None, 0))[1] & FEATURES for part in _tensors(given))
+            self.cut |= any(self._loose.get(id(part), (None, 0))[1] & FEATURES for part in tensors_in(given))
         if func in _PRODUCTS or (func in _TIMES and _outer(args)):
-            return self._followed_product([*_tensors(given)], result, func is torch.einsum)
+            return self._followed_product([*tensors_in(given)], result, func is torch.einsum)
         if func in _LINEAR and result.dim() < 4:  # over four dimensions it may mix the heads of scores
             self.declare(result, self.of(result).settled)
         return result
@@ -174,7 +176,7 @@ class Provenance:
             return result
         selected = self._selected_by(given) if self._integers and (func in _SELECTIONS or result.dim() == 3) else 0
         inputs = 0
-        for part in _tensors(given):
+        for part in tensors_in(given):
             origin = self.of(part)
             cut = not origin.calls and (not torch.is_grad_enabled() or func in _DETACHING)
             inputs |= self._loose.get(id(part), (None, 0))[1] | (origin.inputs if cut else 0)
@@ -210,7 +212,7 @@ class Provenance:
 
     def _selecting(self, given: Sequence[Any]) -> Tensor | None:
         """The integers among some arguments that come from the features."""
-        found = (part for part in _tensors(given) if self._integers.get(id(part), (None, 0))[1] & FEATURES)
+        found = (part for part in tensors_in(given) if self._integers.get(id(part), (None, 0))[1] & FEATURES)
         return next(found, None)
 
     def _in_graph(self, tensor: Tensor, origin: Origin, entrance: Entrance | None = None) -> Tensor:
@@ -362,14 +364,6 @@ def _in_another_order(looked_up: Tensor, ids: Tensor) -> bool:
     shifts = [shift for shift in (1, 2, -1, -2) if abs(shift) < length - 1]
     same = [(looked_up.roll(-s, -1) == ids)[:, max(0, -s) : length - max(0, s)].double().mean() for s in shifts]
     return any(share > max(in_place, torch.tensor(0.8)) for share in same)
-
-
-def _tensors(args: Any) -> Iterator[Tensor]:
-    for argument in args:
-        if isinstance(argument, Tensor):
-            yield argument
-        elif isinstance(argument, list | tuple):
-            yield from _tensors(argument)
 
 
 @dataclass

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from captum_attn.core.cell_numbers import NONE, SEVERAL, WHOLE, filled, held_once, is_all, joined_along
-from captum_attn.core.cell_rules import EMBEDDING, ON_IMAGES, Call, Cut, Found, Trace, rule_of, tensors_in
+from captum_attn.core.cell_rules import EMBEDDING, ON_IMAGES, Call, Cut, Found, Trace, rule_of
+from captum_attn.core.function_arguments import tensors_in
 from captum_attn.core.image_cells import Axis, Cells
 from captum_attn.core.patches import NoPatchGrid, PatchGrid
 from captum_attn.core.private_names import base_of, version_of

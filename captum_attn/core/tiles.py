@@ -127,7 +127,7 @@ class Attention:
     ) -> InputGradients:
         """Backpropagate ``grad_output`` (B, H, Q, d_v), showing every tile of (A, G) on the way.
 
-        ``scores_share`` is the part of the scores' gradient that queries, and keys, get; if it is 0, so does the mask.
+        ``scores_share`` is the part of the scores' gradient that queries, and keys, get; at 0, the mask gets none.
         """
         dtype = widened(self.query.dtype)
         query, key, value = (torch.zeros_like(t, dtype=dtype) for t in (self.query, self.key, self.value))

@@ -315,8 +315,11 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
             return no_selection(run.output)
         return select_target(run, targets)
 
-    def explained(self, run: ObservedForward, targets: list[list[tuple[Index, ...]] | None]) -> Iterator[Explained]:
-        """Find out about the tokens, and select the scores of each target."""
+    def explained(self, run: ObservedForward, targets: TargetsOfEach) -> Iterator[Explained]:
+        """Find out about the tokens, and select the scores of each target, or of those that a function chooses."""
+        if callable(targets):
+            chosen = targets(run.output.detach()).unbind(1)
+            targets = [target_of_each(column, len(run.inputs)) for column in chosen]
         tokens = run.tokens(self.special_ids)
         for count, rows in enumerate(targets, 1):
             yield self.explained_selection(run, self.select(run, rows), tokens, last=count == len(targets))
@@ -441,8 +444,6 @@ class OnePassAttribution(AttentionAttribution):
             propagation=self.propagation,
             tiles=not self.reads_features,
         ) as run:
-            if callable(targets):
-                targets = [target_of_each(column, len(batch)) for column in targets(run.output.detach()).unbind(1)]
             results = []
             for explained in self.explained(run, targets):
                 observer = watch(explained)

@@ -11,7 +11,7 @@ from torch import Tensor
 from captum_attn.core import observed_forward
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.readout import KnownRows
-from captum_attn.core.targets import as_tuples, target_of_each
+from captum_attn.core.targets import as_tuples
 from captum_attn.functional import gauss_legendre
 from captum_attn.methods.attribution import (
     AttentionAttribution,
@@ -72,8 +72,6 @@ class IntegratedAttention(AttentionAttribution):
 
     def explain(self, batch: ModelInputs, targets: TargetsOfEach) -> list[TokenAttributions]:
         with observed_forward(self.forward_func, batch, gradients=False) as run:
-            if callable(targets):
-                targets = [target_of_each(column, len(batch)) for column in targets(run.output).unbind(1)]
             layers = run.resolved_layers(self.layers)
             whole = list(self.explained(run, targets))
         return [explained.attributions(self._integral(batch, explained, layers)) for explained in whole]

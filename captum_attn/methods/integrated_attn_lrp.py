@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_attn.core import ModelInputs, Replacement, Tokens, config_of, observed_forward, target_of_each
+from captum_attn.core import ModelInputs, Replacement, Tokens, config_of, observed_forward
 from captum_attn.core.entrances import PartlyPresent, relevances
 from captum_attn.core.propagation import ATTNLRP, Propagation
 from captum_attn.core.targets import as_tuples
@@ -84,8 +84,6 @@ class IntegratedAttnLRP(AttentionAttribution):
 
     def explain(self, batch: ModelInputs, targets: TargetsOfEach) -> list[TokenAttributions]:
         with observed_forward(self.forward_func, batch, gradients=False) as run:
-            if callable(targets):
-                targets = [target_of_each(column, len(batch)) for column in targets(run.output).unbind(1)]
             whole = list(self.explained(run, targets))
             baseline = resolved_baseline(self.baseline, batch, self.tokenizer, config_of(run.model))
         return [self._relevance(batch, explained, baseline) for explained in whole]

@@ -13,6 +13,7 @@ from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
 from captum_attn.core import ModelInputs, observed_forward
+from captum_attn.core.function_arguments import tensors_in
 from captum_attn.core.propagation import Propagation
 from captum_attn.core.propagation.dependents import Dependents
 
@@ -42,7 +43,7 @@ class Ledger(TorchFunctionMode):
         in_place = func.__name__.endswith("_") and not func.__name__.endswith("__")
         kept = tuple(a.clone() if in_place and isinstance(a, Tensor) else a for a in args)
         result = func(*args, **kwargs)
-        parts = [part for part in _tensors([result]) if self.dependents.depends(part)]
+        parts = [part for part in tensors_in([result]) if self.dependents.depends(part)]
         if parts and func not in _ACCESS:
             self.calls.append((func, kept, kwargs, [(part, get_gradient_edge(part)) for part in parts]))
         return result
@@ -175,13 +176,3 @@ def _inner(state: Tensor, gradient: Tensor | None) -> Tensor:
 def _follows(value: Any) -> bool:
     """Whether it depends on an input of the model; weights do not, even if they are in the graph."""
     return Dependents().depends(value)
-
-
-def _tensors(values: Any) -> list[Tensor]:
-    found: list[Tensor] = []
-    for value in values:
-        if isinstance(value, Tensor):
-            found.append(value)
-        elif isinstance(value, list | tuple):
-            found += _tensors(value)
-    return found

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
-from captum_attn.core.propagation.dependents import Dependents, kind_of
+from captum_attn.core.graph_nodes import kind_of, nodes_between
+from captum_attn.core.propagation.dependents import Dependents
 from captum_attn.core.propagation.mode import PropagationMode
 from captum_attn.core.propagation.rule_sets import Propagation
 from captum_attn.core.user_warnings import warn_user
@@ -72,9 +72,9 @@ def coverage_of(output: Tensor, rules: PropagationMode) -> Coverage:
         rules: under which it was computed.
     """
     found = Coverage(Counter(), Counter())
-    for node in _nodes(output, rules):
+    for node in nodes_between(output):
         kind = kind_of(node.name())
-        if node in rules.ruled or kind in _OURS:
+        if node in rules.ruled or kind in _OURS or not rules.dependents.node_depends(node):
             continue
         if isinstance(node, BackwardCFunction) or not (kind.isidentifier() or _AS_THEY_ARE.fullmatch(kind)):
             found.hidden[kind] += 1
@@ -94,19 +94,6 @@ def _bends(node: Any, kind: str, dependents: Dependents) -> bool:
     return sum(depend[:2] if kind in _ADD_LAST else depend[-2:]) > 1
 
 
-def _nodes(output: Tensor, rules: PropagationMode) -> Iterator[Any]:
-    """The graph's nodes whose results depend on the input."""
-    seen: set[Any] = set()
-    waiting = [output.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen or not rules.dependents.node_depends(node):
-            continue
-        seen.add(node)
-        yield node
-        waiting.extend(parent for parent, _ in node.next_functions)
-
-
 _OURS = frozenset({"_ObservedAttention", "_ObservedSoftmax", "_Entrance", "_Gated"})
 _ADD_LAST = frozenset(
     {"Convolution", "ConvolutionOverrideable", "MkldnnConvolution", "CudnnConvolution", "SlowConv2D", "SlowConv3D"}
@@ -117,10 +104,10 @@ _PRODUCTS = frozenset(
     | {"Lerp", *_ADD_LAST}
 )
 _AS_THEY_ARE = re.compile(  # linear in what depends on the input, piecewise so, or softmax, which keeps its gradient
-    r"T|Add|Sub|Rsub|Neg|Sum|Mean|Nansum|NanToNum|Cumsum|MkldnnLinear|View\w*|UnsafeView|"
-    r"Reshape\w*|Transpose|Permute|Expand|Slice|Select|\w*Split\w*|Cat|Stack|Index(Add|Copy|Fill|Put|PutImpl|Select)?|UnsafeIndex\w*|Gather|Scatter(Add)?|Take\w*|"
-    r"Embedding\w*|Clone|Copy\w*|ToCopy|Unsqueeze|Squeeze\w*|Alias|Repeat\w*|Roll|Flip|AsStrided|Masked\w*|Where|"
-    r"ConstantPadNd|Reflection\w*|Replication\w*|Upsample\w*|\w*AvgPool\w*|Unbind|Unfold|Im2Col|Col2Im|"
+    r"T|Add|Sub|Rsub|Neg|Sum|Mean|Nansum|NanToNum|Cumsum|MkldnnLinear|View\w*|UnsafeView|Reshape\w*|Transpose|Permute|"
+    r"Expand|Slice|Select|\w*Split\w*|Cat|Stack|Index(Add|Copy|Fill|Put|PutImpl|Select)?|UnsafeIndex\w*|Gather|"
+    r"Scatter(Add)?|Take\w*|Embedding\w*|Clone|Copy\w*|ToCopy|Unsqueeze|Squeeze\w*|Alias|Repeat\w*|Roll|Flip|AsStrided|"
+    r"Masked\w*|Where|ConstantPadNd|Reflection\w*|Replication\w*|Upsample\w*|\w*AvgPool\w*|Unbind|Unfold|Im2Col|Col2Im|"
     r"Fft\w*|Tril|Triu|Diagonal|DiagEmbed|Real|Imag|Conj|Trace|Pixel\w*|Detach|Lift\w*|"
     r"Relu|LeakyRelu|Threshold|Max\w*|Min\w*|Amax|Amin|Abs|Clamp\w*|Topk|Sort|Kthvalue|Prelu\w*|\w*Dropout|Softmax|"
     r"torch::autograd::(AccumulateGrad|Copy\w+)"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator
-from functools import cache
 from typing import Any
 
 from torch import Tensor
+
+from captum_attn.core.graph_nodes import kind_of, parents
 
 Place = tuple[Any, int]
 """A node of the graph, and which of its outputs."""
@@ -47,10 +47,6 @@ class Dependents:
             else:
                 self._known[current] = any(self._known[parent] for parent in below)
         return self._known[node]
-
-    def parents_that_depend(self, node: Any) -> int:
-        """How many of what a node took depend on the input."""
-        return sum(map(self.node_depends, parents(node)))
 
     def gates(self, gate: Tensor, state: Tensor) -> bool:
         """Whether ``gate · state`` is an activation of the state: x · Φ(x), spelled out, or a state under a sigmoid.
@@ -98,11 +94,6 @@ class Dependents:
         self._known.clear()
 
 
-def parents(node: Any) -> Iterator[Any]:
-    """What a node took, as far as it has a graph."""
-    return (parent for parent, _ in node.next_functions if parent is not None)
-
-
 def is_view(node: Any) -> bool:
     """Whether a node's result is its input in another shape."""
     return kind_of(node.name()) in _SHAPES
@@ -116,12 +107,6 @@ def _places(node: Any) -> list[Place]:
     return [(parent, number) for parent, number in node.next_functions if parent is not None]
 
 
-@cache
-def kind_of(name: str) -> str:
-    """The kind of function that a node's name tells, without the number of its signature: Mul of MulBackward0."""
-    return re.sub(r"Backward\d*$", "", name)
-
-
 _GATES = frozenset({"Sigmoid", "Hardsigmoid", "Rsqrt"})
 _MULTIPLES = frozenset({"Mul", "Div", "Neg", "ToCopy", "Clone"})
 _SHAPES = frozenset(
@@ -129,23 +114,7 @@ _SHAPES = frozenset(
 )
 _AFFINE = _MULTIPLES | _SHAPES | {"Add", "Sub", "Rsub", "Slice"}
 _ELEMENTWISE = frozenset(
-    {
-        "Add",
-        "Sub",
-        "Rsub",
-        "Pow",
-        "Erf",
-        "Erfc",
-        "Exp",
-        "Tanh",
-        "Softplus",
-        "Reciprocal",
-        "Rsqrt",
-        "Sqrt",
-        "Log1P",
-        "Abs",
-        "Sin",
-    }
+    {"Add", "Sub", "Rsub", "Pow", "Erf", "Erfc", "Exp", "Tanh", "Softplus", "Reciprocal", "Sqrt", "Log1P", "Abs", "Sin"}
     | {"Relu", "Clamp", "ClampMin", "ClampMax", "Hardtanh", "_Proportional"}
     | _GATES
     | _MULTIPLES

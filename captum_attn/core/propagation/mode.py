@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from captum_attn.core.calls import Shares
+from captum_attn.core.function_arguments import tensors_in
 from captum_attn.core.propagation.dependents import Dependents
-from captum_attn.core.propagation.replacements import Applied, tensors_in
+from captum_attn.core.propagation.replacements import Applied
 from captum_attn.core.propagation.rule_sets import Propagation
 
 
@@ -64,7 +65,8 @@ class PropagationMode(TorchFunctionMode):
             return func(*args, **kwargs)
         if rule is None:
             name = getattr(func, "__name__", "")
-            self.in_place[name[:-1]] += name.endswith("_") and not name.endswith("__") and name not in _LINEAR_IN_PLACE
+            if name.endswith("_") and not name.endswith("__") and name not in _LINEAR_IN_PLACE:
+                self.in_place[name[:-1]] += 1
             return func(*args, **kwargs)
         return rule(Applied(func, args, kwargs, self.dependents, self.ruled), *args, **kwargs)
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_attn.core.propagation.replacements import Applied, alias, scaled, tensors_in
+from captum_attn.core.function_arguments import tensors_in
+from captum_attn.core.propagation.replacements import Applied, alias, scaled
 
 
 def matrix_product(applied: Applied, *_: Any, **__: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from captum_attn.core.propagation.dependents import Dependents, is_view, parents
+from captum_attn.core.function_arguments import tensors_in
+from captum_attn.core.graph_nodes import nodes_between, parents
+from captum_attn.core.propagation.dependents import Dependents, is_view
 
 
 @dataclass(frozen=True)
@@ -103,30 +105,21 @@ def with_gradient_times(tensor: Tensor, factor: float) -> Tensor:
     node: Any = tensor.grad_fn
     while node is not None and is_view(node) and len([*parents(node)]) == 1:
         (node,) = parents(node)
-    if node is not None and factor != 1:
-        node.register_prehook(lambda gradients: tuple(g if g is None else g * factor for g in gradients))
+    _multiply(node, factor)
     return tensor
-
-
-def nodes_between(result: Tensor, made_of: Sequence[Tensor]) -> set[Any]:
-    """The nodes of autograd's graph that a function made of its operands, down to theirs."""
-    stop = {tensor.grad_fn for tensor in made_of} | {None}
-    found: set[Any] = set()
-    waiting: list[Any] = [result.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is not None and node not in found:
-            found.add(node)
-            waiting += [parent for parent in parents(node) if parent not in stop and node not in stop]
-    return found
 
 
 def alias(tensor: Tensor, factor: float) -> Tensor:
     """The tensor in the place of one operand, with its gradient by that operand multiplied."""
     same = tensor.view_as(tensor)
-    if same.grad_fn is not None:
-        same.grad_fn.register_prehook(lambda gradients: tuple(g if g is None else g * factor for g in gradients))
+    _multiply(same.grad_fn, factor)
     return same
+
+
+def _multiply(node: Any, factor: float) -> None:
+    """Let a node take its gradients times a factor."""
+    if node is not None and factor != 1:
+        node.register_prehook(lambda gradients: tuple(g if g is None else g * factor for g in gradients))
 
 
 def constant(applied: Applied, *_: Any, **__: Any) -> Any:
@@ -158,15 +151,6 @@ def power(applied: Applied, input: Any, exponent: Any, *rest: Any, **options: An
     if not isinstance(exponent, int | float) or exponent < 1 or not applied.depend(input):
         return applied.run()
     return Proportional(float(exponent == 1))(applied, input, exponent, *rest, **options)
-
-
-def tensors_in(values: Any) -> Iterator[Tensor]:
-    """Tensors among values, and in lists and tuples among them, in order."""
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from tensors_in(value)
 
 
 def _under_rule(
