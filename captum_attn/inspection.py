@@ -21,7 +21,7 @@ from captum_attn.core.gradient_check import (
 )
 from captum_attn.core.origins import FEATURES
 from captum_attn.core.patches import NoPatchGrid
-from captum_attn.core.propagation import ATTNLRP
+from captum_attn.core.propagation import ATTNLRP, Propagation, propagation_named
 from captum_attn.core.run import understood
 from captum_attn.core.targets import Selection, as_tuples, no_selection, selected
 from captum_attn.methods import Inputs, ShapleyGradAttention
@@ -101,11 +101,12 @@ def inspect(
     tokenizer: Any | None = None,
     additional_forward_arg_names: Sequence[str] | None = None,
     players: Tensor | None = None,
+    propagation: str | Propagation = ATTNLRP,
     check_gradients: bool = True,
 ) -> Inspection:
     """Say what an explanation of the model on this batch is going to see, and check its gradients.
 
-    Runs the model forward and backward once, forward under the rules of AttnLRP, and then a dozen times, or some
+    Runs the model forward and backward once, forward under rules, and then a dozen times, or some
     dozens, with slightly changed attention: the explained score must change as the gradients say. Two or three examples
     are enough. The model is left as it was.
 
@@ -114,12 +115,13 @@ def inspect(
             :meth:`captum_attn.AttentionAttribution.attribute`.
         tokenizer: tells special tokens, and writes tokens out.
         additional_forward_arg_names: as of :class:`captum_attn.AttentionAttribution`.
+        propagation: the rules of which is told which functions have one.
         check_gradients: whether to compare with finite differences.
 
     Returns:
         The attention calls of the pass, which are explained and why the others are not; the players, the readout, the
-        patches, the target and the score; for which functions AttnLRP has rules; and a verdict. Where an explanation
-        would be refused, the verdict is the refusal, and the table says what was seen.
+        patches, the target and the score; which functions that are not linear have no rule; and a verdict. Where an
+        explanation would be refused, the verdict is the refusal, and the table says what was seen.
 
     Raises:
         TypeError, ValueError: inputs that are none.
@@ -135,10 +137,11 @@ def inspect(
     method = ShapleyGradAttention(model, tokenizer=tokenizer, additional_forward_arg_names=additional_forward_arg_names)
     model = method.forward_func
     batch = method.model_inputs(inputs, additional_forward_args, players)
+    rules = propagation_named(propagation)
     facts = {"model": type(model).__name__, "input": _described(batch)}
     try:
         with seen_forward(model, batch, dependences=True) as seen:
-            return _inspected(model, batch, seen, target, tokenizer, check_gradients, facts)
+            return _inspected(model, batch, seen, target, tokenizer, rules, check_gradients, facts)
     except Exception as error:
         if not _is_ours(error):
             raise
@@ -161,6 +164,7 @@ def _inspected(
     seen: SeenForward,
     target: Target,
     tokenizer: Any | None,
+    rules: Propagation,
     check: bool,
     facts: dict[str, str],
 ) -> Inspection:
@@ -180,7 +184,8 @@ def _inspected(
         tokens.players  # noqa: B018  (raises where nothing says who plays)
     except (ValueError, RuntimeError, TypeError, IndexError) as error:
         return Inspection(_refused(error), False, _calls(seen.capture, None), facts)
-    facts["AttnLRP"] = _of_rules(model, batch[:1])
+    if not rules.is_plain:
+        facts["AttnLRP" if rules is ATTNLRP else rules.name] = _of_rules(model, batch[:1], rules)
     if unselected:
         verdict = "not checked: the output has scores for each token, so gradients need target=(token, class)"
         return Inspection(verdict, False, _calls(seen.capture, run), facts)
@@ -189,10 +194,10 @@ def _inspected(
     return _judged(model, batch, run, seen.capture, tokens, selection, facts)
 
 
-def _of_rules(model: Callable[..., Any], example: ModelInputs) -> str:
-    """For which functions AttnLRP has rules."""
+def _of_rules(model: Callable[..., Any], example: ModelInputs, rules: Propagation) -> str:
+    """Whether all that is not linear has a rule."""
     try:
-        with seen_forward(model, example, propagation=ATTNLRP) as seen:
+        with seen_forward(model, example, propagation=rules) as seen:
             return str(seen.coverage)
     except (ValueError, RuntimeError, TypeError) as error:
         return _refused(error)

@@ -144,10 +144,12 @@ def arguments() -> argparse.Namespace:
     return options
 
 
-def read(name: str, options: argparse.Namespace) -> Data:
-    """A data set as far as it is asked for, and its model."""
+def read(name: str, options: argparse.Namespace, split: str = "test") -> Data:
+    """A data set as far as it is asked for, and its model; of the ``"train"`` split, sentences of 14 to 30 words."""
     if name == "digits":
-        _, _, images, numbers = digits()
+        train_images, train_numbers, images, numbers = digits()
+        if split == "train":
+            images, numbers = train_images, train_numbers
         return Data(name, images[: options.limit], numbers[: options.limit], load_image_model(), None)
     if name in IMAGE_SETS:
         return photographs(name, options)
@@ -160,6 +162,8 @@ def read(name: str, options: argparse.Namespace) -> Data:
         with torch.no_grad():  # nobody labelled these: the model's own predictions stand in
             labels = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits.argmax(-1).tolist()
         return Data(name, texts, labels, model, tokenizer)
+    if split == "train":
+        file = str(Path(file).with_stem("train"))
     lines = (options.data / file).read_text(encoding="utf-8").splitlines()
     if file.endswith(".tsv"):
         rows = [line.rstrip("\n").split("\t") for line in lines[1:]]
@@ -169,6 +173,8 @@ def read(name: str, options: argparse.Namespace) -> Data:
         examples = [(row["text"].replace("<br />", " "), int(row["label"])) for row in rows_read]
     if name == "sst2-short":
         examples = [(text, label) for text, label in examples if len(tokenizer(text)["input_ids"]) - 2 <= SHORT]
+    if split == "train" and name == "sst2":
+        examples = [(text, label) for text, label in examples if 14 <= len(text.split()) <= 30]
     texts, labels = map(list, zip(*examples[: options.limit], strict=True))
     return Data(name, texts, labels, model, tokenizer)
 

@@ -1,4 +1,4 @@
-"""SHAP's plots, with labels that say what the values are: shares of v(N), the worth of all players, or their sum.
+"""SHAP's plots, with labels that say what the values are: attributed values, which begin at 0, and their sum.
 
 ``bar``, ``beeswarm``, ``decision``, ``force``, ``heatmap``, ``image``, ``text``, ``violin`` and ``waterfall`` take an
 explanation and the options of their namesakes in ``shap.plots``. Those work as well, but they speak of f(x), E[f(X)]
@@ -37,8 +37,8 @@ _LABELS = (
     (r"SHAP value \(impact on model output\)", _VALUE),
     (r" \(average impact on model output magnitude\)", ""),
     (r"SHAP value", "attributed value"),
-    (r"\$E\[f\([xX]\)\]\$|base value", r"$v(\\varnothing)$"),
-    (r"\$f\(x\)\$|\bf\(x\)", "$v(N)$"),
+    (r"\$E\[f\([xX]\)\]\$|base value", "base"),
+    (r"\$f\(x\)\$|\bf\(x\)", "sum"),
     (r"Model output value", "sum of attributed values"),
 )
 _NAMES = ("feature_names", "labels", "legend_labels", "out_names", "title", "true_labels")
@@ -90,8 +90,8 @@ def _honest(unit: float = 1) -> Callable[[str], str]:
 def text(shap_values: shap.Explanation, *args: Any, display: bool = True, **kwargs: Any) -> str | None:
     """``shap.plots.text``, with honest labels, and in colour under NumPy 2.
 
-    Of several texts, each is relative to its own strongest token. The names of classes are not coloured by v(N), which
-    is no prediction.
+    Of several texts, each is relative to its own strongest token. The names of classes are not coloured by the
+    sum, which is no prediction.
 
     Args:
         shap_values, args, kwargs: as of ``shap.plots.text``.
@@ -169,7 +169,7 @@ def force(shap_values: shap.Explanation, *, show: bool = True, **kwargs: Any) ->
     """
     check_one("force", shap_values)
     unit = _unit({"": shap_values})
-    formulas = {"out_names": f"$v(N)${_UNITS[unit]}"} if _is_ours(shap_values) else {}
+    formulas = {"out_names": f"sum{_UNITS[unit]}"} if _is_ours(shap_values) else {}
     result = _drawn("force", _shown(shap_values, unit), formulas=formulas, **{**kwargs, "matplotlib": True})
     return _finished(result, shap_values, show)
 
@@ -241,7 +241,7 @@ def _finished(result: Any, shap_values: Any, show: bool, unit: float = 1, axes: 
 
 
 def _is_ours(shap_values: Any) -> bool:
-    """Whether v(∅) = 0 everywhere."""
+    """Whether base values are 0 everywhere."""
     every = _cohorts(shap_values).values()
     return all(each.base_values is None or not np.any(each.base_values) for each in every)
 
@@ -279,8 +279,8 @@ def _shown(explanation: shap.Explanation, unit: float = 1, **more: Any) -> shap.
 
 
 def _honest_html(html: str) -> str:
-    html = re.sub(r">f<tspan[^>]*>([^<]*)</tspan>\(inputs\)<", r">v(N) \1<", html.replace("base value", "v(∅)"))
-    # The colours of the classes' names, which are by v(N).
+    html = re.sub(r">f<tspan[^>]*>([^<]*)</tspan>\(inputs\)<", r">sum \1<", html.replace("base value", "base"))
+    # The colours of the classes' names, which are by the sum.
     return re.sub(
         r'background: rgba\([^)]*\)(; border-radius: 3px; padding: 0px" id="_tp_)', r"background: none\1", html
     )

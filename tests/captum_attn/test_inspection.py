@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from captum_attn import ShapleyGradAttention, inspect
 from captum_attn.core.gradient_check import LayerCheck
+from captum_attn.core.propagation import ATTNLRP, constant
 
 LAYERS = ("fused", "eager", "fused")
 
@@ -534,9 +535,14 @@ def test_functions_without_a_rule_are_named():
         def forward(self, input_ids, attention_mask):
             return self.function(self.model(input_ids=input_ids, attention_mask=attention_mask).logits)
 
-    def rules(function):
-        return inspect(Own(function), text_batch(), 1, check_gradients=False).facts["AttnLRP"]
+    def rules(function, propagation=ATTNLRP, name="AttnLRP"):
+        seen = inspect(Own(function), text_batch(), 1, propagation=propagation, check_gradients=False)
+        return seen.facts.get(name)
 
+    mine, wrong = (ATTNLRP.with_rules("mine", {F.softplus: rule}) for rule in (constant, lambda *_: torch.zeros(2, 2)))
+    assert rules(F.softplus, mine, "mine") == "a rule for all that bends"
+    assert rules(F.softplus, wrong, "mine").startswith("refused: a rule for softplus returned another output")
+    assert rules(F.softplus, "gradient") is None
     assert rules(torch.tanh) == "a rule for all that bends"
     assert rules(F.softplus) == "no rule for 'softplus': plain gradients"
     assert rules(Hidden.apply) == "refused, for nothing says what these do: 'Hidden'"

@@ -59,6 +59,17 @@ def test_a_text_that_is_cut_says_so(run):
     assert "the first 128 of 302 tokens" in page()
 
 
+def test_each_method_says_what_its_values_are(run):
+    run("--text", "a gripping film")
+    assert "Relevance under rules, over five contexts: red speaks for" in page()
+    assert "game" not in page()
+    run("--text", "a gripping film", "--method", "attnlrp")
+    assert "Relevance under rules: red speaks for" in page()
+    run("--text", "a gripping film", "--method", "game")
+    assert "Exact Shapley values of an attention game: red speaks for" in page()
+    assert "game incoming" in page()
+
+
 def test_an_image_of_ones_own(run):
     assert run("--image", "white.png", "--sign", "rectified") == ["image.png", "index.html"]
 
@@ -68,6 +79,7 @@ def test_an_image_of_ones_own(run):
     [
         (("--text", "fine", "--target", "great"), "expected one of negative, positive"),
         (("--text", "fine", "--game", "chess"), "invalid choice: 'chess'"),
+        (("--text", "fine", "--game", "cls", "--method", "attnlrp"), "--game and --sign are for --method game"),
         (("--image", "missing.png"), "missing.png: there is no such file"),
         (("--text", " "), "--text is empty"),
         (("--target", "positive"), "say which with --text, --image or --model"),

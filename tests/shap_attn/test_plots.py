@@ -95,7 +95,7 @@ def test_text_has_colours_and_honest_labels(explanation, part):
     assert "np.float64" not in html
     assert re.search(r"rgba\(\d", html)
     assert not CLAIMS.search(re.sub(r"<script.*?</script>", "", html, flags=re.DOTALL))
-    assert "v(N)" in html
+    assert ">sum " in html
     assert "beautiful" in html
 
 
@@ -166,7 +166,7 @@ def test_pooled_values_are_no_text(explanation):
 
 def test_force_takes_what_its_users_type(explanation):
     plots.force(explanation[0, :, "positive"], matplotlib=True, show=False)
-    assert any("v(N)" in label for label in labels())
+    assert any("sum" in label for label in labels())
 
 
 def test_tokens_are_escaped():

@@ -326,22 +326,25 @@ def test_functions_without_a_rule_are_named(name: str, x: Tensor) -> None:
         pass
 
 
-LINEAR: dict[str, Callable[[Tensor], Tensor]] = {
+PLAIN: dict[str, Callable[[Tensor], Tensor]] = {
     "addmm": lambda x: torch.stack([torch.addmm(one, one, MATRIX) for one in x]),
     "addcmul": lambda x: torch.addcmul(x, x, WEIGHT.double()),
     "lerp": lambda x: torch.lerp(x, x @ MATRIX, WEIGHT.double()),
     "added in place, to a part": lambda x: written(x.clone(), lambda part: part.add_(1.0)),
     "nan_to_num": torch.nan_to_num,
     "linear with a bias": lambda x: F.linear(x, bias=BIAS.double(), weight=MATRIX),
+    "softmax": lambda x: x.softmax(-1),
+    "log-probabilities": lambda x: F.log_softmax(x, -1),
+    "log-odds": lambda x: x - x.logsumexp(-1, keepdim=True),
 }
 
 
-@pytest.mark.parametrize("name", LINEAR)
-def test_linear_functions_need_none(name: str, x: Tensor) -> None:
+@pytest.mark.parametrize("name", PLAIN)
+def test_linear_functions_and_softmax_need_none(name: str, x: Tensor) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        before, after = relevance_in(LINEAR[name], x)
-    torch.testing.assert_close(before, torch.autograd.functional.vjp(LINEAR[name], x, after)[1])
+        before, after = relevance_in(PLAIN[name], x)
+    torch.testing.assert_close(before, torch.autograd.functional.vjp(PLAIN[name], x, after)[1])
 
 
 def test_a_rule_of_ones_own(x: Tensor) -> None:
@@ -361,6 +364,13 @@ def test_a_rule_of_ones_own(x: Tensor) -> None:
     torch.testing.assert_close(stopped, passed)
     assert mine.name == "mine"
     assert ATTNLRP.rules.keys() < mine.rules.keys()
+
+
+@pytest.mark.parametrize("wrong", [lambda applied, x: applied.run() * 2, lambda applied, x: applied.run()[..., :1]])
+def test_a_rule_that_returns_another_output_is_refused(wrong: Any, x: Tensor) -> None:
+    mine = ATTNLRP.with_rules("mine", {torch.sin: wrong})
+    with pytest.raises(ValueError, match="a rule for sin returned another output than sin does"):
+        relevance_in(torch.sin, x, mine)
 
 
 SAME: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {

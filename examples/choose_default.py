@@ -1,0 +1,220 @@
+"""What should one get who asks for nothing in particular? Games, signs and rules side by side, in one table.
+
+    python examples/choose_default.py --data DATA --models MODELS --limit 100
+    python examples/choose_default.py --data DATA --models MODELS --decoder SMOLLM2 --limit 100 --split train
+
+For each game, sign and propagation, and for relevance of the input: comprehensiveness on the paper's scale, by
+replacement / by attention knockout, on each data set; on SST-2, how well scores find the words to which people gave
+the sentence's sentiment when they saw these alone (average precision); and for a language model, how often the
+paragraph from which an answer was copied has the largest sum, and the correlation of the paragraphs' sums with what
+the answer's log-odds lose without each of them. Standard errors in a row of their own. ``--split train`` is for
+choosing: other texts and digits than those of the tables in the README.
+
+DATA and MODELS are as for ``paper_table.py``; without them, handwritten digits alone. DATA holds ``sst2/train.tsv``,
+too, whose phrases of one word are what people said of words, and ``planted_facts/cases.jsonl`` (keys paragraphs,
+question, planted, generated). DECODER is a chat model. What was measured of data sets is kept in ``--out``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from paper_table import MAX_LENGTH, Data, read
+from torch import Tensor
+from tqdm import tqdm  # type: ignore[import-untyped]
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
+
+from captum_attn import AttnLRP, IntegratedAttnLRP, MaskTunnel, ShapleyGradAttention
+from captum_attn.functional import PERCENTAGES
+from captum_attn.metrics import evaluate
+
+SETS = ("sst2", "ag_news", "imdb", "digits", "zebras")
+TIMES = {"imdb": 0.4, "digits": 2.0}
+PEOPLE = "people"
+
+
+def main() -> None:
+    disable_progress_bar()
+    options = arguments()
+    options.out.mkdir(parents=True, exist_ok=True)
+    found = [measured(name, options) for name in options.sets]
+    if options.decoder:
+        found.append(of_language_model(options))
+    frame = pd.concat(found, ignore_index=True)
+    frame.to_csv(options.out / "choose_default.csv", index=False)
+    table = markdown(frame)
+    (options.out / "choose_default.md").write_text(table, encoding="utf-8")
+    print(table)
+    print(f"Wrote {options.out / 'choose_default.md'}")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder of the data sets (default: digits alone)")
+    parser.add_argument("--models", type=Path, help="folder of the models")
+    parser.add_argument("--decoder", type=Path, help="folder of a chat model (default: no language model)")
+    parser.add_argument("--sets", nargs="*", choices=SETS, help="default: all there are; none: the decoder alone")
+    parser.add_argument("--split", choices=("train", "test"), default="test", help="default: %(default)s")
+    parser.add_argument(
+        "--limit", type=int, default=100, help="texts of a set; 0.4 times as many of IMDb, twice as many digits"
+    )
+    parser.add_argument("--out", type=Path, default=Path("out/choose_default"), help="default: %(default)s")
+    options = parser.parse_args()
+    asked = options.data or options.models or options.decoder or set(options.sets or ()) - {"digits"}
+    if asked and not (options.data and options.models):
+        parser.error("all but the digits needs --data and --models")
+    if options.sets is None:
+        options.sets = list(SETS) if options.data else ["digits"]
+    if options.split == "train" and "zebras" in options.sets:
+        options.sets.remove("zebras")  # there are no others
+    return options
+
+
+def variants(model: Any, tokenizer: Any) -> dict[str, Any]:
+    """What could be the default, by name."""
+    signed = partial(ShapleyGradAttention, model, tokenizer=tokenizer)
+    games = {
+        f"{game}, {sign}, {propagation}": signed(game=game, sign=sign, propagation=propagation)
+        for game in ("incoming", "cls")
+        for sign in ("signed", "rectified")
+        for propagation in ("gradient", "attnlrp")
+    }
+    return {
+        **games,
+        "AttnLRP": AttnLRP(model, tokenizer=tokenizer),
+        "IntegratedAttnLRP, 5 passes": IntegratedAttnLRP(model, tokenizer=tokenizer),
+    }
+
+
+def measured(name: str, options: argparse.Namespace) -> pd.DataFrame:
+    """A row for each variant and measure of a data set."""
+    limit = int(options.limit * TIMES.get(name, 1.0))
+    data = read(name, argparse.Namespace(**{**vars(options), "limit": limit}), options.split)
+    methods = variants(data.model, data.tokenizer)
+    for rules in ("gradient", "attnlrp"):
+        game = ShapleyGradAttention(data.model, tokenizer=data.tokenizer, propagation=rules)
+        methods[f"MaskTunnel, incoming, signed, {rules}"] = MaskTunnel(game, data.tokenizer)
+    result = evaluate(
+        data.model,
+        data.inputs,
+        methods,
+        tokenizer=data.tokenizer,
+        rationales=words_of_sentiment(data, options.data) if name == "sst2" else None,
+        percentages=PERCENTAGES["paper"],
+        interventions=("replacement", "knockout"),
+        max_length=MAX_LENGTH,
+        file=options.out / f"{name}-{options.split}-{limit}.jsonl",
+    )
+    metrics = ["comprehensiveness", *(["token_auprc"] if name == "sst2" else [])]
+    table = result.table(metrics, scale="paper").query("ranking == 'scores'")
+    agreement = table.metric == "token_auprc"
+    measure = (name + ", " + table.intervention).where(~agreement, PEOPLE)
+    return table.assign(measure=measure)[["method", "measure", "mean", "standard_error"]]
+
+
+def words_of_sentiment(data: Data, folder: Path) -> list[list[tuple[int, int]]]:
+    """Where words of a text stand that people, shown the word alone, gave the sentiment of the text's label."""
+    rows = [line.split("\t") for line in (folder / "sst2" / "train.tsv").read_text(encoding="utf-8").splitlines()[1:]]
+    said: dict[str, set[int]] = {}
+    for phrase, label in rows:
+        if len(phrase.split()) == 1:
+            said.setdefault(phrase.strip(), set()).add(int(label))
+    return [
+        [word.span() for word in re.finditer(r"\S+", str(text)) if said.get(word.group()) == {int(label)}]
+        for text, label in zip(data.inputs, data.labels, strict=True)
+    ]
+
+
+class Answer(torch.nn.Module):
+    """A language model whose only score is how likely the last ``count`` tokens of a text are: log-odds, summed."""
+
+    def __init__(self, model: torch.nn.Module, count: int) -> None:
+        super().__init__()
+        self.model, self.count = model, count
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        kept: Tensor = self.model(input_ids=input_ids, logits_to_keep=self.count + 1).logits[:, :-1].float()
+        answer = input_ids[:, -self.count :, None]
+        others = kept.scatter(-1, answer, float("-inf")).logsumexp(-1)
+        return (kept.gather(-1, answer)[..., 0] - others).sum(-1, keepdim=True)
+
+
+def of_language_model(options: argparse.Namespace) -> pd.DataFrame:
+    """The same of answers that were copied from one of several paragraphs."""
+    model = AutoModelForCausalLM.from_pretrained(options.decoder, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(options.decoder)
+    lines = (options.data / "planted_facts" / "cases.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = []
+    torch.manual_seed(0)
+    for case in tqdm(list(map(json.loads, lines)), desc="Answers", unit="answer"):
+        ids, paragraph, count = encoded(case, case["paragraphs"], tokenizer)
+        score = Answer(model, count)
+        with torch.no_grad():
+            whole = score(ids).item()
+            lost = [whole - score(encoded(case, rest, tokenizer)[0]).item() for rest in each_left_out(case)]
+        players = paragraph >= 0
+        everything: dict[str, Any] = {**variants(score, tokenizer), "random": None}
+        for name, method in everything.items():
+            values: Tensor = torch.rand(ids.shape)
+            if method is not None:
+                values = method.attribute_tokens(ids, target=0, players=players).values
+            sums = torch.stack([values[paragraph == number].sum() for number in range(len(lost))])
+            first = float(sums.argmax() == case["planted"])
+            correlation = float(torch.corrcoef(torch.stack([sums.double(), torch.tensor(lost).double()]))[0, 1])
+            rows += [(name, "planted first", first), (name, "correlation", correlation)]
+    frame = pd.DataFrame(rows, columns=["method", "measure", "value"])
+    groups = frame.groupby(["method", "measure"], sort=False).value
+    return groups.agg(mean="mean", standard_error="sem").reset_index()
+
+
+def each_left_out(case: Mapping[str, Any]) -> Iterator[list[str]]:
+    """The paragraphs without the first one, without the second one, ..."""
+    paragraphs: list[str] = case["paragraphs"]
+    return (paragraphs[:number] + paragraphs[number + 1 :] for number in range(len(paragraphs)))
+
+
+def encoded(case: Mapping[str, Any], paragraphs: list[str], tokenizer: Any) -> tuple[Tensor, Tensor, int]:
+    """Ids of prompt and answer (1, N), the number of the paragraph of each token (or -1), the answer's tokens."""
+    message = {"role": "user", "content": "\n\n".join([*paragraphs, f"Question: {case['question']}"])}
+    prompt = tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+    encoding = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)
+    answer = tokenizer(case["generated"], add_special_tokens=False)["input_ids"]
+    numbers = torch.full((1, len(encoding["input_ids"]) + len(answer)), -1)
+    for number, paragraph in enumerate(paragraphs):
+        start = prompt.index(paragraph)
+        for place, (first, last) in enumerate(encoding["offset_mapping"]):
+            if start < last and first < start + len(paragraph):
+                numbers[0, place] = number
+    return torch.tensor([encoding["input_ids"] + answer]), numbers, len(answer)
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """A row for each variant, a column for each set and what else was measured."""
+    means, errors = (
+        frame.pivot(index="method", columns="measure", values=values) for values in ("mean", "standard_error")
+    )
+    order = frame.method.unique()
+    means = means.reindex(order)
+    means.loc["*standard error, about*"] = errors.drop(index="random").mean()
+    names = list(dict.fromkeys(measure.split(",")[0] for measure in frame.measure))
+    lines = [f"| game, sign, propagation | {' | '.join(names)} |", "|---|" + "--:|" * len(names)]
+    for method, row in means.iterrows():
+        cells = []
+        for name in names:
+            values = [row[measure] for measure in means.columns if measure.split(",")[0] == name]
+            cells.append(" / ".join(f"{value:.3f}" for value in reversed(values) if pd.notna(value)))
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
