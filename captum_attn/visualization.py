@@ -67,9 +67,7 @@ def tokens_html(tokens: Sequence[str], values: Tensor) -> str:
     return " ".join(spans)
 
 
-def plot_tokens(
-    tokens: Sequence[str], values: Tensor, title: str = "", label: str = "Shapley value in the attention game"
-) -> Figure:
+def plot_tokens(tokens: Sequence[str], values: Tensor, title: str = "", label: str = "attributed value") -> Figure:
     """A bar for each token, in reading order from top to bottom; of long texts, for the 40 strongest tokens.
 
     Args:
@@ -114,7 +112,7 @@ def plot_patches(
     image: Tensor,
     patches: Tensor,
     title: str = "",
-    label: str = "Shapley value of each patch",
+    label: str = "attributed value of each patch",
     *,
     grid: Grid = None,
 ) -> Figure:

@@ -38,7 +38,7 @@ from captum_attn.functional import PERCENTAGES
 from captum_attn.metrics import evaluate
 
 SETS = ("sst2", "ag_news", "imdb", "digits", "zebras")
-TIMES = {"imdb": 0.4, "digits": 2.0}
+TIMES = {"ag_news": 2.0, "imdb": 0.4, "digits": 4.5}
 PEOPLE = "people"
 
 
@@ -65,7 +65,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--sets", nargs="*", choices=SETS, help="default: all there are; none: the decoder alone")
     parser.add_argument("--split", choices=("train", "test"), default="test", help="default: %(default)s")
     parser.add_argument(
-        "--limit", type=int, default=100, help="texts of a set; 0.4 times as many of IMDb, twice as many digits"
+        "--limit",
+        type=int,
+        default=100,
+        help="texts of SST-2; twice as many of AG News, 0.4 times of IMDb, 4.5 times as many digits",
     )
     parser.add_argument("--out", type=Path, default=Path("out/choose_default"), help="default: %(default)s")
     options = parser.parse_args()
@@ -90,7 +93,9 @@ def variants(model: Any, tokenizer: Any) -> dict[str, Any]:
     }
     return {
         **games,
+        "AttnLRP, cp": AttnLRP(model, tokenizer=tokenizer, propagation="cp"),
         "AttnLRP": AttnLRP(model, tokenizer=tokenizer),
+        "IntegratedAttnLRP, 1 pass": IntegratedAttnLRP(model, passes=1, tokenizer=tokenizer),
         "IntegratedAttnLRP, 5 passes": IntegratedAttnLRP(model, tokenizer=tokenizer),
     }
 
