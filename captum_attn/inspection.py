@@ -101,21 +101,22 @@ def inspect(
     tokenizer: Any | None = None,
     additional_forward_arg_names: Sequence[str] | None = None,
     players: Tensor | None = None,
-    propagation: str | Propagation = ATTNLRP,
+    propagation: str | Propagation | None = None,
     check_gradients: bool = True,
 ) -> Inspection:
     """Say what an explanation of the model on this batch is going to see, and check its gradients.
 
-    Runs the model forward and backward once, forward under rules, and then a dozen times, or some
-    dozens, with slightly changed attention: the explained score must change as the gradients say. Two or three examples
-    are enough. The model is left as it was.
+    Runs the model forward and backward once, forward under rules once, and a dozen times, or some dozens, with slightly
+    changed attention: the explained score must change as plain gradients say. Two or three examples are enough. The
+    model is left as it was.
 
     Args:
         model, inputs, target, additional_forward_args, players: as of
             :meth:`captum_attn.AttentionAttribution.attribute`.
         tokenizer: tells special tokens, and writes tokens out.
         additional_forward_arg_names: as of :class:`captum_attn.AttentionAttribution`.
-        propagation: the rules of which is told which functions have one.
+        propagation: the rules that explanations will be under, refused if they would be. Default: those of AttnLRP are
+            looked at, too, for methods that take them.
         check_gradients: whether to compare with finite differences.
 
     Returns:
@@ -124,7 +125,7 @@ def inspect(
         explanation would be refused, the verdict is the refusal, and the table says what was seen.
 
     Raises:
-        TypeError, ValueError: inputs that are none.
+        TypeError, ValueError: inputs that are none, or no propagation.
 
     Example:
         >>> import captum_attn
@@ -137,7 +138,7 @@ def inspect(
     method = ShapleyGradAttention(model, tokenizer=tokenizer, additional_forward_arg_names=additional_forward_arg_names)
     model = method.forward_func
     batch = method.model_inputs(inputs, additional_forward_args, players)
-    rules = propagation_named(propagation)
+    rules = None if propagation is None else propagation_named(propagation)
     facts = {"model": type(model).__name__, "input": _described(batch)}
     try:
         with seen_forward(model, batch, dependences=True) as seen:
@@ -164,7 +165,7 @@ def _inspected(
     seen: SeenForward,
     target: Target,
     tokenizer: Any | None,
-    rules: Propagation,
+    rules: Propagation | None,
     check: bool,
     facts: dict[str, str],
 ) -> Inspection:
@@ -184,8 +185,10 @@ def _inspected(
         tokens.players  # noqa: B018  (raises where nothing says who plays)
     except (ValueError, RuntimeError, TypeError, IndexError) as error:
         return Inspection(_refused(error), False, _calls(seen.capture, None), facts)
-    if not rules.is_plain:
-        facts["AttnLRP" if rules is ATTNLRP else rules.name] = _of_rules(model, batch[:1], rules)
+    if rules is None or not rules.is_plain:
+        facts["rules" if rules else "AttnLRP"] = found = _of_rules(model, batch[:1], rules or ATTNLRP)
+        if rules and found.startswith("refused"):
+            return Inspection(found, False, _calls(seen.capture, run), facts)
     if unselected:
         verdict = "not checked: the output has scores for each token, so gradients need target=(token, class)"
         return Inspection(verdict, False, _calls(seen.capture, run), facts)

@@ -1,4 +1,4 @@
-"""What should one get who asks for nothing in particular? Games, signs and rules side by side, in one table.
+"""Which game, sign and rules should be the default? All side by side, in one table.
 
     python examples/choose_default.py --data DATA --models MODELS --limit 100
     python examples/choose_default.py --data DATA --models MODELS --decoder SMOLLM2 --limit 100 --split train
@@ -79,6 +79,8 @@ def arguments() -> argparse.Namespace:
         options.sets = list(SETS) if options.data else ["digits"]
     if options.split == "train" and "zebras" in options.sets:
         options.sets.remove("zebras")  # there are no others
+    if not options.sets and not options.decoder:
+        parser.error("nothing to measure: --sets without names is for --decoder alone, and zebras have no train split")
     return options
 
 
@@ -215,8 +217,8 @@ def markdown(frame: pd.DataFrame) -> str:
     for method, row in means.iterrows():
         cells = []
         for name in names:
-            values = [row[measure] for measure in means.columns if measure.split(",")[0] == name]
-            cells.append(" / ".join(f"{value:.3f}" for value in reversed(values) if pd.notna(value)))
+            both = [row.get(measure) for measure in (name, f"{name}, replacement", f"{name}, knockout")]
+            cells.append(" / ".join(f"{value:.3f}" for value in both if value is not None and pd.notna(value)))
         lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -145,7 +145,7 @@ def arguments() -> argparse.Namespace:
 
 
 def read(name: str, options: argparse.Namespace, split: str = "test") -> Data:
-    """A data set as far as it is asked for, and its model; of the ``"train"`` split, sentences of 14 to 30 words."""
+    """A data set as far as it is asked for, and its model; of SST-2's training set, sentences of 14 to 30 words."""
     if name == "digits":
         train_images, train_numbers, images, numbers = digits()
         if split == "train":

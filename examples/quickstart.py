@@ -5,8 +5,9 @@
     python examples/quickstart.py --model FOLDER_OR_HUB_NAME --image cat.png --method game
 
 Without arguments it explains a sentence and a handwritten digit on the two small models in ``examples/models``, with
-no network. It prints coloured tokens, and writes ``index.html`` and PNGs into a folder. The method is the most faithful
-one that we measured, relevance under rules over five contexts; ``--method game`` gives Shapley values of attention.
+no network. It prints coloured tokens, and writes ``index.html`` and PNGs into a folder. The method is the one that
+is most faithful on most of our data, relevance under rules over five contexts (LRP is claimed by patents in some
+countries); ``--method game`` gives Shapley values of attention.
 """
 
 from __future__ import annotations
@@ -50,14 +51,18 @@ h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin: 2.5rem 0 .3rem }
 .tokens { line-height: 2.3; font-size: 1.15rem } .token { padding: .2em .4em; border-radius: .3em; white-space: pre }
 .note { color: #666; font-size: .9rem; margin: .3rem 0 1rem } img { max-width: 100% }
 """
+RELEVANCE = (
+    "relevance of the input under the rules of AttnLRP{}, on the scale of the model's score, to which it does not sum: "
+    "biases and special tokens have some. A patch is compared with the image's mean patch: black ones count, too"
+)
 METHODS: Mapping[str, tuple[type[AttentionAttribution], str]] = {
-    "integrated_attnlrp": (IntegratedAttnLRP, "Relevance under rules, over five contexts"),
-    "attnlrp": (AttnLRP, "Relevance under rules"),
-    "game": (ShapleyGradAttention, "Exact Shapley values of an attention game"),
+    "integrated_attnlrp": (IntegratedAttnLRP, RELEVANCE.format(", the mean over five contexts")),
+    "attnlrp": (AttnLRP, RELEVANCE.format("")),
+    "game": (ShapleyGradAttention, "exact Shapley values of an attention game, shares of what attention contributes"),
 }
 LEGEND = (
-    "{}: red speaks for the explained class, blue against it. Colours are relative to the strongest token of each "
-    "input; hover over a token for its value."
+    "Values are {}. Red speaks for the explained class, blue against it. Colours are relative to the strongest token "
+    "of each input; hover over a token for its value."
 )
 
 
@@ -204,8 +209,9 @@ def explain(
     facts = f"predicted {labels[predicted]} ({probabilities[predicted]:.1%})"
     if explained != predicted:
         facts += f", explained {labels[explained]} ({probabilities[explained]:.1%})"
+    facts += f" · {type(explainer).__name__}"
     if isinstance(explainer, ShapleyGradAttention):
-        facts += f" · game {explainer.game}"
+        facts += f", {explainer.game}, {explainer._variant}"
     return result, facts, f"explained in {explanation:.0f} ms; a forward pass alone takes {forward:.0f} ms"
 
 
@@ -244,7 +250,7 @@ def show(console: Console, explanation: Explanation) -> None:
     console.print(table)
 
 
-def html_page(explanations: list[Explanation], values: str) -> str:
+def html_page(explanations: list[Explanation], method: str) -> str:
     parts = []
     for explanation in explanations:
         coloured = tokens_html(explanation.tokens, explanation.values) if explanation.tokens else ""
@@ -253,7 +259,7 @@ def html_page(explanations: list[Explanation], values: str) -> str:
             f"<h2>{escape(explanation.title)}</h2>\n<p class='note'>{note}</p>\n"
             f"<p class='tokens'>{coloured}</p>\n<img src='{explanation.picture.name}' alt='attributions'>"
         )
-    body, legend = "\n".join(parts), escape(LEGEND.format(values))
+    body, legend = "\n".join(parts), escape(LEGEND.format(method))
     return (
         "<!doctype html>\n<html lang='en'><meta charset='utf-8'><title>What made the model decide</title>"
         f"<style>{STYLE}</style>\n<h1>What made the model decide</h1>\n<p class='note'>{legend}</p>\n{body}\n</html>\n"

@@ -348,9 +348,10 @@ def _attribution_by(
     lost = [name for name, value in of_game.items() if value != _PARAMETERS[name].default]
     lost += [] if isinstance(method, str) else rules
     if lost:
+        shown = repr(method) if isinstance(method, str) else "a function"
         raise ValueError(
-            f"{', '.join(lost)} would have no effect with method={method!r}: they are for method='game'. Settings of "
-            "another method go into a function: method=lambda model: IntegratedAttnLRP(model, passes=3)"
+            f"{', '.join(lost)} would have no effect with method={shown}. Settings of a method other than 'game' go "
+            "into a function: method=lambda model: IntegratedAttnLRP(model, passes=3)"
         )
     if isinstance(method, str) and method not in _OTHER_METHODS:
         known = ", ".join(map(repr, ["game", *_OTHER_METHODS]))

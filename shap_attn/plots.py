@@ -279,7 +279,7 @@ def _shown(explanation: shap.Explanation, unit: float = 1, **more: Any) -> shap.
 
 
 def _honest_html(html: str) -> str:
-    html = re.sub(r">f<tspan[^>]*>([^<]*)</tspan>\(inputs\)<", r">sum \1<", html.replace("base value", "base"))
+    html = re.sub(r">f<tspan[^>]*>([^<]*)</tspan>\(inputs\)<", r">sum \1<", html.replace(">base value<", ">base<"))
     # The colours of the classes' names, which are by the sum.
     return re.sub(
         r'background: rgba\([^)]*\)(; border-radius: 3px; padding: 0px" id="_tp_)', r"background: none\1", html

@@ -101,8 +101,8 @@ def baseline_of(entrance: Entrance, inputs: ModelInputs, tokens: Tokens, baselin
     if is_index(baseline) and entrance.table is not None and as_index(baseline) < len(entrance.table):
         return entrance.table[as_index(baseline)].detach().to(entrance.state)
     raise ValueError(
-        f"{inputs.modality} have no baseline {baseline!r}: expected 'zeros'; a token's id for ids that are looked "
-        "up in a table of as many embeddings; or 'mean' for pixels"
+        f"{inputs.modality} have no baseline {baseline!r}: expected 'zeros'; for ids that are looked up in a "
+        "table of as many embeddings, a token's id, or 'mask'; or for pixels 'mean'"
     )
 
 

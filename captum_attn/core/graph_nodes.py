@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -15,14 +15,22 @@ def parents(node: Any) -> Iterator[Any]:
     return (parent for parent, _ in node.next_functions if parent is not None)
 
 
-def nodes_between(result: Tensor, made_of: Sequence[Tensor] = ()) -> list[Any]:
-    """The nodes of the graph that made a result of its operands, down to theirs; without operands, all of them."""
+def nodes_between(
+    result: Tensor, made_of: Sequence[Tensor] = (), within: Callable[[Any], bool] = lambda _: True
+) -> list[Any]:
+    """The nodes of the graph that made a result of its operands, down to theirs; without operands, all of them.
+
+    Args:
+        result: with a graph.
+        made_of: the operands.
+        within: whether a node, and what is below it, counts.
+    """
     stop = {tensor.grad_fn for tensor in made_of} | {None}
     found: dict[Any, None] = {}
     waiting: list[Any] = [result.grad_fn]
     while waiting:
         node = waiting.pop()
-        if node is not None and node not in found:
+        if node is not None and node not in found and within(node):
             found[node] = None
             waiting += [parent for parent in parents(node) if parent not in stop and node not in stop]
     return [*found]

@@ -37,6 +37,7 @@ from captum_attn.functional.games import (
     shapley_interactions,
     shapley_values,
 )
+from captum_attn.functional.group_games import group_shapley_values
 from captum_attn.functional.means import Mean, mean_over_inputs, mean_over_pairs
 from captum_attn.functional.plausibility import token_auprc, token_f1, token_iou
 from captum_attn.functional.quadrature import gauss_legendre
@@ -97,6 +98,7 @@ __all__ = [
     "direction_p_value",
     "examples_p_values",
     "gauss_legendre",
+    "group_shapley_values",
     "holm",
     "jensen_shannon",
     "kendall_tau",

@@ -68,7 +68,17 @@ def shapley_values(
     if game in ADDITIVE_GAMES:
         weights = row_weights(players, game, readout, queries).to(influence)
         return (weights.unsqueeze(1) @ influence).squeeze(1).masked_fill(~players, 0.0)
-    edges, alone = pair_weights(influence, players, game), singleton_worth(influence, players)
+    return solved_by_pairs(pair_weights(influence, players, game), singleton_worth(influence, players), players)
+
+
+def solved_by_pairs(edges: Tensor, alone: Tensor, players: Tensor) -> Tensor:
+    """Shapley values (B, N) of the game that pays each pair its edge, and a player without others its own worth.
+
+    Args:
+        edges: (B, N, N), symmetric, with twice what each player is worth to every coalition on the diagonal.
+        alone: (B, N), what else the coalition of one player is worth.
+        players: bool (B, N); where False, edges and worth are 0.
+    """
     count = players.sum(-1, keepdim=True)
     others = alone.sum(-1, keepdim=True) - alone
     values = edges.sum(-1) / 2 + alone / count.clamp(min=1) - others / (count * (count - 1)).clamp(min=1)

@@ -42,7 +42,7 @@ class IntegratedAttnLRP(AttentionAttribution):
     some countries; see :class:`captum_attn.AttnLRP`.
 
     Args:
-        passes: 1 to 9; one is the middle of the path. More is no limit that values converge to: five were the best.
+        passes: 1 to 9; one is the middle of the path. More is no limit that values converge to.
         baseline: as of :class:`captum_attn.AttnLRP`.
         propagation: the rules.
         model, tokenizer, additional_forward_arg_names: see :class:`captum_attn.AttentionAttribution`.
@@ -73,7 +73,7 @@ class IntegratedAttnLRP(AttentionAttribution):
     ) -> None:
         check_baseline(baseline, tokenizer)
         if not isinstance(passes, int) or isinstance(passes, bool) or not 1 <= passes <= 9:
-            raise ValueError(f"passes must be a number from 1 to 9, got {passes!r}")
+            raise ValueError(f"passes must be a whole number from 1 to 9, got {passes!r}")
         super().__init__(
             model,
             propagation=propagation,

@@ -535,14 +535,20 @@ def test_functions_without_a_rule_are_named():
         def forward(self, input_ids, attention_mask):
             return self.function(self.model(input_ids=input_ids, attention_mask=attention_mask).logits)
 
-    def rules(function, propagation=ATTNLRP, name="AttnLRP"):
-        seen = inspect(Own(function), text_batch(), 1, propagation=propagation, check_gradients=False)
-        return seen.facts.get(name)
+    def rules(function):
+        return inspect(Own(function), text_batch(), 1, check_gradients=False).facts["AttnLRP"]
+
+    def under(function, propagation):
+        return inspect(Own(function), text_batch(), 1, propagation=propagation)
 
     mine, wrong = (ATTNLRP.with_rules("mine", {F.softplus: rule}) for rule in (constant, lambda *_: torch.zeros(2, 2)))
-    assert rules(F.softplus, mine, "mine") == "a rule for all that bends"
-    assert rules(F.softplus, wrong, "mine").startswith("refused: a rule for softplus returned another output")
-    assert rules(F.softplus, "gradient") is None
+    assert under(F.softplus, mine).facts["rules"] == "a rule for all that bends"
+    assert under(F.softplus, mine).trusted
+    assert under(F.softplus, wrong).verdict.startswith("refused: the rule for softplus returned torch.float32 (2, 2) that are off")
+    assert under(Hidden.apply, "attnlrp").verdict.startswith("refused, for nothing says what these do")
+    assert not under(Hidden.apply, "attnlrp").trusted
+    assert under(Hidden.apply, "gradient").trusted
+    assert not {"AttnLRP", "rules"} & under(F.softplus, "gradient").facts.keys()
     assert rules(torch.tanh) == "a rule for all that bends"
     assert rules(F.softplus) == "no rule for 'softplus': plain gradients"
     assert rules(Hidden.apply) == "refused, for nothing says what these do: 'Hidden'"

@@ -51,7 +51,7 @@ def test_a_model_a_text_and_a_target_of_ones_own(run, capsys):
     assert run(*options) == ["index.html", "text.png"]
     assert "explained negative" in capsys.readouterr().out
     assert "<i>" not in page()
-    assert "game mutual" in page()
+    assert "ShapleyGradAttention, mutual" in page()
 
 
 def test_a_text_that_is_cut_says_so(run):
@@ -61,13 +61,14 @@ def test_a_text_that_is_cut_says_so(run):
 
 def test_each_method_says_what_its_values_are(run):
     run("--text", "a gripping film")
-    assert "Relevance under rules, over five contexts: red speaks for" in page()
+    assert "rules of AttnLRP, the mean over five contexts, on the scale" in page()
     assert "game" not in page()
+    assert "IntegratedAttnLRP" in page()
     run("--text", "a gripping film", "--method", "attnlrp")
-    assert "Relevance under rules: red speaks for" in page()
+    assert "rules of AttnLRP, on the scale" in page()
     run("--text", "a gripping film", "--method", "game")
-    assert "Exact Shapley values of an attention game: red speaks for" in page()
-    assert "game incoming" in page()
+    assert "exact Shapley values of an attention game" in page()
+    assert "ShapleyGradAttention, incoming, signed" in page()
 
 
 def test_an_image_of_ones_own(run):

@@ -72,9 +72,9 @@ def coverage_of(output: Tensor, rules: PropagationMode) -> Coverage:
         rules: under which it was computed.
     """
     found = Coverage(Counter(), Counter())
-    for node in nodes_between(output):
+    for node in nodes_between(output, within=rules.dependents.node_depends):
         kind = kind_of(node.name())
-        if node in rules.ruled or kind in _OURS or not rules.dependents.node_depends(node):
+        if node in rules.ruled or kind in _OURS:
             continue
         if isinstance(node, BackwardCFunction) or not (kind.isidentifier() or _AS_THEY_ARE.fullmatch(kind)):
             found.hidden[kind] += 1
@@ -103,12 +103,12 @@ _PRODUCTS = frozenset(
     {"Mul", "Div", "Mm", "Bmm", "Mv", "Dot", "Addmm", "Baddbmm", "Addcmul", "Addbmm", "Addmv", "Linear", "GroupedMm"}
     | {"Lerp", *_ADD_LAST}
 )
-_AS_THEY_ARE = re.compile(  # linear in what depends on the input, piecewise so, or softmax (or its logarithm)
+_AS_THEY_ARE = re.compile(  # linear, or piecewise, in what depends on the input; softmax, its logarithm, its normaliser
     r"T|Add|Sub|Rsub|Neg|Sum|Mean|Nansum|NanToNum|Cumsum|MkldnnLinear|View\w*|UnsafeView|Reshape\w*|Transpose|Permute|"
     r"Expand|Slice|Select|\w*Split\w*|Cat|Stack|Index(Add|Copy|Fill|Put|PutImpl|Select)?|UnsafeIndex\w*|Gather|"
     r"Scatter(Add)?|Take\w*|Embedding\w*|Clone|Copy\w*|ToCopy|Unsqueeze|Squeeze\w*|Alias|Repeat\w*|Roll|Flip|AsStrided|"
     r"Masked\w*|Where|ConstantPadNd|Reflection\w*|Replication\w*|Upsample\w*|\w*AvgPool\w*|Unbind|Unfold|Im2Col|Col2Im|"
     r"Fft\w*|Tril|Triu|Diagonal|DiagEmbed|Real|Imag|Conj|Trace|Pixel\w*|Detach|Lift\w*|"
     r"Relu|LeakyRelu|Threshold|Max\w*|Min\w*|Amax|Amin|Abs|Clamp\w*|Topk|Sort|Kthvalue|Prelu\w*|\w*Dropout|"
-    r"(Log)?Softmax|Logsumexp|torch::autograd::(AccumulateGrad|Copy\w+)"
+    r"(Log)?Softmax|Logsumexp|Logaddexp2?|torch::autograd::(AccumulateGrad|Copy\w+)"
 )

@@ -33,6 +33,11 @@ class Applied:
     ruled: set[Any]
 
     @property
+    def name(self) -> str:
+        """The function's."""
+        return str(getattr(self.function, "__name__", self.function))
+
+    @property
     def tensors(self) -> list[Tensor]:
         """Those among the arguments, in order."""
         return [*tensors_in((*self.args, *self.kwargs.values()))]
@@ -76,6 +81,15 @@ class Linearised(NamedTuple):
 
 def replaced(applied: Applied, input: Tensor, linearise: Callable[[Tensor], Linearised]) -> Tensor:
     """The function's output as a linear function of ``input``, whatever it was.
+
+    Args:
+        applied: the function that the model calls, as a rule gets it.
+        input: the argument by which relevance goes on; others are constants.
+        linearise: gives what the function returns for the input, ``applied.function(...)``, and what makes the gradient
+            of the input of that of the output.
+
+    Raises:
+        TypeError: ``linearise`` returns something else than a :class:`Linearised` with a tuple of kept tensors.
 
     Example:
         >>> import math
@@ -133,11 +147,21 @@ class Proportional:
 
     Attributes:
         slope_at_zero: f'(0).
+
+    Raises:
+        ValueError: when called for a function with another f(0).
     """
 
     slope_at_zero: float
 
     def __call__(self, applied: Applied, input: Tensor, *args: Any, inplace: bool = False, **kwargs: Any) -> Tensor:
+        at_zero = applied.function(torch.zeros(1), *args, **kwargs)
+        if at_zero.any():
+            raise ValueError(
+                f"Proportional takes f(x)/x for a constant, which is for f(0) = 0, but {applied.name}(0) is "
+                f"{float(at_zero):.3g}: help(captum_attn.core.propagation.replaced) has a rule for such a function"
+            )
+
         def linearise(x: Tensor) -> Linearised:
             output = applied.function(x, *args, **kwargs)
             return Linearised(output, torch.mul, ((output / x).masked_fill_(x == 0, self.slope_at_zero),))
@@ -156,7 +180,7 @@ def power(applied: Applied, input: Any, exponent: Any, *rest: Any, **options: An
 def _under_rule(
     kind: type[torch.autograd.Function], applied: Applied, input: Tensor, linearise: Callable[[Tensor], Linearised]
 ) -> Tensor:
-    output: Tensor = kind.apply(linearise, input)
+    output: Tensor = kind.apply(linearise, input, applied.name)
     applied.note(output)
     return output
 
@@ -165,15 +189,21 @@ class _Replaced(torch.autograd.Function):
     """A function of one input under a rule."""
 
     @staticmethod
-    def forward(ctx: Any, linearise: Callable[[Tensor], Linearised], input: Tensor) -> Tensor:
-        output, ctx.pull, kept = linearise(input)
-        ctx.save_for_backward(*kept)
-        return output
+    def forward(ctx: Any, linearise: Callable[[Tensor], Linearised], input: Tensor, name: str) -> Tensor:
+        found = linearise(input)
+        if not isinstance(found, Linearised) or not isinstance(found.kept, tuple):
+            raise TypeError(
+                f"the rule for {name} makes {type(found).__name__} of its input, expected Linearised(output, pull, "
+                "kept=(...)) with a tuple of tensors, which pull(gradient, *kept) gets"
+            )
+        ctx.pull = found.pull
+        ctx.save_for_backward(*found.kept)
+        return found.output
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
-        return None, ctx.pull(gradient, *ctx.saved_tensors)
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None]:
+        return None, ctx.pull(gradient, *ctx.saved_tensors), None
 
 
 class _Proportional(_Replaced):

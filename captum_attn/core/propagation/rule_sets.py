@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import get_overridable_functions
 
 from captum_attn.core.propagation.normalisation import (
     batch_norm,
@@ -54,6 +55,11 @@ class Propagation:
     def with_rules(self, name: str, rules: Mapping[Callable[..., Any], Rule]) -> Propagation:
         """The same with other rules for some functions, or rules for more of them. Such sets do not pickle.
 
+        Args:
+            name: of the set.
+            rules: by function of torch, as the model or its modules call it. One for ``torch.sigmoid`` is for the
+                tensor's method of that name, too, and so on.
+
         Raises:
             TypeError: keys that are no functions of torch, rules that are none.
             ValueError: a rule for attention, which is no single function; ``constant_attention`` is for it.
@@ -62,12 +68,20 @@ class Propagation:
             >>> from captum_attn.core.propagation import ATTNLRP, constant
             >>> mine = ATTNLRP.with_rules("mine", {torch.sigmoid: constant})
         """
+        given: dict[Callable[..., Any], Rule] = {}
         for function, rule in rules.items():
-            if not callable(function) or isinstance(function, type) or not callable(rule):
-                raise TypeError(f"expected rules for functions of torch, got {function!r}: {rule!r}")
+            spelled = _spelled(function)
+            if not spelled:
+                raise TypeError(
+                    f"{function!r} is no function of torch, as modules call it (torch.nn.functional.softplus, not "
+                    "torch.nn.Softplus), so that it cannot get a rule"
+                )
+            if not callable(rule):
+                raise TypeError(f"the rule for {function.__name__} is {rule!r}, expected a function of an Applied")
             if function in _OF_ATTENTION:
                 raise ValueError(f"{function.__name__} gets no rule: replace(ATTNLRP, constant_attention=True) has one")
-        return replace(self, name=name, rules={**self.rules, **rules})
+            given |= dict.fromkeys(spelled, rule)
+        return replace(self, name=name, rules={**self.rules, **given, **rules})
 
     def __reduce__(self) -> Any:  # torch's functions do not pickle
         return (propagation_named, (self.name,)) if self is PROPAGATIONS.get(self.name) else super().__reduce__()
@@ -77,6 +91,16 @@ def _named(*names: str) -> list[Callable[..., Any]]:
     """Functions of ``torch``, of its tensors and of ``torch.nn.functional`` that have one of the names."""
     found = [getattr(home, name, None) for name in names for home in (torch, Tensor, F)]
     return [function for function in found if function is not None]
+
+
+def _spelled(function: Callable[..., Any]) -> list[Callable[..., Any]]:
+    """A function of torch and the method of tensors that is the same one; none if it is none of torch's."""
+    name = getattr(function, "__name__", "")
+    alike = [found for home in (torch, Tensor) if (found := getattr(home, name, None)) is not None]
+    if function in alike:
+        return alike
+    known = function in _named(name) or any(function in members for members in get_overridable_functions().values())
+    return [function] if known else []
 
 
 _ACTIVATIONS = {

@@ -149,7 +149,7 @@ def test_bad_baselines_and_passes_are_named() -> None:
     with pytest.raises(ValueError, match="embeddings have no baseline 4"):
         AttnLRP(model, baseline=4).attribute(torch.randn(1, 6, 32))
     for passes in (0, 10, 2.0, True):
-        with pytest.raises(ValueError, match="passes must be a number from 1 to 9"):
+        with pytest.raises(ValueError, match="passes must be a whole number from 1 to 9"):
             IntegratedAttnLRP(model, passes=passes)
 
 

@@ -23,6 +23,7 @@ from captum_attn.core.propagation import (
     PROPAGATIONS,
     Linearised,
     Propagation,
+    Proportional,
     constant,
     propagation_named,
     replaced,
@@ -326,6 +327,27 @@ def test_functions_without_a_rule_are_named(name: str, x: Tensor) -> None:
         pass
 
 
+class BentScores(nn.Module):
+    """Eager attention whose scores bend before the softmax."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries, self.keys, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, inputs_embeds: Tensor) -> Tensor:
+        scores = F.softplus(self.queries(inputs_embeds) @ self.keys(inputs_embeds).mT)
+        return self.head((scores.softmax(-1) @ inputs_embeds).mean(1))
+
+
+@pytest.mark.filterwarnings("ignore:'attnlrp' has no rule")
+@pytest.mark.parametrize(("rules", "named"), [(ATTNLRP, {"softplus": 1}), (CP, {})])
+def test_what_constant_attention_passes_nothing_to_needs_no_rule(rules: Propagation, named: Any, x: Tensor) -> None:
+    model = BentScores().double()
+    with observed_forward(model, tensor_inputs(model, x), propagation=rules) as run:
+        assert run.coverage is not None
+        assert run.coverage.plain == named
+
+
 PLAIN: dict[str, Callable[[Tensor], Tensor]] = {
     "addmm": lambda x: torch.stack([torch.addmm(one, one, MATRIX) for one in x]),
     "addcmul": lambda x: torch.addcmul(x, x, WEIGHT.double()),
@@ -359,18 +381,76 @@ def test_a_rule_of_ones_own(x: Tensor) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         before, after = relevance_in(F.softplus, x, mine)
-        stopped, passed = relevance_in(lambda x: x + x.sin(), x, mine.with_rules("stop", {Tensor.sin: constant}))
+        stopped, passed = relevance_in(lambda x: x + x.sin(), x, mine.with_rules("stop", {torch.sin: constant}))
     torch.testing.assert_close(before, after * (F.softplus(x) - math.log(2)) / x)
     torch.testing.assert_close(stopped, passed)
     assert mine.name == "mine"
     assert ATTNLRP.rules.keys() < mine.rules.keys()
 
 
-@pytest.mark.parametrize("wrong", [lambda applied, x: applied.run() * 2, lambda applied, x: applied.run()[..., :1]])
-def test_a_rule_that_returns_another_output_is_refused(wrong: Any, x: Tensor) -> None:
-    mine = ATTNLRP.with_rules("mine", {torch.sin: wrong})
-    with pytest.raises(ValueError, match="a rule for sin returned another output than sin does"):
-        relevance_in(torch.sin, x, mine)
+def undivided(applied: Any, x: Tensor) -> Tensor:
+    return replaced(applied, x, lambda x: Linearised(applied.function(x), torch.mul, (x / torch.zeros_like(x),)))
+
+
+def written_first(applied: Any, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        x.mul_(2)
+    return applied.run()
+
+
+WRONG_RULES: dict[str, tuple[Any, type[Exception], str]] = {
+    "twice the output": (
+        lambda applied, x: applied.run() * 2,
+        ValueError,
+        r"the rule for cos returned .* that are off by",
+    ),
+    "of another shape": (
+        lambda applied, x: applied.run()[..., :1],
+        ValueError,
+        r"returned torch.float64 \(2, 5, 1\), where",
+    ),
+    "nothing": (lambda applied, x: None, ValueError, "the rule for cos returned a NoneType, where"),
+    "in a list": (lambda applied, x: [applied.run()], ValueError, "the rule for cos returned a list, where"),
+    "of another dtype": (lambda applied, x: applied.run().float(), ValueError, "returned torch.float32"),
+    "of what it wrote": (written_first, ValueError, "off by up to"),
+    "no Linearised": (lambda applied, x: replaced(applied, x, torch.cos), TypeError, "the rule for cos makes Tensor"),
+    "f(0) = 1": (lambda applied, x: Proportional(0.0)(applied, x), ValueError, r"but cos\(0\) is 1"),
+    "divided by 0": (undivided, ValueError, "relevance under the rule for cos is not finite"),
+}
+
+
+IN_PLACE: dict[str, tuple[Callable[[Tensor], Tensor], Any]] = {
+    "silu": (lambda x: F.silu(x * 1, inplace=True), {F.silu: Proportional(0.5)}),
+    "elu": (lambda x: F.elu(x * 1, inplace=True), {F.elu: Proportional(1.0)}),
+    "relu": (lambda x: F.relu(x * 1, inplace=True), {F.relu: lambda applied, *_, **__: applied.run()}),
+    "sin_": (lambda x: (x * 1).sin_(), {Tensor.sin_: lambda applied, *_: applied.run()}),
+    "dropout": (lambda x: F.dropout(x, 0.5, True), {F.dropout: lambda applied, *_, **__: applied.run()}),
+}
+
+
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_rules_of_ones_own_for_functions_that_write_or_draw(name: str, x: Tensor) -> None:
+    function, rules = IN_PLACE[name]
+    model = Between(function).double()
+    torch.manual_seed(0)
+    expected = model(x)
+    torch.manual_seed(0)
+    with observed_forward(model, tensor_inputs(model, x), propagation=ATTNLRP.with_rules("mine", rules)) as run:
+        assert torch.equal(run.output, expected)
+
+
+def test_a_rule_is_for_the_function_that_was_meant() -> None:
+    mine = ATTNLRP.with_rules("mine", {torch.sigmoid: constant, torch.sin: constant, Tensor.sin: undivided})
+    assert mine.rules[Tensor.sigmoid] is mine.rules[torch.sin] is constant
+    assert mine.rules[Tensor.sin] is undivided
+    assert Tensor.unfold not in ATTNLRP.with_rules("mine", {F.unfold: constant}).rules
+
+
+@pytest.mark.parametrize("name", WRONG_RULES)
+def test_a_wrong_rule_is_refused_by_name(name: str, x: Tensor) -> None:
+    rule, error, message = WRONG_RULES[name]
+    with pytest.raises(error, match=message):
+        relevance_in(torch.cos, x, ATTNLRP.with_rules("mine", {torch.cos: rule}))
 
 
 SAME: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
@@ -394,9 +474,11 @@ def test_two_ways_to_write_a_function_agree(name: str, x: Tensor) -> None:
 
 
 def test_rules_that_are_none_are_named() -> None:
-    for wrong in ({"gelu": constant}, {nn.GELU: constant}, {torch.sin: "constant"}):
-        with pytest.raises(TypeError, match="expected rules for functions of torch"):
-            ATTNLRP.with_rules("wrong", wrong)
+    for wrong in ("gelu", nn.GELU, nn.GELU(), relevance_in):
+        with pytest.raises(TypeError, match="is no function of torch, as modules call it"):
+            ATTNLRP.with_rules("wrong", {wrong: constant})
+    with pytest.raises(TypeError, match="the rule for sin is 'constant', expected a function"):
+        ATTNLRP.with_rules("wrong", {torch.sin: "constant"})
     with pytest.raises(ValueError, match="constant_attention=True"):
         ATTNLRP.with_rules("wrong", {F.scaled_dot_product_attention: constant})
 
