@@ -128,7 +128,7 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
         given = locals()
         self._settings: dict[str, Any] = {name: given[name] for name in _SETTINGS}
         of_game = {name: given[name] for name in _OF_GAME}
-        self._attribution = _attribution_by(method, of_game, propagation, module)
+        self._attribution = _attribution_by(method, of_game, propagation, module, reads)
         check_shap_arguments(shap_arguments, sampled=self._is_sampled, own=_SETTINGS)
 
     @property
@@ -339,9 +339,9 @@ _OTHER_METHODS: Mapping[str, Callable[..., AttentionAttribution]] = {
 
 
 def _attribution_by(
-    method: Method, of_game: Mapping[str, Any], propagation: str | Propagation | None, module: Any
+    method: Method, of_game: Mapping[str, Any], propagation: str | Propagation | None, module: Any, reads: Any
 ) -> AttentionAttribution:
-    """The attribution of a model that a method means."""
+    """The attribution of a model that a method means; ``reads`` is its tokenizer, or its image processor."""
     rules: dict[str, Any] = {} if propagation is None else {"propagation": propagation}
     if method == "game":
         return ShapleyGradAttention(module, **of_game, **rules)
@@ -358,7 +358,8 @@ def _attribution_by(
         raise ValueError(f"method must be {known}, or a function of the model, got {method!r}")
     if not callable(method) and not isinstance(method, str):
         raise TypeError(f"method must be a function of the model, got {method!r}: lambda model: AttnLRP(model)")
-    found = _OTHER_METHODS[method](module, **rules) if isinstance(method, str) else method(module)
+    tokenizer = reads if isinstance(reads, PreTrainedTokenizerBase) else None
+    found = _OTHER_METHODS[method](module, tokenizer=tokenizer, **rules) if isinstance(method, str) else method(module)
     if not isinstance(found, AttentionAttribution):
         raise TypeError(f"method returned {type(found).__name__}, expected an attribution of captum_attn")
     return found

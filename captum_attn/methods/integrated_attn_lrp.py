@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_attn.core import ModelInputs, Replacement, Tokens, config_of, observed_forward
+from captum_attn.core import ModelInputs, ObservedForward, Replacement, Tokens, config_of, observed_forward
 from captum_attn.core.entrances import PartlyPresent, relevances
 from captum_attn.core.propagation import ATTNLRP, Propagation
 from captum_attn.core.targets import as_tuples
@@ -43,7 +43,8 @@ class IntegratedAttnLRP(AttentionAttribution):
 
     Args:
         passes: 1 to 9; one is the middle of the path. More is no limit that values converge to.
-        baseline: as of :class:`captum_attn.AttnLRP`.
+        baseline: as of :class:`captum_attn.AttnLRP`. Default: for token ids the mask token, where a tokenizer is given
+            that has one, and the model looks it up in a table; else zeros; for images the mean.
         propagation: the rules.
         model, tokenizer, additional_forward_arg_names: see :class:`captum_attn.AttentionAttribution`.
 
@@ -85,8 +86,16 @@ class IntegratedAttnLRP(AttentionAttribution):
     def explain(self, batch: ModelInputs, targets: TargetsOfEach) -> list[TokenAttributions]:
         with observed_forward(self.forward_func, batch, gradients=False) as run:
             whole = list(self.explained(run, targets))
-            baseline = resolved_baseline(self.baseline, batch, self.tokenizer, config_of(run.model))
+            given = self._default_baseline(run) if self.baseline is None else self.baseline
+            baseline = resolved_baseline(given, batch, self.tokenizer, config_of(run.model))
         return [self._relevance(batch, explained, baseline) for explained in whole]
+
+    def _default_baseline(self, run: ObservedForward) -> Baseline | None:
+        """The mask token, where there is one and all of the input is looked up; else that of :class:`AttnLRP`."""
+        mask = getattr(self.tokenizer, "mask_token_id", None)
+        tables = [entrance.table for entrance in run.entrances if entrance.ids is not None]
+        known = mask is not None and all(table is not None and mask < len(table) for table in tables)
+        return "mask" if known and run.inputs.modality == "ids" else None
 
     def _relevance(self, batch: ModelInputs, explained: Explained, baseline: Replacement) -> TokenAttributions:
         """The mean over the path, and over contexts that lack what is most relevant on it."""

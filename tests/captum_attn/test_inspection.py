@@ -544,7 +544,9 @@ def test_functions_without_a_rule_are_named():
     mine, wrong = (ATTNLRP.with_rules("mine", {F.softplus: rule}) for rule in (constant, lambda *_: torch.zeros(2, 2)))
     assert under(F.softplus, mine).facts["rules"] == "a rule for all that bends"
     assert under(F.softplus, mine).trusted
-    assert under(F.softplus, wrong).verdict.startswith("refused: the rule for softplus returned torch.float32 (2, 2), where")
+    assert under(F.softplus, wrong).verdict.startswith(
+        "refused: the rule for softplus returned torch.float32 (2, 2), where"
+    )
     assert under(Hidden.apply, "attnlrp").verdict.startswith("refused, for nothing says what these do")
     assert not under(Hidden.apply, "attnlrp").trusted
     assert under(Hidden.apply, "gradient").trusted

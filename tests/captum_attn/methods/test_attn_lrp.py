@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from model_families import candidates
 from models import left_untouched
 from numpy.polynomial.legendre import leggauss
 from shrunk_models import LABELS, tiny_inputs, tiny_model
+from small_models import load_text_model
 from torch import Tensor, nn
 
 from captum_attn import AttnLRP, IntegratedAttnLRP, ShapleyGradAttention
@@ -134,6 +137,24 @@ def test_a_baseline_is_what_the_input_is_compared_with() -> None:
     assert AttnLRP(vit).attribute(images, target=1).abs().max() > 1e-3
     assert AttnLRP(vit).attribute(same, target=1).abs().max() < 1e-6  # every patch is the mean of all
     assert AttnLRP(vit, baseline="zeros").attribute(same, target=1).abs().max() > 1e-3
+
+
+def test_the_path_begins_at_the_mask_token_where_there_is_one() -> None:
+    model, tokenizer = load_text_model()
+    inputs = tokenizer(["a gripping , funny film"], return_tensors="pt")
+    embeddings = model.get_input_embeddings()(inputs["input_ids"]).detach()
+    without = deepcopy(tokenizer)
+    without.mask_token = None
+
+    def found(tokenizer: Any, given: Any = inputs, **options: Any) -> Tensor:
+        method = IntegratedAttnLRP(model, tokenizer=tokenizer, **options)
+        return method.attribute_tokens(given, target=1).values
+
+    assert torch.equal(found(tokenizer), found(tokenizer, baseline="mask"))
+    assert torch.equal(found(tokenizer), found(without, baseline=tokenizer.mask_token_id))
+    assert not torch.allclose(found(tokenizer), found(without))
+    assert torch.equal(found(without), found(tokenizer, baseline="zeros"))
+    assert torch.equal(found(tokenizer, embeddings), found(without, embeddings))
 
 
 def test_bad_baselines_and_passes_are_named() -> None:
