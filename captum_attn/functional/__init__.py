@@ -54,6 +54,7 @@ from captum_attn.functional.rankings import (
     top_k_overlap,
     top_players,
 )
+from captum_attn.functional.response_scores import RESPONSE_SCORES, ResponseScore, response_scores
 from captum_attn.functional.significance import (
     SIGNIFICANT,
     direction_p_value,
@@ -76,12 +77,14 @@ __all__ = [
     "GAMES",
     "PERCENTAGES",
     "RANKING_METRICS",
+    "RESPONSE_SCORES",
     "SCALES",
     "SIGNIFICANT",
     "Agreement",
     "CharacteristicFunction",
     "Game",
     "Mean",
+    "ResponseScore",
     "Scale",
     "ShapleyEstimate",
     "TCAVScores",
@@ -115,6 +118,7 @@ __all__ = [
     "permuted_rows",
     "pooled_gradient",
     "rank_players",
+    "response_scores",
     "reversed_ranks",
     "shapley_interactions",
     "shapley_values",

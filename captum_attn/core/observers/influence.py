@@ -47,7 +47,7 @@ class InfluenceObserver(LayerObserver):
         self._variant, self._per, self._given_weights = variant, per, row_weights
         layers = 1 if per is None else len(watched.layers)
         heads = len(watched.heads) if per == "head" else 1
-        matrix = (watched.length,) * (2 if row_weights is None else 1)
+        matrix = (watched.length, watched.keys) if row_weights is None else (watched.keys,)
         self._total = watched.zeros(layers, heads, *matrix)
 
     def take(self, tile: Tile) -> None:
@@ -67,6 +67,7 @@ class InfluenceObserver(LayerObserver):
             influence = influence.sum(1) if influence.shape[1] > 1 else influence.squeeze(1)  # no copy of one head
         if self._weights is None:
             target = target[..., in_queries, :]
+        target = target[..., self.watched.of_keys(tile)]
         target += influence.to(target.device)
 
     @cached_property

@@ -17,21 +17,35 @@ class Watched:
     """The layers and heads of a forward pass that count for an observer.
 
     Attributes:
-        shape: (B, H, N) of every layer's attention.
+        shape: (B, H, N) of every layer's attention, N the queries.
         layers: the numbers of the attention calls, ascending; tiles have them.
         heads: those that count in every layer, ascending.
         like: an empty tensor of the dtype and on the device of what is kept.
+        places: the number of keys, if it is not N. A layer with fewer has the last of them, but for the very last one,
+            which is no query's.
     """
 
     shape: tuple[int, int, int]
     layers: list[int]
     heads: list[int]
     like: Tensor
+    places: int | None = None
 
     @property
     def length(self) -> int:
         """N."""
         return self.shape[2]
+
+    @property
+    def keys(self) -> int:
+        """The number of keys."""
+        return self.length if self.places is None else self.places
+
+    def of_keys(self, tile: Tile) -> slice:
+        """The places of a tile's keys."""
+        if self.places is None:
+            return slice(0, self.length)
+        return slice(self.places - 1 - tile.attention.shape[-1], self.places - 1)
 
     def zeros(self, *sizes: int) -> Tensor:
         """(B, *sizes), to add up in."""

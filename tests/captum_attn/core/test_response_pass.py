@@ -1,0 +1,143 @@
+"""The pass over the tokens that predict a response, against a pass over the whole sequence, eager, by autograd."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import transformers as hf
+from models import left_untouched
+from torch import Tensor
+
+from captum_attn.core.observers import InfluenceObserver
+from captum_attn.core.propagation import ATTNLRP, CP, GRADIENT
+from captum_attn.core.readout import KnownRows
+from captum_attn.core.response_pass import Responses, response_pass
+from captum_attn.functional import response_scores
+
+SIZES: dict[str, Any] = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
+SIZES |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "num_key_value_heads": 2, "intermediate_size": 48}
+GPT: dict[str, Any] = {"vocab_size": 50, "n_embd": 32, "n_layer": 3, "n_head": 4, "bos_token_id": 1, "eos_token_id": 2}
+LONG = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 11}
+LONG |= {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4, "factor": 2.0}
+LAYERS = ["sliding_attention", "sliding_attention", "full_attention"]
+DECODERS: dict[str, Any] = {
+    "gpt2": lambda: hf.GPT2LMHeadModel(hf.GPT2Config(**GPT)),
+    "llama": lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**SIZES)),
+    "qwen2": lambda: hf.Qwen2ForCausalLM(hf.Qwen2Config(**SIZES)),
+    "qwen3": lambda: hf.Qwen3ForCausalLM(hf.Qwen3Config(**SIZES, head_dim=8)),
+    "gemma2, sliding and soft-capped": lambda: hf.Gemma2ForCausalLM(
+        hf.Gemma2Config(**SIZES, head_dim=8, sliding_window=4, attn_logit_softcapping=2.0)
+    ),
+    "gemma3, sliding": lambda: hf.Gemma3ForCausalLM(
+        hf.Gemma3TextConfig(
+            **SIZES, head_dim=8, sliding_window=4, layer_types=["sliding_attention"] * 2 + ["full_attention"]
+        )
+    ),
+    "mistral, sliding": lambda: hf.MistralForCausalLM(hf.MistralConfig(**SIZES, sliding_window=5)),
+    "phi3": lambda: hf.Phi3ForCausalLM(hf.Phi3Config(**SIZES)),
+    "mixtral": lambda: hf.MixtralForCausalLM(hf.MixtralConfig(**SIZES, num_local_experts=4)),
+    "opt": lambda: hf.OPTForCausalLM(hf.OPTConfig(**SIZES, ffn_dim=48, word_embed_proj_dim=32)),
+    "bloom": lambda: hf.BloomForCausalLM(hf.BloomConfig(**{**GPT, "hidden_size": 32})),
+}
+
+
+def decoder(name: str) -> Any:
+    torch.manual_seed(0)
+    return DECODERS[name]().eval()
+
+
+def responses(count: int = 4) -> Responses:
+    """Two texts of 14 places; the first one's response ends early, the second one's prompt begins late."""
+    ids = torch.randint(3, 50, (2, 14), generator=torch.Generator().manual_seed(1))
+    real = torch.ones(2, 14, dtype=torch.bool)
+    real[0, -1], real[1, :3] = False, False
+    return Responses(ids, real, count)
+
+
+def whole_pass(model: Any, of: Responses, score: str) -> tuple[Tensor, Tensor]:
+    """Logits (B, T, V), and A ⊙ G (B, T, N) of the mean over layers and heads, by eager attention and autograd."""
+    known = {"position_ids": of.positions} if "opt" not in type(model).__name__.lower() else {}
+    known = known if "bloom" not in type(model).__name__.lower() else {}
+    model.config._attn_implementation = "eager"
+    output = model(input_ids=of.ids, attention_mask=of.real.long(), output_attentions=True, use_cache=False, **known)
+    logits = output.logits[:, -of.count - 1 : -1]
+    selected = response_scores(logits, of.predicted, score) * of.real[:, -of.count :]
+    gradients = torch.autograd.grad(selected.sum(), output.attentions)
+    products = [(one * other).mean(1) for one, other in zip(output.attentions, gradients, strict=True)]
+    return logits.detach(), torch.stack(products).mean(0)[:, -of.count - 1 : -1].detach()
+
+
+@pytest.mark.parametrize("score", ["log_odds", "log_prob"])
+@pytest.mark.parametrize("name", DECODERS)
+def test_rows_are_those_of_a_pass_over_the_whole_sequence(name: str, score: Any) -> None:
+    model, of = decoder(name), responses()
+    implementation = model.config._attn_implementation
+    logits, expected = whole_pass(model, of, score)
+    model.config._attn_implementation = implementation
+    with left_untouched(model), response_pass(model, of) as run:
+        real = of.real[:, -of.count :]
+        torch.testing.assert_close(run.logits[real], logits[real], rtol=1e-5, atol=1e-6)
+        rows = InfluenceObserver(run.watched(), "signed")
+        summed = InfluenceObserver(run.watched(), "signed", KnownRows(torch.ones(2, of.count)))
+        run.show([rows, summed], response_scores(run.logits, of.predicted, score) * real)
+    torch.testing.assert_close(rows.influence, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+    torch.testing.assert_close(summed.influence, rows.influence.sum(1))
+    assert rows.influence[..., -1].eq(0).all()
+
+
+@pytest.mark.parametrize("propagation", [GRADIENT, ATTNLRP, CP], ids=lambda one: one.name)
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma3, sliding"])
+def test_rows_under_rules_are_those_of_an_observed_pass_over_the_whole_sequence(name: str, propagation: Any) -> None:
+    from captum_attn.core import mapping_inputs, observed_forward
+
+    model, of = decoder(name), responses()
+    known = {"input_ids": of.ids, "attention_mask": of.real.long(), "position_ids": of.positions}
+    found = []
+    with observed_forward(model, mapping_inputs(model, known), propagation=propagation) as whole:
+        observer = InfluenceObserver(whole.watched(), "signed")
+        logits = whole.output[:, -of.count - 1 : -1]
+        whole.show([observer], (response_scores(logits, of.predicted) * of.real[:, -of.count :]).sum(-1))
+        found.append(observer.influence[:, -of.count - 1 : -1])
+    with response_pass(model, of, propagation=propagation) as run:
+        observer = InfluenceObserver(run.watched(), "signed")
+        run.show([observer], response_scores(run.logits, of.predicted) * of.real[:, -of.count :])
+        found.append(observer.influence)
+    torch.testing.assert_close(*found, rtol=0, atol=1e-5 * float(found[0].abs().max()))
+
+
+def test_a_response_to_one_token_and_of_one_token() -> None:
+    model = decoder("llama")
+    for of in (Responses(torch.tensor([[5, 6, 7]]), torch.ones(1, 3).bool(), 2), responses(1)):
+        _, expected = whole_pass(model, of, "logit")
+        model.config._attn_implementation = "sdpa"
+        with response_pass(model, of) as run:
+            observer = InfluenceObserver(run.watched(), "signed")
+            run.show([observer], response_scores(run.logits, of.predicted, "logit") * of.real[:, -of.count :])
+        torch.testing.assert_close(observer.influence, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_what_has_no_such_rows_is_refused() -> None:
+    sizes = {"d_model": 32, "d_ff": 48, "num_layers": 2, "num_heads": 4, "d_kv": 8}
+    t5 = hf.T5ForConditionalGeneration(hf.T5Config(vocab_size=50, **sizes))
+    bert = hf.BertLMHeadModel(hf.BertConfig(**{**SIZES, "is_decoder": False}))
+    for model, message in ((t5, "no causal language model with a cache"), (bert, "returns no cache")):
+        with pytest.raises(ValueError, match=message), response_pass(model.eval(), responses()):
+            pass
+
+
+@pytest.mark.parametrize("kind", ["longrope", "dynamic"])
+def test_rotary_embeddings_that_change_within_the_response_are_refused(kind: str) -> None:
+    model: Any
+    if kind == "longrope":
+        config = hf.Phi3Config(**SIZES, rope_parameters=LONG, original_max_position_embeddings=11)
+        model = hf.Phi3ForCausalLM(config).eval()
+    else:
+        rotary = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+        model = hf.LlamaForCausalLM(hf.LlamaConfig(**SIZES, rope_parameters=rotary, max_position_embeddings=11)).eval()
+    of = responses()
+    with pytest.raises(ValueError, match=rf"from 11 tokens on \({kind}\)"), response_pass(model, of):
+        pass
+    with response_pass(model, Responses(of.ids[:, :12], of.real[:, :12], 3)) as run:
+        assert run.logits.shape == (2, 3, 50)
