@@ -9,6 +9,7 @@ import pkgutil
 import pytest
 import shap
 import torch
+from chat_models import chat_model
 from small_models import load_text_model
 
 import captum_attn
@@ -36,6 +37,7 @@ def examples():
 @pytest.fixture(scope="module")
 def names():
     model, tokenizer = load_text_model()
+    decoder, chat_tokenizer = chat_model()
     batch = tokenizer(["a gripping film", "not good at all"], padding=True, return_tensors="pt")
     return {
         "torch": torch,
@@ -45,6 +47,9 @@ def names():
         "tokenizer": tokenizer,
         "batch": batch,
         "input_ids": batch["input_ids"],
+        "decoder": decoder,
+        "chat_tokenizer": chat_tokenizer,
+        "ids": batch["input_ids"],
     }
 
 

@@ -1,0 +1,138 @@
+"""What a response was made of: values of the tokens before it, and of sources."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from captum_attn.functional import ResponseScore
+from captum_attn.generation.prompt_sources import Source, source_of_each
+from captum_attn.generation.prompts import Prompt
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Solve = Callable[[Tensor], Tensor]
+"""Values (S, N) of all tokens for scores that weigh the response's tokens by (S, T)."""
+
+
+@dataclass(frozen=True)
+class ExplainedResponse:
+    """A response of a language model, and what each token before it contributed.
+
+    Attributes:
+        prompt: as the model read it.
+        response: the text that is explained.
+        response_ids: of its T tokens.
+        scores: (T,), of each token: ``score``, in nats, or the logit.
+        probabilities: (T,), of each token.
+        score: the name of the score.
+        values: (N,), of the prompt's and the response's tokens: shares of attention, weighted by its gradient of the
+            scores' sum, under the rules that were asked for. The response's last token, which nothing read, has 0.
+        sources: parts of the prompt.
+    """
+
+    prompt: Prompt
+    response: str
+    response_ids: tuple[int, ...]
+    response_tokens: tuple[str, ...]
+    scores: Tensor
+    probabilities: Tensor
+    score: ResponseScore
+    values: Tensor
+    sources: Sequence[Source]
+    solve: Solve = field(repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        count = len(self.prompt.ids)
+        return f"{type(self).__name__}({self.response[:40]!r}, {count} tokens before it, {len(self.sources)} sources)"
+
+    @property
+    def tokens(self) -> list[str]:
+        """The prompt's tokens, as they stand in the text, and the response's."""
+        return [*(self.prompt.text[start:end] for start, end in self.prompt.offsets), *self.response_tokens]
+
+    @cached_property
+    def groups(self) -> Tensor:
+        """int64 (N,), the number of each token's source; -1 for none."""
+        of_prompt = source_of_each(self.prompt, self.sources)
+        return torch.tensor([*of_prompt, *[-1] * len(self.response_ids)])
+
+    @property
+    def source_values(self) -> Tensor:
+        """(K,), the exact Shapley values of the sources as players: the sums over their tokens."""
+        return self.by_source(self.values)
+
+    def by_source(self, values: Tensor) -> Tensor:
+        """Sums (..., K) over each source's tokens of values (..., N)."""
+        inside = self.groups >= 0
+        sums = values.new_zeros(*values.shape[:-1], len(self.sources))
+        return sums.index_add(-1, self.groups[inside], values[..., inside])
+
+    @property
+    def share_outside(self) -> float:
+        """The share of the values' magnitude that lies on no source: template, question, earlier response tokens."""
+        whole = self.values.abs().sum()
+        return float(self.values[self.groups < 0].abs().sum() / whole) if whole > 0 else 0.0
+
+    @cached_property
+    def map(self) -> Tensor:
+        """(T, N): what each token before it contributed to each token of the response; T backward passes."""
+        return self.solve(torch.eye(len(self.response_ids)))
+
+    def of(self, part: str | tuple[int, int]) -> Tensor:
+        """Values (N,) for a part of the response alone.
+
+        Args:
+            part: a text that stands in the response once, or numbers of its tokens, from and to.
+
+        Raises:
+            ValueError: it stands nowhere in it, or more than once; no tokens.
+        """
+        chosen = self._chosen(part)
+        if "map" in self.__dict__:
+            return chosen @ self.map
+        return self.solve(chosen[None])[0]
+
+    def _chosen(self, part: str | tuple[int, int]) -> Tensor:
+        """(T,): 1 for the tokens of a part."""
+        count, chosen = len(self.response_ids), torch.zeros(len(self.response_ids))
+        if not isinstance(part, str):
+            start, end = part
+            if not 0 <= start < end <= count:
+                raise ValueError(f"the tokens {part} are not among the response's {count}: expected (from, to)")
+            chosen[start:end] = 1
+            return chosen
+        if not part or self.response.count(part) != 1:
+            raise ValueError(f"{part!r} does not stand exactly once in {self.response!r}: give numbers of tokens")
+        first = self.response.index(part)
+        place = 0
+        for number, token in enumerate(self.response_tokens):
+            place += len(token)
+            chosen[number] = float(place > first and place - len(token) < first + len(part))
+        return chosen
+
+    def frame(self) -> pd.DataFrame:
+        """A row for each token before the response's end: token, source, value."""
+        import pandas as pd
+
+        return pd.DataFrame({"token": self.tokens, "source": self.groups.tolist(), "value": self.values.tolist()})
+
+    def source_frame(self) -> pd.DataFrame:
+        """A row for each source, the most important first: text, value, share of all sources' magnitude."""
+        import pandas as pd
+
+        values = self.source_values
+        frame = pd.DataFrame(
+            {
+                "source": [source.text for source in self.sources],
+                "value": values.tolist(),
+                "share": (values.abs() / values.abs().sum().clamp(min=torch.finfo(values.dtype).tiny)).tolist(),
+            }
+        )
+        return frame.sort_values("value", ascending=False)

@@ -1,0 +1,173 @@
+"""What made a language model write its response, from one pass over the response."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from captum_attn.core import InfluenceObserver, config_of, device_of, listed_indices, unwrapped
+from captum_attn.core.models import check_model, evaluation_mode, same_random_state
+from captum_attn.core.propagation import ATTNLRP, Propagation, propagation_named
+from captum_attn.core.readout import KnownRows
+from captum_attn.core.response_pass import ResponsePass, Responses, response_pass
+from captum_attn.functional import RESPONSE_SCORES, ResponseScore, response_scores
+from captum_attn.generation.explained_response import ExplainedResponse
+from captum_attn.generation.prompt_sources import Sources, find_sources
+from captum_attn.generation.prompts import Messages, Prompt, read_prompt
+
+
+class GenerationAttention:
+    """Explain what a causal language model wrote, by its attention from the response to what stands before.
+
+    Each layer and head's attention of the tokens that predict the response, times its gradient of the response's score:
+    the mean over layers and heads is how far a token before contributed. One pass over the response's own tokens does
+    it, on the cached keys and values of the prompt. What the prompt's tokens read from each other is not followed.
+
+    Args:
+        model: a causal language model of ``transformers``, or one with its interface: ``input_ids``,
+            ``attention_mask``, ``past_key_values``, logits.
+        tokenizer: the model's, a fast one.
+        score: what is explained: the sum over the response's tokens of ``"log_odds"``, ``"log_prob"`` or ``"logit"``.
+        sign: ``"signed"``, or ``"rectified"`` for what raises the score alone.
+        propagation: how gradients go down; see :class:`captum_attn.AttentionAttribution`. LRP is claimed by patents in
+            some countries; see :class:`captum_attn.AttnLRP`.
+        layers, heads: which count, one index or several; negative ones count from the end. Default: all.
+
+    Raises:
+        TypeError, ValueError: an argument that is none of the above.
+
+    Example:
+        >>> explainer = GenerationAttention(decoder, chat_tokenizer)
+        >>> found = explainer.explain("the cat is old . the dog is young . how old is the cat ?", "old")
+        >>> len(found.values) == len(found.tokens)
+        True
+        >>> found.source_frame().columns.tolist()
+        ['source', 'value', 'share']
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        score: ResponseScore = "log_odds",
+        sign: Literal["signed", "rectified"] = "signed",
+        propagation: str | Propagation = ATTNLRP,
+        layers: Sequence[int] | int | None = None,
+        heads: Sequence[int] | int | None = None,
+    ) -> None:
+        check_model(model)
+        if score not in RESPONSE_SCORES:
+            raise ValueError(f"score must be {', '.join(map(repr, RESPONSE_SCORES))}, got {score!r}")
+        if sign not in ("rectified", "signed"):
+            raise ValueError(f"sign must be 'rectified' or 'signed', got {sign!r}")
+        self.model: Any = unwrapped(model)
+        self.tokenizer = tokenizer
+        self.score, self.sign, self.propagation = score, sign, propagation_named(propagation)
+        self.layers, self.heads = listed_indices("layers", layers), listed_indices("heads", heads)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({type(self.model).__name__})"
+
+    def explain(
+        self,
+        prompt: str | Messages,
+        response: str | None = None,
+        *,
+        sources: Sources = "sentences",
+        question: str | None = None,
+        **generate: Any,
+    ) -> ExplainedResponse:
+        """Explain a response to a prompt.
+
+        Args:
+            prompt: a text, as the model is to read it; or messages, mappings with ``role`` and ``content``, to which
+                the tokenizer's chat template is applied.
+            response: what the model wrote, or could have. Default: the model writes it.
+            sources, question: parts of the prompt that are summed up, and what is asked, which is none of them; see
+                :func:`captum_attn.generation.prompt_sources.find_sources`.
+            generate: settings of ``model.generate``, such as ``max_new_tokens``; without a response only.
+
+        Returns:
+            Values of all tokens and sources, for the whole response; more on demand.
+
+        Raises:
+            TypeError, ValueError: a prompt or sources that are none; an empty response; a text that is longer than the
+                model reads; a model whose cache or attention is not of this kind, with the way on.
+        """
+        read = read_prompt(prompt, self.tokenizer)
+        found = find_sources(read, sources, question)
+        if response is None:
+            ids = self._written(read, generate)
+        elif generate:
+            raise ValueError(f"{', '.join(generate)} is for model.generate, but the response is given")
+        else:
+            ids = self.tokenizer(response, add_special_tokens=False)["input_ids"]
+        if not ids:
+            raise ValueError("the response is empty: there is nothing to explain")
+        self._check_length(len(read.ids) + len(ids))
+        whole = torch.tensor([[*read.ids, *ids]], device=device_of(self.model))
+        responses = Responses(whole, torch.ones_like(whole, dtype=torch.bool), len(ids))
+        solve = partial(self._solve, responses)
+        with self._observed(responses) as run:
+            (values,) = self._values(run, responses, torch.ones(1, len(ids)))
+            logits = run.logits.detach()[0].float()
+        of_tokens = responses.predicted[0]
+        return ExplainedResponse(
+            prompt=read,
+            response=self.tokenizer.decode(ids),
+            response_ids=tuple(ids),
+            response_tokens=self._texts(ids),
+            scores=response_scores(logits, of_tokens, self.score).cpu(),
+            probabilities=response_scores(logits, of_tokens, "log_prob").exp().cpu(),
+            score=self.score,
+            values=values,
+            sources=found,
+            solve=solve,
+        )
+
+    def _observed(self, responses: Responses) -> Any:
+        return response_pass(self.model, responses, propagation=self.propagation)
+
+    def _solve(self, responses: Responses, weights: Tensor) -> Tensor:
+        with self._observed(responses) as run:
+            return self._values(run, responses, weights)
+
+    def _values(self, run: ResponsePass, responses: Responses, weights: Tensor) -> Tensor:
+        """Values (S, N) of all tokens, for S sums of the scores under weights (S, T); a backward pass for each."""
+        scores = response_scores(run.logits, responses.predicted, self.score)[0]
+        rows = KnownRows(torch.ones(1, responses.count))
+        found = []
+        for number, of_each in enumerate(weights.to(scores)):
+            observer = InfluenceObserver(run.watched(self.layers, self.heads), self.sign, rows)
+            run.show([observer], scores @ of_each, retain_graph=number + 1 < len(weights))
+            found.append(observer.influence[0].cpu())
+        return torch.stack(found)
+
+    def _written(self, prompt: Prompt, settings: dict[str, Any]) -> list[int]:
+        """What the model writes, without the special tokens that close it."""
+        ids = torch.tensor([prompt.ids], device=device_of(self.model))
+        with evaluation_mode(self.model), torch.no_grad(), same_random_state(ids):
+            written = self.model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
+        found: list[int] = written[0, ids.shape[1] :].tolist()
+        special = set(self.tokenizer.all_special_ids)
+        while found and found[-1] in special:
+            found.pop()
+        return found
+
+    def _texts(self, ids: Sequence[int]) -> tuple[str, ...]:
+        """The texts of tokens, which joined are the response; a token that is part of a character has none."""
+        ends = [len(self.tokenizer.decode(ids[: number + 1]).rstrip("\ufffd")) for number in range(len(ids))]
+        text = self.tokenizer.decode(ids)
+        return tuple(text[start:end] for start, end in zip([0, *ends], [*ends[:-1], len(text)], strict=False))
+
+    def _check_length(self, length: int) -> None:
+        longest = getattr(config_of(self.model), "max_position_embeddings", None)
+        if isinstance(longest, int) and length > longest:
+            raise ValueError(
+                f"prompt and response have {length} tokens, but {type(self.model).__name__} reads {longest} at most"
+            )

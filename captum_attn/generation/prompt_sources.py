@@ -1,0 +1,119 @@
+"""The parts of a prompt that a response may come from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+from captum_attn.generation.prompts import Prompt, Span
+
+Sources = Literal["sentences", "paragraphs", "messages"] | Sequence[str] | Sequence[Span]
+
+_PARTS = {
+    "paragraphs": re.compile(r"\S(?:[^\n]|\n(?![^\S\n]*\n))*"),
+    "sentences": re.compile(r"\S[^\n]*?(?:[.!?…][\"'”’)\]]*(?=\s|\Z)|[。！？]|(?=\n)|\Z)"),
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A part of a prompt.
+
+    Attributes:
+        text: as it stands there.
+        span: where, from and to.
+    """
+
+    text: str
+    span: Span
+
+
+def find_sources(prompt: Prompt, sources: Sources, question: str | None = None) -> list[Source]:
+    """The sources in a prompt, in order.
+
+    Args:
+        prompt: as the model reads it.
+        sources: ``"messages"``, ``"paragraphs"`` (parted by empty lines) or ``"sentences"`` (parted by line breaks, and
+            after . ! ? … and their like before a space) of what was given; texts that stand in the prompt; or spans
+            of ``prompt.text``, from and to.
+        question: what is asked: where it stands in parts that this function finds, these are no sources. Default: the
+            last part, if there are several. ``""``: nothing is.
+
+    Raises:
+        TypeError: other sources.
+        ValueError: none; texts that stand nowhere in the prompt, or more than once; spans that are empty, overlap, or
+            lie outside of it; a question that is nowhere.
+    """
+    if isinstance(sources, str):
+        spans = _without_question(_parts(prompt, sources), prompt.text, question)
+    elif sources and all(isinstance(one, str) for one in sources):
+        spans = [_only_place(str(one), prompt.text) for one in sources]
+    else:
+        spans = [_checked_span(one, prompt.text) for one in sources]
+    spans = sorted(spans)
+    if not spans:
+        raise ValueError("there are no sources in the prompt")
+    for (_, end), (start, _) in pairwise(spans):
+        if start < end:
+            raise ValueError(f"sources overlap at {prompt.text[start:end][:40]!r}: give each part of the prompt to one")
+    return [Source(prompt.text[start:end], (start, end)) for start, end in spans]
+
+
+def source_of_each(prompt: Prompt, sources: Sequence[Source]) -> list[int]:
+    """The number of the source in which most of each token stands; -1 for none."""
+
+    def of(place: Span) -> int:
+        shared = [min(place[1], end) - max(place[0], start) for start, end in (source.span for source in sources)]
+        best = max(range(len(shared)), key=shared.__getitem__)
+        return best if shared[best] > 0 else -1
+
+    return [of(_trimmed(place, prompt.text)) for place in prompt.offsets]
+
+
+def _parts(prompt: Prompt, kind: str) -> list[Span]:
+    if kind == "messages":
+        return [span for span in prompt.contents if span[0] < span[1]]
+    if kind not in _PARTS:
+        raise ValueError(f"sources must be 'sentences', 'paragraphs', 'messages', texts or spans, got {kind!r}")
+    matches = (match for content in prompt.contents for match in _PARTS[kind].finditer(prompt.text, *content))
+    return [_trimmed(match.span(), prompt.text) for match in matches]
+
+
+def _without_question(spans: list[Span], text: str, question: str | None) -> list[Span]:
+    if question is None:
+        return spans[:-1] if len(spans) > 1 else spans
+    if not question:
+        return spans
+    start, end = _only_place(question, text)
+    return [span for span in spans if span[1] <= start or end <= span[0]]
+
+
+def _only_place(part: str, text: str) -> Span:
+    part = part.strip()
+    count = text.count(part) if part else 0
+    if count != 1:
+        where = "stands nowhere in the prompt" if not count else f"stands in it {count} times"
+        raise ValueError(f"the text {part[:40]!r} {where}: give its span, (from, to) in the prompt's text")
+    start = text.index(part)
+    return start, start + len(part)
+
+
+def _checked_span(span: object, text: str) -> Span:
+    if not isinstance(span, tuple | list) or len(span) != 2 or not all(type(place) is int for place in span):
+        raise TypeError(
+            "sources must be 'sentences', 'paragraphs', 'messages', a list of texts, or a list of spans (from, to), "
+            f"got {span!r}"
+        )
+    start, end = span
+    if not 0 <= start < end <= len(text) or not text[start:end].strip():
+        raise ValueError(f"the source {span} is empty, or lies outside of the prompt's {len(text)} characters")
+    return start, end
+
+
+def _trimmed(span: Span, text: str) -> Span:
+    """Without the spaces around it."""
+    part = text[slice(*span)]
+    return span[0] + len(part) - len(part.lstrip()), span[1] - len(part) + len(part.rstrip())

@@ -1,0 +1,84 @@
+"""A prompt as a language model reads it, and where in it stands what people wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Span = tuple[int, int]
+Messages = Sequence[Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt, a chat template's words included.
+
+    Attributes:
+        text: all that the model reads.
+        ids: of its tokens.
+        offsets: where each token stands in the text, from and to; the same place twice for one that stands nowhere.
+        contents: where what was given stands: the contents of messages, or the whole text.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    offsets: tuple[Span, ...]
+    contents: tuple[Span, ...]
+
+
+def read_prompt(given: str | Messages, tokenizer: Any) -> Prompt:
+    """A text as it is, or messages under the tokenizer's chat template, up to where the model's answer begins.
+
+    Args:
+        given: a text, with what else the model needs around it; or messages, mappings with ``role`` and ``content``.
+        tokenizer: the model's, a fast one.
+
+    Raises:
+        TypeError: neither of these.
+        ValueError: nothing to read; a tokenizer without offsets, or without a chat template; a template that does not
+            keep the contents as they are.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise ValueError(
+            f"{type(tokenizer).__name__} does not say where tokens stand in the text: it takes a fast tokenizer, as "
+            "AutoTokenizer loads where there is one"
+        )
+    text, contents = (given, [(0, len(given))]) if isinstance(given, str) else _rendered(given, tokenizer)
+    if not text.strip():
+        raise ValueError("the prompt is empty: there is nothing to explain a response by")
+    encoding = tokenizer(text, add_special_tokens=isinstance(given, str), return_offsets_mapping=True)
+    ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
+    closing = len(ids) if isinstance(given, str) and ids and ids[-1] == tokenizer.eos_token_id else 0
+    if closing and not text.endswith(str(tokenizer.eos_token)):  # nothing can follow what was closed
+        ids, offsets = ids[:-1], offsets[:-1]
+    return Prompt(text, tuple(ids), tuple(map(tuple, offsets)), tuple(contents))
+
+
+def _rendered(messages: Any, tokenizer: Any) -> tuple[str, list[Span]]:
+    """Messages under the chat template, and where their contents stand."""
+    if not isinstance(messages, Sequence) or not all(isinstance(one, Mapping) for one in messages):
+        raise TypeError(
+            "the prompt must be a text, or messages such as [{'role': 'user', 'content': '...'}], got "
+            f"{type(messages).__name__}"
+        )
+    wrong = [one for one in messages if not isinstance(one.get("content"), str) or not isinstance(one.get("role"), str)]
+    if wrong or not messages:
+        raise TypeError(f"messages need a role and a content, two texts, got {wrong[0] if wrong else 'none'!r}")
+    if not getattr(tokenizer, "chat_template", None):
+        raise ValueError(
+            f"{type(tokenizer).__name__} has no chat template, so that messages cannot be put together: give the "
+            "prompt as a text"
+        )
+    text: str = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+    contents: list[Span] = []
+    for message in messages:
+        content, begin = message["content"].strip(), contents[-1][1] if contents else 0
+        start = text.find(content, begin)
+        if start < 0:
+            raise ValueError(
+                f"the chat template does not keep the message {content[:40]!r} as it is, so nothing says where it "
+                "stands: give the prompt as a text"
+            )
+        contents.append((start, start + len(content)))
+    return text, contents

@@ -1,0 +1,81 @@
+"""Parts of prompts: found, given, and refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from chat_models import chat_model
+
+from captum_attn.generation.prompt_sources import find_sources, source_of_each
+from captum_attn.generation.prompts import read_prompt
+
+TEXT = 'One is here. Is "two here?" Yes!\nThree...\n\n第四。第五。 End\n \nWhy?'
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return chat_model()[1]
+
+
+def texts(tokenizer: Any, prompt: Any, *given: Any) -> list[str]:
+    return [source.text for source in find_sources(read_prompt(prompt, tokenizer), *given)]
+
+
+def test_sentences_and_paragraphs(tokenizer: Any) -> None:
+    sentences = ["One is here.", 'Is "two here?"', "Yes!", "Three...", "第四。", "第五。", "End"]
+    assert texts(tokenizer, TEXT, "sentences") == sentences
+    assert texts(tokenizer, TEXT, "sentences", "") == [*sentences, "Why?"]
+    assert texts(tokenizer, TEXT, "paragraphs") == [TEXT[:41].strip(), "第四。第五。 End"]
+    assert texts(tokenizer, TEXT, "paragraphs", "End")[1:] == ["Why?"]
+    assert texts(tokenizer, "only this", "sentences") == ["only this"]
+
+
+def test_messages_texts_and_spans(tokenizer: Any) -> None:
+    messages = [{"role": "user", "content": " a film . "}, {"role": "assistant", "content": "a film ."}]
+    asked = [*messages, {"role": "user", "content": "why ?"}]
+    assert texts(tokenizer, asked, "messages") == ["a film .", "a film ."]
+    assert texts(tokenizer, TEXT, ["End", " One "]) == ["One", "End"]
+    assert texts(tokenizer, TEXT, [(0, 3), (4, 6)]) == ["One", "is"]
+
+
+def test_tokens_belong_to_the_source_that_most_of_them_stands_in(tokenizer: Any) -> None:
+    prompt = read_prompt([{"role": "user", "content": "so dull . a fine film"}], tokenizer)
+    sources = find_sources(prompt, ["so dull .", "fine film"])
+    named = [prompt.text[start:end] for start, end in prompt.offsets]
+    found = dict(zip(named, source_of_each(prompt, sources), strict=True))
+    assert {found[word] for word in ("so", "dull", ".")} == {0}
+    assert {found[word] for word in ("fine", "film")} == {1}
+    assert {found[word] for word in ("a", ":")} == {-1}
+
+
+@pytest.mark.parametrize(
+    ("sources", "error", "message"),
+    [
+        ("words", ValueError, "sources must be 'sentences'"),
+        ([], ValueError, "there are no sources"),
+        (["nowhere"], ValueError, "stands nowhere"),
+        (["here"], ValueError, "stands in it 2 times"),
+        ([(0, 5), (4, 9)], ValueError, "sources overlap at"),
+        ([(5, 5)], ValueError, "is empty, or lies outside"),
+        ([(0, 500)], ValueError, "is empty, or lies outside"),
+        ([(0, 1, 2)], TypeError, "a list of spans"),
+        ([3], TypeError, "a list of spans"),
+    ],
+)
+def test_what_are_no_sources(tokenizer: Any, sources: Any, error: Any, message: str) -> None:
+    with pytest.raises(error, match=message):
+        texts(tokenizer, TEXT, sources)
+
+
+def test_prompts_that_cannot_be_read(tokenizer: Any) -> None:
+    messages = [{"role": "user", "content": "A film"}]
+    bare = chat_model()[1]
+    bare.chat_template = None
+    with pytest.raises(ValueError, match="no chat template"):
+        read_prompt(messages, bare)
+    bare.chat_template = "{{ messages[0]['content'] | upper }}"
+    with pytest.raises(ValueError, match="does not keep the message 'A film'"):
+        read_prompt(messages, bare)
+    with pytest.raises(ValueError, match="takes a fast tokenizer"):
+        read_prompt("a film", object())
