@@ -39,7 +39,7 @@ FLOORS = (
     ("captum_attn.methods", "captum_attn.visualization"),
     ("captum_attn.bench",),
     ("captum_attn.metrics",),
-    ("captum_attn.concepts", "captum_attn.controls", "captum_attn.comparison"),
+    ("captum_attn.concepts", "captum_attn.controls", "captum_attn.comparison", "captum_attn.generation"),
     ("captum_attn",),
     ("lightning_callbacks", "shap_attn"),
 )

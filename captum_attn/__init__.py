@@ -12,6 +12,7 @@ from captum_attn._moved import find_moved_modules
 if TYPE_CHECKING:
     from captum_attn.comparison import compare
     from captum_attn.concepts import TTCAV
+    from captum_attn.generation import GenerationAttention
     from captum_attn.inspection import inspect
     from captum_attn.methods.attention_flow import AttentionFlow
     from captum_attn.methods.attn_lrp import AttnLRP
@@ -38,6 +39,7 @@ __all__ = [
     "AttentionShapley",
     "AttnLRP",
     "GeneralizedAttentionFlow",
+    "GenerationAttention",
     "GenericRelevance",
     "GradSAM",
     "GradientAttentionRollout",
@@ -62,6 +64,7 @@ _HOMES = {
     "AttentionShapley": "captum_attn.methods.shapley",
     "AttnLRP": "captum_attn.methods.attn_lrp",
     "GeneralizedAttentionFlow": "captum_attn.methods.generalized_attention_flow",
+    "GenerationAttention": "captum_attn.generation",
     "GenericRelevance": "captum_attn.methods.generic_relevance",
     "GradSAM": "captum_attn.methods.grad_sam",
     "GradientAttentionRollout": "captum_attn.methods.rollout",

@@ -30,10 +30,9 @@ from torch import Tensor
 
 from captum_attn.bench.masked_model import MaskedModel, check_masked
 from captum_attn.bench.method_scores import Scorer, patch_scores
-from captum_attn.core import ModelInputs, parameter_names
+from captum_attn.core import ModelInputs, evaluation_mode, parameter_names, same_random_state
 from captum_attn.core.feature_names import FEATURE_NAMES
 from captum_attn.core.inputs import constant
-from captum_attn.core.models import evaluation_mode, same_random_state
 from captum_attn.core.perturb import replace_tokens
 from captum_attn.core.scores import output_scores
 from captum_attn.functional import CharacteristicFunction

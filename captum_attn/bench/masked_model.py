@@ -14,6 +14,7 @@ from captum_attn.core import (
     ModelInputs,
     ObservedForward,
     Replacement,
+    check_model,
     config_of,
     listed_indices,
     mapping_inputs,
@@ -24,7 +25,6 @@ from captum_attn.core import (
 from captum_attn.core.forward import plain_output
 from captum_attn.core.inputs import tensor_inputs
 from captum_attn.core.knockout import knocked_out_output, knockout_calls
-from captum_attn.core.models import check_model
 from captum_attn.core.perturb import check_replacement, default_replacement, replace_tokens
 from captum_attn.functional import CharacteristicFunction
 

@@ -7,10 +7,20 @@ from captum_attn.core.encoding import encode, length_limit
 from captum_attn.core.hashing import add_to_hash
 from captum_attn.core.indices import as_index, is_index, listed_indices
 from captum_attn.core.inputs import ModelInputs, mapping_inputs, tensor_inputs
-from captum_attn.core.models import config_of, device_of, fingerprint, parameter_names, unwrapped
+from captum_attn.core.models import (
+    check_model,
+    config_of,
+    device_of,
+    evaluation_mode,
+    fingerprint,
+    parameter_names,
+    same_random_state,
+    unwrapped,
+)
 from captum_attn.core.observers import InfluenceObserver, LayerObserver, ReadoutGradients, Watched
 from captum_attn.core.patches import Grid, PatchGrid, known_grid, patch_values
 from captum_attn.core.perturb import Replacement, seeded
+from captum_attn.core.response_pass import ResponsePass, Responses, response_pass
 from captum_attn.core.run import ObservedForward, observed_forward
 from captum_attn.core.states import States
 from captum_attn.core.targets import Target, select_target, target_of_each
@@ -29,6 +39,8 @@ __all__ = [
     "PatchGrid",
     "ReadoutGradients",
     "Replacement",
+    "ResponsePass",
+    "Responses",
     "States",
     "Target",
     "Tile",
@@ -36,9 +48,11 @@ __all__ = [
     "Watched",
     "add_to_hash",
     "as_index",
+    "check_model",
     "config_of",
     "device_of",
     "encode",
+    "evaluation_mode",
     "fingerprint",
     "is_index",
     "known_grid",
@@ -48,6 +62,8 @@ __all__ = [
     "observed_forward",
     "parameter_names",
     "patch_values",
+    "response_pass",
+    "same_random_state",
     "seeded",
     "select_target",
     "special_ids_of",

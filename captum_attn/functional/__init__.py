@@ -54,7 +54,6 @@ from captum_attn.functional.rankings import (
     top_k_overlap,
     top_players,
 )
-from captum_attn.functional.response_scores import RESPONSE_SCORES, ResponseScore, response_scores
 from captum_attn.functional.significance import (
     SIGNIFICANT,
     direction_p_value,
@@ -71,6 +70,7 @@ from captum_attn.functional.tcav import (
     tcav_scores,
     token_sensitivity,
 )
+from captum_attn.functional.token_odds import RESPONSE_SCORES, ResponseScore, response_scores
 
 __all__ = [
     "ADDITIVE_GAMES",

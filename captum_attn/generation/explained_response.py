@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from captum_attn.functional import ResponseScore
+from captum_attn.functional import ResponseScore, response_scores
 from captum_attn.generation.prompt_sources import Source, source_of_each
 from captum_attn.generation.prompts import Prompt
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Solve = Callable[[Tensor], Tensor]
-"""Values (S, N) of all tokens for scores that weigh the response's tokens by (S, T)."""
+Select = Callable[[Tensor], Tensor]
+"""S scores, made of the logits (T, V) that the response's tokens were predicted by."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class ExplainedResponse:
         values: (N,), of the prompt's and the response's tokens: shares of attention, weighted by its gradient of the
             scores' sum, under the rules that were asked for. The response's last token, which nothing read, has 0.
         sources: parts of the prompt.
+        solve: gives the values (S, N) for other scores, by a pass and a backward pass for each.
+        encode: gives the ids of a text as a response.
     """
 
     prompt: Prompt
@@ -46,7 +48,8 @@ class ExplainedResponse:
     score: ResponseScore
     values: Tensor
     sources: Sequence[Source]
-    solve: Solve = field(repr=False, compare=False)
+    solve: Callable[[Select], Tensor] = field(repr=False, compare=False)
+    encode: Callable[[str], Sequence[int]] = field(repr=False, compare=False)
 
     def __repr__(self) -> str:
         count = len(self.prompt.ids)
@@ -83,7 +86,7 @@ class ExplainedResponse:
     @cached_property
     def map(self) -> Tensor:
         """(T, N): what each token before it contributed to each token of the response; T backward passes."""
-        return self.solve(torch.eye(len(self.response_ids)))
+        return self._weighted(torch.eye(len(self.response_ids)))
 
     def of(self, part: str | tuple[int, int]) -> Tensor:
         """Values (N,) for a part of the response alone.
@@ -97,7 +100,46 @@ class ExplainedResponse:
         chosen = self._chosen(part)
         if "map" in self.__dict__:
             return chosen @ self.map
-        return self.solve(chosen[None])[0]
+        return self._weighted(chosen[None])[0]
+
+    def against(self, other: str, at: str) -> Tensor:
+        """Values (N,) for the model having written one thing rather than another: a difference of two logits.
+
+        It is where the two responses' tokens first differ, and the same as that of the tokens' log-probabilities.
+
+        Args:
+            other: what stands in the place of ``at`` in the other response.
+            at: a text that stands in the response once.
+
+        Raises:
+            ValueError: it stands nowhere in it, or more than once; the other response is the same, or begins as this
+                one ends.
+
+        Example:
+            >>> from captum_attn import GenerationAttention
+            >>> explainer = GenerationAttention(decoder, chat_tokenizer)
+            >>> found = explainer.explain("the cat is old . how old is the cat ?", "it is old")
+            >>> found.by_source(found.against("young", at="old")).shape
+            torch.Size([1])
+        """
+        self._chosen(at)
+        ids = list(self.encode(self.response.replace(at, other)))
+        differ = [place for place, pair in enumerate(zip(self.response_ids, ids, strict=False)) if len(set(pair)) > 1]
+        if not differ:
+            raise ValueError(f"{other!r} in the place of {at!r} changes no token of {self.response!r}")
+        place = differ[0]
+        own, others = self.response_ids[place], ids[place]
+        return self.solve(lambda logits: (logits[place, own] - logits[place, others])[None])[0]
+
+    def _weighted(self, weights: Tensor) -> Tensor:
+        """Values (S, N) for sums of the tokens' scores under weights (S, T)."""
+        ids = torch.tensor(self.response_ids)
+
+        def select(logits: Tensor) -> Tensor:
+            scores = response_scores(logits, ids.to(logits.device), self.score)
+            return weights.to(scores) @ scores
+
+        return self.solve(select)
 
     def _chosen(self, part: str | tuple[int, int]) -> Tensor:
         """(T,): 1 for the tokens of a part."""

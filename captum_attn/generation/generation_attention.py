@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from captum_attn.core import InfluenceObserver, config_of, device_of, listed_indices, unwrapped
-from captum_attn.core.models import check_model, evaluation_mode, same_random_state
+from captum_attn.core import (
+    InfluenceObserver,
+    ResponsePass,
+    Responses,
+    check_model,
+    config_of,
+    device_of,
+    evaluation_mode,
+    listed_indices,
+    response_pass,
+    same_random_state,
+    unwrapped,
+)
 from captum_attn.core.propagation import ATTNLRP, Propagation, propagation_named
 from captum_attn.core.readout import KnownRows
-from captum_attn.core.response_pass import ResponsePass, Responses, response_pass
 from captum_attn.functional import RESPONSE_SCORES, ResponseScore, response_scores
-from captum_attn.generation.explained_response import ExplainedResponse
+from captum_attn.generation.explained_response import ExplainedResponse, Select
 from captum_attn.generation.prompt_sources import Sources, find_sources
 from captum_attn.generation.prompts import Messages, Prompt, read_prompt
 
@@ -106,45 +117,48 @@ class GenerationAttention:
         elif generate:
             raise ValueError(f"{', '.join(generate)} is for model.generate, but the response is given")
         else:
-            ids = self.tokenizer(response, add_special_tokens=False)["input_ids"]
+            ids = self._encode(response)
         if not ids:
             raise ValueError("the response is empty: there is nothing to explain")
         self._check_length(len(read.ids) + len(ids))
         whole = torch.tensor([[*read.ids, *ids]], device=device_of(self.model))
         responses = Responses(whole, torch.ones_like(whole, dtype=torch.bool), len(ids))
-        solve = partial(self._solve, responses)
-        with self._observed(responses) as run:
-            (values,) = self._values(run, responses, torch.ones(1, len(ids)))
-            logits = run.logits.detach()[0].float()
         of_tokens = responses.predicted[0]
+        with self._observed(responses) as run:
+            scores = response_scores(run.logits[0], of_tokens, self.score)
+            (values,) = self._values(run, scores.sum()[None])
+            probabilities = response_scores(run.logits[0].detach(), of_tokens, "log_prob").exp()
         return ExplainedResponse(
             prompt=read,
             response=self.tokenizer.decode(ids),
             response_ids=tuple(ids),
             response_tokens=self._texts(ids),
-            scores=response_scores(logits, of_tokens, self.score).cpu(),
-            probabilities=response_scores(logits, of_tokens, "log_prob").exp().cpu(),
+            scores=scores.detach().cpu(),
+            probabilities=probabilities.cpu(),
             score=self.score,
             values=values,
             sources=found,
-            solve=solve,
+            solve=partial(self._solve, responses),
+            encode=self._encode,
         )
 
-    def _observed(self, responses: Responses) -> Any:
+    def _encode(self, response: str) -> list[int]:
+        return list(self.tokenizer(response, add_special_tokens=False)["input_ids"])
+
+    def _observed(self, responses: Responses) -> AbstractContextManager[ResponsePass]:
         return response_pass(self.model, responses, propagation=self.propagation)
 
-    def _solve(self, responses: Responses, weights: Tensor) -> Tensor:
+    def _solve(self, responses: Responses, select: Select) -> Tensor:
         with self._observed(responses) as run:
-            return self._values(run, responses, weights)
+            return self._values(run, select(run.logits[0].float()))
 
-    def _values(self, run: ResponsePass, responses: Responses, weights: Tensor) -> Tensor:
-        """Values (S, N) of all tokens, for S sums of the scores under weights (S, T); a backward pass for each."""
-        scores = response_scores(run.logits, responses.predicted, self.score)[0]
-        rows = KnownRows(torch.ones(1, responses.count))
+    def _values(self, run: ResponsePass, scores: Tensor) -> Tensor:
+        """Values (S, N) of all tokens, for scores (S,); a backward pass for each."""
+        rows = KnownRows(torch.ones(1, run.shape[2]))
         found = []
-        for number, of_each in enumerate(weights.to(scores)):
+        for number, score in enumerate(scores):
             observer = InfluenceObserver(run.watched(self.layers, self.heads), self.sign, rows)
-            run.show([observer], scores @ of_each, retain_graph=number + 1 < len(weights))
+            run.show([observer], score, retain_graph=number + 1 < len(scores))
             found.append(observer.influence[0].cpu())
         return torch.stack(found)
 

@@ -13,10 +13,9 @@ from captum.log import log_usage
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from captum_attn.core import ObservedForward, observed_forward
+from captum_attn.core import ObservedForward, check_model, observed_forward, unwrapped
 from captum_attn.core.indices import listed_indices
 from captum_attn.core.inputs import ModelInputs, forward_args, mapping_inputs, tensor_inputs
-from captum_attn.core.models import check_model, unwrapped
 from captum_attn.core.observers import LayerObserver
 from captum_attn.core.patches import Grid
 from captum_attn.core.propagation import GRADIENT, Propagation, propagation_named

@@ -70,6 +70,25 @@ def test_each_token_of_the_response_has_a_row_of_its_own(chat: Any) -> None:
             found.of(wrong)
 
 
+def test_a_contrast_is_a_difference_of_two_logits(chat: Any) -> None:
+    model, tokenizer = chat
+    found = GenerationAttention(model, tokenizer, propagation="gradient").explain(MESSAGES, "it is young")
+    ids = torch.tensor([*found.prompt.ids, *found.response_ids])
+    (old,) = tokenizer("old", add_special_tokens=False)["input_ids"]
+    model.config._attn_implementation = "eager"
+    output = model(input_ids=ids[None], output_attentions=True)
+    model.config._attn_implementation = "sdpa"
+    score = output.logits[0, -2, ids[-1]] - output.logits[0, -2, old]
+    gradients = torch.autograd.grad(score, output.attentions)
+    products = [(one * other)[0].mean(0)[-4:-1] for one, other in zip(output.attentions, gradients, strict=True)]
+    expected = torch.stack(products).mean(0).sum(0)
+    values = found.against("old", at="young")
+    torch.testing.assert_close(values, expected.detach(), rtol=0, atol=1e-5 * float(expected.abs().max()))
+    for other, at in (("young", "young"), ("old", "nowhere")):
+        with pytest.raises(ValueError, match=r"changes no token|exactly once"):
+            found.against(other, at)
+
+
 def test_sources_get_the_shapley_values_of_groups(chat: Any) -> None:
     model, tokenizer = chat
     found = GenerationAttention(model, tokenizer, propagation="gradient").explain(MESSAGES, "it is young")
