@@ -181,6 +181,15 @@ def response_pass(
         yield run
 
 
+def plain_response_logits(model: Callable[..., Any], responses: Responses) -> Tensor:
+    """The logits (B, T, V) of what predicted the responses, without gradients. The model is left as it was."""
+    given = _known_to(model, responses.part(slice(0, responses.ids.shape[1] - 1)))
+    kept = {"logits_to_keep": responses.count} if takes_keyword(model, "logits_to_keep") else {}
+    with evaluation_mode(model), torch.inference_mode(False), torch.no_grad(), same_random_state(responses.ids):
+        logits: Tensor = model(**given, **kept).logits
+    return logits[:, -responses.count :]
+
+
 def check_cached(model: Any, responses: Responses) -> None:
     """Raise what :func:`response_pass` documents, as far as the configuration tells."""
     config, name = config_of(model), type(model).__name__

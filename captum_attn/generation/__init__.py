@@ -4,5 +4,20 @@ from captum_attn.generation.explained_response import ExplainedResponse
 from captum_attn.generation.generation_attention import GenerationAttention
 from captum_attn.generation.prompt_sources import Source
 from captum_attn.generation.prompts import Prompt
+from captum_attn.generation.source_ablations import (
+    leave_one_out,
+    linear_datamodeling_score,
+    random_absences,
+    scores_without,
+)
 
-__all__ = ["ExplainedResponse", "GenerationAttention", "Prompt", "Source"]
+__all__ = [
+    "ExplainedResponse",
+    "GenerationAttention",
+    "Prompt",
+    "Source",
+    "leave_one_out",
+    "linear_datamodeling_score",
+    "random_absences",
+    "scores_without",
+]

@@ -19,12 +19,14 @@ class Prompt:
         ids: of its tokens.
         offsets: where each token stands in the text, from and to; the same place twice for one that stands nowhere.
         contents: where what was given stands: the contents of messages, or the whole text.
+        special_tokens: whether the tokenizer adds its own around the text; a chat template writes them itself.
     """
 
     text: str
     ids: tuple[int, ...]
     offsets: tuple[Span, ...]
     contents: tuple[Span, ...]
+    special_tokens: bool
 
 
 def read_prompt(given: str | Messages, tokenizer: Any) -> Prompt:
@@ -47,12 +49,17 @@ def read_prompt(given: str | Messages, tokenizer: Any) -> Prompt:
     text, contents = (given, [(0, len(given))]) if isinstance(given, str) else _rendered(given, tokenizer)
     if not text.strip():
         raise ValueError("the prompt is empty: there is nothing to explain a response by")
-    encoding = tokenizer(text, add_special_tokens=isinstance(given, str), return_offsets_mapping=True)
-    ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
-    closing = len(ids) if isinstance(given, str) and ids and ids[-1] == tokenizer.eos_token_id else 0
-    if closing and not text.endswith(str(tokenizer.eos_token)):  # nothing can follow what was closed
-        ids, offsets = ids[:-1], offsets[:-1]
-    return Prompt(text, tuple(ids), tuple(map(tuple, offsets)), tuple(contents))
+    ids, offsets = encoded_prompt(text, tokenizer, isinstance(given, str))
+    return Prompt(text, tuple(ids), tuple(offsets), tuple(contents), isinstance(given, str))
+
+
+def encoded_prompt(text: str, tokenizer: Any, special_tokens: bool) -> tuple[list[int], list[Span]]:
+    """The ids of a prompt's tokens and where they stand, without a token that would close the text."""
+    encoding = tokenizer(text, add_special_tokens=special_tokens, return_offsets_mapping=True)
+    ids, offsets = encoding["input_ids"], [(start, end) for start, end in encoding["offset_mapping"]]
+    if special_tokens and ids and ids[-1] == tokenizer.eos_token_id and not text.endswith(str(tokenizer.eos_token)):
+        return ids[:-1], offsets[:-1]
+    return ids, offsets
 
 
 def _rendered(messages: Any, tokenizer: Any) -> tuple[str, list[Span]]:

@@ -1,0 +1,122 @@
+"""What a response's score is without some sources: the truth by which explanations by sources are measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from captum_attn.core import Responses, device_of, plain_response_logits
+from captum_attn.functional import response_scores
+from captum_attn.generation.explained_response import ExplainedResponse
+from captum_attn.generation.generation_attention import GenerationAttention
+from captum_attn.generation.prompts import encoded_prompt
+
+
+def scores_without(
+    explainer: GenerationAttention,
+    explained: ExplainedResponse,
+    absent: Tensor,
+    *,
+    batch_size: int = 8,
+    show_progress: bool = False,
+) -> Tensor:
+    """The score of the same response to prompts that lack some of the sources.
+
+    Args:
+        explainer: whose model is asked, without gradients, and whose score is taken.
+        explained: a response, and the sources of its prompt.
+        absent: bool (S, K), the sources that are cut out of the prompt's text.
+        batch_size: prompts at a time.
+        show_progress: show a progress bar.
+
+    Returns:
+        (S,), the sum of the response's tokens' scores.
+
+    Raises:
+        ValueError: other shapes.
+
+    Example:
+        >>> explainer = GenerationAttention(decoder, chat_tokenizer)
+        >>> explained = explainer.explain("the cat is old . the dog is young . how old is the cat ?", "it is old")
+        >>> scores_without(explainer, explained, torch.eye(len(explained.sources), dtype=torch.bool)).shape
+        torch.Size([2])
+    """
+    if absent.dtype != torch.bool or absent.dim() != 2 or absent.shape[1] != len(explained.sources):
+        raise ValueError(f"absent must be bool (S, {len(explained.sources)}), got {absent.dtype} {tuple(absent.shape)}")
+    found = []
+    with tqdm(total=len(absent), desc="Ablations", unit="prompt", disable=not show_progress) as bar:
+        for part in absent.split(batch_size):
+            prompts = [_without(explainer, explained, row) for row in part]
+            responses = _padded(prompts, explained.response_ids, explainer)
+            logits = plain_response_logits(explainer.model, responses)
+            found.append(response_scores(logits, responses.predicted, explainer.score).sum(-1).cpu())
+            bar.update(len(part))
+    return torch.cat(found)
+
+
+def leave_one_out(explainer: GenerationAttention, explained: ExplainedResponse, batch_size: int = 8) -> Tensor:
+    """(K,): by how much the response's score is lower without each of the sources, as :func:`scores_without` says."""
+    absent = torch.cat([torch.zeros(1, len(explained.sources)), torch.eye(len(explained.sources))]).bool()
+    scores = scores_without(explainer, explained, absent, batch_size=batch_size)
+    return scores[0] - scores[1:]
+
+
+def random_absences(sources: int, count: int, share: float = 0.5, seed: int = 0) -> Tensor:
+    """bool (count, sources): each source is absent from each prompt with that probability."""
+    return torch.rand(count, sources, generator=torch.Generator().manual_seed(seed)) < share
+
+
+def linear_datamodeling_score(values: Tensor, absent: Tensor, scores: Tensor) -> float:
+    """The rank correlation of scores without some sources with the sums of the values of those that are left.
+
+    Args:
+        values: (K,), of the sources.
+        absent: bool (S, K).
+        scores: (S,), as :func:`scores_without` finds them.
+
+    Returns:
+        Spearman's ρ; NaN if either is constant.
+
+    Example:
+        >>> values, absent = torch.tensor([2.0, 1.0]), torch.tensor([[True, False], [False, True], [False, False]])
+        >>> linear_datamodeling_score(values, absent, torch.tensor([0.5, 3.0, 4.0]))
+        1.0
+
+    Source: Park et al. 2023, *TRAK*, 2303.14186; for contexts, Cohen-Wang et al. 2024, *ContextCite*, 2409.00729.
+    """
+    predicted = (~absent).to(values) @ values
+    return round(float(spearmanr(predicted.double().numpy(), scores.double().numpy()).statistic), 12)
+
+
+def _without(explainer: GenerationAttention, explained: ExplainedResponse, absent: Tensor) -> list[int]:
+    """The ids of the prompt without some of its sources; special tokens stay."""
+    cut = [source.span for source, gone in zip(explained.sources, absent.tolist(), strict=True) if gone]
+    text = _left(explained.prompt.text, cut)
+    return encoded_prompt(text, explainer.tokenizer, explained.prompt.special_tokens)[0]
+
+
+def _left(text: str, cut: list[tuple[int, int]]) -> str:
+    """The text without some parts, and what is between each of them and the next."""
+
+    def parts() -> Iterator[str]:
+        start = 0
+        for first, end in cut:
+            yield text[start:first]
+            start = end + len(text[end:]) - len(text[end:].lstrip())
+        yield text[start:]
+
+    return "".join(parts())
+
+
+def _padded(prompts: list[list[int]], response: tuple[int, ...], explainer: GenerationAttention) -> Responses:
+    """One batch of the prompts, padded on the left, each followed by the response."""
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[0] * (longest - len(prompt)) + [*prompt, *response] for prompt in prompts])
+    places = torch.arange(ids.shape[1])
+    real = places >= torch.tensor([[longest - len(prompt)] for prompt in prompts])
+    device = device_of(explainer.model)
+    return Responses(ids.to(device), real.to(device), len(response))

@@ -1,0 +1,59 @@
+"""Scores without sources, against prompts that are written without them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from chat_models import chat_model
+
+from captum_attn.generation import (
+    GenerationAttention,
+    leave_one_out,
+    linear_datamodeling_score,
+    random_absences,
+    scores_without,
+)
+
+PARTS = ["the cat is old .", "the dog is young , and so is the bird .", "a film is dull ."]
+QUESTION = "how old is the dog ?"
+
+
+@pytest.fixture(scope="module")
+def explainer() -> GenerationAttention:
+    return GenerationAttention(*chat_model())
+
+
+def prompt(parts: list[str], messages: bool) -> Any:
+    text = " ".join([*parts, QUESTION])
+    return [{"role": "user", "content": text}] if messages else text
+
+
+@pytest.mark.parametrize("messages", [True, False])
+def test_scores_are_those_of_prompts_without_the_sources(explainer: Any, messages: bool) -> None:
+    explained = explainer.explain(prompt(PARTS, messages), "it is young", sources=PARTS)
+    absent = torch.tensor([[False, False, False], [True, False, False], [False, True, True], [True, True, True]])
+    found = scores_without(explainer, explained, absent, batch_size=3)
+    for row, score in zip(absent.tolist(), found, strict=True):
+        left = [part for part, gone in zip(PARTS, row, strict=True) if not gone]
+        expected = explainer.explain(prompt(left, messages), "it is young", sources=[QUESTION]).scores.sum()
+        torch.testing.assert_close(score, expected, rtol=1e-4, atol=1e-4)
+    single = scores_without(explainer, explained, torch.eye(3).bool())
+    torch.testing.assert_close(leave_one_out(explainer, explained), found[0] - single, rtol=1e-4, atol=1e-4)
+
+
+def test_the_score_of_a_linear_model_is_one() -> None:
+    values, absent = torch.randn(5), random_absences(5, 20)
+    assert absent.shape == (20, 5)
+    assert torch.equal(absent, random_absences(5, 20))
+    scores = (~absent).float() @ values
+    assert linear_datamodeling_score(values, absent, scores.exp()) == 1
+    assert linear_datamodeling_score(values, absent, -scores) == -1
+
+
+def test_absences_of_another_form_are_refused(explainer: Any) -> None:
+    explained = explainer.explain(prompt(PARTS, True), "fine", sources=PARTS)
+    for absent in (torch.zeros(2, 3), torch.zeros(3).bool(), torch.zeros(2, 4).bool()):
+        with pytest.raises(ValueError, match=r"absent must be bool \(S, 3\)"):
+            scores_without(explainer, explained, absent)
