@@ -51,7 +51,7 @@ COLOURS = ["green", "purple", "orange", "yellow", "crimson", "silver", "turquois
 TRADES = ["baker", "carpenter", "nurse", "diver", "lawyer", "farmer", "painter", "pilot", "tailor", "chemist"]
 DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
 FOODS = ["pancakes", "lentils", "oysters", "dumplings", "cherries", "noodles", "pumpkins", "mushrooms"]
-THINGS = ("lighthouse", "library", "museum", "ferry", "market", "theatre", "bakery", "harbour", "station", "bridge")
+THINGS = ("lighthouse", "library", "museum", "ferry", "market", "theatre", "chapel", "harbour", "station", "bridge")
 FILLERS = (
     "The {thing} of {place} was repaired after the winter. Visitors often ask about its clock.",
     "A storm closed the road to {place}. The bus takes the long way round.",
@@ -211,7 +211,7 @@ def explainers(model: Any, tokenizer: Any) -> dict[str, GenerationAttention]:
     return {
         f"{sign}, {rules}, {score}": GenerationAttention(model, tokenizer, sign=sign, propagation=rules, score=score)
         for sign in ("signed", "rectified")
-        for rules in ("attnlrp", "cp", "gradient")
+        for rules in ("attnlrp", "gradient")
         for score in ("log_odds", "log_prob")
     }
 
