@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
+from captum.attr import LLMAttributionResult
 from torch import Tensor
 
 from captum_attn.functional import ResponseScore, response_scores
@@ -158,6 +159,20 @@ class ExplainedResponse:
             place += len(token)
             chosen[number] = float(place > first and place - len(token) < first + len(part))
         return chosen
+
+    def to_captum(self) -> LLMAttributionResult:
+        """The prompt's tokens, and their values for each token of the response, as Captum's LLM attributions say it.
+
+        Takes :attr:`map`. ``plot_token_attr(show=True)`` draws it.
+        """
+        count = len(self.prompt.ids)
+        return LLMAttributionResult(
+            input_tokens=self.tokens[:count],
+            output_tokens=list(self.response_tokens),
+            seq_attr=self.values[:count],
+            token_attr=self.map[:, :count],
+            output_probs=self.probabilities,
+        )
 
     def frame(self) -> pd.DataFrame:
         """A row for each token before the response's end: token, source, value."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from chat_models import chat_model
@@ -68,6 +69,16 @@ def test_each_token_of_the_response_has_a_row_of_its_own(chat: Any) -> None:
     for wrong in ("old", "", (1, 1), (0, 4)):
         with pytest.raises(ValueError, match=r"exactly once|are not among the response's 3"):
             found.of(wrong)
+
+
+def test_captum_plots_it(chat: Any) -> None:
+    found = GenerationAttention(*chat).explain(MESSAGES, "it is young")
+    result = found.to_captum()
+    assert result.input_tokens == found.tokens[: len(found.prompt.ids)]
+    torch.testing.assert_close(result.token_attr.sum(0), result.seq_attr, rtol=0, atol=1e-6)
+    figure, _ = result.plot_token_attr(show=False)
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["it", " is", " young"]
+    plt.close(figure)
 
 
 def test_a_contrast_is_a_difference_of_two_logits(chat: Any) -> None:
