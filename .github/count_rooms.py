@@ -35,7 +35,7 @@ FLOORS = (
     ("captum_attn._moved",),  # where old paths lead to stands on nothing
     ("captum_attn.functional",),
     ("captum_attn.core",),
-    ("captum_attn.token_attributions", "captum_attn.formatting"),
+    ("captum_attn.token_attributions", "captum_attn.formatting", "captum_attn.pages"),
     ("captum_attn.methods", "captum_attn.visualization"),
     ("captum_attn.bench",),
     ("captum_attn.metrics",),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,10 +15,13 @@ from torch import Tensor
 from captum_attn.functional import ResponseScore, response_scores
 from captum_attn.generation.prompt_sources import Source, source_of_each
 from captum_attn.generation.prompts import Prompt
+from captum_attn.generation.response_page import Content, response_page
+from captum_attn.pages import in_notebook
 
 if TYPE_CHECKING:
     import pandas as pd
 
+_MAP_ENTRIES = 500_000
 Select = Callable[[Tensor], Tensor]
 """S scores, made of the logits (T, V) that the response's tokens were predicted by."""
 
@@ -159,6 +163,42 @@ class ExplainedResponse:
             place += len(token)
             chosen[number] = float(place > first and place - len(token) < first + len(part))
         return chosen
+
+    def save(self, path: str | Path, contrasts: Mapping[str, Tensor] | None = None) -> Path:
+        """Write a web page on which the response's tokens can be clicked, which needs nothing from elsewhere.
+
+        Args:
+            path: of the page.
+            contrasts: by name, what :meth:`against` returned, to switch to.
+
+        Returns:
+            The path.
+        """
+        file = Path(path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(self.page(contrasts), encoding="utf-8")
+        return file
+
+    def page(self, contrasts: Mapping[str, Tensor] | None = None) -> str:
+        """The page that :meth:`save` writes. It holds :attr:`map`, unless that has more than 500,000 entries."""
+        small = len(self.response_ids) * len(self.values) <= _MAP_ENTRIES
+        content = Content(
+            prompt=self.prompt,
+            response_tokens=self.response_tokens,
+            scores=self.scores,
+            probabilities=self.probabilities,
+            score=self.score,
+            values=self.values,
+            map=self.map if small else None,
+            sources=self.sources,
+            groups=self.groups,
+            share_outside=self.share_outside,
+            contrasts=contrasts or {},
+        )
+        return response_page(content)
+
+    def _repr_html_(self) -> str:
+        return in_notebook(self.page())
 
     def to_captum(self) -> LLMAttributionResult:
         """The prompt's tokens, and their values for each token of the response, as Captum's LLM attributions say it.

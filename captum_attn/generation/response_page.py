@@ -1,0 +1,118 @@
+"""An explained response as one web page: its tokens to click or drag over, the prompt's coloured, a bar a source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from captum_attn.generation.prompt_sources import Source
+from captum_attn.generation.prompts import Prompt
+from captum_attn.pages import page
+
+_SCORES = {"log_odds": "log-odds", "log_prob": "log-probability", "logit": "logit"}
+_HOW = {
+    True: "Click or drag over the response to see what was behind a part of it: red raised its score, blue lowered it. "
+    "Arrow keys move, with Shift they extend, Escape takes all.",
+    False: "Red raised the response's score, blue lowered it. It is too long for a map of each of its tokens.",
+}
+
+
+class Content(NamedTuple):
+    """What a page shows.
+
+    Attributes:
+        prompt: as the model read it.
+        response_tokens: their texts (T,), with their ``scores`` and ``probabilities``.
+        score: the name of these.
+        values: (N,), of the prompt's and the response's tokens, for the whole response.
+        map: (T, N), for each token of it; None of too long a one.
+        sources, groups: the sources, and the number of each token's, -1 for none.
+        share_outside: how much of the values' magnitude is in no source.
+        contrasts: by name, other values (N,) to switch to.
+    """
+
+    prompt: Prompt
+    response_tokens: Sequence[str]
+    scores: Tensor
+    probabilities: Tensor
+    score: str
+    values: Tensor
+    map: Tensor | None
+    sources: Sequence[Source]
+    groups: Tensor
+    share_outside: float
+    contrasts: Mapping[str, Tensor]
+
+
+def response_page(content: Content) -> str:
+    """The page, as HTML.
+
+    Raises:
+        ValueError: contrasts of another length.
+    """
+    for name, values in content.contrasts.items():
+        if values.shape != content.values.shape:
+            expected = f"must have shape {tuple(content.values.shape)}"
+            raise ValueError(f"contrast {name!r} {expected}, got {tuple(values.shape)}")
+    score = _SCORES.get(content.score, content.score)
+    note = (
+        f"{_HOW[content.map is not None]} Values are shares of attention, weighted by its gradient of the {score}; "
+        f"{content.share_outside:.0%} of their magnitude lies outside of the sources."
+    )
+    body = (
+        f"<h1>What made the model write this</h1>\n<p class='note'>{escape(note)}</p>\n<h2>Response</h2>\n"
+        "<div id='response' class='response text' dir='auto' role='listbox' aria-multiselectable='true' "
+        "aria-label='Tokens of the response'></div>\n<p id='said' class='note said' role='status'></p>\n"
+        "<div id='tools' class='tools'></div>\n<h2>Sources</h2>\n<ol id='sources' class='sources'></ol>\n"
+        "<h2>Prompt</h2>\n<div id='prompt' class='prompt text' dir='auto'></div>"
+    )
+    data = {
+        "score": score,
+        "first": len(content.prompt.ids),
+        "values": _rounded(content.values),
+        "map": [] if content.map is None else [_rounded(row) for row in content.map],
+        "prompt": _pieces(content),
+        "response": [
+            {"text": text, "score": number, "probability": probability}
+            for text, number, probability in zip(
+                content.response_tokens,
+                _rounded(content.scores),
+                _rounded(content.probabilities),
+                strict=True,
+            )
+        ],
+        "sources": [
+            {"text": source.text, "tokens": (content.groups == number).nonzero().flatten().tolist()}
+            for number, source in enumerate(content.sources)
+        ],
+        "contrasts": [{"name": name, "values": _rounded(values)} for name, values in content.contrasts.items()],
+    }
+    return page(f"What made the model write “{''.join(content.response_tokens)[:60]}”", body, "response.js", data)
+
+
+def _pieces(content: Content) -> list[list[Any]]:
+    """The prompt's text in order: each piece, the numbers of its tokens, and whether it lies in a source.
+
+    Tokens that stand at one place, as those of one character, share a piece; what no token stands for has none.
+    """
+    text, groups = content.prompt.text, content.groups.tolist()
+    pieces: list[list[Any]] = []
+    reached = 0
+    for number, (start, end) in enumerate(content.prompt.offsets):
+        if end <= reached:
+            if pieces:
+                pieces[-1][1].append(number)
+            continue
+        if start > reached:
+            pieces.append([text[reached:start], [], False])
+        pieces.append([text[max(start, reached) : end], [number], groups[number] >= 0])
+        reached = end
+    return [*pieces, [text[reached:], [], False]]
+
+
+def _rounded(values: Tensor) -> list[float]:
+    """To four significant digits, which is what can be seen."""
+    return [float(f"{value:.4g}") for value in values.tolist()]
