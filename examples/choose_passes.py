@@ -154,7 +154,7 @@ def candidates(model: Any, tokenizer: Any) -> dict[str, Any]:
     found: dict[str, Any] = {name: planned(plan) for name, plan in PLANS.items()}
     for rules in ("cp", "gradient"):
         found |= {f"{name}; {rules}": planned(PLANS[name], propagation=rules) for name in (CHOSEN, "path 5")}
-    found |= {f"{name}; from [MASK]": planned(PLANS[name], baseline="mask") for name in (CHOSEN, "path 5")}
+    found |= {f"{name}; from zeros": planned(PLANS[name], baseline="zeros") for name in (CHOSEN, "path 5")}
     found["AttnLRP"] = AttnLRP(model, tokenizer=tokenizer)
     for rules in ("gradient", "attnlrp"):
         game = ShapleyGradAttention(model, tokenizer=tokenizer, propagation=rules)

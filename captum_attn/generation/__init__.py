@@ -2,9 +2,11 @@
 
 from captum_attn.generation.explained_response import ExplainedResponse
 from captum_attn.generation.generation_attention import GenerationAttention
+from captum_attn.generation.head_weights import HeadWeights
 from captum_attn.generation.prompt_sources import Source
 from captum_attn.generation.prompts import Prompt
 from captum_attn.generation.source_ablations import (
+    fit_head_weights,
     leave_one_out,
     linear_datamodeling_score,
     random_absences,
@@ -14,8 +16,10 @@ from captum_attn.generation.source_ablations import (
 __all__ = [
     "ExplainedResponse",
     "GenerationAttention",
+    "HeadWeights",
     "Prompt",
     "Source",
+    "fit_head_weights",
     "leave_one_out",
     "linear_datamodeling_score",
     "random_absences",

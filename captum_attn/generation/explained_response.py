@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from captum.attr import LLMAttributionResult
 from torch import Tensor
 
-from captum_attn.functional import ResponseScore, response_scores
+from captum_attn.functional import ResponseScore
 from captum_attn.generation.prompt_sources import Source, source_of_each
 from captum_attn.generation.prompts import Prompt
 from captum_attn.generation.response_page import Content, response_page
@@ -22,8 +22,19 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _MAP_ENTRIES = 500_000
-Select = Callable[[Tensor], Tensor]
-"""S scores, made of the logits (T, V) that the response's tokens were predicted by."""
+
+
+class Solver(Protocol):
+    """Answers further questions about the same response, by passes over it."""
+
+    def of_parts(self, weights: Tensor) -> Tensor:
+        """Values (S, N) for parts of the response, weights (S, T) of its tokens' scores."""
+
+    def of_contrast(self, place: int, own: int, other: int) -> Tensor:
+        """Values (N,) for the difference of two tokens' logits in a place of the response."""
+
+    def encode(self, response: str) -> Sequence[int]:
+        """The ids of a text as a response."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +51,7 @@ class ExplainedResponse:
         values: (N,), of the prompt's and the response's tokens: shares of attention, weighted by its gradient of the
             scores' sum, under the rules that were asked for. The response's last token, which nothing read, has 0.
         sources: parts of the prompt.
-        solve: gives the values (S, N) for other scores, by a pass and a backward pass for each.
-        encode: gives the ids of a text as a response.
+        solver: answers further questions.
     """
 
     prompt: Prompt
@@ -53,8 +63,7 @@ class ExplainedResponse:
     score: ResponseScore
     values: Tensor
     sources: Sequence[Source]
-    solve: Callable[[Select], Tensor] = field(repr=False, compare=False)
-    encode: Callable[[str], Sequence[int]] = field(repr=False, compare=False)
+    solver: Solver = field(repr=False, compare=False)
 
     def __repr__(self) -> str:
         count = len(self.prompt.ids)
@@ -91,7 +100,7 @@ class ExplainedResponse:
     @cached_property
     def map(self) -> Tensor:
         """(T, N): what each token before it contributed to each token of the response; T backward passes."""
-        return self._weighted(torch.eye(len(self.response_ids)))
+        return self.solver.of_parts(torch.eye(len(self.response_ids)))
 
     def of(self, part: str | tuple[int, int]) -> Tensor:
         """Values (N,) for a part of the response alone.
@@ -105,7 +114,7 @@ class ExplainedResponse:
         chosen = self._chosen(part)
         if "map" in self.__dict__:
             return chosen @ self.map
-        return self._weighted(chosen[None])[0]
+        return self.solver.of_parts(chosen[None])[0]
 
     def against(self, other: str, at: str) -> Tensor:
         """Values (N,) for the model having written one thing rather than another: a difference of two logits.
@@ -118,7 +127,7 @@ class ExplainedResponse:
 
         Raises:
             ValueError: it stands nowhere in it, or more than once; the other response is the same, or begins as this
-                one ends.
+                one ends; values that do not depend on a score.
 
         Example:
             >>> from captum_attn import GenerationAttention
@@ -128,23 +137,12 @@ class ExplainedResponse:
             torch.Size([1])
         """
         self._chosen(at)
-        ids = list(self.encode(self.response.replace(at, other)))
+        ids = list(self.solver.encode(self.response.replace(at, other)))
         differ = [place for place, pair in enumerate(zip(self.response_ids, ids, strict=False)) if len(set(pair)) > 1]
         if not differ:
             raise ValueError(f"{other!r} in the place of {at!r} changes no token of {self.response!r}")
         place = differ[0]
-        own, others = self.response_ids[place], ids[place]
-        return self.solve(lambda logits: (logits[place, own] - logits[place, others])[None])[0]
-
-    def _weighted(self, weights: Tensor) -> Tensor:
-        """Values (S, N) for sums of the tokens' scores under weights (S, T)."""
-        ids = torch.tensor(self.response_ids)
-
-        def select(logits: Tensor) -> Tensor:
-            scores = response_scores(logits, ids.to(logits.device), self.score)
-            return weights.to(scores) @ scores
-
-        return self.solve(select)
+        return self.solver.of_contrast(place, self.response_ids[place], ids[place])
 
     def _chosen(self, part: str | tuple[int, int]) -> Tensor:
         """(T,): 1 for the tokens of a part."""

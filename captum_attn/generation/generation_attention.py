@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from functools import partial
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -23,10 +23,12 @@ from captum_attn.core import (
     same_random_state,
     unwrapped,
 )
+from captum_attn.core.observers import Per
 from captum_attn.core.propagation import ATTNLRP, Propagation, propagation_named
 from captum_attn.core.readout import KnownRows
 from captum_attn.functional import RESPONSE_SCORES, ResponseScore, response_scores
-from captum_attn.generation.explained_response import ExplainedResponse, Select
+from captum_attn.generation.explained_response import ExplainedResponse
+from captum_attn.generation.head_weights import HeadWeights
 from captum_attn.generation.prompt_sources import Sources, find_sources
 from captum_attn.generation.prompts import Messages, Prompt, read_prompt
 
@@ -43,10 +45,13 @@ class GenerationAttention:
             ``attention_mask``, ``past_key_values``, logits.
         tokenizer: the model's, a fast one.
         score: what is explained: the sum over the response's tokens of ``"log_odds"``, ``"log_prob"`` or ``"logit"``.
-        sign: ``"signed"``, or ``"rectified"`` for what raises the score alone.
+        variant: ``"signed"``, attention times its gradient; ``"rectified"``, what of it raises the score; or
+            ``"attention"`` alone, without gradients, whatever the score.
         propagation: how gradients go down; see :class:`captum_attn.AttentionAttribution`. LRP is claimed by patents in
             some countries; see :class:`captum_attn.AttnLRP`.
         layers, heads: which count, one index or several; negative ones count from the end. Default: all.
+        head_weights: how much each head counts, of this variant, as :func:`captum_attn.generation.fit_head_weights`
+            finds them. Default: alike.
 
     Raises:
         TypeError, ValueError: an argument that is none of the above.
@@ -66,19 +71,23 @@ class GenerationAttention:
         tokenizer: Any,
         *,
         score: ResponseScore = "log_odds",
-        sign: Literal["signed", "rectified"] = "signed",
+        variant: Literal["signed", "rectified", "attention"] = "signed",
         propagation: str | Propagation = ATTNLRP,
         layers: Sequence[int] | int | None = None,
         heads: Sequence[int] | int | None = None,
+        head_weights: HeadWeights | None = None,
     ) -> None:
         check_model(model)
         if score not in RESPONSE_SCORES:
             raise ValueError(f"score must be {', '.join(map(repr, RESPONSE_SCORES))}, got {score!r}")
-        if sign not in ("rectified", "signed"):
-            raise ValueError(f"sign must be 'rectified' or 'signed', got {sign!r}")
+        if variant not in ("signed", "rectified", "attention"):
+            raise ValueError(f"variant must be 'signed', 'rectified' or 'attention', got {variant!r}")
+        if head_weights is not None and head_weights.variant != variant:
+            raise ValueError(f"these weights are for variant={head_weights.variant!r}, not for {variant!r}")
         self.model: Any = unwrapped(model)
         self.tokenizer = tokenizer
-        self.score, self.sign, self.propagation = score, sign, propagation_named(propagation)
+        self.score, self.variant, self.propagation = score, variant, propagation_named(propagation)
+        self.head_weights = head_weights
         self.layers, self.heads = listed_indices("layers", layers), listed_indices("heads", heads)
 
     def __repr__(self) -> str:
@@ -117,16 +126,15 @@ class GenerationAttention:
         elif generate:
             raise ValueError(f"{', '.join(generate)} is for model.generate, but the response is given")
         else:
-            ids = self._encode(response)
+            ids = self.encode(response)
         if not ids:
             raise ValueError("the response is empty: there is nothing to explain")
         self._check_length(len(read.ids) + len(ids))
-        whole = torch.tensor([[*read.ids, *ids]], device=device_of(self.model))
-        responses = Responses(whole, torch.ones_like(whole, dtype=torch.bool), len(ids))
+        responses = self._responses(read, ids)
         of_tokens = responses.predicted[0]
-        with self._observed(responses) as run:
+        with self.observed(responses) as run:
             scores = response_scores(run.logits[0], of_tokens, self.score)
-            (values,) = self._values(run, scores.sum()[None])
+            values = self.values_of(run, self._selected(scores.sum()), torch.ones(len(ids)))
             probabilities = response_scores(run.logits[0].detach(), of_tokens, "log_prob").exp()
         return ExplainedResponse(
             prompt=read,
@@ -138,29 +146,44 @@ class GenerationAttention:
             score=self.score,
             values=values,
             sources=found,
-            solve=partial(self._solve, responses),
-            encode=self._encode,
+            solver=_Solver(self, responses),
         )
 
-    def _encode(self, response: str) -> list[int]:
+    def encode(self, response: str) -> list[int]:
+        """The ids of a text as a response."""
         return list(self.tokenizer(response, add_special_tokens=False)["input_ids"])
 
-    def _observed(self, responses: Responses) -> AbstractContextManager[ResponsePass]:
-        return response_pass(self.model, responses, propagation=self.propagation)
+    def observed(self, responses: Responses) -> AbstractContextManager[ResponsePass]:
+        """The pass over responses."""
+        gradients = self.variant != "attention"
+        rules = {"propagation": self.propagation} if gradients else {}
+        return response_pass(self.model, responses, gradients=gradients, **rules)
 
-    def _solve(self, responses: Responses, select: Select) -> Tensor:
-        with self._observed(responses) as run:
-            return self._values(run, select(run.logits[0].float()))
+    def values_of(self, run: ResponsePass, scores: Tensor | None, rows: Tensor, last: bool = True) -> Tensor:
+        """Values (N,) of all tokens, for a score; of attention alone, for rows (T,) of it."""
+        per: Per | None = None if self.head_weights is None else "head"
+        observer = InfluenceObserver(run.watched(self.layers, self.heads), self.variant, KnownRows(rows[None]), per)
+        run.show([observer], scores, retain_graph=not last)
+        found = observer.influence[0].cpu()
+        return found if self.head_weights is None else self.head_weights.combined(found)
 
-    def _values(self, run: ResponsePass, scores: Tensor) -> Tensor:
-        """Values (S, N) of all tokens, for scores (S,); a backward pass for each."""
-        rows = KnownRows(torch.ones(1, run.shape[2]))
-        found = []
-        for number, score in enumerate(scores):
-            observer = InfluenceObserver(run.watched(self.layers, self.heads), self.sign, rows)
-            run.show([observer], score, retain_graph=number + 1 < len(scores))
-            found.append(observer.influence[0].cpu())
-        return torch.stack(found)
+    def influence_of_heads(self, explained: ExplainedResponse) -> Tensor:
+        """(L, H, N): the influence of all tokens before a response on it, of each head alone."""
+        responses = self._responses(explained.prompt, explained.response_ids)
+        with self.observed(responses) as run:
+            scores = response_scores(run.logits[0], responses.predicted[0], self.score)
+            rows = KnownRows(torch.ones(1, responses.count))
+            observer = InfluenceObserver(run.watched(self.layers, self.heads), self.variant, rows, "head")
+            run.show([observer], self._selected(scores.sum()))
+        return observer.influence[0].cpu()
+
+    def _responses(self, prompt: Prompt, ids: Sequence[int]) -> Responses:
+        whole = torch.tensor([[*prompt.ids, *ids]], device=device_of(self.model))
+        return Responses(whole, torch.ones_like(whole, dtype=torch.bool), len(ids))
+
+    def _selected(self, score: Tensor) -> Tensor | None:
+        """The score, unless attention alone is looked at."""
+        return None if self.variant == "attention" else score
 
     def _written(self, prompt: Prompt, settings: dict[str, Any]) -> list[int]:
         """What the model writes, without the special tokens that close it."""
@@ -185,3 +208,33 @@ class GenerationAttention:
             raise ValueError(
                 f"prompt and response have {length} tokens, but {type(self.model).__name__} reads {longest} at most"
             )
+
+
+@dataclass(frozen=True)
+class _Solver:
+    """Further questions about responses, to an explainer."""
+
+    explainer: GenerationAttention
+    responses: Responses
+
+    def of_parts(self, weights: Tensor) -> Tensor:
+        with self.explainer.observed(self.responses) as run:
+            scores = response_scores(run.logits[0], self.responses.predicted[0], self.explainer.score)
+            found = []
+            for number, part in enumerate(weights):
+                if self.explainer.variant == "attention":
+                    found.append(self.explainer.values_of(run, None, part))
+                else:
+                    last = number + 1 == len(weights)
+                    found.append(self.explainer.values_of(run, scores @ part.to(scores), torch.ones(len(part)), last))
+        return torch.stack(found)
+
+    def of_contrast(self, place: int, own: int, other: int) -> Tensor:
+        if self.explainer.variant == "attention":
+            raise ValueError("attention alone does not depend on what is compared: take variant='signed'")
+        with self.explainer.observed(self.responses) as run:
+            logits = run.logits[0, place].float()
+            return self.explainer.values_of(run, logits[own] - logits[other], torch.ones(self.responses.count))
+
+    def encode(self, response: str) -> list[int]:
+        return self.explainer.encode(response)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from scipy.stats import spearmanr
@@ -13,6 +13,7 @@ from captum_attn.core import Responses, device_of, plain_response_logits
 from captum_attn.functional import response_scores
 from captum_attn.generation.explained_response import ExplainedResponse
 from captum_attn.generation.generation_attention import GenerationAttention
+from captum_attn.generation.head_weights import HeadWeights
 from captum_attn.generation.prompts import encoded_prompt
 
 
@@ -63,6 +64,32 @@ def leave_one_out(explainer: GenerationAttention, explained: ExplainedResponse, 
     absent = torch.cat([torch.zeros(1, len(explained.sources)), torch.eye(len(explained.sources))]).bool()
     scores = scores_without(explainer, explained, absent, batch_size=batch_size)
     return scores[0] - scores[1:]
+
+
+def fit_head_weights(explainer: GenerationAttention, explained: Sequence[ExplainedResponse]) -> HeadWeights:
+    """How much each head of a model counts, fitted to what responses lose without each of their sources.
+
+    Args:
+        explainer: of all layers and heads, without such weights.
+        explained: some of its responses, with sources; four or more.
+
+    Raises:
+        ValueError: nothing to fit to, or an explainer of some layers, heads, or weights.
+
+    Example:
+        >>> explainer = GenerationAttention(decoder, chat_tokenizer, variant="attention")
+        >>> text = "the cat is old . the dog is young . how old is the cat ?"
+        >>> weights = fit_head_weights(explainer, [explainer.explain(text, "it is old")])
+        >>> learned = GenerationAttention(decoder, chat_tokenizer, variant="attention", head_weights=weights)
+        >>> len(learned.explain(text, "it is old").source_values)
+        2
+
+    Source: as :class:`HeadWeights`.
+    """
+    if explainer.head_weights is not None or (explainer.layers, explainer.heads) != (None, None):
+        raise ValueError("weights are fitted by an explainer of all layers and heads, without weights")
+    influence = [one.by_source(explainer.influence_of_heads(one)) for one in explained]
+    return HeadWeights.fit(influence, [leave_one_out(explainer, one) for one in explained], explainer.variant)
 
 
 def random_absences(sources: int, count: int, share: float = 0.5, seed: int = 0) -> Tensor:

@@ -209,7 +209,7 @@ def with_filler(fact: str, draw: random.Random) -> str:
 def explainers(model: Any, tokenizer: Any) -> dict[str, GenerationAttention]:
     """All that one pass over the response can tell, by name."""
     return {
-        f"{sign}, {rules}, {score}": GenerationAttention(model, tokenizer, sign=sign, propagation=rules, score=score)
+        f"{sign}, {rules}, {score}": GenerationAttention(model, tokenizer, variant=sign, propagation=rules, score=score)
         for sign in ("signed", "rectified")
         for rules in ("attnlrp", "gradient")
         for score in ("log_odds", "log_prob")

@@ -136,7 +136,7 @@ def test_signs_rules_layers_and_heads(chat: Any) -> None:
     def values(**options: Any) -> Tensor:
         return GenerationAttention(model, tokenizer, **options).explain(MESSAGES, "it is young").values
 
-    assert values(sign="rectified").min() >= 0
+    assert values(variant="rectified").min() >= 0
     whole = torch.stack([values(layers=layer, heads=head) for layer in range(3) for head in range(4)])
     torch.testing.assert_close(whole.mean(0), values())
     assert not torch.allclose(values(propagation="gradient"), values())
@@ -161,7 +161,7 @@ def test_bad_input_is_named(chat: Any, name: str) -> None:
 def test_bad_arguments_are_named(chat: Any) -> None:
     for options, message in (
         ({"score": "odds"}, "score must be 'log_odds', 'log_prob', 'logit'"),
-        ({"sign": "both"}, "sign must be 'rectified' or 'signed'"),
+        ({"variant": "both"}, "variant must be 'signed', 'rectified' or"),
         ({"propagation": "lrp"}, "propagation must be"),
     ):
         with pytest.raises(ValueError, match=message):

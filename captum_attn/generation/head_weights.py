@@ -1,0 +1,82 @@
+"""How much each head counts for where a response comes from, learned from ablations of a few examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class HeadWeights:
+    """Weights of the heads of one model.
+
+    Attributes:
+        weights: (L, H), float64.
+        variant: of the influence that they weigh: ``"signed"``, ``"rectified"`` or ``"attention"``.
+
+    Source: this library's form of AT2, Cohen-Wang, Chuang, Madry 2025, *Learning to Attribute with Attention*,
+    2504.13752.
+    """
+
+    weights: Tensor
+    variant: str
+
+    def combined(self, influence: Tensor) -> Tensor:
+        """Values (N,) of the influence (L, H, N) of each head.
+
+        Raises:
+            ValueError: a model of other layers or heads.
+        """
+        if influence.shape[:2] != self.weights.shape:
+            raise ValueError(
+                f"these weights are for {tuple(self.weights.shape)} layers and heads, but {tuple(influence.shape[:2])} "
+                "are explained"
+            )
+        return torch.einsum("lh,lhn->n", self.weights.to(influence), influence)
+
+    @classmethod
+    def fit(cls, influence: Sequence[Tensor], lost: Sequence[Tensor], variant: str) -> HeadWeights:
+        """Fit them by ridge regression; :func:`captum_attn.generation.fit_head_weights` brings what it takes.
+
+        Args:
+            influence: for each example (L, H, K), of its K sources in each head.
+            lost: for each example (K,), what the response's score loses without each of them.
+            variant: of the influence.
+
+        Raises:
+            ValueError: no examples.
+        """
+        from sklearn.linear_model import RidgeCV
+
+        if not influence:
+            raise ValueError("there are no examples to fit the weights of heads to")
+        predictors = torch.cat([of_heads.flatten(0, 1).mT for of_heads in influence]).double()
+        scale = predictors.std(0).clamp(min=torch.finfo(torch.float32).tiny)
+        ridge = RidgeCV([10.0**power for power in range(-3, 6)])
+        ridge.fit((predictors / scale).numpy(), torch.cat([*lost]).double().numpy())
+        return cls((torch.from_numpy(ridge.coef_) / scale).view(influence[0].shape[:2]), variant)
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file."""
+        from safetensors.torch import save_file
+
+        save_file({"weights": self.weights.contiguous()}, str(path), metadata={"variant": self.variant})
+
+    @classmethod
+    def load(cls, path: str | Path) -> HeadWeights:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            ValueError: a file of another kind.
+        """
+        from safetensors import safe_open
+
+        with safe_open(str(path), framework="pt") as file:
+            names, metadata = list(file.keys()), file.metadata() or {}
+            if names != ["weights"] or "variant" not in metadata:
+                raise ValueError(f"{path} holds {names}, expected the weights of heads that HeadWeights.save wrote")
+            return cls(file.get_tensor("weights"), metadata["variant"])
