@@ -4,10 +4,10 @@
     python examples/benchmarks/answer_sources.py --model DECODER --made 100 --kinds plain distractor paraphrase two-hop
 
 DECODER is the folder of a chat model. Cases are those of ``DATA/planted_facts`` (keys paragraphs, question, answer,
-planted), and ``--made`` so many of each kind that are put together here from lists of names and facts, the place of
+planted, and generated, the model's answer), and ``--made`` so many of each kind that are put together here from lists of names and facts, the place of
 the fact at random: plain facts; *distractor*, where another paragraph says the like of something else; *paraphrase*,
 where the question uses other words; *two-hop*, where the answer takes two paragraphs; *unanswerable* controls, where
-none has it. The model answers, greedily, and a case counts where the answer is in it (but the controls). In the *null*
+none has it. The model answers these, greedily, and a case counts where the answer is in it (but the controls). In the *null*
 rows, each response is another case's.
 
 For each way to explain: how often the planted paragraph has the largest value (with Wilson's 95 % interval; of two-hop
@@ -92,13 +92,17 @@ FACTS: dict[str, tuple[str, str, str, list[str]]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """A question about some paragraphs; ``planted`` are those that hold the answer, none of a control."""
+    """A question about some paragraphs; ``planted`` are those that hold the answer, none of a control.
+
+    ``written`` is what the model answered, if that is known.
+    """
 
     kind: str
     paragraphs: list[str]
     question: str
     answer: str
     planted: tuple[int, ...]
+    written: str | None = None
 
     @property
     def messages(self) -> list[dict[str, str]]:
@@ -116,11 +120,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     previous: tuple[Case, str] | None = None
     for number, case in enumerate(tqdm(cases, desc="Answers", unit="answer")):
-        response = (
-            GenerationAttention(model, tokenizer)
-            .explain(case.messages, sources="paragraphs", max_new_tokens=options.tokens, do_sample=False)
-            .response
-        )
+        response = case.written or answered(case, model, tokenizer, options.tokens)
         if case.planted and case.answer.lower() not in response.lower():
             continue
         rows += measured(case, response, number, model, tokenizer, options.subsets)
@@ -132,6 +132,12 @@ def main() -> None:
     text = markdown(pd.DataFrame(rows))
     (options.out / "answer_sources.md").write_text(text, encoding="utf-8")
     print(text)
+
+
+def answered(case: Case, model: Any, tokenizer: Any, tokens: int) -> str:
+    """What the model writes, greedily."""
+    explainer = GenerationAttention(model, tokenizer)
+    return explainer.explain(case.messages, max_new_tokens=tokens, do_sample=False).response
 
 
 def arguments() -> argparse.Namespace:
@@ -156,7 +162,8 @@ def handed_over(data: Path) -> list[Case]:
     for name, kind in (("cases", "plain"), ("distractors", "distractor")):
         lines = (data / "planted_facts" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
         for row in map(json.loads, lines):
-            found.append(Case(kind, row["paragraphs"], row["question"], row["answer"], (int(row["planted"]),)))
+            planted = (int(row["planted"]),)
+            found.append(Case(kind, row["paragraphs"], row["question"], row["answer"], planted, row.get("generated")))
     return found
 
 
