@@ -4,11 +4,11 @@
     python examples/benchmarks/answer_sources.py --model DECODER --made 100 --kinds plain distractor paraphrase two-hop
 
 DECODER is the folder of a chat model. Cases are those of ``DATA/planted_facts`` (keys paragraphs, question, answer,
-planted, and generated, the model's answer), and ``--made`` so many of each kind that are put together here from lists of names and facts, the place of
-the fact at random: plain facts; *distractor*, where another paragraph says the like of something else; *paraphrase*,
-where the question uses other words; *two-hop*, where the answer takes two paragraphs; *unanswerable* controls, where
-none has it. The model answers these, greedily, and a case counts where the answer is in it (but the controls). In the *null*
-rows, each response is another case's.
+planted, and generated, the model's answer), and ``--made`` so many of each kind that are put together here from lists
+of names and facts, the place of the fact at random: plain facts; *distractor*, where another paragraph says the like of
+something else; *paraphrase*, where the question uses other words; *two-hop*, where the answer takes two paragraphs;
+*unanswerable* controls, where none has it. The model answers these, greedily, and a case counts where the answer is in
+it (but the controls). In the *null* rows, each response is another case's.
 
 For each way to explain: how often the planted paragraph has the largest value (with Wilson's 95 % interval; of two-hop
 facts, both of them), Pearson's correlation with what the response's score loses without each paragraph, the rank
