@@ -22,9 +22,8 @@ from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.models import config_of, evaluation_mode, same_random_state, takes_keyword, text_config, unwrapped
 from captum_attn.core.observers import LayerObserver, Watched
 from captum_attn.core.propagation import GRADIENT, Propagation, check_coverage
-from captum_attn.core.states import layers_with_attention
+from captum_attn.core.states import warn_of_layers_without
 from captum_attn.core.tiles import Block, Tile
-from captum_attn.core.user_warnings import warn_user
 
 
 @dataclass(frozen=True)
@@ -94,12 +93,7 @@ class ResponsePass:
                     f"{self.length - 1} keys: that of the {responses.count} tokens that predict the response, in every "
                     f"layer. Explain the response by a pass over the whole sequence. {LISTED}"
                 )
-        found = layers_with_attention(capture.root, self.calls)
-        if found is not None and found[0] < found[1]:
-            warn_user(
-                f"{found[0]} of the {found[1]} layers of {name} have attention that was seen, and are explained; what "
-                "the others pass from token to token (state-space, recurrent or convolutional layers) is not seen"
-            )
+        warn_of_layers_without(capture.root, self.calls)
         self.layers, self.heads = len(self.calls), self.shape[1]
 
     def watched(self, layers: Sequence[int] | None = None, heads: Sequence[int] | None = None) -> Watched:

@@ -36,7 +36,7 @@ from captum_attn.core.private_names import version_of
 from captum_attn.core.propagation import GRADIENT, Propagation, check_coverage
 from captum_attn.core.readout import ReachedRows, Readout, RowWeights, check_readout, rows_by_rule, warn_of_rule
 from captum_attn.core.stacks import sort_calls
-from captum_attn.core.states import States, layers_with_attention
+from captum_attn.core.states import States, warn_of_layers_without
 from captum_attn.core.tiles import Tile
 from captum_attn.core.tokens import Tokens, find_players, real_tokens
 from captum_attn.core.user_warnings import warn_user
@@ -92,12 +92,7 @@ class ObservedForward:
     def _warn_of_others(self) -> None:
         """Say what may pass from token to token beside the attention that is explained."""
         name, size = type(self.model).__name__, (self.length, self.length)
-        found = layers_with_attention(self.model, self.calls)
-        if found is not None and found[0] < found[1]:
-            warn_user(
-                f"{found[0]} of the {found[1]} layers of {name} have attention that was seen, and are explained; what "
-                "the others pass from token to token (state-space, recurrent or convolutional layers) is not seen"
-            )
+        warn_of_layers_without(self.model, self.calls)
         bare = sorted({product.module for product in self._capture.bare_products if product.shape[-2:] == size})
         if bare:
             warn_user(

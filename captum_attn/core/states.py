@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from captum_attn.core.calls import AttentionCall
 from captum_attn.core.capture import AttentionCapture
 from captum_attn.core.private_names import version_of
+from captum_attn.core.user_warnings import warn_user
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,17 @@ def attention_blocks(model: nn.Module, calls: Sequence[AttentionCall]) -> list[s
         )
 
     return [block(call.module) for call in calls]
+
+
+def warn_of_layers_without(model: nn.Module | None, calls: Sequence[AttentionCall]) -> None:
+    """Say how many layers have no attention that was seen."""
+    found = layers_with_attention(model, calls)
+    if found is not None and found[0] < found[1]:
+        warn_user(
+            f"{found[0]} of the {found[1]} layers of {type(model).__name__} have attention that was seen, and are "
+            "explained; what the others pass from token to token (state-space, recurrent or convolutional layers) is "
+            "not seen"
+        )
 
 
 def layers_with_attention(model: nn.Module | None, calls: Sequence[AttentionCall]) -> tuple[int, int] | None:
