@@ -220,13 +220,13 @@ class EagerCall(AttentionCall):
     tokens: slice = field(default_factory=lambda: slice(None), init=False)
 
     def leave_out_sink(self, probabilities: Tensor, kept: Tensor) -> None:
-        """The model dropped a column: where one is left for each query, it was a sink, before the tokens or behind."""
+        """The model dropped a column: where there are more than queries, it was a sink, before the tokens or behind."""
         queries, keys = probabilities.shape[-2:]
-        if keys != queries + 1 or kept.shape != (*probabilities.shape[:-1], queries):
+        if keys <= queries or kept.shape != (*probabilities.shape[:-1], keys - 1):
             return
         for start in (0, 1):
-            if torch.equal(kept, probabilities[..., start : start + queries]):
-                self.tokens = slice(start, start + queries)
+            if torch.equal(kept, probabilities[..., start : start + keys - 1]):
+                self.tokens = slice(start, start + keys - 1)
                 return
 
     @property

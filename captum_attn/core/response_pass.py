@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
 
+from captum_attn.core.calls import AttentionCall
 from captum_attn.core.capture import LISTED
 from captum_attn.core.forward import SeenForward, seen_forward
 from captum_attn.core.indices import resolve_indices
@@ -81,15 +83,16 @@ class ResponsePass:
         name = type(capture.root).__name__
         if not self.calls:
             raise ValueError(seen.without_attention())
-        batch, heads, queries, _ = self.calls[0].shape
-        self._groups = queries if responses.count == 1 else 1  # heads that share keys run as rows of one query
-        self.shape = (batch, heads * self._groups, responses.count)
-        expected = (len(responses.ids), heads, self._groups * responses.count)
+        # of one query, heads that share keys may run as the rows of one
+        self._groups = {one.layer: one.shape[2] if responses.count == 1 else 1 for one in self.calls}
+        first = self.calls[0]
+        self.shape = (len(responses.ids), first.shape[1] * self._groups[first.layer], responses.count)
+        seen_shapes = [(one.module, _ungrouped_shape(one, self._groups[one.layer])) for one in self.calls]
         odd = [(one.module, one.shape) for one in capture.odd if responses.count in one.shape[-2:-1]]
-        for module, shape in [*((call.module, call.shape) for call in self.calls), *odd]:
-            if shape[:3] != expected or shape[3] >= self.length or (module, shape) in odd:
+        for module, shape in [*seen_shapes, *odd]:
+            if shape[:3] != self.shape or shape[3] >= self.length or (module, shape) in odd:
                 raise ValueError(
-                    f"attention {module!r} of {name} has shape {shape}, expected {expected} and at most "
+                    f"attention {module!r} of {name} has shape {shape}, expected {self.shape} and at most "
                     f"{self.length - 1} keys: that of the {responses.count} tokens that predict the response, in every "
                     f"layer. Explain the response by a pass over the whole sequence. {LISTED}"
                 )
@@ -116,7 +119,8 @@ class ResponsePass:
         """
 
         def show(tile: Tile) -> None:
-            for part in ungrouped(tile, self._groups) if self._groups > 1 else (tile,):
+            groups = self._groups[tile.layer]
+            for part in ungrouped(tile, groups) if groups > 1 else (tile,):
                 for observer in observers:
                     observer(part)
 
@@ -125,6 +129,11 @@ class ResponsePass:
             self._capture.attention(show, layers)
         else:
             self._capture.backward(selected.sum(), show, layers, retain_graph)
+
+
+def _ungrouped_shape(call: AttentionCall, groups: int) -> tuple[int, int, int, int]:
+    batch, heads, queries, keys = call.shape
+    return batch, heads * groups, queries // groups, keys
 
 
 def ungrouped(tile: Tile, groups: int) -> Iterator[Tile]:
@@ -172,13 +181,32 @@ def response_pass(
         run = ResponsePass(seen, responses)
         if run.coverage is not None:
             check_coverage(run.coverage, propagation, model)
+        if first and model not in _known_caches:
+            _check_cache(model, responses, run.logits.detach())
+            _known_caches.add(model)
         yield run
+
+
+_known_caches: WeakSet[Callable[..., Any]] = WeakSet()
+
+
+def _check_cache(model: Callable[..., Any], responses: Responses, logits: Tensor) -> None:
+    """Raise ``ValueError`` if the model says something else with its cache than in a pass over the whole sequence."""
+    whole, real = plain_response_logits(model, responses), responses.real[:, -responses.count :]
+    off = (logits - whole)[real].abs().amax() / whole[real].abs().amax()
+    if not off <= (1e-3 if whole.dtype in (torch.float32, torch.float64) else 0.05):
+        raise ValueError(
+            f"{type(model).__name__} predicts the response otherwise from its cache than in a pass over the whole "
+            f"sequence (logits are off by {off:.1%}): what it keeps of the prompt, such as recurrent states, is not "
+            "read by several tokens at once. Explain the response by a pass over the whole sequence, such as "
+            "captum_attn.ShapleyGradAttention's"
+        )
 
 
 def plain_response_logits(model: Callable[..., Any], responses: Responses) -> Tensor:
     """The logits (B, T, V) of what predicted the responses, without gradients. The model is left as it was."""
     given = _known_to(model, responses.part(slice(0, responses.ids.shape[1] - 1)))
-    kept = {"logits_to_keep": responses.count} if takes_keyword(model, "logits_to_keep") else {}
+    kept = _taken(model, logits_to_keep=responses.count, return_dict=True)
     with evaluation_mode(model), torch.inference_mode(False), torch.no_grad(), same_random_state(responses.ids):
         logits: Tensor = model(**given, **kept).logits
     return logits[:, -responses.count :]
@@ -208,11 +236,16 @@ def _known_to(model: Any, given: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in given.items() if name != "position_ids" or takes_keyword(model, name)}
 
 
+def _taken(model: Any, **arguments: Any) -> dict[str, Any]:
+    """Those of the arguments that the model takes."""
+    return {name: value for name, value in arguments.items() if takes_keyword(model, name)}
+
+
 def _cached(model: Any, given: dict[str, Any]) -> Any:
     """The keys and values of a prompt."""
-    last = {"logits_to_keep": 1} if takes_keyword(model, "logits_to_keep") else {}
+    last = _taken(model, logits_to_keep=1, return_dict=True)
     with evaluation_mode(model), torch.inference_mode(False), torch.no_grad(), same_random_state(given["input_ids"]):
-        cache = model(**_known_to(model, given), use_cache=True, **last).past_key_values
-    if cache is None or cache.get_seq_length() != given["input_ids"].shape[1]:
+        cache = getattr(model(**_known_to(model, given), use_cache=True, **last), "past_key_values", None)
+    if cache is None or not hasattr(cache, "get_seq_length") or cache.get_seq_length() != given["input_ids"].shape[1]:
         raise ValueError(f"{type(model).__name__} returns no cache of the prompt's keys and values (past_key_values)")
     return cache

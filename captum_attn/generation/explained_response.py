@@ -51,6 +51,7 @@ class ExplainedResponse:
         values: (N,), of the prompt's and the response's tokens: shares of attention, weighted by its gradient of the
             scores' sum, under the rules that were asked for. The response's last token, which nothing read, has 0.
         sources: parts of the prompt.
+        additive: whether values of several tokens are the sums of each one's; not of rectified ones.
         solver: answers further questions.
     """
 
@@ -63,6 +64,7 @@ class ExplainedResponse:
     score: ResponseScore
     values: Tensor
     sources: Sequence[Source]
+    additive: bool
     solver: Solver = field(repr=False, compare=False)
 
     def __repr__(self) -> str:
@@ -112,7 +114,7 @@ class ExplainedResponse:
             ValueError: it stands nowhere in it, or more than once; no tokens.
         """
         chosen = self._chosen(part)
-        if "map" in self.__dict__:
+        if self.additive and "map" in self.__dict__:
             return chosen @ self.map
         return self.solver.of_parts(chosen[None])[0]
 
@@ -137,6 +139,11 @@ class ExplainedResponse:
             torch.Size([1])
         """
         self._chosen(at)
+        if tuple(self.solver.encode(self.response)) != self.response_ids:
+            raise ValueError(
+                "the model wrote other tokens than the tokenizer makes of its text, so that another text cannot be "
+                "compared token by token: explain the text as a response that is given"
+            )
         ids = list(self.solver.encode(self.response.replace(at, other)))
         differ = [place for place, pair in enumerate(zip(self.response_ids, ids, strict=False)) if len(set(pair)) > 1]
         if not differ:
@@ -153,13 +160,15 @@ class ExplainedResponse:
                 raise ValueError(f"the tokens {part} are not among the response's {count}: expected (from, to)")
             chosen[start:end] = 1
             return chosen
-        if not part or self.response.count(part) != 1:
+        first = self.response.find(part) if part else -1
+        if first < 0 or self.response.find(part, first + 1) >= 0:
             raise ValueError(f"{part!r} does not stand exactly once in {self.response!r}: give numbers of tokens")
-        first = self.response.index(part)
-        place = 0
+        place, begun = 0, 0  # tokens without text are the first bytes of the next one's
         for number, token in enumerate(self.response_tokens):
             place += len(token)
-            chosen[number] = float(place > first and place - len(token) < first + len(part))
+            if token:
+                chosen[begun : number + 1] = float(place > first and place - len(token) < first + len(part))
+                begun = number + 1
         return chosen
 
     def save(self, path: str | Path, contrasts: Mapping[str, Tensor] | None = None) -> Path:
@@ -191,6 +200,7 @@ class ExplainedResponse:
             sources=self.sources,
             groups=self.groups,
             share_outside=self.share_outside,
+            additive=self.additive,
             contrasts=contrasts or {},
         )
         return response_page(content)

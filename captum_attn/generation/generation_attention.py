@@ -82,8 +82,12 @@ class GenerationAttention:
             raise ValueError(f"score must be {', '.join(map(repr, RESPONSE_SCORES))}, got {score!r}")
         if variant not in ("signed", "rectified", "attention"):
             raise ValueError(f"variant must be 'signed', 'rectified' or 'attention', got {variant!r}")
-        if head_weights is not None and head_weights.variant != variant:
-            raise ValueError(f"these weights are for variant={head_weights.variant!r}, not for {variant!r}")
+        rules = propagation_named(propagation).name
+        if head_weights is not None and (head_weights.variant, head_weights.propagation) != (variant, rules):
+            raise ValueError(
+                f"these weights are for variant={head_weights.variant!r}, propagation={head_weights.propagation!r}, "
+                f"not for {variant!r}, {rules!r}"
+            )
         self.model: Any = unwrapped(model)
         self.tokenizer = tokenizer
         self.score, self.variant, self.propagation = score, variant, propagation_named(propagation)
@@ -110,7 +114,8 @@ class GenerationAttention:
             response: what the model wrote, or could have. Default: the model writes it.
             sources, question: parts of the prompt that are summed up, and what is asked, which is none of them; see
                 :func:`captum_attn.generation.prompt_sources.find_sources`.
-            generate: settings of ``model.generate``, such as ``max_new_tokens``; without a response only.
+            generate: settings of ``model.generate``, such as ``max_new_tokens``; without a response only. Sampling
+                leaves the random state as it was: another seed writes another text.
 
         Returns:
             Values of all tokens and sources, for the whole response; more on demand.
@@ -146,6 +151,7 @@ class GenerationAttention:
             score=self.score,
             values=values,
             sources=found,
+            additive=self.variant != "rectified",
             solver=_Solver(self, responses),
         )
 
@@ -187,6 +193,8 @@ class GenerationAttention:
 
     def _written(self, prompt: Prompt, settings: dict[str, Any]) -> list[int]:
         """What the model writes, without the special tokens that close it."""
+        if settings.get("num_return_sequences", 1) != 1 or settings.get("return_dict_in_generate"):
+            raise ValueError("one response is explained at a time: leave out num_return_sequences and return_dict")
         ids = torch.tensor([prompt.ids], device=device_of(self.model))
         with evaluation_mode(self.model), torch.no_grad(), same_random_state(ids):
             written = self.model.generate(ids, attention_mask=torch.ones_like(ids), **settings)

@@ -17,6 +17,7 @@ class HeadWeights:
     Attributes:
         weights: (L, H), float64.
         variant: of the influence that they weigh: ``"signed"``, ``"rectified"`` or ``"attention"``.
+        propagation: the name of the rules under which gradients went down.
 
     Source: this library's form of AT2, Cohen-Wang, Chuang, Madry 2025, *Learning to Attribute with Attention*,
     2504.13752.
@@ -24,6 +25,7 @@ class HeadWeights:
 
     weights: Tensor
     variant: str
+    propagation: str
 
     def combined(self, influence: Tensor) -> Tensor:
         """Values (N,) of the influence (L, H, N) of each head.
@@ -39,13 +41,13 @@ class HeadWeights:
         return torch.einsum("lh,lhn->n", self.weights.to(influence), influence)
 
     @classmethod
-    def fit(cls, influence: Sequence[Tensor], lost: Sequence[Tensor], variant: str) -> HeadWeights:
+    def fit(cls, influence: Sequence[Tensor], lost: Sequence[Tensor], variant: str, propagation: str) -> HeadWeights:
         """Fit them by ridge regression; :func:`captum_attn.generation.fit_head_weights` brings what it takes.
 
         Args:
             influence: for each example (L, H, K), of its K sources in each head.
             lost: for each example (K,), what the response's score loses without each of them.
-            variant: of the influence.
+            variant, propagation: of the influence.
 
         Raises:
             ValueError: no examples.
@@ -58,13 +60,17 @@ class HeadWeights:
         scale = predictors.std(0).clamp(min=torch.finfo(torch.float32).tiny)
         ridge = RidgeCV([10.0**power for power in range(-3, 6)])
         ridge.fit((predictors / scale).numpy(), torch.cat([*lost]).double().numpy())
-        return cls((torch.from_numpy(ridge.coef_) / scale).view(influence[0].shape[:2]), variant)
+        return cls((torch.from_numpy(ridge.coef_) / scale).view(influence[0].shape[:2]), variant, propagation)
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file."""
         from safetensors.torch import save_file
 
-        save_file({"weights": self.weights.contiguous()}, str(path), metadata={"variant": self.variant})
+        save_file(
+            {"weights": self.weights.contiguous()},
+            str(path),
+            metadata={"variant": self.variant, "propagation": self.propagation},
+        )
 
     @classmethod
     def load(cls, path: str | Path) -> HeadWeights:
@@ -77,6 +83,6 @@ class HeadWeights:
 
         with safe_open(str(path), framework="pt") as file:
             names, metadata = list(file.keys()), file.metadata() or {}
-            if names != ["weights"] or "variant" not in metadata:
+            if names != ["weights"] or not {"variant", "propagation"} <= metadata.keys():
                 raise ValueError(f"{path} holds {names}, expected the weights of heads that HeadWeights.save wrote")
-            return cls(file.get_tensor("weights"), metadata["variant"])
+            return cls(file.get_tensor("weights"), metadata["variant"], metadata["propagation"])

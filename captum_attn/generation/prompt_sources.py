@@ -70,7 +70,8 @@ def source_of_each(prompt: Prompt, sources: Sequence[Source]) -> list[int]:
         best = max(range(len(shared)), key=shared.__getitem__)
         return best if shared[best] > 0 else -1
 
-    return [of(_trimmed(place, prompt.text)) for place in prompt.offsets]
+    trimmed = ((place, _trimmed(place, prompt.text)) for place in prompt.offsets)
+    return [of(inner if inner[0] < inner[1] else place) for place, inner in trimmed]
 
 
 def _parts(prompt: Prompt, kind: str) -> list[Span]:
@@ -93,11 +94,10 @@ def _without_question(spans: list[Span], text: str, question: str | None) -> lis
 
 def _only_place(part: str, text: str) -> Span:
     part = part.strip()
-    count = text.count(part) if part else 0
-    if count != 1:
-        where = "stands nowhere in the prompt" if not count else f"stands in it {count} times"
+    start = text.find(part) if part else -1
+    if start < 0 or text.find(part, start + 1) >= 0:
+        where = "stands nowhere in the prompt" if start < 0 else "stands in it more than once"
         raise ValueError(f"the text {part[:40]!r} {where}: give its span, (from, to) in the prompt's text")
-    start = text.index(part)
     return start, start + len(part)
 
 

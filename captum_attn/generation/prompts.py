@@ -49,8 +49,10 @@ def read_prompt(given: str | Messages, tokenizer: Any) -> Prompt:
     text, contents = (given, [(0, len(given))]) if isinstance(given, str) else _rendered(given, tokenizer)
     if not text.strip():
         raise ValueError("the prompt is empty: there is nothing to explain a response by")
-    ids, offsets = encoded_prompt(text, tokenizer, isinstance(given, str))
-    return Prompt(text, tuple(ids), tuple(offsets), tuple(contents), isinstance(given, str))
+    begun = bool(tokenizer.bos_token) and text.startswith(str(tokenizer.bos_token))  # rendered by a template
+    special_tokens = isinstance(given, str) and not begun
+    ids, offsets = encoded_prompt(text, tokenizer, special_tokens)
+    return Prompt(text, tuple(ids), tuple(offsets), tuple(contents), special_tokens)
 
 
 def encoded_prompt(text: str, tokenizer: Any, special_tokens: bool) -> tuple[list[int], list[Span]]:
@@ -77,15 +79,30 @@ def _rendered(messages: Any, tokenizer: Any) -> tuple[str, list[Span]]:
             f"{type(tokenizer).__name__} has no chat template, so that messages cannot be put together: give the "
             "prompt as a text"
         )
-    text: str = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+    text = _applied(tokenizer, [dict(message) for message in messages])
+    marks = [f"\ue000{number}\ue001" for number in range(len(messages))]
+    frame = _applied(tokenizer, [{**one, "content": mark} for one, mark in zip(messages, marks, strict=True)])
     contents: list[Span] = []
-    for message in messages:
-        content, begin = message["content"].strip(), contents[-1][1] if contents else 0
-        start = text.find(content, begin)
-        if start < 0:
+    place = 0
+    for message, mark in zip(messages, marks, strict=True):
+        before, found, frame = frame.partition(mark)
+        written = [
+            one for one in (message["content"], message["content"].strip()) if text.startswith(before + one, place)
+        ]
+        if not found or mark in frame or not written:
             raise ValueError(
-                f"the chat template does not keep the message {content[:40]!r} as it is, so nothing says where it "
-                "stands: give the prompt as a text"
+                f"the chat template does not keep the message {message['content'][:40]!r} as it is, so nothing says "
+                "where it stands: give the prompt as a text"
             )
-        contents.append((start, start + len(content)))
+        start = place + len(before)
+        place = start + len(written[0])
+        inner = written[0].strip()
+        start += written[0].index(inner)
+        contents.append((start, start + len(inner)))
+    if text[place:] != frame:
+        raise ValueError("the chat template changes with the messages' words: give the prompt as a text")
     return text, contents
+
+
+def _applied(tokenizer: Any, messages: list[dict[str, str]]) -> str:
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))

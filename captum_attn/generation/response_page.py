@@ -31,6 +31,7 @@ class Content(NamedTuple):
         map: (T, N), for each token of it; None of too long a one.
         sources, groups: the sources, and the number of each token's, -1 for none.
         share_outside: how much of the values' magnitude is in no source.
+        additive: whether values of several tokens are the sums of each one's.
         contrasts: by name, other values (N,) to switch to.
     """
 
@@ -44,6 +45,7 @@ class Content(NamedTuple):
     sources: Sequence[Source]
     groups: Tensor
     share_outside: float
+    additive: bool
     contrasts: Mapping[str, Tensor]
 
 
@@ -61,6 +63,7 @@ def response_page(content: Content) -> str:
     note = (
         f"{_HOW[content.map is not None]} Values are shares of attention, weighted by its gradient of the {score}; "
         f"{content.share_outside:.0%} of their magnitude lies outside of the sources."
+        f"{'' if content.additive else ' Of several tokens, the sums of their own are shown.'}"
     )
     body = (
         f"<h1>What made the model write this</h1>\n<p class='note'>{escape(note)}</p>\n<h2>Response</h2>\n"

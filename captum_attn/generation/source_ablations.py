@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from scipy.stats import spearmanr
@@ -38,7 +38,7 @@ def scores_without(
         (S,), the sum of the response's tokens' scores.
 
     Raises:
-        ValueError: other shapes.
+        ValueError: other shapes; prompts of which nothing is left.
 
     Example:
         >>> explainer = GenerationAttention(decoder, chat_tokenizer)
@@ -48,15 +48,25 @@ def scores_without(
     """
     if absent.dtype != torch.bool or absent.dim() != 2 or absent.shape[1] != len(explained.sources):
         raise ValueError(f"absent must be bool (S, {len(explained.sources)}), got {absent.dtype} {tuple(absent.shape)}")
-    found = []
+    prompts = [_without(explainer, explained, row) for row in absent]
+    if not all(prompts):
+        raise ValueError("a prompt without these sources has no tokens left, so that nothing predicts the response")
+    by_length: dict[int, list[int]] = {}
+    for number, prompt in enumerate(prompts):
+        by_length.setdefault(len(prompt), []).append(number)
+    found = torch.zeros(len(absent))
     with tqdm(total=len(absent), desc="Ablations", unit="prompt", disable=not show_progress) as bar:
-        for part in absent.split(batch_size):
-            prompts = [_without(explainer, explained, row) for row in part]
-            responses = _padded(prompts, explained.response_ids, explainer)
-            logits = plain_response_logits(explainer.model, responses)
-            found.append(response_scores(logits, responses.predicted, explainer.score).sum(-1).cpu())
-            bar.update(len(part))
-    return torch.cat(found)
+        for alike in by_length.values():  # no padding, which some models take for tokens
+            for start in range(0, len(alike), batch_size):
+                numbers = alike[start : start + batch_size]
+                rows = [[*prompts[number], *explained.response_ids] for number in numbers]
+                ids = torch.tensor(rows, device=device_of(explainer.model))
+                responses = Responses(ids, torch.ones_like(ids, dtype=torch.bool), len(explained.response_ids))
+                logits = plain_response_logits(explainer.model, responses)
+                scores = response_scores(logits, responses.predicted, explainer.score).sum(-1)
+                found[numbers] = scores.to(found)
+                bar.update(len(numbers))
+    return found
 
 
 def leave_one_out(explainer: GenerationAttention, explained: ExplainedResponse, batch_size: int = 8) -> Tensor:
@@ -89,7 +99,8 @@ def fit_head_weights(explainer: GenerationAttention, explained: Sequence[Explain
     if explainer.head_weights is not None or (explainer.layers, explainer.heads) != (None, None):
         raise ValueError("weights are fitted by an explainer of all layers and heads, without weights")
     influence = [one.by_source(explainer.influence_of_heads(one)) for one in explained]
-    return HeadWeights.fit(influence, [leave_one_out(explainer, one) for one in explained], explainer.variant)
+    lost = [leave_one_out(explainer, one) for one in explained]
+    return HeadWeights.fit(influence, lost, explainer.variant, explainer.propagation.name)
 
 
 def random_absences(sources: int, count: int, share: float = 0.5, seed: int = 0) -> Tensor:
@@ -127,23 +138,11 @@ def _without(explainer: GenerationAttention, explained: ExplainedResponse, absen
 
 
 def _left(text: str, cut: list[tuple[int, int]]) -> str:
-    """The text without some parts, and what is between each of them and the next."""
-
-    def parts() -> Iterator[str]:
-        start = 0
-        for first, end in cut:
-            yield text[start:first]
-            start = end + len(text[end:]) - len(text[end:].lstrip())
-        yield text[start:]
-
-    return "".join(parts())
-
-
-def _padded(prompts: list[list[int]], response: tuple[int, ...], explainer: GenerationAttention) -> Responses:
-    """One batch of the prompts, padded on the left, each followed by the response."""
-    longest = max(map(len, prompts))
-    ids = torch.tensor([[0] * (longest - len(prompt)) + [*prompt, *response] for prompt in prompts])
-    places = torch.arange(ids.shape[1])
-    real = places >= torch.tensor([[longest - len(prompt)] for prompt in prompts])
-    device = device_of(explainer.model)
-    return Responses(ids.to(device), real.to(device), len(response))
+    """The text without some parts. Of the spaces around each, those stay that part more, by line breaks."""
+    for start, end in reversed(cut):
+        before, after = text[:start], text[end:]
+        head, tail = before.rstrip(), after.lstrip()
+        around = (before[len(head) :], after[: len(after) - len(tail)])
+        between = "" if not (head and tail and around[1]) else max(around[::-1], key=lambda space: space.count("\n"))
+        text = head + between + tail if around[1] or not tail else before + after
+    return text

@@ -127,6 +127,49 @@ def test_what_has_no_such_rows_is_refused() -> None:
             pass
 
 
+def test_a_cache_that_several_tokens_do_not_read_is_refused() -> None:
+    layers = {"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 4, "mamba_dt_rank": 4}
+    torch.manual_seed(0)
+    model = hf.JambaForCausalLM(hf.JambaConfig(**SIZES, **layers, num_experts=1, use_mamba_kernels=False)).eval()
+    for weight in model.parameters():
+        weight.data.mul_(6 if weight.dim() > 1 else 1)
+    with pytest.raises(ValueError, match="predicts the response otherwise from its cache"):
+        with_response(model)
+
+
+def with_response(model: Any) -> None:
+    with response_pass(model, responses()):
+        pass
+
+
+@pytest.mark.parametrize("kinds", [["sliding_attention"] * 2, ["full_attention", "sliding_attention"]])
+def test_sinks_shift_no_column(kinds: list[str]) -> None:
+    sizes = {**SIZES, "num_hidden_layers": 2, "head_dim": 8, "num_local_experts": 2, "num_experts_per_tok": 1}
+    torch.manual_seed(0)
+    model = hf.GptOssForCausalLM(hf.GptOssConfig(**sizes, sliding_window=4, layer_types=kinds)).eval()
+    for layer in model.model.layers:
+        torch.nn.init.normal_(layer.self_attn.sinks)
+    of = responses()
+    logits, expected = whole_pass(model, of, "log_odds")
+    with response_pass(model, of) as run:
+        real = of.real[:, -of.count :]
+        torch.testing.assert_close(run.logits[real], logits[real], rtol=1e-4, atol=1e-5)
+        observer = InfluenceObserver(run.watched(), "signed")
+        run.show([observer], response_scores(run.logits, of.predicted) * real)
+    torch.testing.assert_close(observer.influence, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_of_one_token_each_layer_groups_its_heads_as_it_does() -> None:
+    model = decoder("gemma3, sliding")
+    of = responses(1)
+    _, expected = whole_pass(model, of, "log_odds")
+    model.config._attn_implementation = "sdpa"
+    with response_pass(model, of) as run:
+        observer = InfluenceObserver(run.watched(), "signed")
+        run.show([observer], response_scores(run.logits, of.predicted) * of.real[:, -1:])
+    torch.testing.assert_close(observer.influence, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
 @pytest.mark.parametrize("kind", ["longrope", "dynamic"])
 def test_rotary_embeddings_that_change_within_the_response_are_refused(kind: str) -> None:
     model: Any

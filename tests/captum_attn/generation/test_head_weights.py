@@ -28,7 +28,7 @@ def explained(chat: Any, variant: Any, **options: Any) -> Any:
 
 @pytest.mark.parametrize("variant", ["attention", "signed", "rectified"])
 def test_values_are_the_weighted_sum_of_the_heads(chat: Any, variant: Any) -> None:
-    weights = HeadWeights(torch.randn(3, 4).double(), variant)
+    weights = HeadWeights(torch.randn(3, 4).double(), variant, "attnlrp")
     found = explained(chat, variant, head_weights=weights)
     each = [[explained(chat, variant, layers=layer, heads=head).values for head in range(4)] for layer in range(3)]
     influence = torch.stack([torch.stack(of_layer) for of_layer in each])
@@ -65,7 +65,7 @@ def test_weights_are_fitted_to_what_is_lost_without_each_source(chat: Any) -> No
 
 
 def test_weights_are_kept_beside_the_model(tmp_path: Path) -> None:
-    weights = HeadWeights(torch.randn(3, 4).double(), "attention")
+    weights = HeadWeights(torch.randn(3, 4).double(), "attention", "attnlrp")
     weights.save(tmp_path / "heads.safetensors")
     again = HeadWeights.load(tmp_path / "heads.safetensors")
     assert torch.equal(again.weights, weights.weights)
@@ -76,10 +76,12 @@ def test_weights_are_kept_beside_the_model(tmp_path: Path) -> None:
 
 
 def test_weights_of_something_else_are_refused(chat: Any) -> None:
-    with pytest.raises(ValueError, match="these weights are for variant='attention', not for 'signed'"):
-        GenerationAttention(*chat, head_weights=HeadWeights(torch.zeros(3, 4), "attention"))
+    with pytest.raises(
+        ValueError, match="these weights are for variant='attention', propagation='attnlrp', not for 'signed'"
+    ):
+        GenerationAttention(*chat, head_weights=HeadWeights(torch.zeros(3, 4), "attention", "attnlrp"))
     with pytest.raises(ValueError, match=r"for \(2, 4\) layers and heads, but \(3, 4\) are explained"):
-        explained(chat, "signed", head_weights=HeadWeights(torch.zeros(2, 4), "signed"))
+        explained(chat, "signed", head_weights=HeadWeights(torch.zeros(2, 4), "signed", "attnlrp"))
     with pytest.raises(ValueError, match="an explainer of all layers and heads, without weights"):
         fit_head_weights(GenerationAttention(*chat, layers=1), [])
     with pytest.raises(ValueError, match="there are no examples"):

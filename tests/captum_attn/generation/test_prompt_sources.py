@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from chat_models import chat_model
 
-from captum_attn.generation.prompt_sources import find_sources, source_of_each
-from captum_attn.generation.prompts import read_prompt
+from captum_attn.generation.prompt_sources import Source, find_sources, source_of_each
+from captum_attn.generation.prompts import Prompt, read_prompt
 
 TEXT = 'One is here. Is "two here?" Yes!\nThree...\n\n第四。第五。 End\n \nWhy?'
 
@@ -39,6 +39,28 @@ def test_messages_texts_and_spans(tokenizer: Any) -> None:
     assert texts(tokenizer, TEXT, [(0, 3), (4, 6)]) == ["One", "is"]
 
 
+def test_contents_are_not_sought_among_the_templates_words(tokenizer: Any) -> None:
+    for word in ("user", "assistant", "a", "ser : "):
+        prompt = read_prompt([{"role": "user", "content": word}, {"role": "assistant", "content": word}], tokenizer)
+        begin = len("user : ")
+        second = begin + len(word) + len(" assistant : ")
+        inner = len(word.strip())
+        assert prompt.contents == ((begin, begin + inner), (second, second + inner))
+
+
+def test_a_rendered_chat_gets_no_second_beginning(tokenizer: Any) -> None:
+    bare = chat_model()[1]
+    bare.bos_token = "[CLS]"
+    ids = read_prompt("[CLS] a film [SEP]", bare).ids
+    assert ids.count(bare.bos_token_id) == 1
+    assert not read_prompt("[CLS] a film [SEP]", bare).special_tokens
+
+
+def test_spaces_within_a_source_are_its_own(tokenizer: Any) -> None:
+    prompt = Prompt("a  b c", (1, 2, 3, 4), ((0, 1), (1, 3), (3, 4), (4, 6)), ((0, 6),), False)
+    assert source_of_each(prompt, [Source("a  b", (0, 4))]) == [0, 0, 0, -1]
+
+
 def test_tokens_belong_to_the_source_that_most_of_them_stands_in(tokenizer: Any) -> None:
     prompt = read_prompt([{"role": "user", "content": "so dull . a fine film"}], tokenizer)
     sources = find_sources(prompt, ["so dull .", "fine film"])
@@ -55,7 +77,7 @@ def test_tokens_belong_to_the_source_that_most_of_them_stands_in(tokenizer: Any)
         ("words", ValueError, "sources must be 'sentences'"),
         ([], ValueError, "there are no sources"),
         (["nowhere"], ValueError, "stands nowhere"),
-        (["here"], ValueError, "stands in it 2 times"),
+        (["here"], ValueError, "stands in it more than once"),
         ([(0, 5), (4, 9)], ValueError, "sources overlap at"),
         ([(5, 5)], ValueError, "is empty, or lies outside"),
         ([(0, 500)], ValueError, "is empty, or lies outside"),

@@ -15,6 +15,7 @@ from captum_attn.generation import (
     random_absences,
     scores_without,
 )
+from captum_attn.generation.source_ablations import _left
 
 PARTS = ["the cat is old .", "the dog is young , and so is the bird .", "a film is dull ."]
 QUESTION = "how old is the dog ?"
@@ -41,6 +42,32 @@ def test_scores_are_those_of_prompts_without_the_sources(explainer: Any, message
         torch.testing.assert_close(score, expected, rtol=1e-4, atol=1e-4)
     single = scores_without(explainer, explained, torch.eye(3).bool())
     torch.testing.assert_close(leave_one_out(explainer, explained), found[0] - single, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("text", "source", "left"),
+    [
+        ("Ann is old. Bob is young.\n\nAnswer:", "Bob is young.", "Ann is old.\n\nAnswer:"),
+        ("### One:\nIt is old.\n\n### Two:", "It is old.", "### One:\n\n### Two:"),
+        ("One. Two. Three.", "Two.", "One. Three."),
+        ("One. Two.", "One.", "Two."),
+        ("One. Two.", "Two.", "One."),
+        ("<s>One.</s>", "One.", "<s></s>"),
+    ],
+)
+def test_what_is_left_of_a_text(text: str, source: str, left: str) -> None:
+    start = text.index(source)
+    assert _left(text, [(start, start + len(source))]) == left
+
+
+def test_a_prompt_of_which_nothing_is_left_is_refused() -> None:
+    model, tokenizer = chat_model()
+    tokenizer.backend_tokenizer.post_processor = None
+    explainer = GenerationAttention(model, tokenizer)
+    explained = explainer.explain("the cat is old .", "fine", sources="sentences")
+    if len(explainer.tokenizer("")["input_ids"]) == 0:
+        with pytest.raises(ValueError, match="has no tokens left"):
+            leave_one_out(explainer, explained)
 
 
 def test_the_score_of_a_linear_model_is_one() -> None:
