@@ -34,7 +34,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from captum_attn import AttnLRP, IntegratedAttnLRP, MaskTunnel, ShapleyGradAttention
-from captum_attn.functional import PERCENTAGES
+from captum_attn.functional import PERCENTAGES, response_scores
 from captum_attn.metrics import evaluate
 
 SETS = ("sst2", "ag_news", "imdb", "digits", "zebras")
@@ -149,10 +149,8 @@ class Answer(torch.nn.Module):
         self.model, self.count = model, count
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        kept: Tensor = self.model(input_ids=input_ids, logits_to_keep=self.count + 1).logits[:, :-1].float()
-        answer = input_ids[:, -self.count :, None]
-        others = kept.scatter(-1, answer, float("-inf")).logsumexp(-1)
-        return (kept.gather(-1, answer)[..., 0] - others).sum(-1, keepdim=True)
+        kept: Tensor = self.model(input_ids=input_ids, logits_to_keep=self.count + 1).logits[:, :-1]
+        return response_scores(kept, input_ids[:, -self.count :]).sum(-1, keepdim=True)
 
 
 def of_language_model(options: argparse.Namespace) -> pd.DataFrame:

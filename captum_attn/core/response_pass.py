@@ -18,7 +18,7 @@ from torch import Tensor
 
 from captum_attn.core.calls import AttentionCall
 from captum_attn.core.capture import LISTED
-from captum_attn.core.forward import SeenForward, seen_forward
+from captum_attn.core.forward import SeenForward, plain_output, seen_forward
 from captum_attn.core.indices import resolve_indices
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.models import config_of, evaluation_mode, same_random_state, takes_keyword, text_config, unwrapped
@@ -206,9 +206,8 @@ def _check_cache(model: Callable[..., Any], responses: Responses, logits: Tensor
 def plain_response_logits(model: Callable[..., Any], responses: Responses) -> Tensor:
     """The logits (B, T, V) of what predicted the responses, without gradients. The model is left as it was."""
     given = _known_to(model, responses.part(slice(0, responses.ids.shape[1] - 1)))
-    kept = _taken(model, logits_to_keep=responses.count, return_dict=True)
-    with evaluation_mode(model), torch.inference_mode(False), torch.no_grad(), same_random_state(responses.ids):
-        logits: Tensor = model(**given, **kept).logits
+    kept = _taken(model, logits_to_keep=responses.count)
+    logits = plain_output(model, ModelInputs(given.pop("input_ids"), "input_ids", {**given, **kept}))
     return logits[:, -responses.count :]
 
 

@@ -167,20 +167,20 @@ class GenerationAttention:
 
     def values_of(self, run: ResponsePass, scores: Tensor | None, rows: Tensor, last: bool = True) -> Tensor:
         """Values (N,) of all tokens, for a score; of attention alone, for rows (T,) of it."""
-        per: Per | None = None if self.head_weights is None else "head"
-        observer = InfluenceObserver(run.watched(self.layers, self.heads), self.variant, KnownRows(rows[None]), per)
-        run.show([observer], scores, retain_graph=not last)
-        found = observer.influence[0].cpu()
-        return found if self.head_weights is None else self.head_weights.combined(found)
+        if self.head_weights is None:
+            return self._influence(run, scores, rows, None, last)
+        return self.head_weights.combined(self._influence(run, scores, rows, "head", last))
 
     def influence_of_heads(self, explained: ExplainedResponse) -> Tensor:
         """(L, H, N): the influence of all tokens before a response on it, of each head alone."""
         responses = self._responses(explained.prompt, explained.response_ids)
         with self.observed(responses) as run:
             scores = response_scores(run.logits[0], responses.predicted[0], self.score)
-            rows = KnownRows(torch.ones(1, responses.count))
-            observer = InfluenceObserver(run.watched(self.layers, self.heads), self.variant, rows, "head")
-            run.show([observer], self._selected(scores.sum()))
+            return self._influence(run, self._selected(scores.sum()), torch.ones(responses.count), "head", True)
+
+    def _influence(self, run: ResponsePass, scores: Tensor | None, rows: Tensor, per: Per | None, last: bool) -> Tensor:
+        observer = InfluenceObserver(run.watched(self.layers, self.heads), self.variant, KnownRows(rows[None]), per)
+        run.show([observer], scores, retain_graph=not last)
         return observer.influence[0].cpu()
 
     def _responses(self, prompt: Prompt, ids: Sequence[int]) -> Responses:
