@@ -20,7 +20,9 @@ from captum_attn.core.models import (
 from captum_attn.core.observers import InfluenceObserver, LayerObserver, ReadoutGradients, Watched
 from captum_attn.core.patches import Grid, PatchGrid, known_grid, patch_values
 from captum_attn.core.perturb import Replacement, seeded
-from captum_attn.core.response_pass import ResponsePass, Responses, plain_response_logits, response_pass
+from captum_attn.core.prompt_cache import response_logits_of_each
+from captum_attn.core.response_pass import ResponsePass, response_pass
+from captum_attn.core.responses import Responses
 from captum_attn.core.run import ObservedForward, observed_forward
 from captum_attn.core.states import States
 from captum_attn.core.targets import Target, select_target, target_of_each
@@ -62,7 +64,7 @@ __all__ = [
     "observed_forward",
     "parameter_names",
     "patch_values",
-    "plain_response_logits",
+    "response_logits_of_each",
     "response_pass",
     "same_random_state",
     "seeded",

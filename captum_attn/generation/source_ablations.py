@@ -9,7 +9,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from captum_attn.core import Responses, device_of, plain_response_logits
+from captum_attn.core import device_of, response_logits_of_each
 from captum_attn.functional import response_scores
 from captum_attn.generation.explained_response import ExplainedResponse
 from captum_attn.generation.generation_attention import GenerationAttention
@@ -31,11 +31,11 @@ def scores_without(
         explainer: whose model is asked, without gradients, and whose score is taken.
         explained: a response, and the sources of its prompt.
         absent: bool (S, K), the sources that are cut out of the prompt's text.
-        batch_size: prompts at a time.
+        batch_size: the most prompts at a time; what they begin with in common is run once.
         show_progress: show a progress bar.
 
     Returns:
-        (S,), the sum of the response's tokens' scores.
+        (S, T), the score of each of the response's tokens.
 
     Raises:
         ValueError: other shapes; prompts of which nothing is left.
@@ -44,35 +44,26 @@ def scores_without(
         >>> explainer = GenerationAttention(decoder, chat_tokenizer)
         >>> explained = explainer.explain("the cat is old . the dog is young . how old is the cat ?", "it is old")
         >>> scores_without(explainer, explained, torch.eye(len(explained.sources), dtype=torch.bool)).shape
-        torch.Size([2])
+        torch.Size([2, 3])
     """
     if absent.dtype != torch.bool or absent.dim() != 2 or absent.shape[1] != len(explained.sources):
         raise ValueError(f"absent must be bool (S, {len(explained.sources)}), got {absent.dtype} {tuple(absent.shape)}")
     prompts = [_without(explainer, explained, row) for row in absent]
     if not all(prompts):
         raise ValueError("a prompt without these sources has no tokens left, so that nothing predicts the response")
-    by_length: dict[int, list[int]] = {}
-    for number, prompt in enumerate(prompts):
-        by_length.setdefault(len(prompt), []).append(number)
-    found = torch.zeros(len(absent))
+    response, found = explained.response_ids, torch.zeros(len(absent), len(explained.response_ids))
+    tokens = torch.tensor(response, device=device_of(explainer.model))
     with tqdm(total=len(absent), desc="Ablations", unit="prompt", disable=not show_progress) as bar:
-        for alike in by_length.values():  # no padding, which some models take for tokens
-            for start in range(0, len(alike), batch_size):
-                numbers = alike[start : start + batch_size]
-                rows = [[*prompts[number], *explained.response_ids] for number in numbers]
-                ids = torch.tensor(rows, device=device_of(explainer.model))
-                responses = Responses(ids, torch.ones_like(ids, dtype=torch.bool), len(explained.response_ids))
-                logits = plain_response_logits(explainer.model, responses)
-                scores = response_scores(logits, responses.predicted, explainer.score).sum(-1)
-                found[numbers] = scores.to(found)
-                bar.update(len(numbers))
+        for numbers, logits in response_logits_of_each(explainer.model, prompts, response, batch_size):
+            found[numbers] = response_scores(logits, tokens.expand(len(numbers), -1), explainer.score).to(found)
+            bar.update(len(numbers))
     return found
 
 
 def leave_one_out(explainer: GenerationAttention, explained: ExplainedResponse, batch_size: int = 8) -> Tensor:
     """(K,): by how much the response's score is lower without each of the sources, as :func:`scores_without` says."""
     absent = torch.cat([torch.zeros(1, len(explained.sources)), torch.eye(len(explained.sources))]).bool()
-    scores = scores_without(explainer, explained, absent, batch_size=batch_size)
+    scores = scores_without(explainer, explained, absent, batch_size=batch_size).sum(-1)
     return scores[0] - scores[1:]
 
 
@@ -114,7 +105,7 @@ def linear_datamodeling_score(values: Tensor, absent: Tensor, scores: Tensor) ->
     Args:
         values: (K,), of the sources.
         absent: bool (S, K).
-        scores: (S,), as :func:`scores_without` finds them.
+        scores: (S,), sums over what :func:`scores_without` finds.
 
     Returns:
         Spearman's ρ; NaN if either is constant.

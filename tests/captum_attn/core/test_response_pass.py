@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
+from decoders import DECODERS, SIZES, decoder
 from models import left_untouched
 from torch import Tensor
 
@@ -16,36 +17,8 @@ from captum_attn.core.readout import KnownRows
 from captum_attn.core.response_pass import Responses, response_pass
 from captum_attn.functional import response_scores
 
-SIZES: dict[str, Any] = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
-SIZES |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "num_key_value_heads": 2, "intermediate_size": 48}
-GPT: dict[str, Any] = {"vocab_size": 50, "n_embd": 32, "n_layer": 3, "n_head": 4, "bos_token_id": 1, "eos_token_id": 2}
 LONG = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 11}
 LONG |= {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4, "factor": 2.0}
-LAYERS = ["sliding_attention", "sliding_attention", "full_attention"]
-DECODERS: dict[str, Any] = {
-    "gpt2": lambda: hf.GPT2LMHeadModel(hf.GPT2Config(**GPT)),
-    "llama": lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**SIZES)),
-    "qwen2": lambda: hf.Qwen2ForCausalLM(hf.Qwen2Config(**SIZES)),
-    "qwen3": lambda: hf.Qwen3ForCausalLM(hf.Qwen3Config(**SIZES, head_dim=8)),
-    "gemma2, sliding and soft-capped": lambda: hf.Gemma2ForCausalLM(
-        hf.Gemma2Config(**SIZES, head_dim=8, sliding_window=4, attn_logit_softcapping=2.0)
-    ),
-    "gemma3, sliding": lambda: hf.Gemma3ForCausalLM(
-        hf.Gemma3TextConfig(
-            **SIZES, head_dim=8, sliding_window=4, layer_types=["sliding_attention"] * 2 + ["full_attention"]
-        )
-    ),
-    "mistral, sliding": lambda: hf.MistralForCausalLM(hf.MistralConfig(**SIZES, sliding_window=5)),
-    "phi3": lambda: hf.Phi3ForCausalLM(hf.Phi3Config(**SIZES)),
-    "mixtral": lambda: hf.MixtralForCausalLM(hf.MixtralConfig(**SIZES, num_local_experts=4)),
-    "opt": lambda: hf.OPTForCausalLM(hf.OPTConfig(**SIZES, ffn_dim=48, word_embed_proj_dim=32)),
-    "bloom": lambda: hf.BloomForCausalLM(hf.BloomConfig(**{**GPT, "hidden_size": 32})),
-}
-
-
-def decoder(name: str) -> Any:
-    torch.manual_seed(0)
-    return DECODERS[name]().eval()
 
 
 def responses(count: int = 4) -> Responses:

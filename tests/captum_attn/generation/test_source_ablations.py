@@ -35,12 +35,12 @@ def prompt(parts: list[str], messages: bool) -> Any:
 def test_scores_are_those_of_prompts_without_the_sources(explainer: Any, messages: bool) -> None:
     explained = explainer.explain(prompt(PARTS, messages), "it is young", sources=PARTS)
     absent = torch.tensor([[False, False, False], [True, False, False], [False, True, True], [True, True, True]])
-    found = scores_without(explainer, explained, absent, batch_size=3)
+    found = scores_without(explainer, explained, absent, batch_size=3).sum(-1)
     for row, score in zip(absent.tolist(), found, strict=True):
         left = [part for part, gone in zip(PARTS, row, strict=True) if not gone]
         expected = explainer.explain(prompt(left, messages), "it is young", sources=[QUESTION]).scores.sum()
         torch.testing.assert_close(score, expected, rtol=1e-4, atol=1e-4)
-    single = scores_without(explainer, explained, torch.eye(3).bool())
+    single = scores_without(explainer, explained, torch.eye(3).bool()).sum(-1)
     torch.testing.assert_close(leave_one_out(explainer, explained), found[0] - single, rtol=1e-4, atol=1e-4)
 
 

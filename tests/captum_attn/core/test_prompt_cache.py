@@ -1,0 +1,66 @@
+"""One response to several prompts, what they have in common run once, against a whole pass for each prompt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import transformers as hf
+from decoders import DECODERS, SIZES, decoder
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from models import left_untouched
+
+from captum_attn.core import prompt_cache
+from captum_attn.core.prompt_cache import response_logits_of_each
+
+PROMPTS = [[5, 6, 7, 8, 9, 10], [5, 6, 7, 8], [5, 6, 7, 8, 9, 11], [5, 6, 7, 8, 4, 11], [3], [5, 6, 7, 8, 9, 10, 3]]
+RESPONSE = [11, 12, 13]
+
+
+def check(model: Any, prompts: list[list[int]], size: int) -> None:
+    seen: list[int] = []
+    for numbers, logits in response_logits_of_each(model, prompts, RESPONSE, size):
+        assert len(numbers) <= size
+        for number, found in zip(numbers, logits, strict=True):
+            with torch.no_grad():
+                expected = model(torch.tensor([[*prompts[number], *RESPONSE]])).logits[0, -4:-1]
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+        seen += numbers
+    assert sorted(seen) == list(range(len(prompts)))
+
+
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("name", DECODERS)
+def test_logits_are_those_of_each_prompt_alone(name: str, size: int, monkeypatch: Any) -> None:
+    monkeypatch.setattr(prompt_cache, "_WORTH", 2)
+    with left_untouched(model := decoder(name)):
+        check(model, PROMPTS, size)
+
+
+@given(prompts=st.lists(st.lists(st.integers(3, 5), min_size=1, max_size=7), min_size=1, max_size=8))
+@settings(max_examples=25, deadline=None)
+def test_whatever_prompts_have_in_common(prompts: list[list[int]]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prompt_cache, "_WORTH", 1)
+        check(decoder("llama"), prompts, 2)
+
+
+def test_what_prompts_have_in_common_runs_once(monkeypatch: Any) -> None:
+    monkeypatch.setattr(prompt_cache, "_WORTH", 2)
+    model, ran = decoder("llama"), []
+    check(model, PROMPTS, 8)  # which tries the cache
+    model.register_forward_pre_hook(lambda _, __, given: ran.append(given["input_ids"].numel()), with_kwargs=True)
+    list(response_logits_of_each(model, [[5, 6, 7, 8, 9, 10, 3], [5, 6, 7, 8, 9, 4]], RESPONSE))
+    assert sum(ran) == 5 + (2 + 2) + (1 + 2)
+
+
+def test_a_model_whose_cache_several_tokens_do_not_read_runs_whole(monkeypatch: Any) -> None:
+    monkeypatch.setattr(prompt_cache, "_WORTH", 2)
+    layers = {"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 4, "mamba_dt_rank": 4}
+    torch.manual_seed(0)
+    model = hf.JambaForCausalLM(hf.JambaConfig(**SIZES, **layers, num_experts=1, use_mamba_kernels=False)).eval()
+    for weight in model.parameters():
+        weight.data.mul_(6 if weight.dim() > 1 else 1)
+    check(model, PROMPTS, 8)
