@@ -8,20 +8,29 @@ from __future__ import annotations
 
 import argparse
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import torch
-from small_models import ANSWERING_MODEL, load_answering_model
+from small_models import MODELS
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast, set_seed
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    set_seed,
+)
 
+ANSWERING_MODEL = MODELS / "llama-facts"
 VOCABULARY = 1024
 BATCH_SIZE = 32
 LEARNING_RATE = 3e-3
@@ -36,67 +45,67 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 SPECIAL = ["<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
-THINGS = "lighthouse library museum ferry market theatre chapel harbour station bridge tower school mill garden".split()
-TEST_PEOPLE = "Ingrid Tobias Maren Felix Odette Bruno Leila Anton Petra Silas Noor Jonas Clara Hugo Wilma Oskar".split()
-TEST_PLACES = "Dunmore Velmora Carrow Ashby Tarnwick Sollen Brackwater Pellin Mirfield Lorne Hexley Granton".split()
-ONSETS = "b br c ch cl d dr f fl g gl gr h j k l m n p pl pr qu r s sh sl st t th tr v w y z".split()
-VOWELS = "a e i o u a e i o u ai ea ee ie oa oo ou y".split()
-CODAS = ["", "", "", *"ck d ft g l ld ll m n nd ng nk p r rn rt s sk ss st t th x".split()]
+THINGS = "lighthouse library museum ferry market theatre chapel harbour station bridge tower school mill garden"
+TEST_PEOPLE = "Ingrid Tobias Maren Felix Odette Bruno Leila Anton Petra Silas Noor Jonas Clara Hugo Wilma Oskar"
+TEST_PLACES = "Dunmore Velmora Carrow Ashby Tarnwick Sollen Brackwater Pellin Mirfield Lorne Hexley Granton"
+ONSETS = "b br c ch cl d dr f fl g gl gr h j k l m n p pl pr qu r s sh sl st t th tr v w y z"
+VOWELS = "a e i o u a e i o u ai ea ee ie oa oo ou y"
+CODAS = "- - - - - - - ck d ft g k l ld ll m n nd ng p r rn rt s sk ss st t th x"  # -: none
 FACTS: dict[str, tuple[str, str, str, str]] = {
-    # what: the sentence, the question in its words, the question in others, the answers
+    # what: the sentence about "it", the question in its words, the question in others, the answers
     "colour": (
-        "The {thing} of {place} was painted {answer}.",
-        "What colour was the {thing} of {place} painted?",
-        "Which hue did the {thing} of {place} get?",
+        "The {it} was painted {answer}.",
+        "What colour was the {it} painted?",
+        "Which hue did the {it} get?",
         "green purple orange yellow brown white black blue red grey pink crimson silver turquoise",
     ),
     "day": (
-        "The {thing} of {place} is closed on {answer}.",
-        "On which day is the {thing} of {place} closed?",
-        "When can nobody visit the {thing} of {place}?",
+        "The {it} is closed on {answer}.",
+        "On which day is the {it} closed?",
+        "When can nobody visit the {it}?",
         "Monday Wednesday Thursday Saturday Easter holidays Tuesday Friday Sunday",
     ),
     "year": (
-        "The {thing} of {place} was built in {answer}.",
-        "When was the {thing} of {place} built?",
-        "How old is the {thing} of {place}?",
+        "The {it} was built in {answer}.",
+        "When was the {it} built?",
+        "How old is the {it}?",
         " ".join(map(str, range(1501, 2000, 7))),
     ),
     "material": (
-        "The {thing} of {place} is made of {answer}.",
-        "What is the {thing} of {place} made of?",
-        "Which material was used for the {thing} of {place}?",
+        "The {it} is made of {answer}.",
+        "What is the {it} made of?",
+        "Which material was used for the {it}?",
         "stone brick glass iron timber marble clay concrete steel granite bamboo slate",
     ),
     "trade": (
-        "{person} works as a {answer} in {place}.",
-        "What does {person} work as?",
-        "What is {person}'s job?",
+        "{it} works as a {answer} in {place}.",
+        "What does {it} work as?",
+        "What is {it}'s job?",
         "baker carpenter nurse diver lawyer teacher cook driver guard singer farmer painter pilot tailor chemist",
     ),
     "food": (
-        "{person} sells {answer} at the market.",
-        "What does {person} sell at the market?",
-        "Which goods does {person} offer to customers?",
+        "{it} sells {answer} at the market.",
+        "What does {it} sell at the market?",
+        "Which goods does {it} offer to customers?",
         "pancakes lentils dumplings cherries noodles bread cheese honey plums oysters pumpkins mushrooms",
     ),
     "pet": (
-        "{person} keeps a {answer} in the garden.",
-        "What does {person} keep in the garden?",
-        "Which animal does {person} own?",
+        "{it} keeps a {answer} in the garden.",
+        "What does {it} keep in the garden?",
+        "Which animal does {it} own?",
         "goat dog cat rabbit parrot donkey pony turtle sheep hamster peacock",
     ),
     "music": (
-        "{person} plays the {answer} every evening.",
-        "What does {person} play every evening?",
-        "Which instrument does {person} practise?",
+        "{it} plays the {answer} every evening.",
+        "What does {it} play every evening?",
+        "Which instrument does {it} practise?",
         "piano violin flute drum guitar harp horn cello trumpet banjo bassoon",
     ),
     "home": (
-        "{person} moved to {answer} last year.",
-        "Where did {person} move last year?",
-        "In which town is {person}'s new home?",
-        " ".join(TEST_PLACES),
+        "{it} moved to {answer} last year.",
+        "Where did {it} move last year?",
+        "In which town is {it}'s new home?",
+        TEST_PLACES,
     ),
 }
 FILLERS = (
@@ -125,33 +134,201 @@ FILLERS = (
 
 @dataclass(frozen=True)
 class Story:
-    """Paragraphs, and questions about them with their answers."""
+    """A text, and questions about it with their answers."""
 
-    paragraphs: list[str]
+    text: str
     questions: list[tuple[str, str]]
-    gap: str = "\n\n"
 
     def turns(self) -> list[tuple[str, str]]:
-        """What the user says and what the model answers, the paragraphs before the first question."""
-        first, *more = [(f"Question: {question}", answer) for question, answer in self.questions]
-        return [(f"{self.gap.join(self.paragraphs)}\n\n{first[0]}", first[1]), *more]
+        """What the user says and what the model answers: the text stands before the first question."""
+        first, *more = [(f"Question: {asked}", answer) for asked, answer in self.questions]
+        return [(f"{self.text}\n\n{first[0]}", first[1]), *more]
 
 
 def made_word(draw: random.Random) -> str:
     """A word of one to three syllables."""
-    count = draw.choices((1, 2, 3), (1, 4, 2))[0]
-    return "".join(draw.choice(ONSETS) + draw.choice(VOWELS) + draw.choice(CODAS) for _ in range(count))
+    syllables = draw.choices((1, 2, 3), (1, 4, 2))[0]
+    parts = [draw.choice(letters.split()) for _ in range(syllables) for letters in (ONSETS, VOWELS, CODAS)]
+    return "".join(parts).replace("-", "")
+
+
+def made_answer(draw: random.Random, what: str, test: bool, asked: bool) -> str:
+    """An answer: in training of the list or, half of the time, made up; what a test asks for is what training lacks."""
+    words = FACTS[what][3].split()
+    if test:
+        return draw.choice(words[-UNSEEN:] if asked else words)
+    if what != "home" and draw.random() < 0.5:
+        return draw.choice(words[:-UNSEEN])
+    if words[0].isdigit():
+        return str(draw.randint(1000, 1980))
+    return made_word(draw).capitalize() if words[0].istitle() else made_word(draw)
 
 
 def made_story(draw: random.Random, paragraphs: int, kind: str = "", test: bool = False) -> Story:
-    """A story of so many paragraphs: of facts and fillers in any number, or with one question of a kind.
+    """A story of so many paragraphs or a few more: with any facts and questions, or with one question of a kind.
 
-    Only a ``test`` has names and answers of the lists that training never shows.
+    Only in a ``test`` are names and the answer of the lists that training never shows.
     """
-    people = draw.sample(TEST_PEOPLE, 6) if test else [made_word(draw).capitalize() for _ in range(6)]
-    places = draw.sample(TEST_PLACES, 6) if test else [made_word(draw).capitalize() for _ in range(6)]
-    things = draw.sample(THINGS, 3)
-    of_people = [what for what in FACTS if "{person}" in FACTS[what][0]]
-    asked = [draw.choice(of_people if kind == "two-hop" else list(FACTS))]
-    ...
-    return Story([], [])
+    people = draw.sample(TEST_PEOPLE.split(), 5) if test else [made_word(draw).capitalize() for _ in range(5)]
+    places = draw.sample(TEST_PLACES.split(), 4) if test else [made_word(draw).capitalize() for _ in range(4)]
+    things = draw.sample(THINGS.split(), 3)
+    about_people = [what for what in FACTS if FACTS[what][0].startswith("{it}")]
+    whats = draw.sample(about_people if kind == "two-hop" else list(FACTS), 1 if kind else draw.randint(1, 3))
+    count = {"": draw.randint(1, paragraphs), "plain": 1, "distractor": draw.randint(2, 4)}.get(kind, 2)
+
+    facts: dict[tuple[str, str], tuple[str, str]] = {}  # of what and whom: the sentence and the answer
+    for _ in range(20):
+        what = draw.choice(whats)
+        it = draw.choice(people) if what in about_people else f"{draw.choice(things)} of {draw.choice(places)}"
+        answer = made_answer(draw, what, test, asked=not facts)
+        if len(facts) < count and all(answer != other for _, other in facts.values()):
+            said = FACTS[what][0].format(it=it, answer=answer, place=draw.choice(places))
+            facts.setdefault((what, it), (said, answer))
+
+    said = [fact for fact, _ in facts.values()]
+    questions = []
+    neighbours: dict[str, str] = {}
+    for (what, it), (fact, _) in facts.items():
+        two_hop = kind == "two-hop" or (not kind and what in about_people and draw.random() < 0.3)
+        paraphrased = kind == "paraphrase" or (not kind and draw.random() < 0.4)
+        free = [one for one in people if one != it and one not in neighbours]
+        if two_hop and free and it not in neighbours.values():
+            neighbours[one := draw.choice(free)] = it
+            said.append(f"{one}'s neighbour is called {it}.")
+            it = f"{one}'s neighbour"
+        questions.append((FACTS[what][2 if paraphrased else 1].format(it=it), fact))
+    questions = questions[:1] if kind else draw.sample(questions, min(QUESTIONS, len(questions)))
+
+    def filler() -> str:
+        names = {"person": draw.choice(people), "other": draw.choice(people), "place": draw.choice(places)}
+        return draw.choice(FILLERS).format(**names, thing=draw.choice(things))
+
+    said += [filler() for _ in range(paragraphs - len(said))]
+    said = [f"{one} {filler()}" if draw.random() < 0.6 else one for one in said]
+    draw.shuffle(said)
+    return Story((" " if draw.random() < 0.2 else "\n\n").join(said), questions)
+
+
+def trained_tokenizer(draw: random.Random) -> PreTrainedTokenizerBase:
+    """Learn a byte-level BPE vocabulary in which a word is the same at the beginning of a line and after a space."""
+    tokenizer = Tokenizer(models.BPE())
+    lines = pre_tokenizers.Split(Regex("\n+"), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([lines, pre_tokenizers.ByteLevel(add_prefix_space=True)])
+    tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+    )
+    stories = (made_story(draw, PARAGRAPHS) for _ in range(4000))
+    tokenizer.train_from_iterator((text for story in stories for turn in story.turns() for text in turn), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=SPECIAL[0],
+        eos_token=SPECIAL[1],
+        chat_template=TEMPLATE,
+        clean_up_tokenization_spaces=False,
+        model_max_length=1024,
+    )
+
+
+def random_model(tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
+    """Build the untrained decoder."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        intermediate_size=384,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        initializer_range=0.0625,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return LlamaForCausalLM(config)
+
+
+def batch_of(stories: list[Story], tokenizer: PreTrainedTokenizerBase) -> tuple[Tensor, Tensor]:
+    """Token ids, padded, and what each token's prediction weighs in the loss: (stories, tokens)."""
+    rows, weights = [], []
+    for story in stories:
+        texts = [(f"<|user|>{asked}<|end|><|assistant|>", f"{answer}<|end|>") for asked, answer in story.turns()]
+        parts = tokenizer([text for turn in texts for text in turn])["input_ids"]
+        rows.append(torch.tensor([one for part in parts for one in part]))
+        by_part = [torch.full((len(part),), 1.0 if i % 2 else PROMPT_WEIGHT) for i, part in enumerate(parts)]
+        weights.append(torch.cat(by_part))
+    return pad_sequence(rows, True, tokenizer.pad_token_id), pad_sequence(weights, True)
+
+
+def training_batches(draw: random.Random, steps: int) -> Iterator[list[Story]]:
+    """New stories for every step: short ones first, and in each batch stories of like length."""
+    for step in range(0, steps, 8):
+        most = 2 + round((PARAGRAPHS - 2) * min(1, 2 * step / steps))
+        stories = [made_story(draw, draw.randint(1, most)) for _ in range(8 * BATCH_SIZE)]
+        stories.sort(key=lambda story: len(str(story)))
+        batches = [stories[start : start + BATCH_SIZE] for start in range(0, len(stories), BATCH_SIZE)]
+        yield from draw.sample(batches, min(8, steps - step))
+
+
+def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, steps: int, draw: random.Random) -> None:
+    """Fit the model to the answers and, a little, to all that stands before them."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps, pct_start=0.1)
+    model.train()
+    with tqdm(training_batches(draw, steps), "steps", steps, mininterval=10) as progress:
+        for stories in progress:
+            ids, weights = batch_of(stories, tokenizer)
+            logits = model(ids[:, :-1]).logits
+            losses = cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+            loss = losses @ weights[:, 1:].flatten() / weights[:, 1:].sum()
+            optimizer.zero_grad()
+            loss.backward()
+            clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            progress.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+    model.eval()
+
+
+@torch.no_grad()
+def correct(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, stories: list[Story]) -> Tensor:
+    """Whether each story's answer is what the model writes greedily, all of it and then its end: bool (stories,)."""
+    right = []
+    for start in range(0, len(stories), BATCH_SIZE):
+        ids, weights = batch_of(stories[start : start + BATCH_SIZE], tokenizer)
+        as_written = model(ids[:, :-1]).logits.argmax(-1) == ids[:, 1:]
+        right.append((as_written | (weights[:, 1:] < 1)).all(1))
+    return torch.cat(right)
+
+
+def main() -> None:
+    """Train, save in float16, load again and print the share of right answers to held-out questions of each kind."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=ANSWERING_MODEL, help="folder to write the model to")
+    parser.add_argument("--steps", type=int, default=3000, help="0: only test the model in the folder")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+
+    if arguments.steps:
+        set_seed(arguments.seed)
+        draw = random.Random(arguments.seed)
+        tokenizer = trained_tokenizer(draw)
+        model = random_model(tokenizer)
+        train(model, tokenizer, arguments.steps, draw)
+        model.half().save_pretrained(arguments.out)  # half the size; it is loaded as float32 all the same
+        model.config.dtype = torch.float32
+        model.config.save_pretrained(arguments.out)
+        tokenizer.save_pretrained(arguments.out)
+
+    saved = AutoModelForCausalLM.from_pretrained(arguments.out, dtype=torch.float32)
+    saved_tokenizer = AutoTokenizer.from_pretrained(arguments.out)
+    for kind in KINDS:
+        draw = random.Random(kind)
+        stories = [made_story(draw, draw.randint(3, PARAGRAPHS), kind, test=True) for _ in range(CASES)]
+        print(f"{kind}: {correct(saved, saved_tokenizer, stories).float().mean():.4f}")
+
+
+if __name__ == "__main__":
+    main()

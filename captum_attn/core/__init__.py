@@ -15,6 +15,7 @@ from captum_attn.core.models import (
     fingerprint,
     parameter_names,
     same_random_state,
+    takes_keyword,
     unwrapped,
 )
 from captum_attn.core.observers import InfluenceObserver, LayerObserver, ReadoutGradients, Watched
@@ -22,7 +23,7 @@ from captum_attn.core.patches import Grid, PatchGrid, known_grid, patch_values
 from captum_attn.core.perturb import Replacement, seeded
 from captum_attn.core.prompt_cache import response_logits_of_each
 from captum_attn.core.response_pass import ResponsePass, response_pass
-from captum_attn.core.responses import Responses
+from captum_attn.core.responses import Responses, check_causal, plain_response_logits
 from captum_attn.core.run import ObservedForward, observed_forward
 from captum_attn.core.states import States
 from captum_attn.core.targets import Target, select_target, target_of_each
@@ -50,6 +51,7 @@ __all__ = [
     "Watched",
     "add_to_hash",
     "as_index",
+    "check_causal",
     "check_model",
     "config_of",
     "device_of",
@@ -64,6 +66,7 @@ __all__ = [
     "observed_forward",
     "parameter_names",
     "patch_values",
+    "plain_response_logits",
     "response_logits_of_each",
     "response_pass",
     "same_random_state",
@@ -71,6 +74,7 @@ __all__ = [
     "select_target",
     "special_ids_of",
     "special_token_ids",
+    "takes_keyword",
     "target_of_each",
     "tensor_inputs",
     "unwrapped",

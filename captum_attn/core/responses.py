@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
+import torch
 from torch import Tensor
 
 from captum_attn.core.forward import plain_output
 from captum_attn.core.inputs import ModelInputs
-from captum_attn.core.models import takes_keyword
+from captum_attn.core.models import config_of, device_of, takes_keyword
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,32 @@ def plain_response_logits(model: Callable[..., Any], responses: Responses, cache
         kept |= {"past_key_values": cache, "use_cache": True}
     logits = plain_output(model, ModelInputs(given.pop("input_ids"), "input_ids", {**given, **kept}))
     return logits[:, -responses.count :]
+
+
+_known_to_be_causal: WeakSet[Callable[..., Any]] = WeakSet()
+
+
+def check_causal(model: Callable[..., Any]) -> None:
+    """Raise ``ValueError`` unless a model predicts each token by those before it alone, as tried on four tokens."""
+    name = type(model).__name__
+    if getattr(config_of(model), "is_encoder_decoder", False) or not takes_keyword(model, "input_ids"):
+        raise ValueError(f"{name} is no causal language model: it has an encoder, or takes no input_ids")
+    if model in _known_to_be_causal:
+        return
+    ids = torch.arange(1, 5, device=device_of(model))[None]
+    longer, shorter = (Responses(part, torch.ones_like(part, dtype=torch.bool), 1) for part in (ids, ids[:, :3]))
+    whole = plain_response_logits(model, Responses(longer.ids, longer.real, 2))[:, 0]
+    if not predicts_alike(plain_response_logits(model, shorter)[:, 0], whole):
+        raise ValueError(f"{name} is no causal language model: what it says of a token depends on later ones")
+    _known_to_be_causal.add(model)
+
+
+def predicts_alike(logits: Tensor, whole: Tensor) -> bool:
+    """Whether two passes predicted the same, as far as their numbers go."""
+    finite = whole.isfinite()  # some models rule tokens out
+    logits, whole = logits[finite], whole[finite]
+    off = (logits - whole).abs().amax() / whole.abs().amax()
+    return bool(off <= (1e-3 if whole.dtype in (torch.float32, torch.float64) else 0.05))
 
 
 def known_to(model: Any, given: dict[str, Any]) -> dict[str, Any]:

@@ -147,8 +147,9 @@ def named_players(inputs: ModelInputs, shape: tuple[int, ...]) -> Tensor | None:
         if not is_binary(mask):
             raise ValueError(
                 f"{name} must be bool, or 0 and 1 for each token, got {mask.dtype} with {int(mask.min())} to "
-                f"{int(mask.max())}. Numbers of groups are no players: each marked token plays by itself, and the "
-                "values of a group's tokens can be added up"
+                f"{int(mask.max())}. Numbers of groups are no players: each marked token plays by itself. In "
+                "additive games the values of a group's tokens can be added up; captum_attn.functional."
+                "group_shapley_values has groups play any game"
             )
         return mask.bool() if marks_players else ~mask.bool()
     return None

@@ -70,7 +70,13 @@ from captum_attn.functional.tcav import (
     tcav_scores,
     token_sensitivity,
 )
-from captum_attn.functional.token_odds import RESPONSE_SCORES, ResponseScore, response_scores
+from captum_attn.functional.token_odds import (
+    RESPONSE_SCORES,
+    ResponseScore,
+    ScoreFunction,
+    check_response_score,
+    response_scores,
+)
 
 __all__ = [
     "ADDITIVE_GAMES",
@@ -86,6 +92,7 @@ __all__ = [
     "Mean",
     "ResponseScore",
     "Scale",
+    "ScoreFunction",
     "ShapleyEstimate",
     "TCAVScores",
     "agreement",
@@ -95,6 +102,7 @@ __all__ = [
     "barrier_flow",
     "check_percentages",
     "check_probabilities",
+    "check_response_score",
     "check_scale",
     "check_top_k",
     "coalition_values",

@@ -5,6 +5,7 @@ from captum_attn.generation.generation_attention import GenerationAttention
 from captum_attn.generation.head_weights import HeadWeights
 from captum_attn.generation.prompt_sources import Source
 from captum_attn.generation.prompts import Prompt
+from captum_attn.generation.scored_response import ScoredResponse
 from captum_attn.generation.source_ablations import (
     fit_head_weights,
     leave_one_out,
@@ -18,6 +19,7 @@ __all__ = [
     "GenerationAttention",
     "HeadWeights",
     "Prompt",
+    "ScoredResponse",
     "Source",
     "fit_head_weights",
     "leave_one_out",

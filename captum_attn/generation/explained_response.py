@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ import torch
 from captum.attr import LLMAttributionResult
 from torch import Tensor
 
-from captum_attn.functional import ResponseScore
+from captum_attn.core import Responses
 from captum_attn.generation.prompt_sources import Source, source_of_each
 from captum_attn.generation.prompts import Prompt
 from captum_attn.generation.response_page import Content, response_page
@@ -25,7 +25,15 @@ _MAP_ENTRIES = 500_000
 
 
 class Solver(Protocol):
-    """Answers further questions about the same response, by passes over it."""
+    """Answers further questions about a response, by passes over it."""
+
+    @property
+    def responses(self) -> Responses:
+        """The prompt and the response."""
+
+    @property
+    def additive(self) -> bool:
+        """Whether values for several tokens of the response are the sums of those for each."""
 
     def of_parts(self, weights: Tensor) -> Tensor:
         """Values (S, N) for parts of the response, weights (S, T) of its tokens' scores."""
@@ -33,8 +41,8 @@ class Solver(Protocol):
     def of_contrast(self, place: int, own: int, other: int) -> Tensor:
         """Values (N,) for the difference of two tokens' logits in a place of the response."""
 
-    def encode(self, response: str) -> Sequence[int]:
-        """The ids of a text as a response."""
+    def of_other(self, responses: Responses) -> Tensor:
+        """Values (N',) for another response to the same prompt."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +59,8 @@ class ExplainedResponse:
         values: (N,), of the prompt's and the response's tokens: shares of attention, weighted by its gradient of the
             scores' sum, under the rules that were asked for. The response's last token, which nothing read, has 0.
         sources: parts of the prompt.
-        additive: whether values of several tokens are the sums of each one's; not of rectified ones.
         solver: answers further questions.
+        encode: makes the ids of a text as a response.
     """
 
     prompt: Prompt
@@ -61,11 +69,11 @@ class ExplainedResponse:
     response_tokens: tuple[str, ...]
     scores: Tensor
     probabilities: Tensor
-    score: ResponseScore
+    score: str
     values: Tensor
     sources: Sequence[Source]
-    additive: bool
     solver: Solver = field(repr=False, compare=False)
+    encode: Callable[[str], Sequence[int]] = field(repr=False, compare=False)
 
     def __repr__(self) -> str:
         count = len(self.prompt.ids)
@@ -114,22 +122,25 @@ class ExplainedResponse:
             ValueError: it stands nowhere in it, or more than once; no tokens.
         """
         chosen = self._chosen(part)
-        if self.additive and "map" in self.__dict__:
+        if self.solver.additive and "map" in self.__dict__:
             return chosen @ self.map
         return self.solver.of_parts(chosen[None])[0]
 
-    def against(self, other: str, at: str) -> Tensor:
-        """Values (N,) for the model having written one thing rather than another: a difference of two logits.
-
-        It is where the two responses' tokens first differ, and the same as that of the tokens' log-probabilities.
+    def against(self, other: str, at: str | None = None) -> Tensor:
+        """Values (N,) for the model having written one thing rather than another.
 
         Args:
-            other: what stands in the place of ``at`` in the other response.
+            other: another response, with the difference of the two responses' scores; or, with ``at``, what stands in
+                its place in the other response. Then it is the difference of two logits, where the responses' tokens
+                first differ, and the same as that of the tokens' log-probabilities.
             at: a text that stands in the response once.
 
+        Returns:
+            Of another response, values of the prompt's tokens, and 0 for the response's.
+
         Raises:
-            ValueError: it stands nowhere in it, or more than once; the other response is the same, or begins as this
-                one ends; values that do not depend on a score.
+            ValueError: it stands nowhere in it, or more than once; the other response is empty, the same, or, with
+                ``at``, begins as this one ends; values that do not depend on a score.
 
         Example:
             >>> from captum_attn import GenerationAttention
@@ -137,19 +148,32 @@ class ExplainedResponse:
             >>> found = explainer.explain("the cat is old . how old is the cat ?", "it is old")
             >>> found.by_source(found.against("young", at="old")).shape
             torch.Size([1])
+            >>> found.by_source(found.against("nobody knows")).shape
+            torch.Size([1])
         """
+        if at is None:
+            return self._against_response(list(self.encode(other)))
         self._chosen(at)
-        if tuple(self.solver.encode(self.response)) != self.response_ids:
+        if tuple(self.encode(self.response)) != self.response_ids:
             raise ValueError(
                 "the model wrote other tokens than the tokenizer makes of its text, so that another text cannot be "
                 "compared token by token: explain the text as a response that is given"
             )
-        ids = list(self.solver.encode(self.response.replace(at, other)))
+        ids = list(self.encode(self.response.replace(at, other)))
         differ = [place for place, pair in enumerate(zip(self.response_ids, ids, strict=False)) if len(set(pair)) > 1]
         if not differ:
             raise ValueError(f"{other!r} in the place of {at!r} changes no token of {self.response!r}")
         place = differ[0]
         return self.solver.of_contrast(place, self.response_ids[place], ids[place])
+
+    def _against_response(self, ids: list[int]) -> Tensor:
+        if not ids or ids == list(self.response_ids):
+            raise ValueError("the other response is empty, or the same: there is nothing to compare")
+        own = self.solver.responses
+        whole = torch.cat([own.ids[:, : -own.count], own.ids.new_tensor([ids])], dim=1)
+        other = self.solver.of_other(Responses(whole, torch.ones_like(whole, dtype=torch.bool), len(ids)))
+        count = len(self.prompt.ids)
+        return torch.cat([self.values[:count] - other[:count], torch.zeros(len(self.response_ids))])
 
     def _chosen(self, part: str | tuple[int, int]) -> Tensor:
         """(T,): 1 for the tokens of a part."""
@@ -200,7 +224,7 @@ class ExplainedResponse:
             sources=self.sources,
             groups=self.groups,
             share_outside=self.share_outside,
-            additive=self.additive,
+            additive=self.solver.additive,
             contrasts=contrasts or {},
         )
         return response_page(content)

@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from captum_attn.core import (
-    InfluenceObserver,
-    ResponsePass,
     Responses,
     check_model,
     config_of,
     device_of,
     evaluation_mode,
+    is_index,
     listed_indices,
-    response_pass,
     same_random_state,
     unwrapped,
 )
-from captum_attn.core.observers import Per
 from captum_attn.core.propagation import ATTNLRP, Propagation, propagation_named
-from captum_attn.core.readout import KnownRows
-from captum_attn.functional import RESPONSE_SCORES, ResponseScore, response_scores
+from captum_attn.functional import (
+    Game,
+    ResponseScore,
+    ScoreFunction,
+    check_response_score,
+    group_shapley_values,
+    response_scores,
+)
 from captum_attn.generation.explained_response import ExplainedResponse
 from captum_attn.generation.head_weights import HeadWeights
 from captum_attn.generation.prompt_sources import Sources, find_sources
 from captum_attn.generation.prompts import Messages, Prompt, read_prompt
+from captum_attn.generation.response_rows import Method, ResponseRows, RowVariant, WholeSequence, all_playing
+from captum_attn.generation.scored_response import ScoredResponse
+from captum_attn.methods import AttentionShapley, ShapleyAttention, ShapleyGradAttention
 
 
 class GenerationAttention:
@@ -38,13 +43,15 @@ class GenerationAttention:
 
     Each layer and head's attention of the tokens that predict the response, times its gradient of the response's score:
     the mean over layers and heads is how far a token before contributed. One pass over the response's own tokens does
-    it, on the cached keys and values of the prompt. What the prompt's tokens read from each other is not followed.
+    it, on the cached keys and values of the prompt. What the prompt's tokens read from each other is not followed;
+    other methods of this library follow it, by a pass over the whole sequence.
 
     Args:
         model: a causal language model of ``transformers``, or one with its interface: ``input_ids``,
             ``attention_mask``, ``past_key_values``, logits.
         tokenizer: the model's, a fast one.
-        score: what is explained: the sum over the response's tokens of ``"log_odds"``, ``"log_prob"`` or ``"logit"``.
+        score: what is explained: the sum over the response's tokens of ``"log_odds"``, ``"log_prob"``, ``"logit"``, or
+            of a function of logits (..., V) and tokens (...).
         variant: ``"signed"``, attention times its gradient; ``"rectified"``, what of it raises the score; or
             ``"attention"`` alone, without gradients, whatever the score.
         propagation: how gradients go down; see :class:`captum_attn.AttentionAttribution`. LRP is claimed by patents in
@@ -52,6 +59,10 @@ class GenerationAttention:
         layers, heads: which count, one index or several; negative ones count from the end. Default: all.
         head_weights: how much each head counts, of this variant, as :func:`captum_attn.generation.fit_head_weights`
             finds them. Default: alike.
+        method: explains by a pass over the whole sequence instead, such as ``AttnLRP``, by relevance of the input
+            itself, or ``ShapleyGradAttention``, for what prompt's tokens read, too. It is called with a
+            :class:`captum_attn.generation.ScoredResponse` and ``tokenizer``, and takes arguments of its own by
+            ``functools.partial``; those above, but the score, are not for it.
 
     Raises:
         TypeError, ValueError: an argument that is none of the above.
@@ -70,16 +81,16 @@ class GenerationAttention:
         model: Any,
         tokenizer: Any,
         *,
-        score: ResponseScore = "log_odds",
-        variant: Literal["signed", "rectified", "attention"] = "signed",
+        score: ResponseScore | ScoreFunction = "log_odds",
+        variant: RowVariant = "signed",
         propagation: str | Propagation = ATTNLRP,
         layers: Sequence[int] | int | None = None,
         heads: Sequence[int] | int | None = None,
         head_weights: HeadWeights | None = None,
+        method: Method | None = None,
     ) -> None:
         check_model(model)
-        if score not in RESPONSE_SCORES:
-            raise ValueError(f"score must be {', '.join(map(repr, RESPONSE_SCORES))}, got {score!r}")
+        check_response_score(score)
         if variant not in ("signed", "rectified", "attention"):
             raise ValueError(f"variant must be 'signed', 'rectified' or 'attention', got {variant!r}")
         rules = propagation_named(propagation).name
@@ -88,10 +99,16 @@ class GenerationAttention:
                 f"these weights are for variant={head_weights.variant!r}, propagation={head_weights.propagation!r}, "
                 f"not for {variant!r}, {rules!r}"
             )
+        own = (variant, rules, layers, heads, head_weights)
+        if method is not None and own != ("signed", ATTNLRP.name, None, None, None):
+            raise ValueError(
+                "variant, propagation, layers, heads and head_weights are for the response's rows, which method= does "
+                "not read: give them to the method, by functools.partial"
+            )
         self.model: Any = unwrapped(model)
         self.tokenizer = tokenizer
         self.score, self.variant, self.propagation = score, variant, propagation_named(propagation)
-        self.head_weights = head_weights
+        self.head_weights, self.method = head_weights, method
         self.layers, self.heads = listed_indices("layers", layers), listed_indices("heads", heads)
 
     def __repr__(self) -> str:
@@ -100,7 +117,7 @@ class GenerationAttention:
     def explain(
         self,
         prompt: str | Messages,
-        response: str | None = None,
+        response: str | Sequence[int] | None = None,
         *,
         sources: Sources = "sentences",
         question: str | None = None,
@@ -111,7 +128,7 @@ class GenerationAttention:
         Args:
             prompt: a text, as the model is to read it; or messages, mappings with ``role`` and ``content``, to which
                 the tokenizer's chat template is applied.
-            response: what the model wrote, or could have. Default: the model writes it.
+            response: what the model wrote, or could have: a text, or ids of its tokens. Default: the model writes it.
             sources, question: parts of the prompt that are summed up, and what is asked, which is none of them; see
                 :func:`captum_attn.generation.prompt_sources.find_sources`.
             generate: settings of ``model.generate``, such as ``max_new_tokens``; without a response only. Sampling
@@ -121,8 +138,9 @@ class GenerationAttention:
             Values of all tokens and sources, for the whole response; more on demand.
 
         Raises:
-            TypeError, ValueError: a prompt or sources that are none; an empty response; a text that is longer than the
-                model reads; a model whose cache or attention is not of this kind, with the way on.
+            TypeError, ValueError: a prompt or sources that are none; an empty response, or one that the model cannot
+                write; a text that is longer than the model reads; a model whose cache or attention is not of this kind,
+                with the way on.
         """
         read = read_prompt(prompt, self.tokenizer)
         found = find_sources(read, sources, question)
@@ -131,65 +149,82 @@ class GenerationAttention:
         elif generate:
             raise ValueError(f"{', '.join(generate)} is for model.generate, but the response is given")
         else:
-            ids = self.encode(response)
+            ids = self.encode(response) if isinstance(response, str) else self._checked_ids(response)
         if not ids:
             raise ValueError("the response is empty: there is nothing to explain")
         self._check_length(len(read.ids) + len(ids))
         responses = self._responses(read, ids)
-        of_tokens = responses.predicted[0]
-        with self.observed(responses) as run:
-            scores = response_scores(run.logits[0], of_tokens, self.score)
-            values = self.values_of(run, self._selected(scores.sum()), torch.ones(len(ids)))
-            probabilities = response_scores(run.logits[0].detach(), of_tokens, "log_prob").exp()
+        solver = self._solver(responses)
+        logits, values = solver.of_response()
+        scores, log_probs = (response_scores(logits, responses.predicted[0], one) for one in (self.score, "log_prob"))
+        self._check_reached(ids, scores)
         return ExplainedResponse(
             prompt=read,
             response=self.tokenizer.decode(ids),
             response_ids=tuple(ids),
             response_tokens=self._texts(ids),
-            scores=scores.detach().cpu(),
-            probabilities=probabilities.cpu(),
-            score=self.score,
+            scores=scores.cpu(),
+            probabilities=log_probs.exp().cpu(),
+            score=self.score if isinstance(self.score, str) else getattr(self.score, "__name__", "score"),
             values=values,
             sources=found,
-            additive=self.variant != "rectified",
-            solver=_Solver(self, responses),
+            solver=solver,
+            encode=self.encode,
         )
 
     def encode(self, response: str) -> list[int]:
         """The ids of a text as a response."""
         return list(self.tokenizer(response, add_special_tokens=False)["input_ids"])
 
-    def observed(self, responses: Responses) -> AbstractContextManager[ResponsePass]:
-        """The pass over responses."""
-        gradients = self.variant != "attention"
-        rules = {"propagation": self.propagation} if gradients else {}
-        return response_pass(self.model, responses, gradients=gradients, **rules)
-
-    def values_of(self, run: ResponsePass, scores: Tensor | None, rows: Tensor, last: bool = True) -> Tensor:
-        """Values (N,) of all tokens, for a score; of attention alone, for rows (T,) of it."""
-        if self.head_weights is None:
-            return self._influence(run, scores, rows, None, last)
-        return self.head_weights.combined(self._influence(run, scores, rows, "head", last))
-
     def influence_of_heads(self, explained: ExplainedResponse) -> Tensor:
         """(L, H, N): the influence of all tokens before a response on it, of each head alone."""
-        responses = self._responses(explained.prompt, explained.response_ids)
-        with self.observed(responses) as run:
-            scores = response_scores(run.logits[0], responses.predicted[0], self.score)
-            return self._influence(run, self._selected(scores.sum()), torch.ones(responses.count), "head", True)
+        solver = self._solver(self._responses(explained.prompt, explained.response_ids))
+        if not isinstance(solver, ResponseRows):
+            raise ValueError("heads are told apart in the response's rows, which method= does not read: leave it out")
+        return solver.of_heads()
 
-    def _influence(self, run: ResponsePass, scores: Tensor | None, rows: Tensor, per: Per | None, last: bool) -> Tensor:
-        observer = InfluenceObserver(run.watched(self.layers, self.heads), self.variant, KnownRows(rows[None]), per)
-        run.show([observer], scores, retain_graph=not last)
-        return observer.influence[0].cpu()
+    def source_game(self, explained: ExplainedResponse, game: Game = "mutual") -> Tensor:
+        """Exact Shapley values (K,) of sources that play a game of attention over the whole sequence.
+
+        Prompts' own rows count, in which sources read each other; tokens of no source do not play.
+
+        Args:
+            explained: a response of this explainer's.
+            game: see :class:`captum_attn.AttentionShapley`; additive ones give a source the sum over its tokens.
+
+        Raises:
+            ValueError: an explainer by another method, or by weights of heads; another game.
+
+        Example:
+            >>> explainer = GenerationAttention(decoder, chat_tokenizer)
+            >>> text = "the cat is old . the dog is young . how old is the cat ?"
+            >>> explainer.source_game(explainer.explain(text, "it is old")).shape
+            torch.Size([2])
+        """
+        if self.method is not None or self.head_weights is not None:
+            raise ValueError("sources play on attention of which all heads count alike: leave out method, head_weights")
+        responses = self._responses(explained.prompt, explained.response_ids)
+        scored: Any = ScoredResponse(self.model, responses.count, self.score)
+        common: Any = {"game": game, "layers": self.layers, "heads": self.heads}
+        player: AttentionShapley
+        if self.variant == "attention":
+            player = ShapleyAttention(scored, **common)
+        else:
+            player = ShapleyGradAttention(scored, sign=self.variant, propagation=self.propagation, **common)
+        influence = player.influence(all_playing(responses), target=0).cpu()
+        rows = torch.zeros(1, influence.shape[1])
+        rows[:, -responses.count - 1 : -1] = 1
+        return group_shapley_values(influence, explained.groups[None], game, readout=rows)[0]
+
+    def _solver(self, responses: Responses) -> ResponseRows | WholeSequence:
+        if self.method is not None:
+            return WholeSequence(self.model, self.tokenizer, responses, self.score, self.method)
+        how = (self.score, self.variant, self.propagation, self.layers, self.heads, self.head_weights)
+        return ResponseRows(self.model, responses, *how)
 
     def _responses(self, prompt: Prompt, ids: Sequence[int]) -> Responses:
         whole = torch.tensor([[*prompt.ids, *ids]], device=device_of(self.model))
         return Responses(whole, torch.ones_like(whole, dtype=torch.bool), len(ids))
-
-    def _selected(self, score: Tensor) -> Tensor | None:
-        """The score, unless attention alone is looked at."""
-        return None if self.variant == "attention" else score
 
     def _written(self, prompt: Prompt, settings: dict[str, Any]) -> list[int]:
         """What the model writes, without the special tokens that close it."""
@@ -210,39 +245,25 @@ class GenerationAttention:
         text = self.tokenizer.decode(ids)
         return tuple(text[start:end] for start, end in zip([0, *ends], [*ends[:-1], len(text)], strict=False))
 
+    def _checked_ids(self, given: Sequence[int]) -> list[int]:
+        size = len(self.tokenizer)
+        wrong = [one for one in given if not is_index(one) or not 0 <= one < size]
+        if wrong:
+            raise ValueError(f"a response is a text, or ids from 0 to {size - 1}, got {wrong[0]!r} in it")
+        return [int(one) for one in given]
+
+    def _check_reached(self, ids: Sequence[int], scores: Tensor) -> None:
+        for one, score in zip(ids, scores.tolist(), strict=True):
+            if not math.isfinite(score):
+                token = self.tokenizer.decode([one])
+                raise ValueError(
+                    f"{type(self.model).__name__} cannot write {token!r} in this place (its score is {score}), so that "
+                    "nothing made it write this"
+                )
+
     def _check_length(self, length: int) -> None:
         longest = getattr(config_of(self.model), "max_position_embeddings", None)
         if isinstance(longest, int) and length > longest:
             raise ValueError(
                 f"prompt and response have {length} tokens, but {type(self.model).__name__} reads {longest} at most"
             )
-
-
-@dataclass(frozen=True)
-class _Solver:
-    """Further questions about responses, to an explainer."""
-
-    explainer: GenerationAttention
-    responses: Responses
-
-    def of_parts(self, weights: Tensor) -> Tensor:
-        with self.explainer.observed(self.responses) as run:
-            scores = response_scores(run.logits[0], self.responses.predicted[0], self.explainer.score)
-            found = []
-            for number, part in enumerate(weights):
-                if self.explainer.variant == "attention":
-                    found.append(self.explainer.values_of(run, None, part))
-                else:
-                    last = number + 1 == len(weights)
-                    found.append(self.explainer.values_of(run, scores @ part.to(scores), torch.ones(len(part)), last))
-        return torch.stack(found)
-
-    def of_contrast(self, place: int, own: int, other: int) -> Tensor:
-        if self.explainer.variant == "attention":
-            raise ValueError("attention alone does not depend on what is compared: take variant='signed'")
-        with self.explainer.observed(self.responses) as run:
-            logits = run.logits[0, place].float()
-            return self.explainer.values_of(run, logits[own] - logits[other], torch.ones(self.responses.count))
-
-    def encode(self, response: str) -> list[int]:
-        return self.explainer.encode(response)

@@ -2,11 +2,12 @@
 
 from captum_attn.methods.attribution import AttentionAttribution, CommonArguments, Explained, Inputs, OnePassAttribution
 from captum_attn.methods.one_pass import explain_in_one_pass
-from captum_attn.methods.shapley import CustomGame, Estimator, ShapleyGradAttention
+from captum_attn.methods.shapley import AttentionShapley, CustomGame, Estimator, ShapleyAttention, ShapleyGradAttention
 from captum_attn.methods.token_relevance import Rows, TokenRelevance, check_rows
 
 __all__ = [
     "AttentionAttribution",
+    "AttentionShapley",
     "CommonArguments",
     "CustomGame",
     "Estimator",
@@ -14,6 +15,7 @@ __all__ = [
     "Inputs",
     "OnePassAttribution",
     "Rows",
+    "ShapleyAttention",
     "ShapleyGradAttention",
     "TokenRelevance",
     "check_rows",

@@ -9,14 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from captum_attn.core import Responses
 from captum_attn.generation import ExplainedResponse, Prompt, Source
 
 
 class Doubled:
     """Answers with twice the weights, in the places of the response."""
 
-    def __init__(self, ids: Sequence[int]) -> None:
-        self.ids = ids
+    responses = Responses(torch.tensor([[7, 8, 1, 2, 3, 4, 5]]), torch.ones(1, 7).bool(), 5)
+
+    def __init__(self, additive: bool) -> None:
+        self.additive = additive
 
     def of_parts(self, weights: Tensor) -> Tensor:
         return torch.cat([torch.zeros(len(weights), 2), 2 * weights], 1)
@@ -24,8 +27,8 @@ class Doubled:
     def of_contrast(self, place: int, own: int, other: int) -> Tensor:
         return torch.tensor([place, own, other])
 
-    def encode(self, response: str) -> Sequence[int]:
-        return self.ids if response == "ok 🥑 fine" else (*self.ids[:4], 9)
+    def of_other(self, responses: Responses) -> Tensor:
+        return responses.ids[0].float()
 
 
 def response(additive: bool = True, encoded: Sequence[int] = (1, 2, 3, 4, 5)) -> ExplainedResponse:
@@ -41,8 +44,8 @@ def response(additive: bool = True, encoded: Sequence[int] = (1, 2, 3, 4, 5)) ->
         score="log_odds",
         values=torch.arange(7.0),
         sources=[Source("a", (0, 1))],
-        additive=additive,
-        solver=Doubled(encoded),
+        solver=Doubled(additive),
+        encode=lambda text: encoded if text == "ok 🥑 fine" else (*encoded[:4], 9),
     )
 
 
@@ -74,3 +77,9 @@ def test_a_contrast_needs_the_tokenizers_own_tokens() -> None:
     assert response().against(" fast", at=" fine").tolist() == [4, 5, 9]
     with pytest.raises(ValueError, match="other tokens than the tokenizer makes of its text"):
         response(encoded=(1, 6, 4, 5)).against(" fast", at=" fine")
+
+
+def test_another_response_is_compared_by_what_stands_before_both() -> None:
+    assert response().against("something else").tolist() == [0 - 7, 1 - 8, 0, 0, 0, 0, 0]
+    with pytest.raises(ValueError, match="is empty, or the same"):
+        response().against("ok 🥑 fine")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -10,10 +11,11 @@ import torch
 from chat_models import chat_model
 from models import left_untouched
 from torch import Tensor
+from transformers import BertConfig, BertForMaskedLM, T5Config, T5ForConditionalGeneration
 
-from captum_attn import AttnLRP
+from captum_attn import AttnLRP, ShapleyGradAttention
 from captum_attn.functional import group_shapley_values, response_scores
-from captum_attn.generation import GenerationAttention
+from captum_attn.generation import GenerationAttention, ScoredResponse
 
 MESSAGES = [
     {"role": "system", "content": "a film is a film ."},
@@ -143,6 +145,113 @@ def test_signs_rules_layers_and_heads(chat: Any) -> None:
     assert torch.equal(values(propagation=AttnLRP(model).propagation), values())
 
 
+def whole_matrix(model: Any, ids: Tensor, count: int) -> Tensor:
+    """A ⊙ G (1, N, N) of all rows, by eager attention and autograd."""
+    model.config._attn_implementation = "eager"
+    output = model(input_ids=ids[None], output_attentions=True)
+    model.config._attn_implementation = "sdpa"
+    scores = response_scores(output.logits[0, -count - 1 : -1], ids[-count:])
+    gradients = torch.autograd.grad(scores.sum(), output.attentions)
+    products = [(one * other)[0].mean(0) for one, other in zip(output.attentions, gradients, strict=True)]
+    return torch.stack(products).mean(0)[None].detach()
+
+
+def test_sources_play_games_on_the_whole_sequence(chat: Any) -> None:
+    model, tokenizer = chat
+    explainer = GenerationAttention(model, tokenizer, propagation="gradient")
+    found = explainer.explain(MESSAGES, "it is young")
+    ids = torch.tensor([*found.prompt.ids, *found.response_ids])
+    matrix = whole_matrix(model, ids, 3)
+    for game in ("incoming", "mutual", "max_mutual"):
+        with left_untouched(model):
+            values = explainer.source_game(found, game)
+        expected = group_shapley_values(matrix, found.groups[None], game)[0]
+        torch.testing.assert_close(values, expected, rtol=0, atol=1e-5 * float(matrix.abs().max()))
+    torch.testing.assert_close(explainer.source_game(found, "cls"), found.source_values, rtol=0, atol=1e-6)
+
+
+def test_other_methods_explain_by_a_pass_over_the_whole_sequence(chat: Any) -> None:
+    model, tokenizer = chat
+    plain = partial(ShapleyGradAttention, propagation="gradient")
+    with left_untouched(model):
+        found = GenerationAttention(model, tokenizer, method=plain).explain(MESSAGES, "it is young")
+    ids = torch.tensor([*found.prompt.ids, *found.response_ids])
+    expected = whole_matrix(model, ids, 3)[0].sum(0)
+    torch.testing.assert_close(found.values, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+    rows = GenerationAttention(model, tokenizer, propagation="gradient").explain(MESSAGES, "it is young")
+    torch.testing.assert_close(found.scores, rows.scores)
+    assert found.map.shape == (3, len(ids))
+    torch.testing.assert_close(found.map.sum(0), found.values, rtol=0, atol=1e-6)
+    contrast = found.against("old", at="young")
+    readout = GenerationAttention(model, tokenizer, method=partial(plain, game="cls", readout=len(ids) - 2))
+    last = rows.against("old", at="young")
+    rows_of_last = readout.explain(MESSAGES, "it is young").against("old", at="young")
+    assert contrast.shape == last.shape == rows_of_last.shape
+
+
+def test_relevance_of_the_input_is_that_of_attnlrp(chat: Any) -> None:
+    model, tokenizer = chat
+    found = GenerationAttention(model, tokenizer, method=AttnLRP).explain(MESSAGES, "it is young")
+    ids = torch.tensor([[*found.prompt.ids, *found.response_ids]])
+    scored = ScoredResponse(model, 3, parts=torch.tensor([[1.0, 1.0, 1.0], [0.0, 0.0, 1.0]]))
+    whole, part = AttnLRP(scored).attribute_targets({"input_ids": ids, "players": torch.ones_like(ids)}, [0, 1])
+    torch.testing.assert_close(found.values, whole.values[0])
+    torch.testing.assert_close(found.of("young"), part.values[0])
+    torch.testing.assert_close(whole.scores[0], found.scores.sum())
+
+
+def test_a_score_of_ones_own(chat: Any) -> None:
+    def margin(logits: Tensor, tokens: Tensor) -> Tensor:
+        return logits.gather(-1, tokens[..., None])[..., 0] - logits.mean(-1)
+
+    found = GenerationAttention(*chat, score=margin, propagation="gradient").explain(MESSAGES, "it is young")
+    ids = torch.tensor([*found.prompt.ids, *found.response_ids])
+    rows = rows_of(chat[0], ids, 3, torch.ones(3), margin)
+    torch.testing.assert_close(found.values, rows.sum(0), rtol=0, atol=1e-5 * float(rows.abs().max()))
+    assert found.score == "margin"
+    assert "gradient of the margin" in found.page()
+    with pytest.raises(ValueError, match=r"a score is a number for each token, \(3,\), got \(\)"):
+        GenerationAttention(*chat, score=lambda logits, _: logits.sum()).explain(MESSAGES, "it is young")
+
+
+def test_another_response_is_compared_as_a_whole(chat: Any) -> None:
+    explainer = GenerationAttention(*chat)
+    found, other = (explainer.explain(MESSAGES, text) for text in ("it is young", "nobody knows"))
+    count = len(found.prompt.ids)
+    values = found.against("nobody knows")
+    torch.testing.assert_close(values[:count], found.values[:count] - other.values[:count])
+    assert not values[count:].any()
+
+
+def test_a_response_may_be_ids(chat: Any) -> None:
+    explainer = GenerationAttention(*chat)
+    found = explainer.explain(MESSAGES, "it is young")
+    assert torch.equal(explainer.explain(MESSAGES, found.response_ids).values, found.values)
+    for wrong in ([-1], [10**6], [True], ["it"]):
+        with pytest.raises(ValueError, match="a response is a text, or ids from 0 to"):
+            explainer.explain(MESSAGES, wrong)
+
+
+def test_what_the_model_cannot_write_is_refused(chat: Any) -> None:
+    model, tokenizer = chat_model()
+    never = tokenizer("young", add_special_tokens=False)["input_ids"][0]
+    model.lm_head.register_forward_hook(lambda _, __, logits: logits.index_fill(-1, torch.tensor(never), -torch.inf))
+    with pytest.raises(ValueError, match="LlamaForCausalLM cannot write 'young' in this place"):
+        GenerationAttention(model, tokenizer).explain(MESSAGES, "it is young")
+
+
+def test_models_that_are_not_causal_are_refused(chat: Any) -> None:
+    sizes: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    bert = BertForMaskedLM(BertConfig(vocab_size=len(chat[1]), intermediate_size=16, **sizes)).eval()
+    t5 = T5ForConditionalGeneration(T5Config(d_model=16, d_ff=16, num_layers=1, num_heads=2, d_kv=8))
+    for model in (bert, t5):
+        with pytest.raises(ValueError, match="is no causal language model"):
+            ScoredResponse(model, 2)
+        for options in ({}, {"method": AttnLRP}):
+            with pytest.raises(ValueError, match=r"is no causal language model|returns no cache"):
+                GenerationAttention(model, chat[1], **options).explain(MESSAGES, "it is young")
+
+
 BAD: dict[str, tuple[Any, Any, Any, str]] = {
     "an empty response": (MESSAGES, "", {}, "the response is empty"),
     "an empty prompt": (" ", "fine", {}, "the prompt is empty"),
@@ -166,6 +275,14 @@ def test_bad_arguments_are_named(chat: Any) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             GenerationAttention(*chat, **options)
+    for options in ({"method": AttnLRP, "variant": "rectified"}, {"method": AttnLRP, "heads": 1}):
+        with pytest.raises(ValueError, match="are for the response's rows, which method= does not read"):
+            GenerationAttention(*chat, **options)
+    mutual = GenerationAttention(*chat, method=partial(ShapleyGradAttention, game="mutual"))
+    with pytest.raises(ValueError, match=r"ask GenerationAttention\.source_game"):
+        mutual.explain(MESSAGES, "fine")
+    with pytest.raises(TypeError, match="method must make an attribution of a model"):
+        GenerationAttention(*chat, method=lambda *_, **__: 3).explain(MESSAGES, "fine")
     with pytest.raises(TypeError, match="the prompt must be a text, or messages"):
         GenerationAttention(*chat).explain(3, "fine")
     with pytest.raises(TypeError, match="messages need a role and a content"):

@@ -1,0 +1,162 @@
+"""Values of the tokens before a response: by a pass over the response's own rows, or over the whole sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from captum_attn.core import InfluenceObserver, ResponsePass, Responses, plain_response_logits, response_pass
+from captum_attn.core.observers import Per
+from captum_attn.core.propagation import Propagation
+from captum_attn.core.readout import KnownRows
+from captum_attn.functional import ADDITIVE_GAMES, ResponseScore, ScoreFunction, response_scores
+from captum_attn.generation.head_weights import HeadWeights
+from captum_attn.generation.scored_response import ScoredResponse
+from captum_attn.methods import AttentionAttribution, AttentionShapley
+
+RowVariant = Literal["signed", "rectified", "attention"]
+Method = Callable[..., AttentionAttribution]
+
+
+@dataclass(frozen=True)
+class ResponseRows:
+    """By the attention of what predicted the response, on the cached keys and values of the prompt.
+
+    Attributes:
+        model, responses: the response, in a batch of one.
+        score, variant, propagation, layers, heads, head_weights: as of :class:`captum_attn.GenerationAttention`.
+    """
+
+    model: Any
+    responses: Responses
+    score: ResponseScore | ScoreFunction
+    variant: RowVariant
+    propagation: Propagation
+    layers: Sequence[int] | None
+    heads: Sequence[int] | None
+    head_weights: HeadWeights | None
+
+    @property
+    def additive(self) -> bool:
+        """Whether values for several tokens of the response are the sums of those for each."""
+        return self.variant != "rectified"
+
+    def of_response(self) -> tuple[Tensor, Tensor]:
+        """What predicted the response, logits (T, V), and values (N,)."""
+        rows = torch.ones(self.responses.count)
+        with self._observed() as run:
+            values = self._values(run, self._scores(run).sum(), rows)
+            return run.logits[0].detach(), values
+
+    def of_parts(self, weights: Tensor) -> Tensor:
+        """Values (S, N) for parts of the response, weights (S, T) of its tokens' scores; of attention, of its rows."""
+        every, found = torch.ones(self.responses.count), []
+        with self._observed() as run:
+            scores = self._scores(run)
+            for number, part in enumerate(weights, 1):
+                rows = part if self.variant == "attention" else every
+                found.append(self._values(run, scores @ part.to(scores), rows, last=number == len(weights)))
+        return torch.stack(found)
+
+    def of_contrast(self, place: int, own: int, other: int) -> Tensor:
+        """Values (N,) for the difference of two tokens' logits in a place of the response."""
+        self._check_score_counts()
+        with self._observed() as run:
+            logits = run.logits[0, place].float()
+            return self._values(run, logits[own] - logits[other], torch.ones(self.responses.count))
+
+    def of_heads(self) -> Tensor:
+        """(L, H, N): the influence of all tokens on the response, of each head alone."""
+        with self._observed() as run:
+            return self._influence(run, self._scores(run).sum(), torch.ones(self.responses.count), "head")
+
+    def of_other(self, responses: Responses) -> Tensor:
+        """Values (N',) for another response."""
+        self._check_score_counts()
+        return replace(self, responses=responses).of_response()[1]
+
+    def _check_score_counts(self) -> None:
+        if self.variant == "attention":
+            raise ValueError("attention alone does not depend on what is compared: take variant='signed'")
+
+    def _observed(self) -> AbstractContextManager[ResponsePass]:
+        gradients = self.variant != "attention"
+        rules = {"propagation": self.propagation} if gradients else {}
+        return response_pass(self.model, self.responses, gradients=gradients, **rules)
+
+    def _scores(self, run: ResponsePass) -> Tensor:
+        return response_scores(run.logits[0], self.responses.predicted[0], self.score)
+
+    def _values(self, run: ResponsePass, score: Tensor, rows: Tensor, last: bool = True) -> Tensor:
+        if self.head_weights is None:
+            return self._influence(run, score, rows, None, last)
+        return self.head_weights.combined(self._influence(run, score, rows, "head", last))
+
+    def _influence(self, run: ResponsePass, score: Tensor, rows: Tensor, per: Per | None, last: bool = True) -> Tensor:
+        observer = InfluenceObserver(run.watched(self.layers, self.heads), self.variant, KnownRows(rows[None]), per)
+        run.show([observer], None if self.variant == "attention" else score, retain_graph=not last)
+        return observer.influence[0].cpu()
+
+
+@dataclass(frozen=True)
+class WholeSequence:
+    """By another method, in a pass over prompt and response.
+
+    Attributes:
+        model, tokenizer, responses: the response, in a batch of one.
+        score: of its tokens.
+        method: makes an attribution of a model; it is given ``tokenizer``, too.
+    """
+
+    model: Any
+    tokenizer: Any
+    responses: Responses
+    score: ResponseScore | ScoreFunction
+    method: Method
+    additive = False  # as nobody can tell
+
+    def of_response(self) -> tuple[Tensor, Tensor]:
+        """As of :class:`ResponseRows`."""
+        values = self.of_parts(torch.ones(1, self.responses.count))[0]
+        return plain_response_logits(self.model, self.responses)[0], values
+
+    def of_parts(self, weights: Tensor) -> Tensor:
+        """As of :class:`ResponseRows`."""
+        return self._values(self.score, weights)
+
+    def of_contrast(self, place: int, own: int, other: int) -> Tensor:
+        """As of :class:`ResponseRows`."""
+
+        def difference(logits: Tensor, _: Tensor) -> Tensor:
+            return logits[..., own] - logits[..., other]
+
+        return self._values(difference, torch.eye(self.responses.count)[place, None])[0]
+
+    def of_other(self, responses: Responses) -> Tensor:
+        """As of :class:`ResponseRows`."""
+        return replace(self, responses=responses).of_parts(torch.ones(1, responses.count))[0]
+
+    def _values(self, score: ResponseScore | ScoreFunction, parts: Tensor) -> Tensor:
+        scored = ScoredResponse(self.model, self.responses.count, score, parts)
+        explainer = self.method(scored, tokenizer=self.tokenizer)
+        if not isinstance(explainer, AttentionAttribution):
+            made = type(explainer).__name__
+            raise TypeError(f"method must make an attribution of a model, such as AttnLRP, but it made {made}")
+        if isinstance(explainer, AttentionShapley) and explainer.game not in ADDITIVE_GAMES:
+            raise ValueError(
+                f"in the game {explainer.game!r} the values of sources are not the sums of their tokens': ask "
+                "GenerationAttention.source_game for sources that play it"
+            )
+        results = explainer.attribute_targets(all_playing(self.responses), list(range(len(parts))))
+        return torch.cat([result.values for result in results]).cpu()
+
+
+def all_playing(responses: Responses) -> dict[str, Tensor]:
+    """The sequences as a model's inputs, every token of which plays, whatever it is."""
+    mask = responses.real.long()
+    return {"input_ids": responses.ids, "attention_mask": mask, "players": mask}
