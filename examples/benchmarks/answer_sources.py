@@ -1,7 +1,8 @@
 """Which of eight paragraphs did a language model copy its answer from? Explanations against leave-one-out.
 
     python examples/benchmarks/answer_sources.py --model DECODER --data DATA
-    python examples/benchmarks/answer_sources.py --model DECODER --made 100 --kinds plain distractor paraphrase two-hop
+    python examples/benchmarks/answer_sources.py --model DECODER --made 120 --kinds plain
+    python examples/benchmarks/answer_sources.py --model DECODER --made 40 --kinds distractor paraphrase two-hop
 
 DECODER is the folder of a chat model. Cases are those of ``DATA/planted_facts`` (keys paragraphs, question, answer,
 planted, and generated, the model's answer), and ``--made`` so many of each kind that are put together here from lists
@@ -14,99 +15,62 @@ For each way to explain: how often the planted paragraph has the largest value (
 facts, both of them), Pearson's correlation with what the response's score loses without each paragraph, the rank
 correlation with its scores under ``--subsets`` random subsets (LDS), how often the answer's own tokens point at the
 planted paragraph, and seconds. Truth is the sum of the response's tokens' log-odds, and, beside it, log-probabilities.
+Passes are forward (f) and backward (b), of T tokens in an answer; *cached*: over these alone. Weights of heads are
+fitted to four other cases. ``--rivals`` cases of each kind are explained by what others do, too, and the first
+``--slow`` of all by Captum's Layer Integrated Gradients, which takes minutes.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import random
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 import torch
+from captum.attr import (
+    FeatureAblation,
+    LayerGradientXActivation,
+    LayerIntegratedGradients,
+    LLMAttribution,
+    LLMGradientAttribution,
+    TextTemplateInput,
+    TextTokenInput,
+)
+from planted_cases import KINDS, Case, handed_over, made
 from scipy.stats import binomtest, pearsonr
-from sklearn.linear_model import RidgeCV
+from sklearn.linear_model import LassoCV
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
+from captum_attn import AttentionRollout, AttnLRP, ShapleyGradAttention
 from captum_attn.generation import (
+    ExplainedResponse,
     GenerationAttention,
-    leave_one_out,
+    ScoredResponse,
+    fit_head_weights,
     linear_datamodeling_score,
     random_absences,
     scores_without,
 )
 
-KINDS = ("plain", "distractor", "paraphrase", "two-hop", "unanswerable")
-PEOPLE = ("Ingrid", "Tobias", "Maren", "Felix", "Odette", "Bruno", "Leila", "Anton", "Petra", "Silas", "Noor", "Jonas")
-PLACES = ("Dunmore", "Velmora", "Carrow", "Ashby", "Tarnwick", "Sollen", "Brackwater", "Pellin", "Mirfield", "Lorne")
-COLOURS = ["green", "purple", "orange", "yellow", "crimson", "silver", "turquoise", "brown"]
-TRADES = ["baker", "carpenter", "nurse", "diver", "lawyer", "farmer", "painter", "pilot", "tailor", "chemist"]
-DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
-FOODS = ["pancakes", "lentils", "oysters", "dumplings", "cherries", "noodles", "pumpkins", "mushrooms"]
-THINGS = ("lighthouse", "library", "museum", "ferry", "market", "theatre", "chapel", "harbour", "station", "bridge")
-FILLERS = (
-    "The {thing} of {place} was repaired after the winter. Visitors often ask about its clock.",
-    "A storm closed the road to {place}. The bus takes the long way round.",
-    "The choir rehearses in the old {thing}. Its windows face the river.",
-    "Children from {place} planted forty trees. The mayor thanked them with lemonade.",
-    "The newspaper of {place} has four pages. The last one is for puzzles.",
-    "Nobody remembers who built the {thing}. The plans were lost in a fire.",
-    "A band plays near the {thing} on holidays. The trumpet is always late.",
-)
-FACTS: dict[str, tuple[str, str, str, list[str]]] = {
-    # what: the sentence, the question in its words, the question in others, the answers
-    "colour": (
-        "The {thing} of {place} was painted {answer}.",
-        "What colour was the {thing} of {place} painted?",
-        "Which hue did the {thing} of {place} get?",
-        COLOURS,
-    ),
-    "trade": (
-        "{person} works as a {answer} in {place}.",
-        "What does {person} work as?",
-        "What is {person}'s job?",
-        TRADES,
-    ),
-    "day": (
-        "The {thing} of {place} is closed on {answer}.",
-        "On which day is the {thing} of {place} closed?",
-        "When can nobody visit the {thing} of {place}?",
-        DAYS,
-    ),
-    "food": (
-        "{person} sells {answer} at the market.",
-        "What does {person} sell at the market?",
-        "Which goods does {person} offer to customers?",
-        FOODS,
-    ),
-}
+BOTH = ("log_odds", "log_prob")
 
 
-@dataclass(frozen=True)
-class Case:
-    """A question about some paragraphs; ``planted`` are those that hold the answer, none of a control.
+class Way(NamedTuple):
+    """A way to explain: its name, passes, and what makes values (K,) of the case's paragraphs.
 
-    ``written`` is what the model answered, if that is known.
+    ``explains`` returns an explained response, or the values alone.
     """
 
-    kind: str
-    paragraphs: list[str]
-    question: str
-    answer: str
-    planted: tuple[int, ...]
-    written: str | None = None
-
-    @property
-    def messages(self) -> list[dict[str, str]]:
-        return [{"role": "user", "content": "\n\n".join([*self.paragraphs, f"Question: {self.question}"])}]
+    name: str
+    passes: str
+    explains: Callable[[Case, ExplainedResponse], ExplainedResponse | Tensor]
 
 
 def main() -> None:
@@ -115,29 +79,26 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(options.model)
+    asked = Asked(model, tokenizer, options)
     cases = [*(handed_over(options.data) if options.data else []), *made(options.made, options.kinds, options.seed)]
-    file = options.out / "answer_sources.csv"
     rows: list[dict[str, Any]] = []
     previous: tuple[Case, str] | None = None
+    seen: dict[str, int] = {}
     for number, case in enumerate(tqdm(cases, desc="Answers", unit="answer")):
-        response = case.written or answered(case, model, tokenizer, options.tokens)
+        response = case.written or asked.answer(case)
         if case.planted and case.answer.lower() not in response.lower():
             continue
-        rows += measured(case, response, number, model, tokenizer, options.subsets)
-        if previous is not None and previous[0].answer != case.answer:
+        seen[case.kind] = seen.get(case.kind, 0) + 1
+        others = asked.rivals(number) if seen[case.kind] <= options.rivals else []
+        rows += asked.measured(case, response, number, [*asked.ours(), *others])
+        if case.kind == "plain" and previous is not None and previous[0].answer != case.answer:
             null = Case("null", case.paragraphs, case.question, previous[0].answer, case.planted)
-            rows += measured(null, previous[1], number, model, tokenizer, 0)
+            rows += asked.measured(null, previous[1], number, asked.ours()[:1])
         previous = (case, response)
-        pd.DataFrame(rows).to_csv(file, index=False)
+        pd.DataFrame(rows).to_csv(options.out / "answer_sources.csv", index=False)
     text = markdown(pd.DataFrame(rows))
     (options.out / "answer_sources.md").write_text(text, encoding="utf-8")
     print(text)
-
-
-def answered(case: Case, model: Any, tokenizer: Any, tokens: int) -> str:
-    """What the model writes, greedily."""
-    explainer = GenerationAttention(model, tokenizer)
-    return explainer.explain(case.messages, max_new_tokens=tokens, do_sample=False).response
 
 
 def arguments() -> argparse.Namespace:
@@ -148,6 +109,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="default: all")
     parser.add_argument("--tokens", type=int, default=24, help="the most tokens of an answer (default: %(default)s)")
     parser.add_argument("--subsets", type=int, default=20, help="for LDS (default: %(default)s)")
+    parser.add_argument("--rivals", type=int, default=30, help="cases a kind for what others do (default: %(default)s)")
+    parser.add_argument("--slow", type=int, default=0, help="cases for Captum's gradients (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the cases that are made (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("out/answer_sources"), help="default: %(default)s")
     options = parser.parse_args()
@@ -156,122 +119,148 @@ def arguments() -> argparse.Namespace:
     return options
 
 
-def handed_over(data: Path) -> list[Case]:
-    """The cases of a folder: plain ones, and ones with a distractor."""
-    found = []
-    for name, kind in (("cases", "plain"), ("distractors", "distractor")):
-        lines = (data / "planted_facts" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
-        for row in map(json.loads, lines):
-            planted = (int(row["planted"]),)
-            found.append(Case(kind, row["paragraphs"], row["question"], row["answer"], planted, row.get("generated")))
-    return found
+class Asked:
+    """A model that is asked, and all ways to explain its answers."""
 
+    def __init__(self, model: Any, tokenizer: Any, options: argparse.Namespace) -> None:
+        self.model, self.tokenizer, self.options = model, tokenizer, options
+        self.truth = GenerationAttention(model, tokenizer)
+        fitted = self._cases_for_weights()
+        self.learned: list[Way] = []
+        for variant, passes in (("attention", "1 f, cached"), ("signed", "1 f + b, cached")):
+            one = partial(GenerationAttention, model, tokenizer, variant=variant)
+            others = [one().explain(case.messages, text, sources=case.paragraphs) for case, text in fitted]
+            weighted = one(head_weights=fit_head_weights(one(), others))
+            self.learned.append(Way(f"head weights from four cases, {variant}", passes, by(weighted)))
 
-def made(count: int, kinds: list[str], seed: int) -> list[Case]:
-    """So many cases of each kind."""
-    draw = random.Random(seed)
-    return [made_case(kind, draw) for kind in kinds for _ in range(count)]
+    def _cases_for_weights(self) -> list[tuple[Case, str]]:
+        cases = [(case, self.answer(case)) for case in made(12, ["plain"], self.options.seed + 1000)]
+        return [(case, text) for case, text in cases if case.answer.lower() in text.lower()][:4]
 
+    def answer(self, case: Case) -> str:
+        """What the model writes, greedily."""
+        explainer = GenerationAttention(self.model, self.tokenizer, variant="attention")
+        return explainer.explain(case.messages, max_new_tokens=self.options.tokens, do_sample=False).response
 
-def made_case(kind: str, draw: random.Random) -> Case:
-    """A case of eight paragraphs, the fact among them."""
-    what = draw.choice(list(FACTS))
-    sentence, question, paraphrased, answers = FACTS[what]
-    answer, other_answer = draw.sample(answers, 2)
-    (person, other_person), (place, other_place) = draw.sample(PEOPLE, 2), draw.sample(PLACES, 2)
-    thing = draw.choice(THINGS)
-    names = {"person": person, "place": place, "thing": thing}
-    fillers = [one.format(place=draw.choice(PLACES), thing=draw.choice(THINGS)) for one in FILLERS]
-    planted = [with_filler(sentence.format(**names, answer=answer), draw)]
-    if kind == "distractor":
-        others = {"person": other_person, "place": other_place, "thing": thing}
-        fillers[0] = with_filler(sentence.format(**others, answer=other_answer), draw)
-    if kind == "two-hop":
-        trade = draw.choice(TRADES)
-        answer, question = trade, "What does {person}'s neighbour work as?"
-        planted = [
-            with_filler(f"{person}'s neighbour is called {other_person}.", draw),
-            with_filler(f"{other_person} works as a {trade} in {place}.", draw),
+    def ours(self) -> list[Way]:
+        """What one pass over the response's rows tells."""
+        one = partial(GenerationAttention, self.model, self.tokenizer)
+        kinds = [("signed", "attnlrp"), ("rectified", "attnlrp"), ("signed", "gradient")]
+        rows = [
+            Way(f"{sign}, {rules}, {score}", "1 f + b, cached", by(one(variant=sign, propagation=rules, score=score)))
+            for sign, rules in kinds
+            for score in (BOTH if sign == "signed" else BOTH[:1])
         ]
-        fillers = fillers[1:]
-    if kind == "unanswerable":
-        planted, fillers = [], [*fillers, fillers[0].replace("repaired", "sold")]
-    paragraphs = [*fillers, *planted]
-    draw.shuffle(paragraphs)
-    asked = (paraphrased if kind == "paraphrase" else question).format(**names)
-    return Case(kind, paragraphs, asked, answer, tuple(map(paragraphs.index, planted)))
+        return [*rows, *self.learned, Way("raw attention", "1 f, cached", by(one(variant="attention")))]
 
+    def rivals(self, number: int) -> list[Way]:
+        """What others do, and passes over the whole sequence."""
+        one = partial(GenerationAttention, self.model, self.tokenizer)
+        ways = [
+            Way("rollout", "1 f", by(one(method=AttentionRollout))),
+            Way("incoming, all rows", "1 f + b", by(one(method=ShapleyGradAttention))),
+            Way("AttnLRP, logit", "1 f + b", by(one(method=AttnLRP, score="logit"))),
+            Way("Captum Input × Gradient, log_odds", "1 f + b", self.input_x_gradient),
+            Way("Captum LLMAttribution(FeatureAblation)", "9 f", self.captum_ablation),
+            Way("ContextCite-like, 32 ablations", "32 f", partial(self.regression, seed=10**6 + number)),
+        ]
+        slow = Way("Captum LLMGradientAttribution(LayerIntegratedGradients)", "T × 50 (f + b)", self.captum_lig)
+        return [*ways, *([slow] if number < self.options.slow else [])]
 
-def with_filler(fact: str, draw: random.Random) -> str:
-    """The fact and a second sentence, so that paragraphs are alike."""
-    more = (
-        "It was in the news last week.",
-        "Everybody in town knows.",
-        "A neighbour told us so.",
-        "It has long been so.",
-    )
-    return f"{fact} {draw.choice(more)}"
+    def input_x_gradient(self, _: Case, explained: ExplainedResponse) -> Tensor:
+        ids = explained.solver.responses.ids
+        scored = ScoredResponse(self.model, len(explained.response_ids))
+        method = LayerGradientXActivation(scored, self.model.get_input_embeddings())
+        return explained.by_source(method.attribute(ids, target=0)[0].detach().sum(-1))
 
+    def captum_lig(self, _: Case, explained: ExplainedResponse) -> Tensor:
+        method = LLMGradientAttribution(
+            LayerIntegratedGradients(self.model, self.model.get_input_embeddings()), self.tokenizer
+        )
+        given = TextTokenInput(explained.prompt.text, self.tokenizer)
+        target = torch.tensor(explained.response_ids)
+        values = method.attribute(given, target=target, n_steps=50, internal_batch_size=10).seq_attr
+        return explained.by_source(torch.cat([values.float(), torch.zeros(len(target))]))
 
-def explainers(model: Any, tokenizer: Any) -> dict[str, GenerationAttention]:
-    """All that one pass over the response can tell, by name."""
-    return {
-        f"{sign}, {rules}, {score}": GenerationAttention(model, tokenizer, variant=sign, propagation=rules, score=score)
-        for sign in ("signed", "rectified")
-        for rules in ("attnlrp", "gradient")
-        for score in ("log_odds", "log_prob")
-    }
+    def captum_ablation(self, case: Case, explained: ExplainedResponse) -> Tensor:
+        template = explained.prompt.text
+        for paragraph in case.paragraphs:
+            template = template.replace(paragraph, "{}")
+        method = LLMAttribution(FeatureAblation(self.model), self.tokenizer)
+        given = TextTemplateInput(template, list(case.paragraphs))
+        found = method.attribute(given, target=torch.tensor(explained.response_ids), forward_in_tokens=False)
+        return found.seq_attr.cpu()
 
+    def regression(self, _: Case, explained: ExplainedResponse, seed: int) -> Tensor:
+        """Weights of sources in a sparse regression of log-probabilities on what is there, as ContextCite does it."""
+        absent = random_absences(len(explained.sources), 32, seed=seed)
+        scores = scores_without(self.truth, explained, absent).sum(-1)
+        fitted = LassoCV(cv=4).fit((~absent).numpy().astype(float), scores.double().numpy())
+        return torch.from_numpy(fitted.coef_)
 
-def measured(case: Case, response: str, number: int, model: Any, tokenizer: Any, subsets: int) -> list[dict[str, Any]]:
-    """A row for each explanation of one response."""
-    ways = explainers(model, tokenizer)
-    found: dict[str, tuple[Any, Tensor, float]] = {}
-    for name, way in ways.items():
+    def measured(self, case: Case, response: str, number: int, ways: list[Way]) -> list[dict[str, Any]]:
+        """A row for each explanation of one response."""
+        explained = self.truth.explain(case.messages, response, sources=case.paragraphs)
+        count = len(case.paragraphs)
         start = time.perf_counter()
-        one = way.explain(case.messages, response, sources=case.paragraphs)
-        found[name] = one, one.source_values, time.perf_counter() - start
-    truths = {score: ways[f"signed, attnlrp, {score}"] for score in ("log_odds", "log_prob")}
-    explained, _, _ = found["signed, attnlrp, log_odds"]
-    lost = {score: leave_one_out(way, explained) for score, way in truths.items()}
-    absent = random_absences(len(case.paragraphs), subsets, seed=number)
-    scores = {name: scores_without(way, explained, absent) for name, way in truths.items()} if subsets else {}
-    found["leave-one-out"] = None, lost["log_odds"], float("nan")
-    if subsets:
-        found[f"ContextCite-like, {subsets} ablations"] = None, regression(absent, scores["log_odds"]), float("nan")
-    found["random"] = None, torch.rand(len(case.paragraphs), generator=torch.Generator().manual_seed(number)), 0.0
-    rows = []
-    for name, (result, values, seconds) in found.items():
-        row: dict[str, Any] = {"case": number, "kind": case.kind, "way": name, "seconds": seconds}
-        top = set(values.topk(max(1, len(case.planted))).indices.tolist())
-        row["planted first"] = float(top == set(case.planted)) if case.planted else None
-        for score, truth in lost.items():
-            row[f"r, {score}"] = float(pearsonr(values.double().numpy(), truth.double().numpy()).statistic)
-            if subsets:
-                row[f"LDS, {score}"] = linear_datamodeling_score(values, absent, scores[score])
-        if result is not None and case.planted and result.response.count(case.answer) == 1:
-            of_answer = result.by_source(result.of(case.answer))
-            row["answer points at it"] = float(int(of_answer.argmax()) in case.planted)
-        rows.append(row)
-    return rows
+        alone = scores_without(self.truth, explained, torch.cat([torch.zeros(1, count), torch.eye(count)]).bool())
+        seconds = time.perf_counter() - start
+        absent = random_absences(count, 0 if case.kind == "null" else self.options.subsets, seed=number)
+        subsets = scores_without(self.truth, explained, absent) if len(absent) else torch.zeros(0, 1)
+        # log p of a token is the logarithm of the sigmoid of its log-odds
+        truths = {"log_odds": (alone, subsets), "log_prob": (alone.sigmoid().log(), subsets.sigmoid().log())}
+        generator = torch.Generator().manual_seed(number)
+        found: list[tuple[Way, Any, float]] = [
+            (Way("leave-one-out", "9 f", leave), (alone.sum(-1)[0] - alone.sum(-1)[1:]), seconds),
+            (Way("random", "", leave), torch.rand(count, generator=generator), 0.0),
+        ]
+        for way in ways:
+            start = time.perf_counter()
+            result = way.explains(case, explained)
+            found.append((way, result, time.perf_counter() - start))
+        rows = []
+        for way, result, seconds in found:
+            values = result if isinstance(result, Tensor) else result.source_values
+            row: dict[str, Any] = {"case": number, "kind": case.kind, "way": way.name, "passes": way.passes}
+            row["seconds"] = seconds
+            top = set(values.topk(max(1, len(case.planted))).indices.tolist())
+            row["planted first"] = float(top == set(case.planted)) if case.planted else None
+            for score, (lost, some) in truths.items():
+                truth = (lost.sum(-1)[0] - lost.sum(-1)[1:]).double()
+                row[f"r, {score}"] = float(pearsonr(values.double().numpy(), truth.numpy()).statistic)
+                if len(absent):
+                    row[f"LDS, {score}"] = linear_datamodeling_score(values.double(), absent, some.sum(-1))
+            if "attnlrp" in way.name and case.planted and result.response.count(case.answer) == 1:
+                of_answer = result.by_source(result.of(case.answer))
+                row["answer points at it"] = float(int(of_answer.argmax()) in case.planted)
+            rows.append(row)
+        return rows
 
 
-def regression(absent: Tensor, scores: Tensor) -> Tensor:
-    """Weights of sources in a ridge regression of the scores on what is there."""
-    fitted = RidgeCV(np.logspace(-2, 2, 9)).fit((~absent).numpy().astype(float), scores.double().numpy())
-    return torch.from_numpy(fitted.coef_)
+def by(explainer: GenerationAttention) -> Callable[[Case, ExplainedResponse], ExplainedResponse]:
+    """The same response, explained by another explainer."""
+
+    def explains(case: Case, explained: ExplainedResponse) -> ExplainedResponse:
+        return explainer.explain(case.messages, explained.response_ids, sources=case.paragraphs)
+
+    return explains
+
+
+def leave(_: Case, explained: ExplainedResponse) -> ExplainedResponse:
+    """As it is."""
+    return explained
 
 
 def markdown(frame: pd.DataFrame) -> str:
     """A table for each kind of case."""
-    measures = [name for name in frame.columns if name not in ("case", "kind", "way")]
+    measures = [name for name in frame.columns if name not in ("case", "kind", "way", "passes")]
     parts = []
     for kind, of_kind in frame.groupby("kind", sort=False):
-        lines = [f"**{kind}**, {of_kind.case.nunique()} cases", "", f"| | {' | '.join(measures)} |"]
-        lines += ["|---|" + "--:|" * len(measures)]
-        for way, of_way in of_kind.groupby("way", sort=False):
+        lines = [f"**{kind}**, {of_kind.case.nunique()} cases", "", f"| | passes | cases | {' | '.join(measures)} |"]
+        lines += ["|---|---|--:|" + "--:|" * len(measures)]
+        for (way, passes), of_way in of_kind.groupby(["way", "passes"], sort=False):
             cells = [cell(name, of_way[name].dropna().to_numpy(dtype=float)) for name in measures]
-            lines.append(f"| {way} | {' | '.join(cells)} |")
+            lines.append(f"| {way} | {passes} | {len(of_way)} | {' | '.join(cells)} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
 
