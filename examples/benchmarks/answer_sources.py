@@ -14,7 +14,7 @@ it (but the controls). In the *null* rows, each response is another case's.
 For each way to explain: how often the planted paragraph has the largest value (with Wilson's 95 % interval; of two-hop
 facts, both of them), Pearson's correlation with what the response's score loses without each paragraph, the rank
 correlation with its scores under ``--subsets`` random subsets (LDS), how often the answer's own tokens point at the
-planted paragraph, and seconds. Truth is the sum of the response's tokens' log-odds, and, beside it, log-probabilities.
+sentence that it stands in, and seconds. Truth is the sum of the response's tokens' log-odds, and, beside it, log-probabilities.
 Passes are forward (f) and backward (b), of T tokens in an answer; *cached*: over these alone. Weights of heads are
 fitted to four other cases. ``--rivals`` cases of each kind are explained by what others do, too, and the first
 ``--slow`` of all by Captum's Layer Integrated Gradients, which takes minutes.
@@ -25,6 +25,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,6 +54,7 @@ from captum_attn.generation import (
     ExplainedResponse,
     GenerationAttention,
     ScoredResponse,
+    find_sources,
     fit_head_weights,
     linear_datamodeling_score,
     random_absences,
@@ -128,7 +130,7 @@ class Asked:
         fitted = self._cases_for_weights()
         self.learned: list[Way] = []
         for variant, passes in (("attention", "1 f, cached"), ("signed", "1 f + b, cached")):
-            one = partial(GenerationAttention, model, tokenizer, variant=variant)
+            one: Any = partial(GenerationAttention, model, tokenizer, variant=variant)
             others = [one().explain(case.messages, text, sources=case.paragraphs) for case, text in fitted]
             weighted = one(head_weights=fit_head_weights(one(), others))
             self.learned.append(Way(f"head weights from four cases, {variant}", passes, by(weighted)))
@@ -144,7 +146,7 @@ class Asked:
 
     def ours(self) -> list[Way]:
         """What one pass over the response's rows tells."""
-        one = partial(GenerationAttention, self.model, self.tokenizer)
+        one: Any = partial(GenerationAttention, self.model, self.tokenizer)
         kinds = [("signed", "attnlrp"), ("rectified", "attnlrp"), ("signed", "gradient")]
         rows = [
             Way(f"{sign}, {rules}, {score}", "1 f + b, cached", by(one(variant=sign, propagation=rules, score=score)))
@@ -155,7 +157,7 @@ class Asked:
 
     def rivals(self, number: int) -> list[Way]:
         """What others do, and passes over the whole sequence."""
-        one = partial(GenerationAttention, self.model, self.tokenizer)
+        one: Any = partial(GenerationAttention, self.model, self.tokenizer)
         ways = [
             Way("rollout", "1 f", by(one(method=AttentionRollout))),
             Way("incoming, all rows", "1 f + b", by(one(method=ShapleyGradAttention))),
@@ -189,7 +191,8 @@ class Asked:
         method = LLMAttribution(FeatureAblation(self.model), self.tokenizer)
         given = TextTemplateInput(template, list(case.paragraphs))
         found = method.attribute(given, target=torch.tensor(explained.response_ids), forward_in_tokens=False)
-        return found.seq_attr.cpu()
+        values: Tensor = found.seq_attr
+        return values
 
     def regression(self, _: Case, explained: ExplainedResponse, seed: int) -> Tensor:
         """Weights of sources in a sparse regression of log-probabilities on what is there, as ContextCite does it."""
@@ -231,8 +234,7 @@ class Asked:
                 if len(absent):
                     row[f"LDS, {score}"] = linear_datamodeling_score(values.double(), absent, some.sum(-1))
             if "attnlrp" in way.name and case.planted and result.response.count(case.answer) == 1:
-                of_answer = result.by_source(result.of(case.answer))
-                row["answer points at it"] = float(int(of_answer.argmax()) in case.planted)
+                row["answer points at it"] = points_at(case, result)
             rows.append(row)
         return rows
 
@@ -244,6 +246,13 @@ def by(explainer: GenerationAttention) -> Callable[[Case, ExplainedResponse], Ex
         return explainer.explain(case.messages, explained.response_ids, sources=case.paragraphs)
 
     return explains
+
+
+def points_at(case: Case, explained: ExplainedResponse) -> float:
+    """Whether the answer's own tokens point at the sentence that it stands in, of all in the paragraphs."""
+    sentences = find_sources(explained.prompt, "sentences", case.question)
+    sums = replace(explained, sources=sentences).by_source(explained.of(case.answer))
+    return float(case.answer in sentences[int(sums.argmax())].text)
 
 
 def leave(_: Case, explained: ExplainedResponse) -> ExplainedResponse:
