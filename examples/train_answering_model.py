@@ -262,10 +262,17 @@ def batch_of(stories: list[Story], tokenizer: PreTrainedTokenizerBase) -> tuple[
     return pad_sequence(rows, True, tokenizer.pad_token_id), pad_sequence(weights, True)
 
 
+def repeated_tokens(vocabulary: int) -> tuple[Tensor, Tensor]:
+    """Random tokens over and over, and weights that ask for all but the first time: so it learns to copy any text."""
+    period = int(torch.randint(4, 21, ()))
+    ids = torch.randint(len(SPECIAL), vocabulary, (BATCH_SIZE, period)).repeat(1, -(-64 // period))[:, :64]
+    return ids, (torch.arange(64) > period).float().expand(BATCH_SIZE, -1)
+
+
 def training_batches(draw: random.Random, steps: int) -> Iterator[list[Story]]:
     """New stories for every step: short ones first, and in each batch stories of like length."""
     for step in range(0, steps, 8):
-        most = 2 + round((PARAGRAPHS - 2) * min(1, 2 * step / steps))
+        most = 1 + round((PARAGRAPHS - 1) * min(1, max(0, 2.5 * step / steps - 0.25)))
         stories = [made_story(draw, draw.randint(1, most)) for _ in range(8 * BATCH_SIZE)]
         stories.sort(key=lambda story: len(str(story)))
         batches = [stories[start : start + BATCH_SIZE] for start in range(0, len(stories), BATCH_SIZE)]

@@ -3,6 +3,7 @@
 from shap_attn import plots
 from shap_attn.explainer import AttentionExplainer
 from shap_attn.frames import explanation_from_frame
+from shap_attn.generation_explainer import GenerationExplainer
 from shap_attn.hierarchy import AttentionText
 from shap_attn.plots import relabel
 from shap_attn.pooling import pool
@@ -12,6 +13,7 @@ __all__ = [
     "AttentionExplainer",
     "AttentionText",
     "ExactBaseline",
+    "GenerationExplainer",
     "PartitionBaseline",
     "explanation_from_frame",
     "plots",

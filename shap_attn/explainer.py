@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,11 +28,12 @@ from captum_attn.core.propagation import Propagation
 from captum_attn.core.readout import Readout
 from captum_attn.functional import Game
 from captum_attn.methods import CustomGame, Estimator
-from shap_attn import saving
 from shap_attn.explained_outputs import OutputNames, Outputs, is_single, names_in_order, output_chooser
+from shap_attn.generation_explainer import GenerationExplainer, packed
 from shap_attn.images import ImageReader
+from shap_attn.saved_explainer import SavedExplainer
 from shap_attn.shap_arguments import check_shap_arguments
-from shap_attn.sources import taken_apart
+from shap_attn.sources import is_language_model, taken_apart
 from shap_attn.texts import TextReader
 
 BatchSize = int | Literal["auto"]
@@ -43,7 +42,7 @@ Array = npt.NDArray[Any]
 _TOKENS_AT_ONCE, _INPUTS_AT_ONCE = 2048, 32  # padded tokens, and inputs, in a batch of automatic size
 
 
-class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
+class AttentionExplainer(SavedExplainer):
     """Exact Shapley values of the attention game, as a SHAP explainer: one forward pass, one backward pass a class.
 
     By default, values are shares of v(all players), the whole attention-gradient influence on a class's logit: each row
@@ -52,7 +51,7 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
 
     Args:
         model: a text or image classifier: a ``transformers`` pipeline, SHAP's ``TransformersPipeline`` around one, or
-            the model itself.
+            the model itself. Of one that writes text, a :class:`shap_attn.GenerationExplainer` comes back.
         masker: beside a model, its tokenizer (a fast one, or in a ``shap.maskers.Text``) or its image processor. None
             with a model that takes pixels, such as timm's and torchvision's: images are its own pixel values, as the
             model's transform returns them. Nothing is ever masked.
@@ -87,6 +86,10 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
 
     Source: arXiv 2508.08966, section 3, for the games.
     """
+
+    def __new__(cls, model: Any = None, masker: Any = None, **arguments: Any) -> Any:
+        """An explainer, of the kind that the model asks for."""
+        return GenerationExplainer(model, masker, **arguments) if is_language_model(model) else super().__new__(cls)
 
     def __init__(
         self,
@@ -139,9 +142,6 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
         names = ("game", "sign") if self._settings["method"] == "game" else ("method",)
         kept = ", ".join(f"{name}={self._settings[name]!r}" for name in (*names, "outputs"))
         return f"{type(self).__name__}({type(self.model).__name__}, {type(self.masker).__name__}, {kept})"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuilt, (type(self), self.model, self.masker, saving.to_plain(self._settings))
 
     def __call__(
         self,
@@ -216,63 +216,6 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
             "output_names": solved.names,
         }
 
-    def save(
-        self,
-        out_file: BinaryIO | str | os.PathLike[str],
-        model_saver: saving.Saver = saving.OWN_FORM,
-        masker_saver: saving.Saver = saving.OWN_FORM,
-    ) -> None:
-        """Write the explainer to a file: the model's weights, its tokenizer or image processor, and all arguments.
-
-        Only functions (a game or estimator of yours) and models that ``transformers`` alone cannot build are pickled.
-
-        Args:
-            out_file: a path, or a binary file that can seek.
-            model_saver: another way to write the model, as SHAP has it: a function ``saver(model, stream)``, or the
-                name of a method of the model that takes a binary stream. None keeps the model out of the file.
-            masker_saver: the same of the tokenizer or image processor.
-
-        Raises:
-            TypeError, ValueError: savers of another kind, or of no method.
-
-        Example:
-            >>> AttentionExplainer(model, tokenizer, game="mutual").save("explainer.zip")
-            >>> AttentionExplainer.load("explainer.zip")("a gripping film").shape
-            (1, 3, 2)
-            >>> AttentionExplainer(model, tokenizer, game="mutual").save("light.zip", model_saver=None)
-            >>> AttentionExplainer.load("light.zip", model_loader=lambda stream: model)("a gripping film").shape
-            (1, 3, 2)
-        """
-        savers = {"model_saver": model_saver, "masker_saver": masker_saver}
-        saving.write(_path_or_file(out_file), self.model, self.masker, self._settings, **savers)
-
-    @classmethod
-    def load(  # type: ignore[override]
-        cls,
-        in_file: BinaryIO | str | os.PathLike[str],
-        model_loader: saving.Loader | None = None,
-        masker_loader: saving.Loader | None = None,
-        *,
-        allow_pickle: bool = False,
-    ) -> Self:
-        """Read an explainer that :meth:`save` wrote, with its model on the CPU and in eval mode.
-
-        Args:
-            in_file: a path, or a binary file that can seek.
-            model_loader: a function of a binary stream that returns the model, where ``model_saver`` wrote it. Where it
-                was kept out of the file, the stream is empty.
-            masker_loader: the same of the tokenizer or image processor.
-            allow_pickle: unpickle functions and models of yours, which can run any code. Only for files that you trust.
-
-        Raises:
-            TypeError: loaders that are no functions.
-            ValueError: a file of another kind, one with pickled parts that are not allowed, or loaders that do not fit
-                what is in it; the error says what is.
-        """
-        loaders = (model_loader, masker_loader)
-        model, reads, settings = saving.read(_path_or_file(in_file), *loaders, allow_pickle=allow_pickle)
-        return cls(model, reads, **settings)
-
     def _chooser(self, outputs: Outputs) -> Callable[[Tensor], Tensor]:
         """A function of the model's output (B, C) that returns the classes (B, K) that ``outputs`` means."""
         return output_chooser(outputs, self._names)
@@ -312,19 +255,19 @@ class AttentionExplainer(shap.Explainer):  # type: ignore[misc]
     def _explanation(
         self, rows: Sequence[Any], solved: Sequence[_Solved], single: bool, seconds: float
     ) -> shap.Explanation:
-        def packed(arrays: list[Any]) -> Array | None:
-            return None if arrays[0] is None else _packed([array[..., 0] if single else array for array in arrays])
+        def together(arrays: list[Any]) -> Array | None:
+            return None if arrays[0] is None else packed([array[..., 0] if single else array for array in arrays])
 
         classes = np.stack([row.classes for row in solved])
         names: Any = [[row.class_name(index) for index in row.classes] for row in solved]
         if (classes == classes[0]).all():
             names = names[0][0] if single else names[0]
         return shap.Explanation(
-            packed([row.values for row in solved]),
+            together([row.values for row in solved]),
             base_values=np.zeros(classes.shape[:1] if single else classes.shape),
             **self._reader.fields(rows, [row.grid for row in solved]),
             output_names=np.array(names) if isinstance(names[0], list) else names,
-            error_std=packed([row.errors for row in solved]),
+            error_std=together([row.errors for row in solved]),
             compute_time=seconds,
         )
 
@@ -365,15 +308,6 @@ def _attribution_by(
     return found
 
 
-def _rebuilt(kind: type[AttentionExplainer], model: Any, masker: Any, settings: dict[str, Any]) -> AttentionExplainer:
-    """What pickle calls."""
-    return kind(model, masker, **saving.from_plain(settings))
-
-
-def _path_or_file(file: BinaryIO | str | os.PathLike[str]) -> BinaryIO | Path:
-    return Path(file) if isinstance(file, str | os.PathLike) else file
-
-
 class _Solved(NamedTuple):
     """One explained input: values (..., K) of its segments or patches, the K classes, standard errors if sampled.
 
@@ -399,15 +333,6 @@ def _batches(lengths: Sequence[int], size: BatchSize) -> list[list[int]]:
         batches.append(order[:count])
         order = order[count:]
     return batches
-
-
-def _packed(rows: Sequence[Array]) -> Array:
-    """One array where all rows have one shape, else an array of arrays."""
-    if len({row.shape for row in rows}) == 1:
-        return np.stack(rows)
-    ragged = np.empty(len(rows), dtype=object)
-    ragged[:] = rows
-    return ragged
 
 
 def _checked_size(size: BatchSize) -> BatchSize:

@@ -24,6 +24,9 @@ _NEUTRAL: dict[str, tuple[Any, str]] = {
 }
 """Values that ask for nothing, and why others have no effect."""
 
+OF_SHAP = (*_NEUTRAL, *_OF_SAMPLING)
+"""The names of all of these."""
+
 
 def check_shap_arguments(
     given: Mapping[str, Any], *, sampled: bool, own: Collection[str], elsewhere: Collection[str] = ()

@@ -48,8 +48,8 @@ def taken_apart(model: Any, masker: Any) -> tuple[nn.Module, Any, int | None]:
         masker = masker.tokenizer
     if is_transformers_lm(model):
         raise ValueError(
-            f"{type(model).__name__} is a language model, expected a classifier. "
-            "captum_attn.ShapleyGradAttention(model) explains its next token, with a target (-1, token id)"
+            f"{type(model).__name__} writes text behind an encoder; explained are classifiers, and what causal language "
+            "models write. captum_attn.ShapleyGradAttention(model) explains its next token, given the decoder's tokens"
         )
     reads_pixels, reads_ids = (name in parameter_names(unwrapped(model)) for name in ("pixel_values", "input_ids"))
     if not (reads_pixels or reads_ids) and masker is None:  # timm's and torchvision's models take x
@@ -74,6 +74,15 @@ def taken_apart(model: Any, masker: Any) -> tuple[nn.Module, Any, int | None]:
             f"{type(masker).__name__}: expected {'an image processor' if reads_pixels else 'a tokenizer'}"
         )
     return model, masker, max_length
+
+
+def is_language_model(model: Any) -> bool:
+    """Whether it is a causal language model, or a pipeline around one."""
+    if isinstance(model, shap.models.TransformersPipeline):
+        model = model.inner_model
+    if isinstance(model, Pipeline):
+        return bool(model.task == "text-generation")
+    return bool(is_transformers_lm(model)) and not getattr(model.config, "is_encoder_decoder", False)
 
 
 def _preprocessing(pipeline: Pipeline) -> dict[str, Any]:

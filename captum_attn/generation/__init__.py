@@ -4,7 +4,7 @@ from captum_attn.generation.explained_response import ExplainedResponse
 from captum_attn.generation.generation_attention import GenerationAttention
 from captum_attn.generation.head_weights import HeadWeights
 from captum_attn.generation.prompt_sources import Source, find_sources
-from captum_attn.generation.prompts import Prompt
+from captum_attn.generation.prompts import Prompt, read_prompt, without_end
 from captum_attn.generation.scored_response import ScoredResponse
 from captum_attn.generation.source_ablations import (
     fit_head_weights,
@@ -26,5 +26,7 @@ __all__ = [
     "leave_one_out",
     "linear_datamodeling_score",
     "random_absences",
+    "read_prompt",
     "scores_without",
+    "without_end",
 ]

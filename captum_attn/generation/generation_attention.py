@@ -32,7 +32,7 @@ from captum_attn.functional import (
 from captum_attn.generation.explained_response import ExplainedResponse
 from captum_attn.generation.head_weights import HeadWeights
 from captum_attn.generation.prompt_sources import Sources, find_sources
-from captum_attn.generation.prompts import Messages, Prompt, read_prompt
+from captum_attn.generation.prompts import Messages, Prompt, read_prompt, without_end
 from captum_attn.generation.response_rows import Method, ResponseRows, RowVariant, WholeSequence, all_playing
 from captum_attn.generation.scored_response import ScoredResponse
 from captum_attn.methods import AttentionShapley, ShapleyAttention, ShapleyGradAttention
@@ -233,11 +233,7 @@ class GenerationAttention:
         ids = torch.tensor([prompt.ids], device=device_of(self.model))
         with evaluation_mode(self.model), torch.no_grad(), same_random_state(ids):
             written = self.model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
-        found: list[int] = written[0, ids.shape[1] :].tolist()
-        special = set(self.tokenizer.all_special_ids)
-        while found and found[-1] in special:
-            found.pop()
-        return found
+        return without_end(written[0, ids.shape[1] :].tolist(), self.tokenizer)
 
     def _texts(self, ids: Sequence[int]) -> tuple[str, ...]:
         """The texts of tokens, which joined are the response; a token that is part of a character has none."""

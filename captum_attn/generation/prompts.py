@@ -64,6 +64,14 @@ def encoded_prompt(text: str, tokenizer: Any, special_tokens: bool) -> tuple[lis
     return ids, offsets
 
 
+def without_end(ids: Sequence[int], tokenizer: Any) -> list[int]:
+    """What was written, without the special tokens that close it."""
+    found, special = list(ids), set(tokenizer.all_special_ids)
+    while found and found[-1] in special:
+        found.pop()
+    return found
+
+
 def _rendered(messages: Any, tokenizer: Any) -> tuple[str, list[Span]]:
     """Messages under the chat template, and where their contents stand."""
     if not isinstance(messages, Sequence) or not all(isinstance(one, Mapping) for one in messages):

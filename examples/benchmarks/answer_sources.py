@@ -14,10 +14,10 @@ it (but the controls). In the *null* rows, each response is another case's.
 For each way to explain: how often the planted paragraph has the largest value (with Wilson's 95 % interval; of two-hop
 facts, both of them), Pearson's correlation with what the response's score loses without each paragraph, the rank
 correlation with its scores under ``--subsets`` random subsets (LDS), how often the answer's own tokens point at the
-sentence that it stands in, and seconds. Truth is the sum of the response's tokens' log-odds, and, beside it, log-probabilities.
-Passes are forward (f) and backward (b), of T tokens in an answer; *cached*: over these alone. Weights of heads are
-fitted to four other cases. ``--rivals`` cases of each kind are explained by what others do, too, and the first
-``--slow`` of all by Captum's Layer Integrated Gradients, which takes minutes.
+sentence that it stands in, and seconds. Truth is the sum of the response's tokens' log-odds, and, beside it,
+log-probabilities. Passes are forward (f) and backward (b), of T tokens in an answer; *cached*: over these alone.
+Weights of heads are fitted to four other cases. ``--rivals`` cases of each kind are explained by what others do, too,
+and the first ``--slow`` of all by Captum's Layer Integrated Gradients, which takes minutes.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class Asked:
         fitted = self._cases_for_weights()
         self.learned: list[Way] = []
         for variant, passes in (("attention", "1 f, cached"), ("signed", "1 f + b, cached")):
-            one: Any = partial(GenerationAttention, model, tokenizer, variant=variant)
+            one: Callable[..., GenerationAttention] = partial(GenerationAttention, model, tokenizer, variant=variant)
             others = [one().explain(case.messages, text, sources=case.paragraphs) for case, text in fitted]
             weighted = one(head_weights=fit_head_weights(one(), others))
             self.learned.append(Way(f"head weights from four cases, {variant}", passes, by(weighted)))

@@ -544,9 +544,9 @@ def test_names_of_other_numbers_than_the_outputs(model_and_tokenizer):
         (lambda m, t: (m, "bert"), TypeError, "masker is a str"),
         (lambda m, t: (m, shap.maskers.Text()), TypeError, "masker is a SimpleTokenizer"),
         (
-            lambda m, t: (hf.GPT2LMHeadModel(hf.GPT2Config(n_embd=8, n_layer=1, n_head=2)), t),
+            lambda m, t: (hf.T5ForConditionalGeneration(hf.T5Config(d_model=8, d_ff=8, d_kv=4, num_layers=1)), t),
             ValueError,
-            "language model",
+            "writes text behind an encoder",
         ),
         (lambda m, t: (FAMILIES["vit"].build(), t), TypeError, "takes pixels, but masker is a BertTokenizer"),
         (lambda m, t: (m, hf.ViTImageProcessorPil()), TypeError, "takes text, but masker is a ViTImageProcessorPil"),

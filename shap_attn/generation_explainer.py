@@ -1,0 +1,197 @@
+"""SHAP's interface to explanations of what a language model writes."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import shap
+from shap.utils import show_progress
+from transformers import Pipeline, PreTrainedTokenizerBase
+
+from captum_attn.core.descriptions import described
+from captum_attn.core.propagation import Propagation
+from captum_attn.functional import ResponseScore, ScoreFunction
+from captum_attn.generation import GenerationAttention, Prompt, read_prompt, without_end
+from shap_attn.saved_explainer import SavedExplainer
+from shap_attn.segments import Segments, segment_starts
+from shap_attn.shap_arguments import OF_SHAP, check_shap_arguments
+
+Array = npt.NDArray[Any]
+
+
+class GenerationExplainer(SavedExplainer):
+    """What each token that a language model wrote was made of, as a SHAP explanation: the prompt's tokens by output's.
+
+    A value is how far a prompt's token contributed to one of the response's, by the attention from the response, as
+    :class:`captum_attn.GenerationAttention` has it; the response's own earlier tokens contribute the rest. Values are
+    **not** shares of f(x) − E[f], as SHAP's own are; ``base_values`` are 0.
+
+    Args:
+        model: a ``text-generation`` pipeline, which writes the responses as it is set up to; or the model itself.
+        masker: beside a model, its tokenizer, a fast one. Nothing is ever masked.
+        words: whether the pieces of a word of the prompt are added up to one value.
+        score, variant, propagation, layers, heads: see :class:`captum_attn.GenerationAttention`.
+        shap_arguments: SHAP's own. Those that ask for something else get a warning.
+
+    Raises:
+        TypeError, ValueError: a model, tokenizer or argument of another kind.
+
+    Example:
+        >>> from shap_attn import AttentionExplainer
+        >>> explainer = AttentionExplainer(decoder, chat_tokenizer)
+        >>> explanation = explainer(["the cat is old . how old is the cat ?"], responses=["it is old"])
+        >>> explanation.shape
+        (1, 11, 3)
+        >>> explanation.output_names
+        ['it', ' is', ' old']
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        masker: Any = None,
+        *,
+        words: bool = False,
+        score: ResponseScore | ScoreFunction = "log_odds",
+        variant: Any = "signed",
+        propagation: str | Propagation = "attnlrp",
+        layers: Sequence[int] | int | None = None,
+        heads: Sequence[int] | int | None = None,
+        **shap_arguments: Any,
+    ) -> None:
+        """Build an explainer; the class says what the arguments are."""
+        check_shap_arguments(shap_arguments, sampled=False, own=_SETTINGS)
+        model = model.inner_model if isinstance(model, shap.models.TransformersPipeline) else model
+        self._writes = model if isinstance(model, Pipeline) else None
+        if self._writes is not None:
+            masker, model = masker or self._writes.tokenizer, self._writes.model
+        masker = masker.tokenizer if isinstance(masker, shap.maskers.Text) else masker
+        if not isinstance(masker, PreTrainedTokenizerBase):
+            raise TypeError(f"{type(model).__name__} needs its tokenizer, got {described(masker)}")
+        self._settings = {"words": words, "score": score, "variant": variant, "propagation": propagation}
+        self._settings |= {"layers": layers, "heads": heads}
+        given = {name: value for name, value in self._settings.items() if name != "words"}
+        self._explains = GenerationAttention(model, masker, **given)
+        super().__init__(self._explains.explain)  # SHAP wraps a language model in what masks
+        self.model, self.masker = model, masker
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({type(self.model).__name__}, {type(self.masker).__name__})"
+
+    def __call__(
+        self, prompts: Any, responses: Sequence[str] | None = None, *, silent: bool = False, **generate: Any
+    ) -> shap.Explanation:
+        """Explain what the model writes, or could have written.
+
+        Args:
+            prompts: a text, a list of texts, or a list of conversations: messages with ``role`` and ``content``, to
+                which the chat template is applied.
+            responses: a text for each prompt. Default: the model writes them.
+            silent: no progress bar, which is shown for work of more than ten seconds.
+            generate: settings of ``model.generate``, such as ``max_new_tokens``; and SHAP's own arguments, of which
+                those that ask for something else get a warning.
+
+        Returns:
+            Values (N, T, K) of T segments of each prompt, which joined are all that the model read, and K tokens of
+            its response, their ``output_names``. T and K differ between prompts: ``explanation[0]`` is the first one.
+
+        Raises:
+            TypeError, ValueError: prompts that are none, or another number of responses; else as
+                :meth:`captum_attn.GenerationAttention.explain`.
+        """
+        of_shap = {name: value for name, value in generate.items() if name in OF_SHAP}
+        check_shap_arguments(of_shap, sampled=False, own=())
+        settings = {name: value for name, value in generate.items() if name not in OF_SHAP}
+        start, rows = time.time(), _listed(prompts)
+        given = [None] * len(rows) if responses is None else _texts(responses, len(rows))
+        numbers = show_progress(range(len(rows)), len(rows), f"{type(self).__name__}: prompts", silent)
+        solved = [self._solved(rows[number], given[number], settings) for number in numbers]
+        return shap.Explanation(
+            packed([row.values for row in solved]),
+            base_values=packed([np.zeros(len(row.names)) for row in solved]),
+            data=tuple(np.array(row.segments) for row in solved),
+            feature_names=[[segment.strip() for segment in row.segments] for row in solved],
+            output_names=np.array(solved[0].names)
+            if len(solved) == 1
+            else packed([np.array(row.names) for row in solved]),
+            compute_time=time.time() - start,
+        )
+
+    def _solved(self, prompt: Any, response: str | None, settings: Mapping[str, Any]) -> _Solved:
+        if response is None and self._writes is not None:
+            ids = self._written(prompt, settings)
+            explained = self._explains.explain(prompt, ids, sources="messages", question="")
+        else:
+            explained = self._explains.explain(prompt, response, sources="messages", question="", **settings)
+        segments = _segments(explained.prompt, words=self._settings["words"])
+        of_prompt = explained.map[:, : len(explained.prompt.ids)].mT.double().numpy()
+        return _Solved(segments.sums(of_prompt), segments.texts, list(explained.response_tokens))
+
+    def _written(self, prompt: Any, settings: Mapping[str, Any]) -> list[int]:
+        """What the pipeline writes."""
+        found: Any = self._writes(prompt, return_tensors=True, **settings) if self._writes is not None else []
+        if len(found) != 1:
+            raise ValueError(f"the pipeline wrote {len(found)} texts, but one is explained: num_return_sequences=1")
+        (written,), read = (one["generated_token_ids"] for one in found), read_prompt(prompt, self.masker)
+        if tuple(written[: len(read.ids)]) != read.ids:
+            raise ValueError(
+                f"the pipeline reads {self.masker.decode(written[:8])!r}..., not the prompt's own tokens, "
+                f"{self.masker.decode(read.ids[:8])!r}...: give the model and its tokenizer, and settings to the call"
+            )
+        return without_end(written[len(read.ids) :], self.masker)
+
+
+def _listed(prompts: Any) -> list[Any]:
+    """Texts or conversations, of one as of several."""
+    if isinstance(prompts, str) or (isinstance(prompts, Sequence) and prompts and isinstance(prompts[0], Mapping)):
+        return [prompts]
+    if isinstance(prompts, Mapping) or not hasattr(prompts, "__iter__"):
+        raise TypeError(f"prompts must be a text, a list of texts, or conversations, got {described(prompts)}")
+    rows = [str(one) if isinstance(one, str) else one for one in prompts]
+    if not rows:
+        raise ValueError("there are no prompts: expected at least one")
+    return rows
+
+
+def _texts(responses: Any, count: int) -> list[Any]:
+    rows = [responses] if isinstance(responses, str) else list(responses)
+    if len(rows) != count:
+        raise ValueError(f"{count} prompts but {len(rows)} responses: expected one for each")
+    return rows
+
+
+def packed(rows: Sequence[Array]) -> Array:
+    """One array where all rows have one shape, else an array of arrays."""
+    if len({row.shape for row in rows}) == 1:
+        return np.stack(rows)
+    ragged = np.empty(len(rows), dtype=object)
+    ragged[:] = rows
+    return ragged
+
+
+class _Solved(NamedTuple):
+    """One explained response: values (T, K) of the prompt's segments for its tokens, both as texts."""
+
+    values: Array
+    segments: list[str]
+    names: list[str]
+
+
+def _segments(prompt: Prompt, words: bool) -> Segments:
+    """All of the prompt's text, cut into tokens or words; tokens that stand nowhere in it are in none."""
+    stand = [end > start for start, end in prompt.offsets]
+    shown = [span for span, stands in zip(prompt.offsets, stand, strict=True) if stands]
+    starts, places = segment_starts(prompt.text, shown, words=words)
+    texts = [prompt.text[start:end] for start, end in pairwise([*starts, len(prompt.text)])]
+    place = iter(places)
+    return Segments(texts, [next(place) if stands else -1 for stands in stand])
+
+
+_PARAMETERS = inspect.signature(GenerationExplainer.__init__).parameters
+_SETTINGS = tuple(name for name, parameter in _PARAMETERS.items() if parameter.kind is parameter.KEYWORD_ONLY)
