@@ -48,8 +48,8 @@ class GenerationExplainer(SavedExplainer):
         >>> explanation = explainer(["the cat is old . how old is the cat ?"], responses=["it is old"])
         >>> explanation.shape
         (1, 11, 3)
-        >>> explanation.output_names
-        ['it', ' is', ' old']
+        >>> "|".join(explanation.output_names)
+        'it| is| old'
     """
 
     def __init__(

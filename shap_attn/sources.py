@@ -48,8 +48,9 @@ def taken_apart(model: Any, masker: Any) -> tuple[nn.Module, Any, int | None]:
         masker = masker.tokenizer
     if is_transformers_lm(model):
         raise ValueError(
-            f"{type(model).__name__} writes text behind an encoder; explained are classifiers, and what causal language "
-            "models write. captum_attn.ShapleyGradAttention(model) explains its next token, given the decoder's tokens"
+            f"{type(model).__name__} writes text behind an encoder; explained are classifiers, and what causal "
+            "language models write. captum_attn.ShapleyGradAttention(model) explains its next token, given the "
+            "decoder's tokens"
         )
     reads_pixels, reads_ids = (name in parameter_names(unwrapped(model)) for name in ("pixel_values", "input_ids"))
     if not (reads_pixels or reads_ids) and masker is None:  # timm's and torchvision's models take x
