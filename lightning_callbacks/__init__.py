@@ -3,6 +3,7 @@
 from lightning_callbacks.attribution_folder import read_attributions
 from lightning_callbacks.attribution_module import AttributionModule
 from lightning_callbacks.attribution_writer import AttributionWriter
+from lightning_callbacks.generation_module import GenerationModule
 from lightning_callbacks.history import ExplainedExample, Group
 from lightning_callbacks.history_figures import Panel
 from lightning_callbacks.measurement import Measurement, SharedPass
@@ -14,6 +15,7 @@ __all__ = [
     "AttributionWriter",
     "ExplainedExample",
     "ExplanationMonitor",
+    "GenerationModule",
     "Group",
     "Measurement",
     "Panel",

@@ -8,7 +8,6 @@ from typing import Any
 import pyarrow as pa
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from captum_attn import ShapleyGradAttention, TokenAttributions
@@ -28,14 +27,14 @@ from captum_attn.core.tokens import find_players, real_tokens
 from lightning_callbacks.attribution_table import attribution_table
 from lightning_callbacks.batches import BatchInputs, LabelledInputs, labelled_inputs
 from lightning_callbacks.classes import class_number
+from lightning_callbacks.explaining_module import ExplainingModule, check_drawn
 from lightning_callbacks.method_factories import built, tokenizer_of
 from lightning_callbacks.plain_settings import plain
-from lightning_callbacks.strategies import check_strategy
 
 Target = int | str | tuple[int, int | str] | None
 
 
-class AttributionModule(LightningModule):
+class AttributionModule(ExplainingModule):
     """A model whose ``predict_step`` explains a batch: ``trainer.predict`` then explains a data set.
 
     Batches are what a tokenizer or an image processor returns, a tensor, or (features, labels), where a mask may stand
@@ -95,39 +94,13 @@ class AttributionModule(LightningModule):
         self.target, self.batch_inputs = _checked_target(target, model), batch_inputs
         self._class_name = None if target == "label" else _class_name(target)
         self.attribution = _attribution(method, model, self.tokenizer)
-        self.wanted: list[bool] | None = None
-        """Which inputs of the next batch are explained, as :class:`AttributionWriter` says; None for all."""
         self._special_ids = None if self.attribution is method else special_ids_of(self.tokenizer)
 
-    def setup(self, stage: str) -> None:
-        """Refuse strategies that spread a model's weights over devices."""
-        check_strategy(self.trainer, type(self).__name__)
-
-    def predict_step(self, batch: Any, batch_idx: int = 0, dataloader_idx: int = 0) -> pa.Table:
-        """Explain a batch, gradients and all, wherever Lightning has switched them off.
-
-        Args:
-            batch: B inputs; see the class.
-            batch_idx, dataloader_idx: of no effect.
-
-        Returns:
-            A table of B rows, or as many as are :attr:`wanted`, without a graph and on the CPU, with the columns of
-            :func:`~lightning_callbacks.attribution_table.attribution_table`.
-
-        Raises:
-            TypeError, ValueError: a batch of another form, or other inputs than the method explains.
-        """
-        wanted, self.wanted = self.wanted, None
-        if wanted is not None and not any(wanted):
-            return pa.table({})
+    def explained(self, batch: Any, wanted: list[bool] | None) -> pa.Table:
+        """The table of :func:`~lightning_callbacks.attribution_table.attribution_table`."""
         with torch.inference_mode(False), torch.enable_grad():
             given = labelled_inputs(batch, self.model, self.batch_inputs)
-            if wanted is not None and len(given) != len(wanted):
-                raise ValueError(
-                    f"the batch holds {len(given)} inputs, but {len(wanted)} samples of the data set were drawn for "
-                    "it, so which is which cannot be told: expected one input for each, from a collate_fn that "
-                    "neither leaves out nor splits samples"
-                )
+            check_drawn(len(given), wanted)
             return self._explained(given if wanted is None or all(wanted) else given.rows(wanted))
 
     def settings(self) -> dict[str, Any]:

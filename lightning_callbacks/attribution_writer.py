@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_callbacks.attribution_folder import AttributionFolder, Bools
-from lightning_callbacks.attribution_module import AttributionModule
+from lightning_callbacks.explaining_module import ExplainingModule
 from lightning_callbacks.neutrality import forget_module, without_trace
 from lightning_callbacks.plain_settings import plain
 
@@ -38,8 +38,8 @@ class AttributionWriter(BasePredictionWriter):
         folder: a new or empty folder, or that of a run that was cut short.
 
     Raises:
-        MisconfigurationException: when the run begins, for another module than an :class:`AttributionModule`, data
-            without sample indices, or a folder with other files or of other settings.
+        MisconfigurationException: when the run begins, for another module than an :class:`AttributionModule` or a
+            :class:`GenerationModule`, data without sample indices, or a folder with other files or of other settings.
 
     Example:
         >>> AttributionWriter("explained").folder.path.name
@@ -125,7 +125,7 @@ class AttributionWriter(BasePredictionWriter):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Say where it happened, and let go of the batch; called by Lightning."""
-        if isinstance(pl_module, AttributionModule):
+        if isinstance(pl_module, ExplainingModule):
             pl_module.wanted = None  # of the next batch, which will not come
         if self._current:
             dataloader, indices = self._current
@@ -150,11 +150,11 @@ class AttributionWriter(BasePredictionWriter):
             return str(error)
 
 
-def _explaining(module: LightningModule) -> AttributionModule:
-    if not isinstance(module, AttributionModule):
+def _explaining(module: LightningModule) -> ExplainingModule:
+    if not isinstance(module, ExplainingModule):
         raise MisconfigurationException(
-            f"AttributionWriter writes what an AttributionModule explains, got a {type(module).__name__}: call "
-            "trainer.predict(AttributionModule(model), loader)"
+            f"AttributionWriter writes what an AttributionModule or a GenerationModule explains, got a "
+            f"{type(module).__name__}: call trainer.predict(AttributionModule(model), loader)"
         )
     return module
 

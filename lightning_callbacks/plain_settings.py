@@ -6,6 +6,7 @@ import math
 import re
 import warnings
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from functools import partial
 from hashlib import sha256
 from importlib import import_module
@@ -24,8 +25,8 @@ _OURS = re.compile(r"captum_attn(\.[A-Za-z_]\w*)+")
 def plain(value: Any) -> Any:
     """The value as JSON has it: functions and classes by name, models and tensors by hash, sets in order.
 
-    Those of ``captum_attn`` have the name by which they are public, which stays when they move from file to file. Of an
-    object of another kind only the class remains.
+    Those of ``captum_attn`` have the name by which they are public, which stays when they move from file to file. Data
+    classes are what their fields are; of an object of another kind only the class remains.
 
     Example:
         >>> plain({"layers": (1, 2), "estimator": plain, "ids": {3, 1}})
@@ -36,7 +37,7 @@ def plain(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Mapping):
-        return {str(name): plain(part) for name, part in value.items()}
+        return {name if isinstance(name, str) else str(plain(name)): plain(part) for name, part in value.items()}
     if isinstance(value, set | frozenset):
         return sorted(map(plain, value), key=repr)
     if isinstance(value, list | tuple):
@@ -49,6 +50,9 @@ def plain(value: Any) -> Any:
         digest = sha256()
         add_to_hash(digest, value if hasattr(value, "__array__") else np.asarray(value))
         return digest.hexdigest()
+    if is_dataclass(value) and not isinstance(value, type):
+        parts = {field.name: getattr(value, field.name) for field in fields(value)}
+        return {"class": _public_name(type(value)), **plain(parts)}
     code = getattr(value, "__code__", None)
     if code is not None and "<" in value.__qualname__:  # a lambda, or a function within one: no name says which
         content = sha256(code.co_code + repr((code.co_names, code.co_consts)).encode()).hexdigest()
@@ -96,7 +100,7 @@ def differences(there: Any, here: Any, name: str = "") -> list[str]:
 
 def _public_name(named: Any) -> str:
     """The dotted name of a function or class; of one of ours, on the first face above it that has it."""
-    module, name = named.__module__, named.__qualname__
+    module, name = getattr(named, "__module__", None) or "builtins", named.__qualname__  # methods in C have no module
     if _OURS.fullmatch(f"{module}.{name}"):
         for package in accumulate(module.split("."), "{}.{}".format):
             face = import_module(package)

@@ -3,7 +3,7 @@
 from captum_attn.generation.explained_response import ExplainedResponse
 from captum_attn.generation.generation_attention import GenerationAttention
 from captum_attn.generation.head_weights import HeadWeights
-from captum_attn.generation.prompt_sources import Source, find_sources
+from captum_attn.generation.prompt_sources import Source, Sources, find_sources
 from captum_attn.generation.prompts import Prompt, read_prompt, without_end
 from captum_attn.generation.scored_response import ScoredResponse
 from captum_attn.generation.source_ablations import (
@@ -21,6 +21,7 @@ __all__ = [
     "Prompt",
     "ScoredResponse",
     "Source",
+    "Sources",
     "find_sources",
     "fit_head_weights",
     "leave_one_out",

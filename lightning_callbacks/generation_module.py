@@ -1,0 +1,154 @@
+"""What a language model wrote, explained for a whole data set, for ``trainer.predict``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import nn
+
+from captum_attn import GenerationAttention
+from captum_attn.core import fingerprint
+from captum_attn.core.descriptions import described
+from captum_attn.generation import ExplainedResponse, Sources
+from lightning_callbacks.explaining_module import ExplainingModule, check_drawn
+from lightning_callbacks.plain_settings import plain
+
+_PARTS = ("prompt", "response", "sources", "question")
+_COLUMNS = {
+    "prompt": pa.string(),
+    "response": pa.string(),
+    "tokens": pa.list_(pa.string()),
+    "ids": pa.list_(pa.int64()),
+    "scores": pa.list_(pa.float32()),
+    "prompt_length": pa.int64(),
+    "token_scores": pa.list_(pa.float32()),
+    "probabilities": pa.list_(pa.float32()),
+    "token_source": pa.list_(pa.int64()),
+    "sources": pa.list_(pa.string()),
+    "source_scores": pa.list_(pa.float32()),
+    "share_outside": pa.float64(),
+    "map": pa.list_(pa.list_(pa.float32())),
+}
+
+
+class GenerationModule(ExplainingModule):
+    """A language model's explainer, whose ``predict_step`` explains a batch of prompts and responses.
+
+    Batches are lists of mappings, as of a data loader with ``collate_fn=list``, or a mapping of lists: ``prompt``, a
+    text or messages; ``response``, a text or ids of tokens, unless the model writes it; perhaps ``sources`` and
+    ``question``, else of the constructor. Other keys are passed over. The model is left as it was; only its device, and
+    under ``precision="64-true"`` and the like its dtype, are Lightning's.
+
+    Args:
+        explainer: of the model.
+        sources, question: of rows that have none of their own; see
+            :meth:`captum_attn.GenerationAttention.explain`.
+        maps: whether the table has the map of each response's tokens, too; T backward passes for T of them.
+        generate: settings of ``model.generate``, such as ``max_new_tokens``. With them, the model writes responses that
+            rows do not have.
+
+    Raises:
+        MisconfigurationException: arguments that are none of the above.
+
+    Example:
+        >>> from captum_attn import GenerationAttention
+        >>> from lightning.pytorch import Trainer
+        >>> from torch.utils.data import DataLoader
+        >>> rows = [{"prompt": "the cat is old . how old is the cat ?", "response": "it is old"}]
+        >>> module = GenerationModule(GenerationAttention(decoder, chat_tokenizer))
+        >>> trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
+        >>> (table,) = trainer.predict(module, DataLoader(rows, batch_size=1, collate_fn=list))
+        >>> table.select(["response", "sources"]).to_pylist()
+        [{'response': 'it is old', 'sources': ['the cat is old .']}]
+    """
+
+    def __init__(
+        self,
+        explainer: GenerationAttention,
+        *,
+        sources: Sources = "sentences",
+        question: str | None = None,
+        maps: bool = False,
+        **generate: Any,
+    ) -> None:
+        super().__init__()
+        if not isinstance(explainer, GenerationAttention) or not isinstance(explainer.model, nn.Module):
+            raise MisconfigurationException(
+                f"explainer must be a captum_attn.GenerationAttention of an nn.Module, got {type(explainer).__name__}"
+            )
+        self.model, self.explainer = explainer.model, explainer
+        self.sources, self.question, self.maps, self.generate = sources, question, maps, generate
+
+    def settings(self) -> dict[str, Any]:
+        """What the explanations depend on, beside the inputs, as JSON has it."""
+        left_out = ("model", "tokenizer")
+        own = {name: value for name, value in vars(self.explainer).items() if name not in left_out}
+        return {
+            "model": {"class": plain(type(self.model)), "fingerprint": fingerprint(self.model)},
+            "method": {"class": plain(type(self.explainer)), **plain(own)},
+            "sources": plain({"sources": self.sources, "question": self.question, "maps": self.maps}),
+            "generate": plain(self.generate),
+        }
+
+    def explained(self, batch: Any, wanted: list[bool] | None) -> pa.Table:
+        """Columns of strings, lists of the prompt's and the response's tokens, and lists of the sources.
+
+        ``tokens``, ``ids`` and ``scores`` are of all tokens, the first ``prompt_length`` of which are the prompt's, and
+        ``token_source`` says in which source each is, -1 for none; ``token_scores`` and ``probabilities`` are of the
+        response's. ``map``, of each of these by all tokens, is null unless asked for.
+        """
+        rows = _rows(batch)
+        check_drawn(len(rows), wanted)
+        chosen = [row for row, wants in zip(rows, wanted or [True] * len(rows), strict=True) if wants]
+        with torch.inference_mode(False), torch.enable_grad():
+            found = [self._table_row(self._explained(row)) for row in chosen]
+        return pa.Table.from_pylist(found, pa.schema(list(_COLUMNS.items())))
+
+    def _explained(self, row: Mapping[str, Any]) -> ExplainedResponse:
+        given = {name: row[name] for name in _PARTS if row.get(name) is not None}
+        if "prompt" not in given:
+            raise ValueError(f"a row has no prompt, but {', '.join(map(repr, row)) or 'nothing'}")
+        if "response" not in given and not self.generate:
+            raise ValueError(
+                "a row has no response, and GenerationModule has no settings by which the model would write one, such "
+                "as max_new_tokens=50"
+            )
+        options: dict[str, Any] = {"sources": self.sources, "question": self.question, **given}
+        settings = {} if "response" in given else self.generate
+        return self.explainer.explain(options.pop("prompt"), options.pop("response", None), **options, **settings)
+
+    def _table_row(self, found: ExplainedResponse) -> dict[str, Any]:
+        return {
+            "prompt": found.prompt.text,
+            "response": found.response,
+            "tokens": found.tokens,
+            "ids": [*found.prompt.ids, *found.response_ids],
+            "scores": found.values.tolist(),
+            "prompt_length": len(found.prompt.ids),
+            "token_scores": found.scores.tolist(),
+            "probabilities": found.probabilities.tolist(),
+            "token_source": found.groups.tolist(),
+            "sources": [source.text for source in found.sources],
+            "source_scores": found.source_values.tolist(),
+            "share_outside": found.share_outside,
+            "map": found.map.tolist() if self.maps else None,
+        }
+
+
+def _rows(batch: Any) -> list[Mapping[str, Any]]:
+    """The rows of a batch, of a list as of a mapping of lists."""
+    if isinstance(batch, Mapping):
+        columns: list[Iterable[Any]] = list(batch.values())
+        if any(isinstance(column, str) or not isinstance(column, Sequence) for column in columns):
+            raise TypeError(f"a batch is a list of rows, or a mapping of lists, got {described(batch)}")
+        return [dict(zip(batch, values, strict=True)) for values in zip(*columns, strict=True)]
+    if not isinstance(batch, list | tuple) or not all(isinstance(row, Mapping) for row in batch):
+        raise TypeError(
+            f"a batch is a list of rows, mappings with prompt and response, got {described(batch)}: give the data "
+            "loader collate_fn=list"
+        )
+    return list(batch)
