@@ -37,7 +37,8 @@ def loader(rows: Any = ROWS, **options: Any) -> DataLoader[Any]:
 
 def test_rows_are_those_that_the_explainer_returns(explainer: Any) -> None:
     with left_untouched(explainer.model):
-        tables = predict(GenerationModule(explainer, maps=True), loader())
+        GenerationModule(explainer).predict_step(ROWS)
+    tables = predict(GenerationModule(explainer, maps=True), loader())
     rows = [row for table in tables for row in table.to_pylist()]
     options: list[dict[str, Any]] = [{}, {}, {"sources": ["the cat is old ."]}]
     for row, given, extra in zip(rows, ROWS, options, strict=True):
@@ -99,10 +100,8 @@ def test_the_model_writes_what_rows_do_not_have(explainer: Any) -> None:
 def test_batches_may_be_mappings_of_lists(explainer: Any) -> None:
     module = GenerationModule(explainer)
     columns = {"prompt": ["a film .", "a cat ."], "response": ["fine", "old"]}
-    assert (
-        module.predict_step(columns).to_pylist()[1]
-        == module.predict_step([{"prompt": "a cat .", "response": "old"}])[:].to_pylist()[0]
-    )
+    (expected,) = module.predict_step([{"prompt": "a cat .", "response": "old"}]).to_pylist()
+    assert module.predict_step(columns).to_pylist()[1] == expected
 
 
 def test_bad_rows_are_named(explainer: Any) -> None:
@@ -115,13 +114,7 @@ def test_bad_rows_are_named(explainer: Any) -> None:
     ):
         with pytest.raises(kind, match=message):
             module.predict_step(batch)
-    with pytest.raises(MisconfigurationException, match="must be a captum_attn.GenerationAttention of an"):
+    with pytest.raises(MisconfigurationException, match=r"must be a captum_attn\.GenerationAttention of an"):
         GenerationModule(explainer.model)
     with pytest.raises(ValueError, match="a collate_fn that neither leaves out nor splits"):
-        predict_dropping(explainer)
-
-
-def predict_dropping(explainer: Any) -> None:
-    module = GenerationModule(explainer)
-    module.wanted = [True, False]
-    module.predict_step(ROWS[:1])
+        module.explained(ROWS[:1], [True, False])
