@@ -17,7 +17,6 @@ from small_models import MODELS
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torch.nn.utils import clip_grad_norm_
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import (
@@ -31,10 +30,10 @@ from transformers import (
 )
 
 ANSWERING_MODEL = MODELS / "llama-facts"
-VOCABULARY = 1024
+VOCABULARY = 2048
 BATCH_SIZE = 32
-LEARNING_RATE = 3e-3
-PROMPT_WEIGHT = 0.1  # of the loss at the prompt's tokens, beside 1 at the answers'
+COPYING = 200  # steps at the beginning that repeat random tokens, as every eighth step does later
+NEW = 0.2  # so many words are new in every story
 QUESTIONS = 5  # about a story, at most, one after another
 PARAGRAPHS = 10  # at most
 UNSEEN = 3  # answers at the end of each list that only the test has
@@ -146,10 +145,20 @@ class Story:
 
 
 def made_word(draw: random.Random) -> str:
-    """A word of one to three syllables."""
-    syllables = draw.choices((1, 2, 3), (1, 4, 2))[0]
-    parts = [draw.choice(letters.split()) for _ in range(syllables) for letters in (ONSETS, VOWELS, CODAS)]
-    return "".join(parts).replace("-", "")
+    """A word of two or three syllables."""
+    syllables = draw.choices((2, 3), (3, 1))[0]
+    parts = [draw.choice(letters.split()) for _ in range(syllables) for letters in (ONSETS, VOWELS)]
+    return "".join([*parts, draw.choice(CODAS.split())]).replace("-", "")
+
+
+NAMES = [made_word(random.Random(f"name {number}")).capitalize() for number in range(120)]
+WORDS = [made_word(random.Random(f"word {number}")) for number in range(60)]
+
+
+def new_word(draw: random.Random, words: list[str]) -> str:
+    """One of the words or, now and then, one that is in no list, which is then several tokens."""
+    word = made_word(draw)
+    return draw.choice(words) if draw.random() > NEW else word.capitalize() if words[0].istitle() else word
 
 
 def made_answer(draw: random.Random, what: str, test: bool, asked: bool) -> str:
@@ -161,7 +170,7 @@ def made_answer(draw: random.Random, what: str, test: bool, asked: bool) -> str:
         return draw.choice(words[:-UNSEEN])
     if words[0].isdigit():
         return str(draw.randint(1000, 1980))
-    return made_word(draw).capitalize() if words[0].istitle() else made_word(draw)
+    return new_word(draw, NAMES if words[0].istitle() else WORDS)
 
 
 def made_story(draw: random.Random, paragraphs: int, kind: str = "", test: bool = False) -> Story:
@@ -169,8 +178,8 @@ def made_story(draw: random.Random, paragraphs: int, kind: str = "", test: bool 
 
     Only in a ``test`` are names and the answer of the lists that training never shows.
     """
-    people = draw.sample(TEST_PEOPLE.split(), 5) if test else [made_word(draw).capitalize() for _ in range(5)]
-    places = draw.sample(TEST_PLACES.split(), 4) if test else [made_word(draw).capitalize() for _ in range(4)]
+    people = draw.sample(TEST_PEOPLE.split(), 5) if test else [new_word(draw, NAMES) for _ in range(5)]
+    places = draw.sample(TEST_PLACES.split(), 4) if test else [new_word(draw, NAMES) for _ in range(4)]
     things = draw.sample(THINGS.split(), 3)
     about_people = [what for what in FACTS if FACTS[what][0].startswith("{it}")]
     whats = draw.sample(about_people if kind == "two-hop" else list(FACTS), 1 if kind else draw.randint(1, 3))
@@ -219,8 +228,17 @@ def trained_tokenizer(draw: random.Random) -> PreTrainedTokenizerBase:
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
     )
-    stories = (made_story(draw, PARAGRAPHS) for _ in range(4000))
-    tokenizer.train_from_iterator((text for story in stories for turn in story.turns() for text in turn), trainer)
+    stories = [made_story(draw, PARAGRAPHS) for _ in range(2000)]
+    texts = [text for story in stories for turn in story.turns() for text in turn]
+    lists = [
+        *NAMES,
+        *WORDS,
+        TEST_PEOPLE,
+        TEST_PLACES,
+        THINGS,
+        *(fact[3] for what, fact in FACTS.items() if what != "year"),
+    ]
+    tokenizer.train_from_iterator([*texts, *FILLERS * 100, *500 * [" ".join(lists)]], trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=SPECIAL[0],
@@ -239,34 +257,39 @@ def random_model(tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
         num_hidden_layers=4,
         num_attention_heads=4,
         num_key_value_heads=4,
-        intermediate_size=384,
+        head_dim=64,
+        intermediate_size=256,
         max_position_embeddings=1024,
         tie_word_embeddings=True,
         initializer_range=0.0625,
+        rope_parameters={"rope_type": "default", "rope_theta": 100_000.0},
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return LlamaForCausalLM(config)
+    model = LlamaForCausalLM(config)
+    for layer in model.model.layers:  # each begins with what it reads, so that tokens are told apart from the start
+        torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
+        torch.nn.init.zeros_(layer.mlp.down_proj.weight)
+    return model
 
 
 def batch_of(stories: list[Story], tokenizer: PreTrainedTokenizerBase) -> tuple[Tensor, Tensor]:
-    """Token ids, padded, and what each token's prediction weighs in the loss: (stories, tokens)."""
-    rows, weights = [], []
+    """Token ids, padded, and which of them are the model's to write: (stories, tokens)."""
+    rows, written = [], []
     for story in stories:
         texts = [(f"<|user|>{asked}<|end|><|assistant|>", f"{answer}<|end|>") for asked, answer in story.turns()]
         parts = tokenizer([text for turn in texts for text in turn])["input_ids"]
         rows.append(torch.tensor([one for part in parts for one in part]))
-        by_part = [torch.full((len(part),), 1.0 if i % 2 else PROMPT_WEIGHT) for i, part in enumerate(parts)]
-        weights.append(torch.cat(by_part))
-    return pad_sequence(rows, True, tokenizer.pad_token_id), pad_sequence(weights, True)
+        written.append(torch.tensor([number % 2 == 1 for number, part in enumerate(parts) for _ in part]))
+    return pad_sequence(rows, True, tokenizer.pad_token_id), pad_sequence(written, True)
 
 
 def repeated_tokens(vocabulary: int) -> tuple[Tensor, Tensor]:
-    """Random tokens over and over, and weights that ask for all but the first time: so it learns to copy any text."""
+    """Random tokens over and over, of which all but the first time are to be written: so it learns to copy any text."""
     period = int(torch.randint(4, 21, ()))
     ids = torch.randint(len(SPECIAL), vocabulary, (BATCH_SIZE, period)).repeat(1, -(-64 // period))[:, :64]
-    return ids, (torch.arange(64) > period).float().expand(BATCH_SIZE, -1)
+    return ids, (torch.arange(64) > period).expand(BATCH_SIZE, -1)
 
 
 def training_batches(draw: random.Random, steps: int) -> Iterator[list[Story]]:
@@ -280,21 +303,27 @@ def training_batches(draw: random.Random, steps: int) -> Iterator[list[Story]]:
 
 
 def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, steps: int, draw: random.Random) -> None:
-    """Fit the model to the answers and, a little, to all that stands before them."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps, pct_start=0.1)
+    """Fit the model to the answers to new stories in every step, and to repetitions of random tokens."""
+    matrices = [weight for name, weight in model.model.layers.named_parameters() if weight.ndim == 2]
+    others = [weight for name, weight in model.named_parameters() if weight.ndim == 1 or "embed" in name]
+    optimizers = [torch.optim.Muon(matrices, lr=0.02, weight_decay=0.0), torch.optim.AdamW(others, lr=3e-3)]
+    schedules = [
+        torch.optim.lr_scheduler.LambdaLR(one, lambda step: min(1, (step + 1) / 50, 2 * (steps - step) / steps))
+        for one in optimizers
+    ]
     model.train()
-    with tqdm(training_batches(draw, steps), "steps", steps, mininterval=10) as progress:
-        for stories in progress:
-            ids, weights = batch_of(stories, tokenizer)
-            logits = model(ids[:, :-1]).logits
-            losses = cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
-            loss = losses @ weights[:, 1:].flatten() / weights[:, 1:].sum()
-            optimizer.zero_grad()
+    batches = training_batches(draw, steps)
+    with tqdm(range(steps), "steps", mininterval=10) as progress:
+        for step in progress:
+            copying = step < COPYING or step % 8 == 0
+            ids, written = repeated_tokens(len(tokenizer)) if copying else batch_of(next(batches), tokenizer)
+            hidden = model.model(ids[:, :-1]).last_hidden_state[written[:, 1:]]
+            loss = cross_entropy(model.lm_head(hidden), ids[:, 1:][written[:, 1:]])
+            model.zero_grad()
             loss.backward()
-            clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
+            for optimizer, schedule in zip(optimizers, schedules, strict=True):
+                optimizer.step()
+                schedule.step()
             progress.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
     model.eval()
 
@@ -304,9 +333,9 @@ def correct(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, stories
     """Whether each story's answer is what the model writes greedily, all of it and then its end: bool (stories,)."""
     right = []
     for start in range(0, len(stories), BATCH_SIZE):
-        ids, weights = batch_of(stories[start : start + BATCH_SIZE], tokenizer)
+        ids, written = batch_of(stories[start : start + BATCH_SIZE], tokenizer)
         as_written = model(ids[:, :-1]).logits.argmax(-1) == ids[:, 1:]
-        right.append((as_written | (weights[:, 1:] < 1)).all(1))
+        right.append((as_written | ~written[:, 1:]).all(1))
     return torch.cat(right)
 
 

@@ -5,7 +5,7 @@ from captum_attn.generation.generation_attention import GenerationAttention
 from captum_attn.generation.head_weights import HeadWeights
 from captum_attn.generation.prompt_sources import Source, Sources, find_sources
 from captum_attn.generation.prompts import Prompt, read_prompt, without_end
-from captum_attn.generation.scored_response import ScoredResponse
+from captum_attn.generation.scored_response import ResponseClassifier, ScoredResponse, response_inputs
 from captum_attn.generation.source_ablations import (
     fit_head_weights,
     leave_one_out,
@@ -19,6 +19,7 @@ __all__ = [
     "GenerationAttention",
     "HeadWeights",
     "Prompt",
+    "ResponseClassifier",
     "ScoredResponse",
     "Source",
     "Sources",
@@ -28,6 +29,7 @@ __all__ = [
     "linear_datamodeling_score",
     "random_absences",
     "read_prompt",
+    "response_inputs",
     "scores_without",
     "without_end",
 ]

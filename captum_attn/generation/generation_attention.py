@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -175,6 +175,31 @@ class GenerationAttention:
     def encode(self, response: str) -> list[int]:
         """The ids of a text as a response."""
         return list(self.tokenizer(response, add_special_tokens=False)["input_ids"])
+
+    def of_batch(self, batch: Mapping[str, Tensor], targets: Tensor) -> Tensor:
+        """Values (B, N) of a batch of a :class:`captum_attn.generation.ResponseClassifier`: a method for ``evaluate``.
+
+        Args:
+            batch: as :func:`captum_attn.generation.response_inputs` makes it.
+            targets: int64 (B,), 0 where the response is explained, 1 where it is that the model writes something else,
+                which has the opposite values.
+
+        Example:
+            >>> from captum_attn.generation import response_inputs
+            >>> inputs = response_inputs(["a film .", "the cat is old ."], ["fine", "it is"], chat_tokenizer)
+            >>> explainer = GenerationAttention(decoder, chat_tokenizer)
+            >>> explainer.of_batch(inputs, torch.tensor([0, 0])).shape == inputs["input_ids"].shape
+            True
+        """
+        values = torch.zeros(batch["input_ids"].shape)
+        columns = (batch[name].cpu() for name in ("input_ids", "attention_mask", "response_ids"))
+        for place, (ids, mask, response) in enumerate(zip(*columns, strict=True)):
+            (real,) = mask.nonzero(as_tuple=True)
+            count = int((response >= 0).sum())
+            whole = ids[real][None].to(device_of(self.model))
+            found = self._solver(Responses(whole, torch.ones_like(whole, dtype=torch.bool), count)).of_response()[1]
+            values[place, real] = -found if targets[place] else found
+        return values
 
     def influence_of_heads(self, explained: ExplainedResponse) -> Tensor:
         """(L, H, N): the influence of all tokens before a response on it, of each head alone."""

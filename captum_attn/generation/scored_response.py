@@ -1,12 +1,20 @@
-"""A language model as a scorer of a response, which every method explains."""
+"""A language model as a scorer or a classifier of responses, for every method and every metric."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from captum_attn.core import check_causal, config_of, takes_keyword
 from captum_attn.functional import ResponseScore, ScoreFunction, check_response_score, response_scores
+from captum_attn.generation.prompts import Messages, read_prompt
+
+_UNSCORED = -100
+"""In the place of a token that is none of the response's, as in transformers' labels."""
 
 
 class ScoredResponse(nn.Module):
@@ -58,3 +66,96 @@ class ScoredResponse(nn.Module):
         logits = self.model(input_ids=input_ids, attention_mask=attention_mask, **kept).logits
         scores = response_scores(logits[:, -self.count - 1 : -1], input_ids[:, -self.count :], self.score)
         return scores @ self.parts.to(scores).mT
+
+
+class ResponseClassifier(nn.Module):
+    """A causal language model as a classifier of two classes: it writes a response, or something else.
+
+    The logits are s/2 and −s/2, with s the mean of the log-odds of the response's tokens, so that the probability of
+    the first class is the logistic function of s. So :func:`captum_attn.metrics.evaluate`,
+    :func:`captum_attn.comparison.compare` and whatever takes classifiers measures explanations of responses:
+    prompts' tokens are replaced, and the model is asked how sure it is of the same response. Inputs are those of
+    :func:`response_inputs`.
+
+    Args:
+        model: takes ``input_ids`` and ``attention_mask``, and returns logits.
+
+    Raises:
+        ValueError: a model that is no causal language model; when called, a row without a response.
+
+    Example:
+        >>> from captum_attn import AttnLRP, ShapleyGradAttention
+        >>> from captum_attn.metrics import evaluate
+        >>> classifier = ResponseClassifier(decoder)
+        >>> prompts, responses = ["the cat is old . is it ?", "the dog is young ."], ["it is old", "fine"]
+        >>> methods = {"AttnLRP": AttnLRP(classifier), "game": ShapleyGradAttention(classifier, game="cls")}
+        >>> inputs = response_inputs(prompts, responses, chat_tokenizer)
+        >>> found = evaluate(classifier, inputs, methods, tokenizer=chat_tokenizer, show_progress=False)
+        >>> list(found.table(["comprehensiveness"]).method.unique())
+        ['AttnLRP', 'game', 'random']
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        check_causal(model)
+        self.model, self.config = model, config_of(model)
+
+    def forward(self, input_ids: Tensor, response_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Logits (B, 2) of ids (B, N), of which ``response_ids`` int64 (B, N) has the response's, else −100."""
+        logits = self.model(input_ids=input_ids, attention_mask=attention_mask).logits[:, :-1]
+        scored = response_ids[:, 1:] != _UNSCORED
+        if not scored.any(-1).all():
+            raise ValueError("a row has no response: response_ids are -100 for all of its tokens")
+        scores = response_scores(logits, response_ids[:, 1:].clamp(min=0)).masked_fill(~scored, 0)
+        mean = scores.sum(-1) / scored.sum(-1)
+        return torch.stack([mean, -mean], -1) / 2
+
+
+def response_inputs(
+    prompts: Sequence[str | Messages], responses: Sequence[str], tokenizer: Any, device: torch.device | None = None
+) -> dict[str, Tensor]:
+    """Prompts and responses as one batch of a :class:`ResponseClassifier`, padded on the right.
+
+    What was written in the prompt plays: a chat template's words, special tokens and the response do not.
+
+    Args:
+        prompts: texts, or messages under the tokenizer's chat template.
+        responses: a text for each.
+        tokenizer: the model's, a fast one.
+        device: of the model.
+
+    Returns:
+        ``input_ids``, ``attention_mask``, ``response_ids`` and ``players``, int64 (B, N).
+
+    Raises:
+        TypeError, ValueError: prompts that are none, empty responses, or another number of them.
+
+    Example:
+        >>> inputs = response_inputs(["a film .", "the cat is old ."], ["fine", "it is"], chat_tokenizer)
+        >>> inputs["response_ids"].gt(0).sum(-1)
+        tensor([1, 2])
+    """
+    if len(prompts) != len(responses) or not prompts:
+        raise ValueError(f"{len(prompts)} prompts and {len(responses)} responses: expected one for each, at least one")
+    rows = []
+    for prompt, response in zip(prompts, responses, strict=True):
+        read, ids = read_prompt(prompt, tokenizer), tokenizer(response, add_special_tokens=False)["input_ids"]
+        if not ids:
+            raise ValueError("a response is empty: there is nothing to explain")
+        plays = [
+            any(start < end and start < stop and end > begin for begin, stop in read.contents)
+            for start, end in read.offsets
+        ]
+        rows.append(
+            {
+                "input_ids": [*read.ids, *ids],
+                "attention_mask": [1] * (len(read.ids) + len(ids)),
+                "response_ids": [*[_UNSCORED] * len(read.ids), *ids],
+                "players": [*map(int, plays), *[0] * len(ids)],
+            }
+        )
+    fill = {"input_ids": tokenizer.pad_token_id or 0, "response_ids": _UNSCORED}
+    return {
+        name: pad_sequence([torch.tensor(row[name]) for row in rows], True, fill.get(name, 0)).to(device)
+        for name in rows[0]
+    }

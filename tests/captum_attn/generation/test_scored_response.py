@@ -1,0 +1,125 @@
+"""Language models as scorers and classifiers of responses, against the same by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from chat_models import chat_model
+from models import left_untouched
+from torch import Tensor
+
+from captum_attn import AttentionRollout, AttnLRP, GenerationAttention, ShapleyGradAttention
+from captum_attn.comparison import compare
+from captum_attn.functional import response_scores
+from captum_attn.generation import ResponseClassifier, ScoredResponse, response_inputs
+from captum_attn.metrics import evaluate
+
+CHAT = [{"role": "user", "content": "the cat is old . how old is the cat ?"}]
+PROMPTS: list[Any] = [CHAT, "the dog is young ."]
+RESPONSES = ["it is old", "fine"]
+
+
+@pytest.fixture(scope="module")
+def chat() -> tuple[Any, Any]:
+    return chat_model()
+
+
+def scores_of(model: Any, ids: Tensor, count: int) -> Tensor:
+    with torch.no_grad():
+        return response_scores(model(input_ids=ids[None]).logits[0, -count - 1 : -1], ids[-count:])
+
+
+def test_scores_are_those_of_the_tokens(chat: Any) -> None:
+    model, tokenizer = chat
+    ids = torch.tensor(tokenizer("the cat is old . it is old")["input_ids"])
+    parts = torch.tensor([[1.0, 1.0, 1.0], [0.0, 0.5, 0.0]])
+    expected = scores_of(model, ids, 3)
+    torch.testing.assert_close(ScoredResponse(model, 3)(ids[None]), expected.sum()[None, None])
+    torch.testing.assert_close(ScoredResponse(model, 3, parts=parts)(ids[None])[0], parts @ expected)
+    for count, wrong in ((0, None), (3, torch.ones(1, 2))):
+        with pytest.raises(ValueError, match=r"has one token or more|parts must have shape \(S, 3\)"):
+            ScoredResponse(model, count, parts=wrong)
+
+
+def test_a_classifier_says_how_sure_the_model_is_of_its_response(chat: Any) -> None:
+    model, tokenizer = chat
+    inputs = response_inputs(PROMPTS, RESPONSES, tokenizer)
+    plays = inputs.pop("players")
+    logits = ResponseClassifier(model)(**inputs)
+    for row, response in enumerate(RESPONSES):
+        real, count = inputs["attention_mask"][row].bool(), len(response.split())
+        ids = inputs["input_ids"][row, real]
+        assert tokenizer.decode(ids[-count:]) == response
+        torch.testing.assert_close(logits[row, 0] * 2, scores_of(model, ids, count).mean())
+        text = PROMPTS[row] if isinstance(PROMPTS[row], str) else PROMPTS[row][0]["content"]
+        written = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert inputs["input_ids"][row, plays[row].bool()].tolist() == written
+    torch.testing.assert_close(logits.sum(-1), torch.zeros(2))
+    inputs["response_ids"][1] = -100
+    with pytest.raises(ValueError, match="a row has no response"):
+        ResponseClassifier(model)(**inputs)
+    for wrong, message in ((["fine"], "2 prompts and 1 responses"), (["fine", ""], "a response is empty")):
+        with pytest.raises(ValueError, match=message):
+            response_inputs(PROMPTS, wrong, tokenizer)
+
+
+def test_batches_are_explained_row_by_row(chat: Any) -> None:
+    model, tokenizer = chat
+    explainer, inputs = GenerationAttention(model, tokenizer), response_inputs(PROMPTS, RESPONSES, tokenizer)
+    values = explainer.of_batch(inputs, torch.tensor([0, 1]))
+    for row, sign in enumerate((1, -1)):
+        expected = explainer.explain(PROMPTS[row], RESPONSES[row]).values
+        torch.testing.assert_close(values[row, : len(expected)], sign * expected)
+        assert not values[row, len(expected) :].any()
+
+
+@pytest.mark.parametrize("intervention", ["replacement", "knockout"])
+def test_explanations_of_responses_are_evaluated(chat: Any, intervention: Any) -> None:
+    model, tokenizer = chat
+    classifier, inputs = ResponseClassifier(model), response_inputs(PROMPTS, RESPONSES, tokenizer)
+    methods = {
+        "one pass": GenerationAttention(model, tokenizer).of_batch,
+        "AttnLRP": AttnLRP(classifier),
+        "rollout": AttentionRollout(classifier),
+    }
+    with left_untouched(model):
+        found = evaluate(
+            classifier,
+            inputs,
+            methods,
+            tokenizer=tokenizer,
+            metrics=["comprehensiveness"],
+            interventions=[intervention],
+            percentages=[50],
+            show_progress=False,
+        )
+    table = found.table()
+    mean = table[(table.method == "one pass") & (table.ranking == "scores")]["mean"].item()
+    given = {name: column for name, column in inputs.items() if name != "players"}
+    probabilities = classifier(**given).softmax(-1)
+    targets = probabilities.argmax(-1)
+    taken = half_taken(methods["one pass"](inputs, targets), inputs["players"].bool())
+    if intervention == "replacement":
+        less = classifier(**{**given, "input_ids": given["input_ids"].masked_fill(taken, tokenizer.mask_token_id)})
+        drops = (probabilities - less.softmax(-1)).gather(1, targets[:, None])
+        assert mean == pytest.approx(float(drops.mean()), rel=1e-3, abs=1e-9)
+    assert mean == mean
+
+
+def half_taken(values: Tensor, players: Tensor) -> Tensor:
+    """The upper half of each row's players."""
+    taken = torch.zeros_like(players)
+    for row, plays in enumerate(players):
+        (places,) = plays.nonzero(as_tuple=True)
+        taken[row, places[values[row, places].argsort(descending=True)[: (len(places) + 1) // 2]]] = True
+    return taken
+
+
+def test_explanations_of_responses_are_compared(chat: Any) -> None:
+    model, tokenizer = chat
+    classifier, inputs = ResponseClassifier(model), response_inputs(PROMPTS, RESPONSES, tokenizer)
+    methods = {"AttnLRP": AttnLRP(classifier), "game": ShapleyGradAttention(classifier, game="cls")}
+    found = compare(classifier, inputs, methods, tokenizer=tokenizer, show_progress=False)
+    assert "AttnLRP" in repr(found)
