@@ -201,8 +201,8 @@ def _probabilities(output: Tensor) -> Tensor:
     if output.dim() != 2 or output.shape[1] < 2:
         raise ValueError(
             f"the model's output has the shape {tuple(output.shape)}, expected logits (B, C) of at least two classes: "
-            "what is measured is the probability of the predicted class. Of a language model's responses, it is that of "
-            "captum_attn.generation.ResponseClassifier(model)"
+            "what is measured is the probability of the predicted class. Of what a language model writes, it is that "
+            "of captum_attn.generation.ResponseClassifier(model)"
         )
     if not output.isfinite().all():
         raise ValueError("the model's output is not finite (NaN or infinite). Check the inputs and the weights")
