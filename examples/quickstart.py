@@ -129,6 +129,11 @@ def jobs(arguments: argparse.Namespace) -> Sequence[Callable[[argparse.Namespace
             config = AutoConfig.from_pretrained(arguments.model)
         except (OSError, ValueError) as error:
             raise SystemExit(f"--model {arguments.model}: {str(error).splitlines()[0]}") from error
+        if "CausalLM" in str(config.architectures):
+            raise SystemExit(
+                f"--model {arguments.model} writes text: python examples/explain_answer.py --model {arguments.model} "
+                "explains what it writes"
+            )
         if not any("Classification" in name for name in config.architectures or ()):
             raise SystemExit(f"--model {arguments.model} is no text or image classifier, but {config.architectures}")
         sees = config.model_type in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES

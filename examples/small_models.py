@@ -1,4 +1,4 @@
-"""The three small trained models that the examples and the tests explain."""
+"""The four small trained models that the examples and the tests explain."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ MODELS = Path(__file__).resolve().parent / "models"
 TEXT_MODEL = MODELS / "bert-sst2"
 IMAGE_MODEL = MODELS / "vit-digits"
 TEXTURE_MODEL = MODELS / "vit-textures"
+ANSWER_MODEL = MODELS / "llama-facts"
 
 
 def load_text_model(

@@ -26,8 +26,7 @@ from captum_attn import (
 from captum_attn.core import Grid
 from captum_attn.core.propagation import Propagation
 from captum_attn.core.readout import Readout
-from captum_attn.functional import Game
-from captum_attn.methods import CustomGame, Estimator
+from captum_attn.methods import ChosenGame, CustomGame, Estimator
 from shap_attn.explained_outputs import OutputNames, Outputs, is_single, names_in_order, output_chooser
 from shap_attn.generation_explainer import GenerationExplainer, packed
 from shap_attn.images import ImageReader
@@ -97,7 +96,7 @@ class AttentionExplainer(SavedExplainer):
         masker: Any = None,
         *,
         method: Method = "game",
-        game: Game | CustomGame = "incoming",
+        game: ChosenGame | CustomGame = "auto",
         sign: Literal["rectified", "signed"] = "signed",
         layers: Sequence[int] | int | None = None,
         heads: Sequence[int] | int | None = None,

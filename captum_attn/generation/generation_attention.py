@@ -60,9 +60,9 @@ class GenerationAttention:
         head_weights: how much each head counts, of this variant, as :func:`captum_attn.generation.fit_head_weights`
             finds them. Default: alike.
         method: explains by a pass over the whole sequence instead, such as ``AttnLRP``, by relevance of the input
-            itself, or ``ShapleyGradAttention``, for what prompt's tokens read, too. It is called with a
-            :class:`captum_attn.generation.ScoredResponse` and ``tokenizer``, and takes arguments of its own by
-            ``functools.partial``; those above, but the score, are not for it.
+            itself, or ``partial(ShapleyGradAttention, game="incoming")``, for what prompt's tokens read, too. It is
+            called with a :class:`captum_attn.generation.ScoredResponse` and ``tokenizer``; those above, but the score,
+            are not for it.
 
     Raises:
         TypeError, ValueError: an argument that is none of the above.

@@ -147,7 +147,7 @@ class WholeSequence:
         if not isinstance(explainer, AttentionAttribution):
             made = type(explainer).__name__
             raise TypeError(f"method must make an attribution of a model, such as AttnLRP, but it made {made}")
-        if isinstance(explainer, AttentionShapley) and explainer.game not in ADDITIVE_GAMES:
+        if isinstance(explainer, AttentionShapley) and explainer.game not in ("auto", *ADDITIVE_GAMES):
             raise ValueError(
                 f"in the game {explainer.game!r} the values of sources are not the sums of their tokens': ask "
                 "GenerationAttention.source_game for sources that play it"

@@ -2,12 +2,20 @@
 
 from captum_attn.methods.attribution import AttentionAttribution, CommonArguments, Explained, Inputs, OnePassAttribution
 from captum_attn.methods.one_pass import explain_in_one_pass
-from captum_attn.methods.shapley import AttentionShapley, CustomGame, Estimator, ShapleyAttention, ShapleyGradAttention
+from captum_attn.methods.shapley import (
+    AttentionShapley,
+    ChosenGame,
+    CustomGame,
+    Estimator,
+    ShapleyAttention,
+    ShapleyGradAttention,
+)
 from captum_attn.methods.token_relevance import Rows, TokenRelevance, check_rows
 
 __all__ = [
     "AttentionAttribution",
     "AttentionShapley",
+    "ChosenGame",
     "CommonArguments",
     "CustomGame",
     "Estimator",

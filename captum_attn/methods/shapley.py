@@ -26,6 +26,7 @@ from captum_attn.methods.attribution import CommonArguments, Explained, Inputs, 
 from captum_attn.token_attributions import TokenAttributions, concatenated
 
 CustomGame = Callable[[Tensor, Tensor], Tensor]
+ChosenGame = Game | Literal["auto"]
 Estimator = Callable[..., ShapleyEstimate]
 
 
@@ -39,6 +40,8 @@ class AttentionShapley(OnePassAttribution):
 
             - ``incoming``: its influence on all tokens;
             - ``cls``: its influence on the readout token;
+            - ``auto``: ``cls`` where attention is causal, else ``incoming``. In decoders, a prompt's tokens read each
+              other whatever is written, and ``incoming`` finds the source of an answer no better than chance;
             - ``mutual``, ``max_mutual``: the mutual influence of its members, as the sum of both directions or as
               the larger one (which favours positive values where influence is signed);
             - a function of an influence matrix (n, n) and coalitions bool (K, n), to their worth (K,), with n the
@@ -59,15 +62,15 @@ class AttentionShapley(OnePassAttribution):
         self,
         model: Callable[..., Any],
         *,
-        game: Game | CustomGame = "incoming",
+        game: ChosenGame | CustomGame = "incoming",
         estimator: Estimator | None = None,
         **common: Unpack[CommonArguments],
     ) -> None:
         super().__init__(model, **common)
-        if not callable(game) and game not in GAMES:
+        if not callable(game) and game not in ("auto", *GAMES):
             raise ValueError(
-                f"unknown game {game!r}: expected one of {', '.join(map(repr, GAMES))}, or a function of an influence "
-                "matrix (n, n) and coalitions (K, n)"
+                f"unknown game {game!r}: expected one of {', '.join(map(repr, ('auto', *GAMES)))}, or a function of an "
+                "influence matrix (n, n) and coalitions (K, n)"
             )
         if estimator is not None and not callable(estimator):
             raise TypeError(f"estimator must be a function such as permutation_shapley, got {estimator!r}")
@@ -144,8 +147,10 @@ class AttentionShapley(OnePassAttribution):
             >>> ShapleyGradAttention(model, game="mutual", tokenizer=tokenizer).interactions(batch).shape
             torch.Size([2, 6, 6])
         """
-        game = self._exact_game()
-        if game in ADDITIVE_GAMES:
+        game = self.game
+        if callable(game):
+            raise ValueError(f"exact interactions exist for the games 'mutual' and 'max_mutual', not for {game!r}")
+        if game == "auto" or game in ADDITIVE_GAMES:
             raise ValueError(
                 f"the game {game!r} is additive: tokens are worth together what they are worth apart, so no two of "
                 "them interact, whatever the model does. Ask for interactions with game='mutual' or game='max_mutual'"
@@ -207,26 +212,25 @@ class AttentionShapley(OnePassAttribution):
 
     def _row_weights(self, explained: Explained) -> RowWeights | None:
         """Of the rows of M that the values need; None for all of it. Exact values of additive games need few."""
-        if self.estimator is not None or self._exact_game() not in ADDITIVE_GAMES:
+        game = self._game_of(explained)
+        if self.estimator is not None or game not in ADDITIVE_GAMES:
             return None
-        return explained.readout if self.game == "cls" else KnownRows(explained.real)
+        return explained.readout if game == "cls" else KnownRows(explained.real)
 
     def _exact(self, explained: Explained, influence: Tensor) -> Tensor:
         """Shapley values (B, ..., N) in closed form."""
-        game, players = self._exact_game(), explained.players
+        game, players = self._game_of(explained), explained.players
         if game in ADDITIVE_GAMES:
             return influence
         kept = influence.shape[1:-2]
         each = players.repeat_interleave(kept.numel(), 0)
         return shapley_values(influence.flatten(0, -3), each, game).view(len(players), *kept, -1)
 
-    def _exact_game(self) -> Game:
-        if callable(self.game):
-            raise ValueError(
-                f"exact values exist for the games {', '.join(map(repr, GAMES))}, not for a function: sample its "
-                "values with attribute or attribute_tokens"
-            )
-        return self.game
+    def _game_of(self, explained: Explained) -> Any:
+        """The game that is played on a pass."""
+        if self.game != "auto":
+            return self.game
+        return "cls" if explained.run.causal and not explained.run.crosses_stacks else "incoming"
 
     def _sampled(self, explained: Explained, matrices: Tensor, estimator: Estimator) -> tuple[Tensor, Tensor]:
         """Sampled Shapley values and their standard errors, (B, N) each."""
@@ -240,7 +244,7 @@ class AttentionShapley(OnePassAttribution):
     def _worth(self, explained: Explained, matrices: Tensor, example: int) -> CharacteristicFunction:
         """The characteristic function of one example, of coalitions (K, n) of its players."""
         matrix, members = matrices[example], explained.players[example]
-        game = self.game
+        game = self._game_of(explained)
         if callable(game):
             among_players = matrix[members][:, members]
             return lambda coalitions: game(among_players, coalitions)
@@ -282,7 +286,7 @@ class ShapleyGradAttention(AttentionShapley):
         self,
         model: Callable[..., Any],
         *,
-        game: Game | CustomGame = "incoming",
+        game: ChosenGame | CustomGame = "incoming",
         sign: Literal["rectified", "signed"] = "signed",
         estimator: Estimator | None = None,
         **common: Unpack[CommonArguments],

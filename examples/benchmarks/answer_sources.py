@@ -160,7 +160,7 @@ class Asked:
         one: Any = partial(GenerationAttention, self.model, self.tokenizer)
         ways = [
             Way("rollout", "1 f", by(one(method=AttentionRollout))),
-            Way("incoming, all rows", "1 f + b", by(one(method=ShapleyGradAttention))),
+            Way("incoming, all rows", "1 f + b", by(one(method=partial(ShapleyGradAttention, game="incoming")))),
             Way("AttnLRP, logit", "1 f + b", by(one(method=AttnLRP, score="logit"))),
             Way("Captum Input × Gradient, log_odds", "1 f + b", self.input_x_gradient),
             Way("Captum LLMAttribution(FeatureAblation)", "9 f", self.captum_ablation),

@@ -172,7 +172,7 @@ def test_sources_play_games_on_the_whole_sequence(chat: Any) -> None:
 
 def test_other_methods_explain_by_a_pass_over_the_whole_sequence(chat: Any) -> None:
     model, tokenizer = chat
-    plain = partial(ShapleyGradAttention, propagation="gradient")
+    plain = partial(ShapleyGradAttention, game="incoming")
     with left_untouched(model):
         found = GenerationAttention(model, tokenizer, method=plain).explain(MESSAGES, "it is young")
     ids = torch.tensor([*found.prompt.ids, *found.response_ids])
