@@ -1,7 +1,7 @@
 """Train the small decoder in ``models/llama-facts`` on made-up stories, from random weights.
 
-It answers a question about the paragraphs of its prompt by copying the sentence that says it. Names, and half of the
-answers, are new words in every story, so that it has to look them up.
+It answers a question about the paragraphs of its prompt with the sentence that says it, which it has to look up there:
+every story puts other names and answers together. Those of the test come up in training only as tokens drawn at random.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from small_models import MODELS
+from small_models import ANSWER_MODEL
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -29,7 +29,6 @@ from transformers import (
     set_seed,
 )
 
-ANSWERING_MODEL = MODELS / "llama-facts"
 VOCABULARY = 2048
 BATCH_SIZE = 32
 NEW = 0.15  # so many names are of no list
@@ -153,8 +152,6 @@ def made_word(draw: random.Random) -> str:
 
 NAMES = [made_word(random.Random(f"name {number}")).capitalize() for number in range(120)]
 WORDS = [made_word(random.Random(f"word {number}")) for number in range(60)]
-
-
 SEEN = [answer for fact in FACTS.values() if fact[3] != TEST_PLACES for answer in fact[3].split()[:-UNSEEN]]
 
 
@@ -177,7 +174,7 @@ def made_answer(draw: random.Random, what: str, test: bool, asked: bool, new: fl
 def made_story(draw: random.Random, paragraphs: int, kind: str = "", test: bool = False, new: float = NEW) -> Story:
     """A story of so many paragraphs or a few more: with any facts and questions, or with one question of a kind.
 
-    Only in a ``test`` are names and the answer of the lists that training never shows.
+    Only in a ``test`` are the names and the asked answer of the lists that no story for training has.
     """
     people = draw.sample(TEST_PEOPLE.split(), 5) if test else [new_word(draw, NAMES, new) for _ in range(5)]
     places = draw.sample(TEST_PLACES.split(), 4) if test else [new_word(draw, NAMES, new) for _ in range(4)]
@@ -239,6 +236,7 @@ def trained_tokenizer(draw: random.Random) -> PreTrainedTokenizerBase:
         eos_token=SPECIAL[1],
         chat_template=TEMPLATE,
         clean_up_tokenization_spaces=False,
+        padding_side="left",
         model_max_length=1024,
     )
 
@@ -337,7 +335,7 @@ def correct(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, stories
 def main() -> None:
     """Train, save in float16, load again and print the share of right answers to held-out questions of each kind."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=ANSWERING_MODEL, help="folder to write the model to")
+    parser.add_argument("--out", type=Path, default=ANSWER_MODEL, help="folder to write the model to")
     parser.add_argument("--steps", type=int, default=1600, help="0: only test the model in the folder")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

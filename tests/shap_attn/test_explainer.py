@@ -146,7 +146,7 @@ def test_families_one_text_at_a_time_and_together(name):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-6)
     for row, text in enumerate(TEXTS):
         batch = tokenizer(text, return_tensors="pt")
-        core = ShapleyGradAttention(model, tokenizer=tokenizer).attribute(batch, target=2)
+        core = ShapleyGradAttention(model, game="auto", tokenizer=tokenizer).attribute(batch, target=2)
         np.testing.assert_allclose(rows_of(together)[row][:, 2].sum(), core.sum(), rtol=1e-3, atol=1e-6)
 
 
@@ -652,9 +652,7 @@ def test_a_pipelines_other_settings_are_warned_of():
 
 
 def test_it_shows_what_it_is(explainer):
-    assert repr(explainer).startswith(
-        "AttentionExplainer(BertForSequenceClassification, BertTokenizer, game='incoming'"
-    )
+    assert repr(explainer).startswith("AttentionExplainer(BertForSequenceClassification, BertTokenizer, game='auto'")
 
 
 def test_an_output_that_is_not_of_classes(model_and_tokenizer):

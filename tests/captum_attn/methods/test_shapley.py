@@ -528,8 +528,21 @@ def test_a_game_of_ones_own():
     matrix = attribution.influence(inputs)
     total = torch.stack([m[p][:, p].sum() for m, p in zip(matrix, result.players, strict=True)])
     torch.testing.assert_close(result.values.sum(-1), total)
-    with pytest.raises(ValueError, match="exact values exist for the games"):
+    with pytest.raises(ValueError, match="exact interactions exist for the games"):
         attribution.interactions(inputs)
+
+
+@pytest.mark.parametrize(
+    ("name", "game"), [("bert", "incoming"), ("gpt2", "cls"), ("llama", "cls"), ("t5", "incoming")]
+)
+@pytest.mark.parametrize("explainer", [ShapleyGradAttention, ShapleyAttention])
+def test_where_attention_is_causal_the_readouts_row_counts(explainer, name, game):
+    model, inputs = FAMILIES[name].build(), batch(FAMILIES[name])
+    found, expected = (explainer(model, game=one).attribute_tokens(inputs).values for one in ("auto", game))
+    assert torch.equal(found, expected)
+    assert found.any()
+    with pytest.raises(ValueError, match="the game 'auto' is additive"):
+        explainer(model, game="auto").interactions(inputs)
 
 
 @pytest.mark.parametrize("game", GAMES)
@@ -688,7 +701,7 @@ BAD_OPTIONS = {
     "not a tokenizer": (TypeError, "must be a Hugging Face tokenizer, got str", {"tokenizer": "bert"}),
     "not an estimator": (TypeError, "such as permutation_shapley, got 'kernel'", {"estimator": "kernel"}),
     "not layers": (TypeError, "layers must be an index, a sequence .* got 'all'", {"layers": "all"}),
-    "unknown game": (ValueError, r"unknown game 'owen': expected one of 'cls'", {"game": "owen"}),
+    "unknown game": (ValueError, r"unknown game 'owen': expected one of 'auto', 'cls'", {"game": "owen"}),
     "unknown sign": (ValueError, "'rectified' or 'signed', got 'both'", {"sign": "both"}),
     "unknown readout": (ValueError, "got 'first'", {"readout": "first"}),
 }
