@@ -104,9 +104,9 @@ def response_logits_of_each(
         >>> sorted((numbers, tuple(logits.shape[:2])) for numbers, logits in parts)
         [([0, 2], (2, 2)), ([1], (1, 2))]
     """
-    model = unwrapped(model)
+    model, device = unwrapped(model), device_of(model)
     batches = list(_batches(prompts, batch_size))
-    every = [_together(model, [prompts[number] for number in batch], response) for batch in batches]
+    every = [Responses.of([(prompts[number], response) for number in batch], 0, device) for batch in batches]
     reuse = max((len(one) for one in prompts), default=0) > _WORTH and all(_reads_cache(model, one) for one in every)
     ends = [(prompts[batch[0]], prompts[batch[-1]]) for batch in batches]
     shared = [_in_common(one[0], other[1]) if reuse else 0 for one, other in pairwise(ends)]
@@ -133,11 +133,6 @@ def _batches(prompts: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]
     for _, group in groupby(order, key=lambda number: len(prompts[number])):
         alike = list(group)
         yield from (alike[start : start + size] for start in range(0, len(alike), size))
-
-
-def _together(model: Any, prompts: Sequence[Sequence[int]], response: Sequence[int]) -> Responses:
-    ids = torch.tensor([[*prompt, *response] for prompt in prompts], device=device_of(model))
-    return Responses(ids, torch.ones_like(ids, dtype=torch.bool), len(response))
 
 
 def _in_common(one: Sequence[int], other: Sequence[int]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakSet
@@ -28,6 +28,28 @@ class Responses:
     ids: Tensor
     real: Tensor
     count: int
+
+    @classmethod
+    def of(
+        cls,
+        pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
+        pad: int = 0,
+        device: torch.device | None = None,
+    ) -> Responses:
+        """Prompts and responses of any lengths, ids without padding, laid out as one batch.
+
+        Example:
+            >>> Responses.of([([5, 6], [7]), ([5], [8, 9])]).ids
+            tensor([[5, 6, 7, 0],
+                    [0, 5, 8, 9]])
+        """
+        before, count = (max(len(pair[side]) for pair in pairs) for side in (0, 1))
+        ids = torch.full((len(pairs), before + count), pad)
+        real = torch.zeros_like(ids, dtype=torch.bool)
+        for row, (prompt, response) in enumerate(pairs):
+            place = slice(before - len(prompt), before + len(response))
+            ids[row, place], real[row, place] = torch.tensor([*prompt, *response]), True
+        return cls(ids.to(device), real.to(device), count)
 
     @property
     def predicted(self) -> Tensor:

@@ -169,9 +169,8 @@ class ExplainedResponse:
     def _against_response(self, ids: list[int]) -> Tensor:
         if not ids or ids == list(self.response_ids):
             raise ValueError("the other response is empty, or the same: there is nothing to compare")
-        own = self.solver.responses
-        whole = torch.cat([own.ids[:, : -own.count], own.ids.new_tensor([ids])], dim=1)
-        other = self.solver.of_other(Responses(whole, torch.ones_like(whole, dtype=torch.bool), len(ids)))
+        device = self.solver.responses.ids.device
+        other = self.solver.of_other(Responses.of([(self.prompt.ids, ids)], device=device))
         count = len(self.prompt.ids)
         return torch.cat([self.values[:count] - other[:count], torch.zeros(len(self.response_ids))])
 

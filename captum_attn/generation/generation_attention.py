@@ -191,15 +191,26 @@ class GenerationAttention:
             >>> explainer.of_batch(inputs, torch.tensor([0, 0])).shape == inputs["input_ids"].shape
             True
         """
-        values = torch.zeros(batch["input_ids"].shape)
-        columns = (batch[name].cpu() for name in ("input_ids", "attention_mask", "response_ids"))
-        for place, (ids, mask, response) in enumerate(zip(*columns, strict=True)):
-            (real,) = mask.nonzero(as_tuple=True)
-            count = int((response >= 0).sum())
-            whole = ids[real][None].to(device_of(self.model))
-            found = self._solver(Responses(whole, torch.ones_like(whole, dtype=torch.bool), count)).of_response()[1]
-            values[place, real] = -found if targets[place] else found
+        ids, mask, response = (batch[name].cpu() for name in ("input_ids", "attention_mask", "response_ids"))
+        real = mask.bool()
+        counts = (response >= 0).sum(-1).tolist()
+        texts = [row[kept].tolist() for row, kept in zip(ids, real, strict=True)]
+        pairs = [(text[:-count], text[-count:]) for text, count in zip(texts, counts, strict=True)]
+        found = self._values_of_each(pairs)
+        values = torch.zeros(ids.shape)
+        for row, (kept, of_text) in enumerate(zip(real, found, strict=True)):
+            values[row, kept] = -of_text if targets[row] else of_text
         return values
+
+    def _values_of_each(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Tensor]:
+        """Values (N,) for prompts and responses, of tokens without padding; together, if by the response's rows."""
+        device = device_of(self.model)
+        if self.method is not None:
+            return [self._solver(Responses.of([pair], device=device)).of_response()[1] for pair in pairs]
+        responses = Responses.of(pairs, device=device)
+        solver = self._solver(responses)
+        assert isinstance(solver, ResponseRows)
+        return [row[kept] for row, kept in zip(solver.of_each(), responses.real.cpu(), strict=True)]
 
     def influence_of_heads(self, explained: ExplainedResponse) -> Tensor:
         """(L, H, N): the influence of all tokens before a response on it, of each head alone."""
@@ -248,8 +259,7 @@ class GenerationAttention:
         return ResponseRows(self.model, responses, *how)
 
     def _responses(self, prompt: Prompt, ids: Sequence[int]) -> Responses:
-        whole = torch.tensor([[*prompt.ids, *ids]], device=device_of(self.model))
-        return Responses(whole, torch.ones_like(whole, dtype=torch.bool), len(ids))
+        return Responses.of([(prompt.ids, ids)], device=device_of(self.model))
 
     def _written(self, prompt: Prompt, settings: dict[str, Any]) -> list[int]:
         """What the model writes, without the special tokens that close it."""

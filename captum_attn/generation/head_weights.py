@@ -28,17 +28,17 @@ class HeadWeights:
     propagation: str
 
     def combined(self, influence: Tensor) -> Tensor:
-        """Values (N,) of the influence (L, H, N) of each head.
+        """Values (..., N) of the influence (..., L, H, N) of each head.
 
         Raises:
             ValueError: a model of other layers or heads.
         """
-        if influence.shape[:2] != self.weights.shape:
+        if influence.shape[-3:-1] != self.weights.shape:
             raise ValueError(
-                f"these weights are for {tuple(self.weights.shape)} layers and heads, but {tuple(influence.shape[:2])} "
-                "are explained"
+                f"these weights are for {tuple(self.weights.shape)} layers and heads, but "
+                f"{tuple(influence.shape[-3:-1])} are explained"
             )
-        return torch.einsum("lh,lhn->n", self.weights.to(influence), influence)
+        return torch.einsum("lh,...lhn->...n", self.weights.to(influence), influence)
 
     @classmethod
     def fit(cls, influence: Sequence[Tensor], lost: Sequence[Tensor], variant: str, propagation: str) -> HeadWeights:

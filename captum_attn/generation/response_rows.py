@@ -28,7 +28,7 @@ class ResponseRows:
     """By the attention of what predicted the response, on the cached keys and values of the prompt.
 
     Attributes:
-        model, responses: the response, in a batch of one.
+        model, responses: one, in a batch of one; several for :meth:`of_each` alone.
         score, variant, propagation, layers, heads, head_weights: as of :class:`captum_attn.GenerationAttention`.
     """
 
@@ -48,32 +48,35 @@ class ResponseRows:
 
     def of_response(self) -> tuple[Tensor, Tensor]:
         """What predicted the response, logits (T, V), and values (N,)."""
-        rows = torch.ones(self.responses.count)
         with self._observed() as run:
-            values = self._values(run, self._scores(run).sum(), rows)
-            return run.logits[0].detach(), values
+            return run.logits[0].detach(), self._values(run, self._scores(run).sum())[0]
+
+    def of_each(self) -> Tensor:
+        """Values (B, N) of several responses; 0 for padding."""
+        with self._observed() as run:
+            return self._values(run, self._scores(run).sum())
 
     def of_parts(self, weights: Tensor) -> Tensor:
         """Values (S, N) for parts of the response, weights (S, T) of its tokens' scores; of attention, of its rows."""
-        every, found = torch.ones(self.responses.count), []
+        found = []
         with self._observed() as run:
             scores = self._scores(run)
             for number, part in enumerate(weights, 1):
-                rows = part if self.variant == "attention" else every
-                found.append(self._values(run, scores @ part.to(scores), rows, last=number == len(weights)))
-        return torch.stack(found)
+                rows = part[None] if self.variant == "attention" else None
+                found.append(self._values(run, (scores @ part.to(scores)).sum(), rows, last=number == len(weights)))
+        return torch.cat(found)
 
     def of_contrast(self, place: int, own: int, other: int) -> Tensor:
         """Values (N,) for the difference of two tokens' logits in a place of the response."""
         self._check_score_counts()
         with self._observed() as run:
             logits = run.logits[0, place].float()
-            return self._values(run, logits[own] - logits[other], torch.ones(self.responses.count))
+            return self._values(run, logits[own] - logits[other])[0]
 
     def of_heads(self) -> Tensor:
         """(L, H, N): the influence of all tokens on the response, of each head alone."""
         with self._observed() as run:
-            return self._influence(run, self._scores(run).sum(), torch.ones(self.responses.count), "head")
+            return self._influence(run, self._scores(run).sum(), None, "head")[0]
 
     def of_other(self, responses: Responses) -> Tensor:
         """Values (N',) for another response."""
@@ -89,18 +92,28 @@ class ResponseRows:
         rules = {"propagation": self.propagation} if gradients else {}
         return response_pass(self.model, self.responses, gradients=gradients, **rules)
 
-    def _scores(self, run: ResponsePass) -> Tensor:
-        return response_scores(run.logits[0], self.responses.predicted[0], self.score)
+    @property
+    def _real(self) -> Tensor:
+        """bool (B, T)."""
+        return self.responses.real[:, -self.responses.count :]
 
-    def _values(self, run: ResponsePass, score: Tensor, rows: Tensor, last: bool = True) -> Tensor:
+    def _scores(self, run: ResponsePass) -> Tensor:
+        """(B, T), 0 for padding."""
+        return response_scores(run.logits, self.responses.predicted, self.score).masked_fill(~self._real, 0)
+
+    def _values(self, run: ResponsePass, score: Tensor, rows: Tensor | None = None, last: bool = True) -> Tensor:
+        """(B, N), for the sum of all rows, or for some weights (B, T) of them."""
         if self.head_weights is None:
             return self._influence(run, score, rows, None, last)
         return self.head_weights.combined(self._influence(run, score, rows, "head", last))
 
-    def _influence(self, run: ResponsePass, score: Tensor, rows: Tensor, per: Per | None, last: bool = True) -> Tensor:
-        observer = InfluenceObserver(run.watched(self.layers, self.heads), self.variant, KnownRows(rows[None]), per)
+    def _influence(
+        self, run: ResponsePass, score: Tensor, rows: Tensor | None, per: Per | None, last: bool = True
+    ) -> Tensor:
+        weights = KnownRows(self._real.double() if rows is None else rows)
+        observer = InfluenceObserver(run.watched(self.layers, self.heads), self.variant, weights, per)
         run.show([observer], None if self.variant == "attention" else score, retain_graph=not last)
-        return observer.influence[0].cpu()
+        return observer.influence.cpu()
 
 
 @dataclass(frozen=True)

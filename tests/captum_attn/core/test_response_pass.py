@@ -91,6 +91,18 @@ def test_a_response_to_one_token_and_of_one_token() -> None:
         torch.testing.assert_close(observer.influence, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
 
 
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma3, sliding"])
+def test_half_precision_is_off_by_its_rounding(name: str) -> None:
+    model, of = decoder(name), responses()
+    _, expected = whole_pass(model, of, "log_odds")
+    model.config._attn_implementation = "sdpa"
+    with response_pass(model.to(torch.bfloat16), of) as run:
+        observer = InfluenceObserver(run.watched(), "signed")
+        run.show([observer], response_scores(run.logits, of.predicted) * of.real[:, -of.count :])
+    off = (observer.influence.float() - expected).abs().max() / expected.abs().max()
+    assert off < 0.05
+
+
 def test_what_has_no_such_rows_is_refused() -> None:
     sizes = {"d_model": 32, "d_ff": 48, "num_layers": 2, "num_heads": 4, "d_kv": 8}
     t5 = hf.T5ForConditionalGeneration(hf.T5Config(vocab_size=50, **sizes))

@@ -210,7 +210,7 @@ def test_a_score_of_ones_own(chat: Any) -> None:
     torch.testing.assert_close(found.values, rows.sum(0), rtol=0, atol=1e-5 * float(rows.abs().max()))
     assert found.score == "margin"
     assert "gradient of the margin" in found.page()
-    with pytest.raises(ValueError, match=r"a score is a number for each token, \(3,\), got \(\)"):
+    with pytest.raises(ValueError, match=r"a score is a number for each token, \(1, 3\), got \(\)"):
         GenerationAttention(*chat, score=lambda logits, _: logits.sum()).explain(MESSAGES, "it is young")
 
 
@@ -250,6 +250,14 @@ def test_models_that_are_not_causal_are_refused(chat: Any) -> None:
         for options in ({}, {"method": AttnLRP}):
             with pytest.raises(ValueError, match=r"is no causal language model|returns no cache"):
                 GenerationAttention(model, chat[1], **options).explain(MESSAGES, "it is young")
+
+
+def test_a_model_that_writes_by_a_static_cache(chat: Any) -> None:
+    explainer = GenerationAttention(*chat)
+    static = explainer.explain(MESSAGES, max_new_tokens=3, do_sample=False, cache_implementation="static")
+    expected = explainer.explain(MESSAGES, max_new_tokens=3, do_sample=False)
+    assert static.response_ids == expected.response_ids
+    torch.testing.assert_close(static.values, expected.values)
 
 
 BAD: dict[str, tuple[Any, Any, Any, str]] = {

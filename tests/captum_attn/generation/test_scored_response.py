@@ -65,14 +65,22 @@ def test_a_classifier_says_how_sure_the_model_is_of_its_response(chat: Any) -> N
             response_inputs(PROMPTS, wrong, tokenizer)
 
 
-def test_batches_are_explained_row_by_row(chat: Any) -> None:
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("options", [{}, {"variant": "rectified"}, {"variant": "attention"}, {"method": AttnLRP}])
+def test_batches_are_explained_row_by_row(chat: Any, side: str, options: Any) -> None:
     model, tokenizer = chat
-    explainer, inputs = GenerationAttention(model, tokenizer), response_inputs(PROMPTS, RESPONSES, tokenizer)
+    explainer, inputs = GenerationAttention(model, tokenizer, **options), response_inputs(PROMPTS, RESPONSES, tokenizer)
+    lengths = inputs["attention_mask"].sum(-1).tolist()
+    if side == "left":
+        whole = inputs["input_ids"].shape[1]
+        for column in inputs.values():
+            column[1] = column[1].roll(whole - lengths[1])
     values = explainer.of_batch(inputs, torch.tensor([0, 1]))
     for row, sign in enumerate((1, -1)):
         expected = explainer.explain(PROMPTS[row], RESPONSES[row]).values
-        torch.testing.assert_close(values[row, : len(expected)], sign * expected)
-        assert not values[row, len(expected) :].any()
+        real = inputs["attention_mask"][row].bool()
+        torch.testing.assert_close(values[row, real], sign * expected, rtol=1e-4, atol=1e-6)
+        assert not values[row, ~real].any()
 
 
 @pytest.mark.parametrize("intervention", ["replacement", "knockout"])
