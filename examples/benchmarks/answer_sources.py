@@ -87,7 +87,7 @@ def main() -> None:
     previous: tuple[Case, str] | None = None
     seen: dict[str, int] = {}
     for number, case in enumerate(tqdm(cases, desc="Answers", unit="answer")):
-        response = case.written or asked.answer(case)
+        response = asked.written(case)
         if case.planted and case.answer.lower() not in response.lower():
             continue
         seen[case.kind] = seen.get(case.kind, 0) + 1
@@ -130,19 +130,17 @@ class Asked:
         fitted = self._cases_for_weights()
         self.learned: list[Way] = []
         for variant, passes in (("attention", "1 f, cached"), ("signed", "1 f + b, cached")):
-            one: Callable[..., GenerationAttention] = partial(GenerationAttention, model, tokenizer, variant=variant)
+            one: Any = partial(GenerationAttention, model, tokenizer, variant=variant)  # type: ignore[arg-type]
             others = [one().explain(case.messages, text, sources=case.paragraphs) for case, text in fitted]
             weighted = one(head_weights=fit_head_weights(one(), others))
             self.learned.append(Way(f"head weights from four cases, {variant}", passes, by(weighted)))
 
     def _cases_for_weights(self) -> list[tuple[Case, str]]:
-        cases = [(case, self.answer(case)) for case in made(12, ["plain"], self.options.seed + 1000)]
+        cases = [(case, self.written(case)) for case in made(12, ["plain"], self.options.seed + 1000)]
         return [(case, text) for case, text in cases if case.answer.lower() in text.lower()][:4]
 
-    def answer(self, case: Case) -> str:
-        """What the model writes, greedily."""
-        explainer = GenerationAttention(self.model, self.tokenizer, variant="attention")
-        return explainer.explain(case.messages, max_new_tokens=self.options.tokens, do_sample=False).response
+    def written(self, case: Case) -> str:
+        return written(case, self.model, self.tokenizer, self.options.tokens)
 
     def ours(self) -> list[Way]:
         """What one pass over the response's rows tells."""
@@ -237,6 +235,14 @@ class Asked:
                 row["answer points at it"] = points_at(case, result)
             rows.append(row)
         return rows
+
+
+def written(case: Case, model: Any, tokenizer: Any, tokens: int) -> str:
+    """What the model answered, or answers, greedily."""
+    if case.written:
+        return case.written
+    explainer = GenerationAttention(model, tokenizer, variant="attention")
+    return explainer.explain(case.messages, max_new_tokens=tokens, do_sample=False).response
 
 
 def by(explainer: GenerationAttention) -> Callable[[Case, ExplainedResponse], ExplainedResponse]:
