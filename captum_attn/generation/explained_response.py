@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -34,6 +35,10 @@ class Solver(Protocol):
     @property
     def additive(self) -> bool:
         """Whether values for several tokens of the response are the sums of those for each."""
+
+    @property
+    def what(self) -> str:
+        """What values are, with a place, {}, for the name of the score."""
 
     def of_parts(self, weights: Tensor) -> Tensor:
         """Values (S, N) for parts of the response, weights (S, T) of its tokens' scores."""
@@ -210,16 +215,21 @@ class ExplainedResponse:
         return file
 
     def page(self, contrasts: Mapping[str, Tensor] | None = None) -> str:
-        """The page that :meth:`save` writes. It holds :attr:`map`, unless that has more than 500,000 entries."""
-        small = len(self.response_ids) * len(self.values) <= _MAP_ENTRIES
+        """The page that :meth:`save` writes.
+
+        It holds :attr:`map`, or, where that has more than 500,000 entries, the values of a few tokens at a time.
+        """
+        parts, of_parts = self._parts()
         content = Content(
             prompt=self.prompt,
             response_tokens=self.response_tokens,
             scores=self.scores,
             probabilities=self.probabilities,
             score=self.score,
+            what=self.solver.what,
             values=self.values,
-            map=self.map if small else None,
+            parts=parts,
+            map=of_parts,
             sources=self.sources,
             groups=self.groups,
             share_outside=self.share_outside,
@@ -227,6 +237,19 @@ class ExplainedResponse:
             contrasts=contrasts or {},
         )
         return response_page(content)
+
+    def _parts(self) -> tuple[list[tuple[int, int]], Tensor]:
+        """As many parts of the response as a page holds, and their values."""
+        count = len(self.response_ids)
+        rows = max(1, min(count, _MAP_ENTRIES // len(self.values)))
+        edges = [round(count * row / rows) for row in range(rows + 1)]
+        parts = list(pairwise(edges))
+        if rows == count:
+            return parts, self.map
+        place = torch.arange(count)
+        return parts, self.solver.of_parts(
+            torch.stack([(start <= place) & (place < end) for start, end in parts]).float()
+        )
 
     def _repr_html_(self) -> str:
         return in_notebook(self.page())

@@ -13,11 +13,10 @@ from captum_attn.generation.prompts import Prompt
 from captum_attn.pages import page
 
 _SCORES = {"log_odds": "log-odds", "log_prob": "log-probability", "logit": "logit"}
-_HOW = {
-    True: "Click or drag over the response to see what was behind a part of it: red raised its score, blue lowered it. "
-    "Arrow keys move, with Shift they extend, Escape takes all.",
-    False: "Red raised the response's score, blue lowered it. It is too long for a map of each of its tokens.",
-}
+_HOW = (
+    "Click or drag over the response to see what was behind {}: red raised its score, blue lowered it. Arrow keys "
+    "move, with Shift they extend, Escape takes all. Values are {}; {:.0%} of their magnitude lies outside of the sources."
+)
 
 
 class Content(NamedTuple):
@@ -27,8 +26,10 @@ class Content(NamedTuple):
         prompt: as the model read it.
         response_tokens: their texts (T,), with their ``scores`` and ``probabilities``.
         score: the name of these.
+        what: values are, with a place for that name.
         values: (N,), of the prompt's and the response's tokens, for the whole response.
-        map: (T, N), for each token of it; None of too long a one.
+        parts: numbers of tokens, from and to, one after the other: each token of a short response, else some together.
+        map: (S, N), for each of these.
         sources, groups: the sources, and the number of each token's, -1 for none.
         share_outside: how much of the values' magnitude is in no source.
         additive: whether values of several tokens are the sums of each one's.
@@ -40,8 +41,10 @@ class Content(NamedTuple):
     scores: Tensor
     probabilities: Tensor
     score: str
+    what: str
     values: Tensor
-    map: Tensor | None
+    parts: Sequence[tuple[int, int]]
+    map: Tensor
     sources: Sequence[Source]
     groups: Tensor
     share_outside: float
@@ -60,11 +63,10 @@ def response_page(content: Content) -> str:
             expected = f"must have shape {tuple(content.values.shape)}"
             raise ValueError(f"contrast {name!r} {expected}, got {tuple(values.shape)}")
     score = _SCORES.get(content.score, content.score)
-    note = (
-        f"{_HOW[content.map is not None]} Values are shares of attention, weighted by its gradient of the {score}; "
-        f"{content.share_outside:.0%} of their magnitude lies outside of the sources."
-        f"{'' if content.additive else ' Of several tokens, the sums of their own are shown.'}"
-    )
+    longest = max(end - start for start, end in content.parts)
+    behind = "a part of it" if longest == 1 else f"{longest} tokens of it at a time"
+    note = _HOW.format(behind, content.what.format(score), content.share_outside)
+    note += "" if content.additive else " Of several tokens, the sums of their own are shown."
     body = (
         f"<h1>What made the model write this</h1>\n<p class='note'>{escape(note)}</p>\n<h2>Response</h2>\n"
         "<div id='response' class='response text' dir='auto' role='listbox' aria-multiselectable='true' "
@@ -76,7 +78,8 @@ def response_page(content: Content) -> str:
         "score": score,
         "first": len(content.prompt.ids),
         "values": _rounded(content.values),
-        "map": [] if content.map is None else [_rounded(row) for row in content.map],
+        "parts": [list(part) for part in content.parts],
+        "map": [_rounded(row) for row in content.map],
         "prompt": _pieces(content),
         "response": [
             {"text": text, "score": number, "probability": probability}

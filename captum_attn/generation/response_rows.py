@@ -46,6 +46,13 @@ class ResponseRows:
         """Whether values for several tokens of the response are the sums of those for each."""
         return self.variant != "rectified"
 
+    @property
+    def what(self) -> str:
+        """What values are, with a place, {}, for the name of the score."""
+        if self.variant == "attention":
+            return "shares of attention, whatever the {}"
+        return "shares of attention, weighted by its gradient of the {}"
+
     def of_response(self) -> tuple[Tensor, Tensor]:
         """What predicted the response, logits (T, V), and values (N,)."""
         with self._observed() as run:
@@ -132,6 +139,7 @@ class WholeSequence:
     score: ResponseScore | ScoreFunction
     method: Method
     additive = False  # as nobody can tell
+    what = "values of the {} by another method, in a pass over the whole sequence"
 
     def of_response(self) -> tuple[Tensor, Tensor]:
         """As of :class:`ResponseRows`."""

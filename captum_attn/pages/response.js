@@ -27,11 +27,13 @@
     if (contrast >= 0) return data.contrasts[contrast].values;
     if (everything()) return data.values;
     const sums = new Array(data.values.length).fill(0);
-    for (let row = from; row < to; row++) data.map[row].forEach((value, place) => { sums[place] += value; });
+    data.parts.forEach(([start, end], row) => {
+      if (start >= from && end <= to) data.map[row].forEach((value, place) => { sums[place] += value; });
+    });
     return sums;
   };
   const said = () => {
-    if (contrast >= 0) return `${data.contrasts[contrast].name}: a difference of two logits`;
+    if (contrast >= 0) return `${data.contrasts[contrast].name}: a difference of scores`;
     const chosen = data.response.slice(from, to);
     const score = chosen.reduce((sum, token) => sum + token.score, 0);
     if (chosen.length > 1) return `${everything() ? "The whole response" : `${chosen.length} tokens`}: ${data.score} ${score.toFixed(2)}`;
@@ -66,7 +68,8 @@
   };
   const pick = (start, end) => {
     contrast = -1;
-    [from, to] = data.map.length ? [Math.min(start, end), Math.max(start, end) + 1] : [0, data.response.length];
+    const partOf = (place) => data.parts.find(([, after]) => place < after);
+    [from, to] = [partOf(Math.min(start, end))[0], partOf(Math.max(start, end))[1]];
     show();
   };
   const placeOf = (event) => {
@@ -78,7 +81,9 @@
     pieces.push([written(element("prompt"), "span", text, inside ? "token" : "token outside"), numbers]);
   });
   data.response.forEach((token, place) => {
-    const node = written(element("response"), "button", token.text, "pick");
+    const breaks = token.text.split("\n").length - 1; // a button does not break the line that it is in
+    const node = written(element("response"), "button", token.text.replaceAll("\n", "↵"), "pick");
+    element("response").append("\n".repeat(breaks));
     node.type = "button";
     node.setAttribute("role", "option");
     node.title = `${data.score} ${token.score.toFixed(2)}, probability ${(100 * token.probability).toFixed(1)} %`;

@@ -18,6 +18,8 @@ class Doubled:
 
     responses = Responses(torch.tensor([[7, 8, 1, 2, 3, 4, 5]]), torch.ones(1, 7).bool(), 5)
 
+    what = "twice the weights of the {}"
+
     def __init__(self, additive: bool) -> None:
         self.additive = additive
 

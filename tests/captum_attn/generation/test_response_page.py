@@ -50,11 +50,16 @@ def test_the_page_holds_the_values_and_nothing_runs_but_its_script(explained: Ex
         assert f"{rule} 'sha256-{base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()}'" in policy
 
 
-def test_a_long_response_has_no_map(explained: ExplainedResponse, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("captum_attn.generation.explained_response._MAP_ENTRIES", 10)
+def test_a_long_response_has_a_map_of_some_tokens_each(
+    explained: ExplainedResponse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("captum_attn.generation.explained_response._MAP_ENTRIES", 2 * len(explained.values))
     html = explained.page()
-    assert data_of(html)["map"] == []
-    assert "too long for a map" in html
+    data = data_of(html)
+    assert data["parts"] == [[0, 2], [2, 3]]
+    expected = torch.stack([explained.map[:2].sum(0), explained.map[2]])
+    torch.testing.assert_close(torch.tensor(data["map"]), expected, rtol=1e-3, atol=1e-7)
+    assert "behind 2 tokens of it at a time" in html
 
 
 def test_contrasts_of_another_length_are_refused(explained: ExplainedResponse) -> None:
@@ -119,7 +124,7 @@ def test_in_a_browser(browser: Any, explained: ExplainedResponse) -> None:
     picks[1].send_keys(escape)
     assert chosen() == [True] * 3
     elements("#tools button")[1].click()
-    assert said() == "young, not old: a difference of two logits"
+    assert said() == "young, not old: a difference of scores"
     contrast = explained.by_source(explained.against("old", at="young"))
     assert numbers() == pytest.approx(contrast.tolist(), rel=0.06, abs=6e-5)
     assert "rgba" in (elements(".token")[0].get_attribute("style") or "") or explained.values[0] == 0
