@@ -15,7 +15,8 @@ from captum_attn.pages import page
 _SCORES = {"log_odds": "log-odds", "log_prob": "log-probability", "logit": "logit"}
 _HOW = (
     "Click or drag over the response to see what was behind {}: red raised its score, blue lowered it. Arrow keys "
-    "move, with Shift they extend, Escape takes all. Values are {}; {:.0%} of their magnitude lies outside of the sources."
+    "move, with Shift they extend, Escape takes all. Values are {}; {:.0%} of their magnitude lies outside of the "
+    "sources."
 )
 
 
