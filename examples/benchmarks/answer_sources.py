@@ -8,8 +8,8 @@ DECODER is the folder of a chat model. Cases are those of ``DATA/planted_facts``
 planted, and generated, the model's answer), and ``--made`` so many of each kind that are put together here from lists
 of names and facts, the place of the fact at random: plain facts; *distractor*, where another paragraph says the like of
 something else; *paraphrase*, where the question uses other words; *two-hop*, where the answer takes two paragraphs;
-*unanswerable* controls, where none has it. The model answers these, greedily, and a case counts where the answer is in
-it (but the controls). In the *null* rows, each response is another case's.
+*unanswerable* controls, where none has it. The model answers these, greedily, of which the first sentence is explained,
+and a case counts where the answer is in it (but the controls). In the *null* rows, each response is another case's.
 
 For each way to explain: how often the planted paragraph has the largest value (with Wilson's 95 % interval; of two-hop
 facts, both of them), Pearson's correlation with what the response's score loses without each paragraph, the rank
@@ -23,6 +23,7 @@ and the first ``--slow`` of all by Captum's Layer Integrated Gradients, which ta
 from __future__ import annotations
 
 import argparse
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -238,11 +239,12 @@ class Asked:
 
 
 def written(case: Case, model: Any, tokenizer: Any, tokens: int) -> str:
-    """What the model answered, or answers, greedily."""
+    """What the model answered, or the first sentence that it answers, greedily; what small models add is no answer."""
     if case.written:
         return case.written
     explainer = GenerationAttention(model, tokenizer, variant="attention")
-    return explainer.explain(case.messages, max_new_tokens=tokens, do_sample=False).response
+    text = explainer.explain(case.messages, max_new_tokens=tokens, do_sample=False).response
+    return re.split(r"(?<=[.!?])\s|\n", text)[0]
 
 
 def by(explainer: GenerationAttention) -> Callable[[Case, ExplainedResponse], ExplainedResponse]:
