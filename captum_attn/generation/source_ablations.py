@@ -60,19 +60,24 @@ def scores_without(
     return found
 
 
-def leave_one_out(explainer: GenerationAttention, explained: ExplainedResponse, batch_size: int = 8) -> Tensor:
+def leave_one_out(
+    explainer: GenerationAttention, explained: ExplainedResponse, batch_size: int = 8, *, show_progress: bool = False
+) -> Tensor:
     """(K,): by how much the response's score is lower without each of the sources, as :func:`scores_without` says."""
     absent = torch.cat([torch.zeros(1, len(explained.sources)), torch.eye(len(explained.sources))]).bool()
-    scores = scores_without(explainer, explained, absent, batch_size=batch_size).sum(-1)
+    scores = scores_without(explainer, explained, absent, batch_size=batch_size, show_progress=show_progress).sum(-1)
     return scores[0] - scores[1:]
 
 
-def fit_head_weights(explainer: GenerationAttention, explained: Sequence[ExplainedResponse]) -> HeadWeights:
+def fit_head_weights(
+    explainer: GenerationAttention, explained: Sequence[ExplainedResponse], *, show_progress: bool = False
+) -> HeadWeights:
     """How much each head of a model counts, fitted to what responses lose without each of their sources.
 
     Args:
         explainer: of all layers and heads, without such weights.
         explained: some of its responses, with sources; four or more.
+        show_progress: show a progress bar over these.
 
     Raises:
         ValueError: nothing to fit to, or an explainer of some layers, heads, or weights.
@@ -89,8 +94,10 @@ def fit_head_weights(explainer: GenerationAttention, explained: Sequence[Explain
     """
     if explainer.head_weights is not None or (explainer.layers, explainer.heads) != (None, None):
         raise ValueError("weights are fitted by an explainer of all layers and heads, without weights")
-    influence = [one.by_source(explainer.influence_of_heads(one)) for one in explained]
-    lost = [leave_one_out(explainer, one) for one in explained]
+    influence, lost = [], []
+    for one in tqdm(explained, desc="Head weights", unit="response", disable=not show_progress):
+        influence.append(one.by_source(explainer.influence_of_heads(one)))
+        lost.append(leave_one_out(explainer, one))
     return HeadWeights.fit(influence, lost, explainer.variant, explainer.propagation.name)
 
 
