@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from small_models import ANSWER_MODEL
+from small_models import ANSWER_MODEL, writes_text
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
@@ -93,7 +93,7 @@ def loaded(name: str) -> tuple[Any, Any]:
     """The model and its tokenizer."""
     try:
         config = AutoConfig.from_pretrained(name)
-        if getattr(config, "is_encoder_decoder", False) or "CausalLM" not in str(config.architectures):
+        if not writes_text(config):
             raise SystemExit(f"--model {name} is no causal language model, but {config.architectures}")
         model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32).eval()
         return model, AutoTokenizer.from_pretrained(name)

@@ -26,7 +26,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from small_models import digits, load_image_model, load_text_model
+from small_models import digits, load_image_model, load_text_model, writes_text
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -129,7 +129,7 @@ def jobs(arguments: argparse.Namespace) -> Sequence[Callable[[argparse.Namespace
             config = AutoConfig.from_pretrained(arguments.model)
         except (OSError, ValueError) as error:
             raise SystemExit(f"--model {arguments.model}: {str(error).splitlines()[0]}") from error
-        if "CausalLM" in str(config.architectures):
+        if writes_text(config):
             raise SystemExit(
                 f"--model {arguments.model} writes text: python examples/explain_answer.py --model {arguments.model} "
                 "explains what it writes"

@@ -12,15 +12,23 @@ from torch import Tensor
 from transformers import (
     AutoTokenizer,
     BertForSequenceClassification,
+    PreTrainedConfig,
     PreTrainedTokenizerBase,
     ViTForImageClassification,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 MODELS = Path(__file__).resolve().parent / "models"
 TEXT_MODEL = MODELS / "bert-sst2"
 IMAGE_MODEL = MODELS / "vit-digits"
 TEXTURE_MODEL = MODELS / "vit-textures"
 ANSWER_MODEL = MODELS / "llama-facts"
+
+
+def writes_text(config: PreTrainedConfig) -> bool:
+    """Whether a model of this configuration is a causal language model."""
+    names = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type, ())
+    return not set(config.architectures or ()).isdisjoint([names] if isinstance(names, str) else names)
 
 
 def load_text_model(

@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from small_models import ANSWER_MODEL
@@ -31,9 +31,9 @@ from transformers import (
 
 VOCABULARY = 2048
 BATCH_SIZE = 32
-NEW = 0.15  # so many names are of no list
-RENAMED = 0.3  # so many stories have random tokens instead of listed names and answers
-QUESTIONS = 5  # about a story, at most, one after another
+NEW = 0.1  # so many names are of no list
+RENAMED = 0.15  # so many stories have random tokens instead of listed names and answers
+QUESTIONS = 5  # about a story, at most
 PARAGRAPHS = 10  # at most
 UNSEEN = 3  # answers at the end of each list that only the test has
 CASES = 500  # of the test, of each kind
@@ -130,17 +130,30 @@ FILLERS = (
 )
 
 
-@dataclass(frozen=True)
-class Story:
+class Story(NamedTuple):
     """A text, and questions about it with their answers."""
 
     text: str
     questions: list[tuple[str, str]]
 
-    def turns(self) -> list[tuple[str, str]]:
-        """What the user says and what the model answers: the text stands before the first question."""
-        first, *more = [(f"Question: {asked}", answer) for asked, answer in self.questions]
-        return [(f"{self.text}\n\n{first[0]}", first[1]), *more]
+    def parts(self) -> list[str]:
+        """What the model reads: the text, and then a question and what to answer, in turn."""
+        asked = (
+            (f"Question: {question}<|end|><|assistant|>", f"{answer}<|end|>") for question, answer in self.questions
+        )
+        return [f"<|user|>{self.text}\n\n", *(part for both in asked for part in both)]
+
+
+class Batch(NamedTuple):
+    """Tokens of stories, padded: (stories, tokens), and which each of them sees: (stories, 1, tokens, tokens).
+
+    Questions stand one after another and see the text, but not each other, as if each were the only one.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    written: Tensor  # which are the model's to write
+    seen: Tensor
 
 
 def made_word(draw: random.Random) -> str:
@@ -180,7 +193,7 @@ def made_story(draw: random.Random, paragraphs: int, kind: str = "", test: bool 
     places = draw.sample(TEST_PLACES.split(), 4) if test else [new_word(draw, NAMES, new) for _ in range(4)]
     things = draw.sample(THINGS.split(), 3)
     about_people = [what for what in FACTS if FACTS[what][0].startswith("{it}")]
-    whats = draw.sample(about_people if kind == "two-hop" else list(FACTS), 1 if kind else draw.randint(1, 3))
+    whats = draw.sample(about_people if kind == "two-hop" else list(FACTS), 1 if kind else draw.randint(1, 2))
     count = {"": draw.randint(1, paragraphs), "plain": 1, "distractor": draw.randint(2, 4)}.get(kind, 2)
 
     facts: dict[tuple[str, str], tuple[str, str]] = {}  # of what and whom: the sentence and the answer
@@ -211,7 +224,7 @@ def made_story(draw: random.Random, paragraphs: int, kind: str = "", test: bool 
         return draw.choice(FILLERS).format(**names, thing=draw.choice(things))
 
     said += [filler() for _ in range(paragraphs - len(said))]
-    said = [f"{one} {filler()}" if draw.random() < 0.6 else one for one in said]
+    said = [f"{one} {filler()}" if draw.random() < 0.5 else one for one in said]
     draw.shuffle(said)
     return Story((" " if draw.random() < 0.2 else "\n\n").join(said), questions)
 
@@ -227,7 +240,7 @@ def trained_tokenizer(draw: random.Random) -> PreTrainedTokenizerBase:
         vocab_size=VOCABULARY, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
     )
     stories = [made_story(draw, PARAGRAPHS) for _ in range(2000)]
-    texts = [text for story in stories for turn in story.turns() for text in turn]
+    texts = [part for story in stories for part in story.parts()]
     lists = [*NAMES, *WORDS, TEST_PEOPLE, TEST_PLACES, THINGS, *(fact[3] for fact in FACTS.values())]
     tokenizer.train_from_iterator([*texts, *FILLERS * 100, *500 * [" ".join(lists)]], trainer)
     return PreTrainedTokenizerFast(
@@ -266,15 +279,29 @@ def random_model(tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
     return model
 
 
-def batch_of(stories: list[Story], tokenizer: PreTrainedTokenizerBase) -> tuple[Tensor, Tensor]:
-    """Token ids, padded, and which of them are the model's to write: (stories, tokens)."""
-    rows, written = [], []
+def batch_of(stories: list[Story], tokenizer: PreTrainedTokenizerBase) -> Batch:
+    """The tokens of stories."""
+    ids, positions, parts = [], [], []
     for story in stories:
-        texts = [(f"<|user|>{asked}<|end|><|assistant|>", f"{answer}<|end|>") for asked, answer in story.turns()]
-        parts = tokenizer([text for turn in texts for text in turn])["input_ids"]
-        rows.append(torch.tensor([one for part in parts for one in part]))
-        written.append(torch.tensor([number % 2 == 1 for number, part in enumerate(parts) for _ in part]))
-    return pad_sequence(rows, True, tokenizer.pad_token_id), pad_sequence(written, True)
+        tokens: list[list[int]] = tokenizer(story.parts())["input_ids"]
+        starts = [0] + [len(tokens[0]) + (0 if i % 2 else len(tokens[i - 1])) for i in range(1, len(tokens))]
+        ids.append(torch.tensor([one for part in tokens for one in part]))
+        positions.append(
+            torch.cat([start + torch.arange(len(part)) for start, part in zip(starts, tokens, strict=True)])
+        )
+        parts.append(torch.tensor([number for number, part in enumerate(tokens) for _ in part]))
+    part = pad_sequence(parts, True, -1)
+    question = (part + 1) // 2
+    seen = (question[:, :, None] == question[:, None]) | (question[:, None] == 0)
+    written = (part > 0) & (part % 2 == 0)
+    return Batch(pad_sequence(ids, True), pad_sequence(positions, True), written, seen.tril()[:, None])
+
+
+def logits_of(model: LlamaForCausalLM, batch: Batch) -> Tensor:
+    """What the model says of the tokens to write: (tokens, vocabulary)."""
+    seen, written = batch.seen[:, :, :-1, :-1], batch.written[:, 1:]
+    read = model.model(batch.ids[:, :-1], attention_mask=seen, position_ids=batch.positions[:, :-1], use_cache=False)
+    return model.lm_head(read.last_hidden_state[written])
 
 
 def rename(ids: Tensor, listed: list[int], vocabulary: int) -> None:
@@ -287,12 +314,12 @@ def rename(ids: Tensor, listed: list[int], vocabulary: int) -> None:
 
 def training_batches(draw: random.Random, steps: int) -> Iterator[list[Story]]:
     """New stories for every step: short ones first, and in each batch stories of like length."""
-    for step in range(0, steps, 8):
-        most = 1 + round((PARAGRAPHS - 1) * min(1, max(0, 2 * step / steps - 0.2)))
-        stories = [made_story(draw, draw.randint(1, most)) for _ in range(8 * BATCH_SIZE)]
+    for step in range(0, steps, 16):
+        most = 1 if step < 0.08 * steps else 4 if step < 0.6 * steps else 7 if step < 0.7 * steps else PARAGRAPHS
+        stories = [made_story(draw, draw.randint(1, most)) for _ in range(16 * BATCH_SIZE)]
         stories.sort(key=lambda story: len(str(story)))
         batches = [stories[start : start + BATCH_SIZE] for start in range(0, len(stories), BATCH_SIZE)]
-        yield from draw.sample(batches, min(8, steps - step))
+        yield from draw.sample(batches, min(16, steps - step))
 
 
 def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, steps: int, draw: random.Random) -> None:
@@ -302,16 +329,15 @@ def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, steps: in
     others = [weight for name, weight in model.named_parameters() if weight.ndim == 1 or "embed" in name]
     optimizers = [torch.optim.Muon(matrices, lr=0.02, weight_decay=0.0), torch.optim.AdamW(others, lr=3e-3)]
     schedules = [
-        torch.optim.lr_scheduler.LambdaLR(one, lambda step: min((step + 1) / 50, 1.02 - step / steps))
+        torch.optim.lr_scheduler.LambdaLR(one, lambda step: min((step + 1) / 50, 1, 3 - 3 * step / steps))
         for one in optimizers
     ]
     model.train()
     with tqdm(training_batches(draw, steps), "steps", steps, mininterval=10) as progress:
         for stories in progress:
-            ids, written = batch_of(stories, tokenizer)
-            rename(ids, listed, len(tokenizer))
-            hidden = model.model(ids[:, :-1]).last_hidden_state[written[:, 1:]]
-            loss = cross_entropy(model.lm_head(hidden), ids[:, 1:][written[:, 1:]])
+            batch = batch_of(stories, tokenizer)
+            rename(batch.ids, listed, len(tokenizer))
+            loss = cross_entropy(logits_of(model, batch), batch.ids[batch.written])
             model.zero_grad()
             loss.backward()
             for optimizer, schedule in zip(optimizers, schedules, strict=True):
@@ -326,17 +352,17 @@ def correct(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, stories
     """Whether each story's answer is what the model writes greedily, all of it and then its end: bool (stories,)."""
     right = []
     for start in range(0, len(stories), BATCH_SIZE):
-        ids, written = batch_of(stories[start : start + BATCH_SIZE], tokenizer)
-        as_written = model(ids[:, :-1]).logits.argmax(-1) == ids[:, 1:]
-        right.append((as_written | ~written[:, 1:]).all(1))
-    return torch.cat(right)
+        batch = batch_of(stories[start : start + BATCH_SIZE], tokenizer)
+        as_written = logits_of(model, batch).argmax(-1) == batch.ids[batch.written]
+        right += [bool(one.all()) for one in as_written.split(batch.written.sum(1).tolist())]
+    return torch.tensor(right)
 
 
 def main() -> None:
     """Train, save in float16, load again and print the share of right answers to held-out questions of each kind."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=ANSWER_MODEL, help="folder to write the model to")
-    parser.add_argument("--steps", type=int, default=1600, help="0: only test the model in the folder")
+    parser.add_argument("--steps", type=int, default=3000, help="0: only test the model in the folder")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
 

@@ -98,10 +98,9 @@ class AttributionModule(ExplainingModule):
 
     def explained(self, batch: Any, wanted: list[bool] | None) -> pa.Table:
         """The table of :func:`~lightning_callbacks.attribution_table.attribution_table`."""
-        with torch.inference_mode(False), torch.enable_grad():
-            given = labelled_inputs(batch, self.model, self.batch_inputs)
-            check_drawn(len(given), wanted)
-            return self._explained(given if wanted is None or all(wanted) else given.rows(wanted))
+        given = labelled_inputs(batch, self.model, self.batch_inputs)
+        check_drawn(len(given), wanted)
+        return self._explained(given if wanted is None or all(wanted) else given.rows(wanted))
 
     def settings(self) -> dict[str, Any]:
         """What the explanations depend on, beside the inputs, as JSON has it.

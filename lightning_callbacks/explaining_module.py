@@ -6,6 +6,7 @@ from abc import abstractmethod
 from typing import Any
 
 import pyarrow as pa
+import torch
 from lightning.pytorch import LightningModule
 
 from lightning_callbacks.strategies import check_strategy
@@ -44,7 +45,8 @@ class ExplainingModule(LightningModule):
         wanted, self.wanted = self.wanted, None
         if wanted is not None and not any(wanted):
             return pa.table({})
-        return self.explained(batch, wanted)
+        with torch.inference_mode(False), torch.enable_grad():
+            return self.explained(batch, wanted)
 
     @abstractmethod
     def explained(self, batch: Any, wanted: list[bool] | None) -> pa.Table:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
 from typing import Any
 
 import pyarrow as pa
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from captum_attn import GenerationAttention
-from captum_attn.core import fingerprint
+from captum_attn.core import add_to_hash, fingerprint
 from captum_attn.core.descriptions import described
 from captum_attn.generation import ExplainedResponse, Sources
 from lightning_callbacks.explaining_module import ExplainingModule, check_drawn
@@ -90,6 +90,7 @@ class GenerationModule(ExplainingModule):
         return {
             "model": {"class": plain(type(self.model)), "fingerprint": fingerprint(self.model)},
             "method": {"class": plain(type(self.explainer)), **plain(own)},
+            "tokenizer": _tokenizer(self.explainer.tokenizer),
             "sources": plain({"sources": self.sources, "question": self.question, "maps": self.maps}),
             "generate": plain(self.generate),
         }
@@ -104,8 +105,7 @@ class GenerationModule(ExplainingModule):
         rows = _rows(batch)
         check_drawn(len(rows), wanted)
         chosen = [row for row, wants in zip(rows, wanted or [True] * len(rows), strict=True) if wants]
-        with torch.inference_mode(False), torch.enable_grad():
-            found = [self._table_row(self._explained(row)) for row in chosen]
+        found = [self._table_row(self._explained(row)) for row in chosen]
         return pa.Table.from_pylist(found, pa.schema(list(_COLUMNS.items())))
 
     def _explained(self, row: Mapping[str, Any]) -> ExplainedResponse:
@@ -137,6 +137,17 @@ class GenerationModule(ExplainingModule):
             "share_outside": found.share_outside,
             "map": found.map.tolist() if self.maps else None,
         }
+
+
+def _tokenizer(tokenizer: Any) -> dict[str, Any]:
+    """What a prompt's tokens depend on."""
+    digest = sha256()
+    add_to_hash(digest, tokenizer.get_vocab())
+    return {
+        "class": plain(type(tokenizer)),
+        "chat_template": getattr(tokenizer, "chat_template", None),
+        "vocabulary": digest.hexdigest(),
+    }
 
 
 def _rows(batch: Any) -> list[Mapping[str, Any]]:

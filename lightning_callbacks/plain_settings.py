@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from captum_attn.core import add_to_hash, fingerprint
+from captum_attn.core import add_to_hash, code_fingerprint, fingerprint
 
 _OURS = re.compile(r"captum_attn(\.[A-Za-z_]\w*)+")
 
@@ -55,8 +55,7 @@ def plain(value: Any) -> Any:
         return {"class": _public_name(type(value)), **plain(parts)}
     code = getattr(value, "__code__", None)
     if code is not None and "<" in value.__qualname__:  # a lambda, or a function within one: no name says which
-        content = sha256(code.co_code + repr((code.co_names, code.co_consts)).encode()).hexdigest()
-        return f"{value.__module__}.{value.__qualname__} {content[:16]}"
+        return f"{value.__module__}.{value.__qualname__} {code_fingerprint(value)}"
     return _public_name(value if hasattr(value, "__qualname__") else type(value))
 
 

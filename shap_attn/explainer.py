@@ -26,10 +26,11 @@ from captum_attn import (
 from captum_attn.core import Grid
 from captum_attn.core.propagation import Propagation
 from captum_attn.core.readout import Readout
-from captum_attn.methods import ChosenGame, CustomGame, Estimator
+from captum_attn.methods import CustomGame, Estimator, GameOrAuto
 from shap_attn.explained_outputs import OutputNames, Outputs, is_single, names_in_order, output_chooser
-from shap_attn.generation_explainer import GenerationExplainer, packed
+from shap_attn.generation_explainer import GenerationExplainer
 from shap_attn.images import ImageReader
+from shap_attn.ragged import packed
 from shap_attn.saved_explainer import SavedExplainer
 from shap_attn.shap_arguments import check_shap_arguments
 from shap_attn.sources import is_language_model, taken_apart
@@ -58,7 +59,8 @@ class AttentionExplainer(SavedExplainer):
             ``"integrated_attnlrp"``, relevance of the input (:class:`captum_attn.AttnLRP`,
             :class:`captum_attn.IntegratedAttnLRP`), which is more faithful and no share of v(all players): values do
             not sum to one; or a function of the model that returns another attribution of captum_attn.
-        game, sign, layers, heads, readout, estimator: of the game; see :class:`captum_attn.ShapleyGradAttention`.
+        game, sign, layers, heads, readout, estimator: of the game; see :class:`captum_attn.ShapleyGradAttention`, whose
+            default game is another one.
         propagation: of the game, or of relevance; see :class:`captum_attn.AttentionAttribution`. Default: the method's.
         outputs: which classes are explained, unless a call says otherwise: one by number or name, several in a list,
             ``"predicted"``, what an operation such as ``shap.Explanation.argsort.flip[:3]`` chooses for each input, or
@@ -96,7 +98,7 @@ class AttentionExplainer(SavedExplainer):
         masker: Any = None,
         *,
         method: Method = "game",
-        game: ChosenGame | CustomGame = "auto",
+        game: GameOrAuto | CustomGame = "auto",
         sign: Literal["rectified", "signed"] = "signed",
         layers: Sequence[int] | int | None = None,
         heads: Sequence[int] | int | None = None,

@@ -18,9 +18,11 @@ from captum_attn.core.descriptions import described
 from captum_attn.core.propagation import Propagation
 from captum_attn.functional import ResponseScore, ScoreFunction
 from captum_attn.generation import GenerationAttention, Prompt, read_prompt, without_end
+from shap_attn.ragged import packed
 from shap_attn.saved_explainer import SavedExplainer
 from shap_attn.segments import Segments, segment_starts
 from shap_attn.shap_arguments import OF_SHAP, check_shap_arguments
+from shap_attn.sources import unwrapped_pipeline
 
 Array = npt.NDArray[Any]
 
@@ -29,8 +31,9 @@ class GenerationExplainer(SavedExplainer):
     """What each token that a language model wrote was made of, as a SHAP explanation: the prompt's tokens by output's.
 
     A value is how far a prompt's token contributed to one of the response's, by the attention from the response, as
-    :class:`captum_attn.GenerationAttention` has it; the response's own earlier tokens contribute the rest. Values are
-    **not** shares of f(x) − E[f], as SHAP's own are; ``base_values`` are 0.
+    :class:`captum_attn.GenerationAttention` has it. What the response's own earlier tokens contribute, and special
+    tokens that stand nowhere in the text, is not shown. Values are **not** shares of f(x) − E[f], as SHAP's own are;
+    ``base_values`` are 0.
 
     Args:
         model: a ``text-generation`` pipeline, which writes the responses as it is set up to; or the model itself.
@@ -67,7 +70,7 @@ class GenerationExplainer(SavedExplainer):
     ) -> None:
         """Build an explainer; the class says what the arguments are."""
         check_shap_arguments(shap_arguments, sampled=False, own=_SETTINGS)
-        model = model.inner_model if isinstance(model, shap.models.TransformersPipeline) else model
+        model = unwrapped_pipeline(model)
         self._writes = model if isinstance(model, Pipeline) else None
         if self._writes is not None:
             masker, model = masker or self._writes.tokenizer, self._writes.model
@@ -105,9 +108,14 @@ class GenerationExplainer(SavedExplainer):
             TypeError, ValueError: prompts that are none, or another number of responses; else as
                 :meth:`captum_attn.GenerationAttention.explain`.
         """
-        of_shap = {name: value for name, value in generate.items() if name in OF_SHAP}
-        check_shap_arguments(of_shap, sampled=False, own=())
-        settings = {name: value for name, value in generate.items() if name not in OF_SHAP}
+        known = (*OF_SHAP, *_SETTINGS)
+        check_shap_arguments(
+            {name: value for name, value in generate.items() if name in known},
+            sampled=False,
+            own=(),
+            elsewhere=_SETTINGS,
+        )
+        settings = {name: value for name, value in generate.items() if name not in known}
         start, rows = time.time(), _listed(prompts)
         given = [None] * len(rows) if responses is None else _texts(responses, len(rows))
         numbers = show_progress(range(len(rows)), len(rows), f"{type(self).__name__}: prompts", silent)
@@ -164,15 +172,6 @@ def _texts(responses: Any, count: int) -> list[Any]:
     if len(rows) != count:
         raise ValueError(f"{count} prompts but {len(rows)} responses: expected one for each")
     return rows
-
-
-def packed(rows: Sequence[Array]) -> Array:
-    """One array where all rows have one shape, else an array of arrays."""
-    if len({row.shape for row in rows}) == 1:
-        return np.stack(rows)
-    ragged = np.empty(len(rows), dtype=object)
-    ragged[:] = rows
-    return ragged
 
 
 class _Solved(NamedTuple):

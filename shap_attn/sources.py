@@ -25,13 +25,12 @@ def taken_apart(model: Any, masker: Any) -> tuple[nn.Module, Any, int | None]:
         TypeError: a model or a masker of another kind.
         ValueError: a pipeline for another task, or a model of text without its tokenizer.
     """
-    max_length = None
-    if isinstance(model, shap.models.TransformersPipeline):
-        model = model.inner_model
+    max_length, model = None, unwrapped_pipeline(model)
     if isinstance(model, Pipeline):
         if model.task not in _TASKS:
             raise ValueError(
-                f"the pipeline's task is {model.task!r}, expected {' or '.join(map(repr, _TASKS))}. For other tasks, "
+                f"the pipeline's task is {model.task!r}, expected {', '.join(map(repr, _TASKS))} or 'text-generation'. "
+                "For other tasks, "
                 "captum_attn.ShapleyGradAttention(pipeline.model) takes a target such as (token, class)"
             )
         max_length = _max_length(_preprocessing(model))
@@ -48,9 +47,8 @@ def taken_apart(model: Any, masker: Any) -> tuple[nn.Module, Any, int | None]:
         masker = masker.tokenizer
     if is_transformers_lm(model):
         raise ValueError(
-            f"{type(model).__name__} writes text behind an encoder; explained are classifiers, and what causal "
-            "language models write. captum_attn.ShapleyGradAttention(model) explains its next token, given the "
-            "decoder's tokens"
+            f"{type(model).__name__} is an encoder-decoder that writes text, expected a classifier or a causal "
+            "language model. captum_attn.ShapleyGradAttention(model) explains its next token, given the decoder's"
         )
     reads_pixels, reads_ids = (name in parameter_names(unwrapped(model)) for name in ("pixel_values", "input_ids"))
     if not (reads_pixels or reads_ids) and masker is None:  # timm's and torchvision's models take x
@@ -77,10 +75,14 @@ def taken_apart(model: Any, masker: Any) -> tuple[nn.Module, Any, int | None]:
     return model, masker, max_length
 
 
+def unwrapped_pipeline(model: Any) -> Any:
+    """A model, or a pipeline without what SHAP put around it."""
+    return model.inner_model if isinstance(model, shap.models.TransformersPipeline) else model
+
+
 def is_language_model(model: Any) -> bool:
     """Whether it is a causal language model, or a pipeline around one."""
-    if isinstance(model, shap.models.TransformersPipeline):
-        model = model.inner_model
+    model = unwrapped_pipeline(model)
     if isinstance(model, Pipeline):
         return bool(model.task == "text-generation")
     return bool(is_transformers_lm(model)) and not getattr(model.config, "is_encoder_decoder", False)

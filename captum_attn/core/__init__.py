@@ -4,7 +4,7 @@ from captum_attn._moved import moved_names
 from captum_attn.core.calls import AttentionCall
 from captum_attn.core.capture import AttentionCapture
 from captum_attn.core.encoding import encode, length_limit
-from captum_attn.core.hashing import add_to_hash
+from captum_attn.core.hashing import add_to_hash, code_fingerprint
 from captum_attn.core.indices import as_index, is_index, listed_indices
 from captum_attn.core.inputs import ModelInputs, mapping_inputs, tensor_inputs
 from captum_attn.core.models import (
@@ -53,6 +53,7 @@ __all__ = [
     "as_index",
     "check_causal",
     "check_model",
+    "code_fingerprint",
     "config_of",
     "device_of",
     "encode",

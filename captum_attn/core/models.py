@@ -192,6 +192,8 @@ def fingerprint(model: Callable[..., Any]) -> str | None:
     add_to_hash(digest, {name: part for name, part in model.state_dict().items() if isinstance(part, Tensor)})
     add_to_hash(digest, dict(model.named_buffers()))
     add_to_hash(digest, getattr(config_of(model), "to_json_string", str)())
+    if settings := model.extra_repr():
+        add_to_hash(digest, settings)
     for name, module in model.named_modules():
         adapters = [
             getattr(module, part, None) for part in ("active_adapters", "disable_adapters", "scaling")

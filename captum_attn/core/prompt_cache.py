@@ -20,7 +20,7 @@ from captum_attn.core.models import (
     text_config,
     unwrapped,
 )
-from captum_attn.core.responses import Responses, known_to, plain_response_logits, predicts_alike, taken
+from captum_attn.core.responses import Responses, plain_response_logits, predicts_alike
 
 _WORTH = 32  # tokens; a pass over fewer takes as long as reading the weights does
 _known_caches: WeakSet[Callable[..., Any]] = WeakSet()
@@ -32,11 +32,10 @@ def cached(model: Any, responses: Responses, end: int, cache: Any = None, start:
     Raises:
         ValueError: the model returns none.
     """
-    given = responses.part(slice(start, end))
-    last = taken(model, logits_to_keep=1, return_dict=True)
+    given = responses.given_to(model, slice(start, end), logits_to_keep=1, return_dict=True)
     with evaluation_mode(model), torch.inference_mode(False), torch.no_grad(), same_random_state(given["input_ids"]):
         before = copy.deepcopy(cache)
-        returned = model(**known_to(model, given), past_key_values=before, use_cache=True, **last)
+        returned = model(**given, past_key_values=before, use_cache=True)
     found = getattr(returned, "past_key_values", None)
     if found is None or not hasattr(found, "get_seq_length") or found.get_seq_length() != end:
         raise ValueError(f"{type(model).__name__} returns no cache of the prompt's keys and values (past_key_values)")
@@ -69,7 +68,7 @@ def _check_by_configuration(model: Any, responses: Responses) -> None:
     if getattr(config, "is_encoder_decoder", False) or not takes_keyword(model, "past_key_values"):
         raise ValueError(f"{name} is no causal language model with a cache of keys and values (past_key_values)")
     rotary: dict[str, Any] = getattr(text_config(config), "rope_parameters", None) or {}
-    longest: int = getattr(config, "max_position_embeddings", 0)
+    longest: int = getattr(text_config(config), "max_position_embeddings", 0)
     before, after = responses.ids.shape[1] - responses.count - 1, responses.ids.shape[1] - 1
     for kind in (rotary, *(part for part in rotary.values() if isinstance(part, dict))):
         switch = kind.get("original_max_position_embeddings", longest)
@@ -106,7 +105,7 @@ def response_logits_of_each(
     """
     model, device = unwrapped(model), device_of(model)
     batches = list(_batches(prompts, batch_size))
-    every = [Responses.of([(prompts[number], response) for number in batch], 0, device) for batch in batches]
+    every = [Responses.of([(prompts[number], response) for number in batch], device) for batch in batches]
     reuse = max((len(one) for one in prompts), default=0) > _WORTH and all(_reads_cache(model, one) for one in every)
     ends = [(prompts[batch[0]], prompts[batch[-1]]) for batch in batches]
     shared = [_in_common(one[0], other[1]) if reuse else 0 for one, other in pairwise(ends)]

@@ -22,7 +22,7 @@ from captum_attn.core.models import unwrapped
 from captum_attn.core.observers import LayerObserver, Watched
 from captum_attn.core.prompt_cache import cached, check_cache
 from captum_attn.core.propagation import GRADIENT, Propagation, check_coverage
-from captum_attn.core.responses import Responses, known_to
+from captum_attn.core.responses import Responses
 from captum_attn.core.states import warn_of_layers_without
 from captum_attn.core.tiles import Block, Tile
 
@@ -142,7 +142,7 @@ def response_pass(
     model = unwrapped(model)
     check_cache(model, responses)
     first, last = responses.ids.shape[1] - responses.count - 1, responses.ids.shape[1] - 1
-    rows = known_to(model, responses.part(slice(first, last)))
+    rows = responses.given_to(model, slice(first, last))
     if first:
         rows["past_key_values"] = cached(model, responses, first)
     inputs = ModelInputs(rows.pop("input_ids"), "input_ids", {**rows, "use_cache": True})

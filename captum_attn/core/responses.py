@@ -15,7 +15,7 @@ from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.models import config_of, device_of, takes_keyword
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Responses:
     """Prompts, each followed by a response.
 
@@ -33,7 +33,6 @@ class Responses:
     def of(
         cls,
         pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
-        pad: int = 0,
         device: torch.device | None = None,
     ) -> Responses:
         """Prompts and responses of any lengths, ids without padding, laid out as one batch.
@@ -44,7 +43,7 @@ class Responses:
                     [0, 5, 8, 9]])
         """
         before, count = (max(len(pair[side]) for pair in pairs) for side in (0, 1))
-        ids = torch.full((len(pairs), before + count), pad)
+        ids = torch.zeros(len(pairs), before + count, dtype=torch.int64)
         real = torch.zeros_like(ids, dtype=torch.bool)
         for row, (prompt, response) in enumerate(pairs):
             place = slice(before - len(prompt), before + len(response))
@@ -61,10 +60,14 @@ class Responses:
         """int64 (B, N), each token's place in its text."""
         return (self.real.cumsum(-1) - 1).clamp(min=0)
 
-    def part(self, places: slice) -> dict[str, Tensor]:
-        """What the model takes, of some places; the mask is of all up to the last one."""
-        mask = self.real[:, : places.stop].long()
-        return {"input_ids": self.ids[:, places], "attention_mask": mask, "position_ids": self.positions[:, places]}
+    def given_to(self, model: Callable[..., Any], places: slice, **optional: Any) -> dict[str, Any]:
+        """A model's arguments of some places, without positions if it counts for itself.
+
+        The mask is of all places up to the last one. Of the optional ones, what the model takes.
+        """
+        positions = {"position_ids": self.positions[:, places]}
+        taken = {name: value for name, value in {**positions, **optional}.items() if takes_keyword(model, name)}
+        return {"input_ids": self.ids[:, places], "attention_mask": self.real[:, : places.stop].long(), **taken}
 
 
 def plain_response_logits(model: Callable[..., Any], responses: Responses, cache: Any = None, start: int = 0) -> Tensor:
@@ -76,11 +79,11 @@ def plain_response_logits(model: Callable[..., Any], responses: Responses, cache
         cache: keys and values of the first ``start`` places, to which those of the others are added.
         start: how many places are not run again.
     """
-    given = known_to(model, responses.part(slice(start, responses.ids.shape[1] - 1)))
-    kept = taken(model, logits_to_keep=responses.count)
+    places = slice(start, responses.ids.shape[1] - 1)
+    given = responses.given_to(model, places, logits_to_keep=responses.count)
     if cache is not None:
-        kept |= {"past_key_values": cache, "use_cache": True}
-    logits = plain_output(model, ModelInputs(given.pop("input_ids"), "input_ids", {**given, **kept}))
+        given |= {"past_key_values": cache, "use_cache": True}
+    logits = plain_output(model, ModelInputs(given.pop("input_ids"), "input_ids", given))
     return logits[:, -responses.count :]
 
 
@@ -94,10 +97,8 @@ def check_causal(model: Callable[..., Any]) -> None:
         raise ValueError(f"{name} is no causal language model: it has an encoder, or takes no input_ids")
     if model in _known_to_be_causal:
         return
-    ids = torch.arange(1, 5, device=device_of(model))[None]
-    longer, shorter = (Responses(part, torch.ones_like(part, dtype=torch.bool), 1) for part in (ids, ids[:, :3]))
-    whole = plain_response_logits(model, Responses(longer.ids, longer.real, 2))[:, 0]
-    if not predicts_alike(plain_response_logits(model, shorter)[:, 0], whole):
+    whole, part = (Responses.of([([1, 2], response)], device=device_of(model)) for response in ([3, 4], [3]))
+    if not predicts_alike(plain_response_logits(model, part), plain_response_logits(model, whole)[:, :1]):
         raise ValueError(f"{name} is no causal language model: what it says of a token depends on later ones")
     _known_to_be_causal.add(model)
 
@@ -108,13 +109,3 @@ def predicts_alike(logits: Tensor, whole: Tensor) -> bool:
     logits, whole = logits[finite], whole[finite]
     off = (logits - whole).abs().amax() / whole.abs().amax()
     return bool(off <= (1e-3 if whole.dtype in (torch.float32, torch.float64) else 0.05))
-
-
-def known_to(model: Any, given: dict[str, Any]) -> dict[str, Any]:
-    """The arguments, without positions if the model counts for itself."""
-    return {name: value for name, value in given.items() if name != "position_ids" or takes_keyword(model, name)}
-
-
-def taken(model: Any, **arguments: Any) -> dict[str, Any]:
-    """Those of the arguments that the model takes."""
-    return {name: value for name, value in arguments.items() if takes_keyword(model, name)}

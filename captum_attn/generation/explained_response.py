@@ -50,7 +50,7 @@ class Solver(Protocol):
         """Values (N',) for another response to the same prompt."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ExplainedResponse:
     """A response of a language model, and what each token before it contributed.
 
@@ -58,11 +58,13 @@ class ExplainedResponse:
         prompt: as the model read it.
         response: the text that is explained.
         response_ids: of its T tokens.
-        scores: (T,), of each token: ``score``, in nats, or the logit.
+        response_tokens: their texts, which joined are the response.
+        scores: (T,), of each token, as ``score`` says.
         probabilities: (T,), of each token.
         score: the name of the score.
-        values: (N,), of the prompt's and the response's tokens: shares of attention, weighted by its gradient of the
-            scores' sum, under the rules that were asked for. The response's last token, which nothing read, has 0.
+        values: (N,), of the prompt's and the response's tokens, for the scores' sum: shares of attention, weighted by
+            its gradient, under the rules that were asked for; or what another method says. The response's last token,
+            which nothing read, has 0.
         sources: parts of the prompt.
         solver: answers further questions.
         encode: makes the ids of a text as a response.
@@ -87,7 +89,7 @@ class ExplainedResponse:
     @property
     def tokens(self) -> list[str]:
         """The prompt's tokens, as they stand in the text, and the response's."""
-        return [*(self.prompt.text[start:end] for start, end in self.prompt.offsets), *self.response_tokens]
+        return [*self.prompt.tokens, *self.response_tokens]
 
     @cached_property
     def groups(self) -> Tensor:
@@ -141,11 +143,12 @@ class ExplainedResponse:
             at: a text that stands in the response once.
 
         Returns:
-            Of another response, values of the prompt's tokens, and 0 for the response's.
+            Of another response, the difference of both responses' values of the prompt's tokens, and 0 for the
+            response's own.
 
         Raises:
-            ValueError: it stands nowhere in it, or more than once; the other response is empty, the same, or, with
-                ``at``, begins as this one ends; values that do not depend on a score.
+            ValueError: it stands nowhere in it, or more than once; the other response is empty or the same, or, with
+                ``at``, one is the beginning of the other; values that do not depend on a score.
 
         Example:
             >>> from captum_attn import GenerationAttention
@@ -167,7 +170,10 @@ class ExplainedResponse:
         ids = list(self.encode(self.response.replace(at, other)))
         differ = [place for place, pair in enumerate(zip(self.response_ids, ids, strict=False)) if len(set(pair)) > 1]
         if not differ:
-            raise ValueError(f"{other!r} in the place of {at!r} changes no token of {self.response!r}")
+            raise ValueError(
+                f"with {other!r} in the place of {at!r}, the responses differ in no token that both have: compare them "
+                "as a whole, against(the other response)"
+            )
         place = differ[0]
         return self.solver.of_contrast(place, self.response_ids[place], ids[place])
 

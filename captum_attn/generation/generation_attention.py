@@ -20,6 +20,7 @@ from captum_attn.core import (
     same_random_state,
     unwrapped,
 )
+from captum_attn.core.models import text_config
 from captum_attn.core.propagation import ATTNLRP, Propagation, propagation_named
 from captum_attn.functional import (
     Game,
@@ -32,7 +33,7 @@ from captum_attn.functional import (
 from captum_attn.generation.explained_response import ExplainedResponse
 from captum_attn.generation.head_weights import HeadWeights
 from captum_attn.generation.prompt_sources import Sources, find_sources
-from captum_attn.generation.prompts import Messages, Prompt, read_prompt, without_end
+from captum_attn.generation.prompts import Messages, Prompt, decoded, encoded_response, read_prompt, without_end
 from captum_attn.generation.response_rows import Method, ResponseRows, RowVariant, WholeSequence, all_playing
 from captum_attn.generation.scored_response import ScoredResponse
 from captum_attn.methods import AttentionShapley, ShapleyAttention, ShapleyGradAttention
@@ -60,9 +61,9 @@ class GenerationAttention:
         head_weights: how much each head counts, of this variant, as :func:`captum_attn.generation.fit_head_weights`
             finds them. Default: alike.
         method: explains by a pass over the whole sequence instead, such as ``AttnLRP``, by relevance of the input
-            itself, or ``partial(ShapleyGradAttention, game="incoming")``, for what prompt's tokens read, too. It is
-            called with a :class:`captum_attn.generation.ScoredResponse` and ``tokenizer``; those above, but the score,
-            are not for it.
+            itself, or ``partial(ShapleyGradAttention, game="incoming", propagation="attnlrp")``, for what prompt's
+            tokens read, too. It is called with a :class:`captum_attn.generation.ScoredResponse` and ``tokenizer``;
+            those above, but the score, are not for it.
 
     Raises:
         TypeError, ValueError: an argument that is none of the above.
@@ -160,7 +161,7 @@ class GenerationAttention:
         self._check_reached(ids, scores)
         return ExplainedResponse(
             prompt=read,
-            response=self.tokenizer.decode(ids),
+            response=decoded(ids, self.tokenizer),
             response_ids=tuple(ids),
             response_tokens=self._texts(ids),
             scores=scores.cpu(),
@@ -174,15 +175,17 @@ class GenerationAttention:
 
     def encode(self, response: str) -> list[int]:
         """The ids of a text as a response."""
-        return list(self.tokenizer(response, add_special_tokens=False)["input_ids"])
+        return encoded_response(response, self.tokenizer)
 
     def of_batch(self, batch: Mapping[str, Tensor], targets: Tensor) -> Tensor:
         """Values (B, N) of a batch of a :class:`captum_attn.generation.ResponseClassifier`: a method for ``evaluate``.
 
         Args:
             batch: as :func:`captum_attn.generation.response_inputs` makes it.
-            targets: int64 (B,), 0 where the response is explained, 1 where it is that the model writes something else,
-                which has the opposite values.
+            targets: int64 (B,), 0 where the response is explained, 1 where it is that the model writes something else.
+
+        Raises:
+            ValueError: a row without a response.
 
         Example:
             >>> from captum_attn.generation import response_inputs
@@ -196,28 +199,29 @@ class GenerationAttention:
         counts = (response >= 0).sum(-1).tolist()
         texts = [row[kept].tolist() for row, kept in zip(ids, real, strict=True)]
         pairs = [(text[:-count], text[-count:]) for text, count in zip(texts, counts, strict=True)]
-        found = self._values_of_each(pairs)
+        if not all(counts):
+            raise ValueError("a row has no response: response_ids are -100 for all of its tokens")
+        signs = 1.0 - 2.0 * targets.cpu()
         values = torch.zeros(ids.shape)
-        for row, (kept, of_text) in enumerate(zip(real, found, strict=True)):
-            values[row, kept] = -of_text if targets[row] else of_text
+        for row, (kept, found) in enumerate(zip(real, self._values_of_each(pairs, signs), strict=True)):
+            values[row, kept] = found
         return values
 
-    def _values_of_each(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Tensor]:
-        """Values (N,) for prompts and responses, of tokens without padding; together, if by the response's rows."""
+    def _values_of_each(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], signs: Tensor) -> list[Tensor]:
+        """Values (N,) for prompts and responses, of tokens without padding, of scores with signs (B,)."""
         device = device_of(self.model)
         if self.method is not None:
-            return [self._solver(Responses.of([pair], device=device)).of_response()[1] for pair in pairs]
-        responses = Responses.of(pairs, device=device)
-        solver = self._solver(responses)
-        assert isinstance(solver, ResponseRows)
-        return [row[kept] for row, kept in zip(solver.of_each(), responses.real.cpu(), strict=True)]
+            solvers = [self._solver(Responses.of([pair], device=device)) for pair in pairs]
+            parts = (sign * torch.ones(1, len(ids)) for sign, (_, ids) in zip(signs, pairs, strict=True))
+            return [solver.of_parts(part)[0] for solver, part in zip(solvers, parts, strict=True)]
+        rows = self._rows(Responses.of(pairs, device=device))
+        return [row[kept] for row, kept in zip(rows.of_each(signs), rows.responses.real.cpu(), strict=True)]
 
     def influence_of_heads(self, explained: ExplainedResponse) -> Tensor:
         """(L, H, N): the influence of all tokens before a response on it, of each head alone."""
-        solver = self._solver(self._responses(explained.prompt, explained.response_ids))
-        if not isinstance(solver, ResponseRows):
+        if self.method is not None:
             raise ValueError("heads are told apart in the response's rows, which method= does not read: leave it out")
-        return solver.of_heads()
+        return self._rows(self._responses(explained.prompt, explained.response_ids)).of_heads()
 
     def source_game(self, explained: ExplainedResponse, game: Game = "mutual") -> Tensor:
         """Exact Shapley values (K,) of sources that play a game of attention over the whole sequence.
@@ -241,7 +245,7 @@ class GenerationAttention:
             raise ValueError("sources play on attention of which all heads count alike: leave out method, head_weights")
         responses = self._responses(explained.prompt, explained.response_ids)
         scored: Any = ScoredResponse(self.model, responses.count, self.score)
-        common: Any = {"game": game, "layers": self.layers, "heads": self.heads}
+        common: Any = {"layers": self.layers, "heads": self.heads}
         player: AttentionShapley
         if self.variant == "attention":
             player = ShapleyAttention(scored, **common)
@@ -255,8 +259,19 @@ class GenerationAttention:
     def _solver(self, responses: Responses) -> ResponseRows | WholeSequence:
         if self.method is not None:
             return WholeSequence(self.model, self.tokenizer, responses, self.score, self.method)
-        how = (self.score, self.variant, self.propagation, self.layers, self.heads, self.head_weights)
-        return ResponseRows(self.model, responses, *how)
+        return self._rows(responses)
+
+    def _rows(self, responses: Responses) -> ResponseRows:
+        return ResponseRows(
+            self.model,
+            responses,
+            score=self.score,
+            variant=self.variant,
+            propagation=self.propagation,
+            layers=self.layers,
+            heads=self.heads,
+            head_weights=self.head_weights,
+        )
 
     def _responses(self, prompt: Prompt, ids: Sequence[int]) -> Responses:
         return Responses.of([(prompt.ids, ids)], device=device_of(self.model))
@@ -264,7 +279,9 @@ class GenerationAttention:
     def _written(self, prompt: Prompt, settings: dict[str, Any]) -> list[int]:
         """What the model writes, without the special tokens that close it."""
         if settings.get("num_return_sequences", 1) != 1 or settings.get("return_dict_in_generate"):
-            raise ValueError("one response is explained at a time: leave out num_return_sequences and return_dict")
+            raise ValueError(
+                "one response is explained at a time: leave out num_return_sequences and return_dict_in_generate"
+            )
         ids = torch.tensor([prompt.ids], device=device_of(self.model))
         with evaluation_mode(self.model), torch.no_grad(), same_random_state(ids):
             written = self.model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
@@ -272,8 +289,8 @@ class GenerationAttention:
 
     def _texts(self, ids: Sequence[int]) -> tuple[str, ...]:
         """The texts of tokens, which joined are the response; a token that is part of a character has none."""
-        ends = [len(self.tokenizer.decode(ids[: number + 1]).rstrip("\ufffd")) for number in range(len(ids))]
-        text = self.tokenizer.decode(ids)
+        text = decoded(ids, self.tokenizer)
+        ends = [len(decoded(ids[: number + 1], self.tokenizer).rstrip("\ufffd")) for number in range(len(ids))]
         return tuple(text[start:end] for start, end in zip([0, *ends], [*ends[:-1], len(text)], strict=False))
 
     def _checked_ids(self, given: Sequence[int]) -> list[int]:
@@ -286,14 +303,14 @@ class GenerationAttention:
     def _check_reached(self, ids: Sequence[int], scores: Tensor) -> None:
         for one, score in zip(ids, scores.tolist(), strict=True):
             if not math.isfinite(score):
-                token = self.tokenizer.decode([one])
+                token = decoded([one], self.tokenizer)
                 raise ValueError(
                     f"{type(self.model).__name__} cannot write {token!r} in this place (its score is {score}), so that "
                     "nothing made it write this"
                 )
 
     def _check_length(self, length: int) -> None:
-        longest = getattr(config_of(self.model), "max_position_embeddings", None)
+        longest = getattr(text_config(config_of(self.model)), "max_position_embeddings", None)
         if isinstance(longest, int) and length > longest:
             raise ValueError(
                 f"prompt and response have {length} tokens, but {type(self.model).__name__} reads {longest} at most"

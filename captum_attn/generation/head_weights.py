@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class HeadWeights:
     """Weights of the heads of one model.
 
@@ -57,7 +57,7 @@ class HeadWeights:
         if not influence:
             raise ValueError("there are no examples to fit the weights of heads to")
         predictors = torch.cat([of_heads.flatten(0, 1).mT for of_heads in influence]).double()
-        scale = predictors.std(0).clamp(min=torch.finfo(torch.float32).tiny)
+        scale = predictors.std(0, correction=0).clamp(min=torch.finfo(torch.float32).tiny)
         ridge = RidgeCV([10.0**power for power in range(-3, 6)])
         ridge.fit((predictors / scale).numpy(), torch.cat([*lost]).double().numpy())
         return cls((torch.from_numpy(ridge.coef_) / scale).view(influence[0].shape[:2]), variant, propagation)
@@ -79,10 +79,14 @@ class HeadWeights:
         Raises:
             ValueError: a file of another kind.
         """
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
 
-        with safe_open(str(path), framework="pt") as file:
-            names, metadata = list(file.keys()), file.metadata() or {}
-            if names != ["weights"] or not {"variant", "propagation"} <= metadata.keys():
-                raise ValueError(f"{path} holds {names}, expected the weights of heads that HeadWeights.save wrote")
-            return cls(file.get_tensor("weights"), metadata["variant"], metadata["propagation"])
+        message = f"{path} is no file of heads' weights that HeadWeights.save wrote"
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                names, metadata = list(file.keys()), file.metadata() or {}
+                if names != ["weights"] or not {"variant", "propagation"} <= metadata.keys():
+                    raise ValueError(f"{message}: it holds {names}")
+                return cls(file.get_tensor("weights"), metadata["variant"], metadata["propagation"])
+        except SafetensorError as error:
+            raise ValueError(f"{message}: {error}") from error

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from captum_attn.core import special_token_ids
+
 Span = tuple[int, int]
 Messages = Sequence[Mapping[str, str]]
 
@@ -27,6 +29,16 @@ class Prompt:
     offsets: tuple[Span, ...]
     contents: tuple[Span, ...]
     special_tokens: bool
+
+    @property
+    def tokens(self) -> list[str]:
+        """Each token, as it stands in the text."""
+        return [self.text[start:end] for start, end in self.offsets]
+
+    @property
+    def given(self) -> list[bool]:
+        """Whether each token stands in what was given, and is not the template's or a special one."""
+        return [any(max(start, begin) < min(end, stop) for begin, stop in self.contents) for start, end in self.offsets]
 
 
 def read_prompt(given: str | Messages, tokenizer: Any) -> Prompt:
@@ -64,9 +76,19 @@ def encoded_prompt(text: str, tokenizer: Any, special_tokens: bool) -> tuple[lis
     return ids, offsets
 
 
+def encoded_response(text: str, tokenizer: Any) -> list[int]:
+    """The ids of a text as a response."""
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def decoded(ids: Sequence[int], tokenizer: Any) -> str:
+    """Tokens as a text, as they are: without spaces that some tokenizers clean up, so that parts make up the whole."""
+    return str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+
+
 def without_end(ids: Sequence[int], tokenizer: Any) -> list[int]:
     """What was written, without the special tokens that close it."""
-    found, special = list(ids), set(tokenizer.all_special_ids)
+    found, special = list(ids), special_token_ids(tokenizer)
     while found and found[-1] in special:
         found.pop()
     return found

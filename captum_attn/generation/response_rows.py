@@ -12,7 +12,7 @@ from torch import Tensor
 
 from captum_attn.core import InfluenceObserver, ResponsePass, Responses, plain_response_logits, response_pass
 from captum_attn.core.observers import Per
-from captum_attn.core.propagation import Propagation
+from captum_attn.core.propagation import ATTNLRP, Propagation
 from captum_attn.core.readout import KnownRows
 from captum_attn.functional import ADDITIVE_GAMES, ResponseScore, ScoreFunction, response_scores
 from captum_attn.generation.head_weights import HeadWeights
@@ -23,7 +23,7 @@ RowVariant = Literal["signed", "rectified", "attention"]
 Method = Callable[..., AttentionAttribution]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ResponseRows:
     """By the attention of what predicted the response, on the cached keys and values of the prompt.
 
@@ -34,12 +34,12 @@ class ResponseRows:
 
     model: Any
     responses: Responses
-    score: ResponseScore | ScoreFunction
-    variant: RowVariant
-    propagation: Propagation
-    layers: Sequence[int] | None
-    heads: Sequence[int] | None
-    head_weights: HeadWeights | None
+    score: ResponseScore | ScoreFunction = "log_odds"
+    variant: RowVariant = "signed"
+    propagation: Propagation = ATTNLRP
+    layers: Sequence[int] | None = None
+    heads: Sequence[int] | None = None
+    head_weights: HeadWeights | None = None
 
     @property
     def additive(self) -> bool:
@@ -58,10 +58,11 @@ class ResponseRows:
         with self._observed() as run:
             return run.logits[0].detach(), self._values(run, self._scores(run).sum())[0]
 
-    def of_each(self) -> Tensor:
-        """Values (B, N) of several responses; 0 for padding."""
+    def of_each(self, signs: Tensor) -> Tensor:
+        """Values (B, N) of several responses, of scores with signs (B,); 0 for padding."""
         with self._observed() as run:
-            return self._values(run, self._scores(run).sum())
+            scores = self._scores(run)
+            return self._values(run, (signs.to(scores) @ scores).sum())
 
     def of_parts(self, weights: Tensor) -> Tensor:
         """Values (S, N) for parts of the response, weights (S, T) of its tokens' scores; of attention, of its rows."""
@@ -75,7 +76,7 @@ class ResponseRows:
 
     def of_contrast(self, place: int, own: int, other: int) -> Tensor:
         """Values (N,) for the difference of two tokens' logits in a place of the response."""
-        self._check_score_counts()
+        self._check_depends_on_score()
         with self._observed() as run:
             logits = run.logits[0, place].float()
             return self._values(run, logits[own] - logits[other])[0]
@@ -87,10 +88,10 @@ class ResponseRows:
 
     def of_other(self, responses: Responses) -> Tensor:
         """Values (N',) for another response."""
-        self._check_score_counts()
+        self._check_depends_on_score()
         return replace(self, responses=responses).of_response()[1]
 
-    def _check_score_counts(self) -> None:
+    def _check_depends_on_score(self) -> None:
         if self.variant == "attention":
             raise ValueError("attention alone does not depend on what is compared: take variant='signed'")
 
@@ -123,7 +124,7 @@ class ResponseRows:
         return observer.influence.cpu()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class WholeSequence:
     """By another method, in a pass over prompt and response.
 

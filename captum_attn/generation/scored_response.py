@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from captum_attn.core import check_causal, config_of, takes_keyword
+from captum_attn.core import Responses, check_causal, code_fingerprint, config_of
 from captum_attn.functional import ResponseScore, ScoreFunction, check_response_score, response_scores
-from captum_attn.generation.prompts import Messages, read_prompt
+from captum_attn.generation.prompts import Messages, encoded_response, read_prompt
 
 _UNSCORED = -100
 """In the place of a token that is none of the response's, as in transformers' labels."""
@@ -42,6 +42,8 @@ class ScoredResponse(nn.Module):
         True
     """
 
+    parts: Tensor
+
     def __init__(
         self,
         model: nn.Module,
@@ -57,13 +59,18 @@ class ScoredResponse(nn.Module):
         if parts is not None and (parts.dim() != 2 or parts.shape[1] != count):
             raise ValueError(f"parts must have shape (S, {count}), got {tuple(parts.shape)}")
         self.model, self.count, self.score = model, count, score
-        self.parts = torch.ones(1, count) if parts is None else parts
+        self.register_buffer("parts", torch.ones(1, count) if parts is None else parts, persistent=False)
         self.config = config_of(model)
 
+    def extra_repr(self) -> str:
+        """What tells it from other scorers of the same model."""
+        score = code_fingerprint(self.score) if callable(self.score) else self.score
+        return f"count={self.count}, score={score}"
+
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Scores (B, S) of the ids (B, N)."""
-        kept = {"logits_to_keep": self.count + 1} if takes_keyword(self.model, "logits_to_keep") else {}
-        logits = self.model(input_ids=input_ids, attention_mask=attention_mask, **kept).logits
+        """Scores (B, S) of the ids (B, N), shorter ones padded on the left."""
+        given = _given(self.model, input_ids, attention_mask, logits_to_keep=self.count + 1)
+        logits = self.model(**given).logits
         scores = response_scores(logits[:, -self.count - 1 : -1], input_ids[:, -self.count :], self.score)
         return scores @ self.parts.to(scores).mT
 
@@ -102,13 +109,19 @@ class ResponseClassifier(nn.Module):
 
     def forward(self, input_ids: Tensor, response_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Logits (B, 2) of ids (B, N), of which ``response_ids`` int64 (B, N) has the response's, else −100."""
-        logits = self.model(input_ids=input_ids, attention_mask=attention_mask).logits[:, :-1]
+        logits = self.model(**_given(self.model, input_ids, attention_mask)).logits[:, :-1]
         scored = response_ids[:, 1:] != _UNSCORED
         if not scored.any(-1).all():
             raise ValueError("a row has no response: response_ids are -100 for all of its tokens")
         scores = response_scores(logits, response_ids[:, 1:].clamp(min=0)).masked_fill(~scored, 0)
         mean = scores.sum(-1) / scored.sum(-1)
         return torch.stack([mean, -mean], -1) / 2
+
+
+def _given(model: nn.Module, ids: Tensor, mask: Tensor | None, **optional: Any) -> dict[str, Any]:
+    """The model's arguments, positions counted without padding."""
+    real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
+    return Responses(ids, real, 1).given_to(model, slice(0, ids.shape[1]), **optional)
 
 
 def response_inputs(
@@ -137,25 +150,21 @@ def response_inputs(
     """
     if len(prompts) != len(responses) or not prompts:
         raise ValueError(f"{len(prompts)} prompts and {len(responses)} responses: expected one for each, at least one")
-    rows = []
-    for prompt, response in zip(prompts, responses, strict=True):
-        read, ids = read_prompt(prompt, tokenizer), tokenizer(response, add_special_tokens=False)["input_ids"]
-        if not ids:
-            raise ValueError("a response is empty: there is nothing to explain")
-        plays = [
-            any(start < end and start < stop and end > begin for begin, stop in read.contents)
-            for start, end in read.offsets
-        ]
-        rows.append(
-            {
-                "input_ids": [*read.ids, *ids],
-                "attention_mask": [1] * (len(read.ids) + len(ids)),
-                "response_ids": [*[_UNSCORED] * len(read.ids), *ids],
-                "players": [*map(int, plays), *[0] * len(ids)],
-            }
-        )
+    rows = [_row(prompt, response, tokenizer) for prompt, response in zip(prompts, responses, strict=True)]
     fill = {"input_ids": tokenizer.pad_token_id or 0, "response_ids": _UNSCORED}
     return {
         name: pad_sequence([torch.tensor(row[name]) for row in rows], True, fill.get(name, 0)).to(device)
         for name in rows[0]
+    }
+
+
+def _row(prompt: str | Messages, response: str, tokenizer: Any) -> dict[str, list[int]]:
+    read, ids = read_prompt(prompt, tokenizer), encoded_response(response, tokenizer)
+    if not ids:
+        raise ValueError("a response is empty: there is nothing to explain")
+    return {
+        "input_ids": [*read.ids, *ids],
+        "attention_mask": [1] * (len(read.ids) + len(ids)),
+        "response_ids": [*[_UNSCORED] * len(read.ids), *ids],
+        "players": [*map(int, read.given), *[0] * len(ids)],
     }

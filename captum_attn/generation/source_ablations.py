@@ -76,11 +76,11 @@ def fit_head_weights(
 
     Args:
         explainer: of all layers and heads, without such weights.
-        explained: some of its responses, with sources; four or more.
+        explained: some of its responses, with sources; four will do.
         show_progress: show a progress bar over these.
 
     Raises:
-        ValueError: nothing to fit to, or an explainer of some layers, heads, or weights.
+        ValueError: nothing to fit to, or an explainer of some layers, heads, or weights, or by another method.
 
     Example:
         >>> explainer = GenerationAttention(decoder, chat_tokenizer, variant="attention")

@@ -4,9 +4,9 @@ from captum_attn.methods.attribution import AttentionAttribution, CommonArgument
 from captum_attn.methods.one_pass import explain_in_one_pass
 from captum_attn.methods.shapley import (
     AttentionShapley,
-    ChosenGame,
     CustomGame,
     Estimator,
+    GameOrAuto,
     ShapleyAttention,
     ShapleyGradAttention,
 )
@@ -15,11 +15,11 @@ from captum_attn.methods.token_relevance import Rows, TokenRelevance, check_rows
 __all__ = [
     "AttentionAttribution",
     "AttentionShapley",
-    "ChosenGame",
     "CommonArguments",
     "CustomGame",
     "Estimator",
     "Explained",
+    "GameOrAuto",
     "Inputs",
     "OnePassAttribution",
     "Rows",

@@ -26,7 +26,7 @@ from captum_attn.methods.attribution import CommonArguments, Explained, Inputs, 
 from captum_attn.token_attributions import TokenAttributions, concatenated
 
 CustomGame = Callable[[Tensor, Tensor], Tensor]
-ChosenGame = Game | Literal["auto"]
+GameOrAuto = Game | Literal["auto"]
 Estimator = Callable[..., ShapleyEstimate]
 
 
@@ -41,7 +41,7 @@ class AttentionShapley(OnePassAttribution):
             - ``incoming``: its influence on all tokens;
             - ``cls``: its influence on the readout token;
             - ``auto``: ``cls`` where attention is causal, else ``incoming``. In decoders, a prompt's tokens read each
-              other whatever is written, and ``incoming`` finds the source of an answer no better than chance;
+              other whatever is written, and ``incoming`` finds the source of an answer less often;
             - ``mutual``, ``max_mutual``: the mutual influence of its members, as the sum of both directions or as
               the larger one (which favours positive values where influence is signed);
             - a function of an influence matrix (n, n) and coalitions bool (K, n), to their worth (K,), with n the
@@ -62,7 +62,7 @@ class AttentionShapley(OnePassAttribution):
         self,
         model: Callable[..., Any],
         *,
-        game: ChosenGame | CustomGame = "incoming",
+        game: GameOrAuto | CustomGame = "incoming",
         estimator: Estimator | None = None,
         **common: Unpack[CommonArguments],
     ) -> None:
@@ -286,7 +286,7 @@ class ShapleyGradAttention(AttentionShapley):
         self,
         model: Callable[..., Any],
         *,
-        game: ChosenGame | CustomGame = "incoming",
+        game: GameOrAuto | CustomGame = "incoming",
         sign: Literal["rectified", "signed"] = "signed",
         estimator: Estimator | None = None,
         **common: Unpack[CommonArguments],

@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from captum_attn._moved import moved_names
 from captum_attn.bench import Intervention
-from captum_attn.core.hashing import code_fingerprint
+from captum_attn.core import code_fingerprint
 from captum_attn.metrics.catalogue import CATALOGUE, Metric
 
 REMOVALS = TOP_REMOVED, TOP_KEPT, BOTTOM_REMOVED = "top removed", "top kept", "bottom removed"

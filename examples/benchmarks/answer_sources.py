@@ -194,7 +194,7 @@ class Asked:
         return values
 
     def regression(self, _: Case, explained: ExplainedResponse, seed: int) -> Tensor:
-        """Weights of sources in a sparse regression of log-probabilities on what is there, as ContextCite does it."""
+        """Weights of sources in a sparse regression of the response's log-odds on what is there, as in ContextCite."""
         absent = random_absences(len(explained.sources), 32, seed=seed)
         scores = scores_without(self.truth, explained, absent).sum(-1)
         fitted = LassoCV(cv=4).fit((~absent).numpy().astype(float), scores.double().numpy())

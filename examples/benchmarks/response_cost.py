@@ -9,7 +9,7 @@ each way in a process of its own, one after the other.
 
 - *cached*: the signed attention of the response's rows under the rules of AttnLRP, by one pass on cached keys;
 - *map*: the same for each of the response's T tokens, and, as ``map / (T b)``, its backward passes against T times one;
-- *whole*: the same values from a pass over the whole sequence;
+- *whole*: the same values, up to a factor, from a pass over the whole sequence;
 - *Captum*: ``LLMGradientAttribution`` of ``LayerGradientXActivation``, T forward and backward passes over the whole
   sequence. It is measured on two of the response's tokens, and counted T / 2 times. (Integrated Gradients, the other
   one that it wraps, takes 50 times as many.)
@@ -98,7 +98,7 @@ def measured(way: str, folder: Path, length: int, count: int, repeats: int) -> C
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of loading
     before = memory_now("VmRSS")
     calls: dict[str, Callable[[], Any]] = {
-        "cached": partial(rows_of(model, responses).of_response),
+        "cached": rows_of(model, responses).of_response,
         "map": partial(rows_of(model, responses).of_parts, torch.eye(count)),
         "whole": partial(whole_of(model, tokenizer, responses).of_parts, torch.ones(1, count)),
         "Captum": partial(captums, model, tokenizer, ids[:, :length], ids[0, length : length + 2]),
@@ -115,7 +115,7 @@ def measured(way: str, folder: Path, length: int, count: int, repeats: int) -> C
 
 
 def rows_of(model: Any, responses: Responses) -> ResponseRows:
-    return ResponseRows(model, responses, "log_odds", "signed", ATTNLRP, None, None, None)
+    return ResponseRows(model, responses)
 
 
 def whole_of(model: Any, tokenizer: Any, responses: Responses) -> WholeSequence:

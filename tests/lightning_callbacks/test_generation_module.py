@@ -77,6 +77,10 @@ def test_what_was_begun_under_other_rules_is_not_gone_on_with(explainer: Any, tm
     other = GenerationAttention(explainer.model, explainer.tokenizer, propagation="cp")
     with pytest.raises(MisconfigurationException, match=r"method.propagation.name: 'attnlrp' there, 'cp' here"):
         predict(GenerationModule(other), loader(), tmp_path)
+    _, tokenizer = chat_model()
+    tokenizer.chat_template = tokenizer.chat_template.replace("assistant", "answer")
+    with pytest.raises(MisconfigurationException, match=r"tokenizer.chat_template: .* there, .* here"):
+        predict(GenerationModule(GenerationAttention(explainer.model, tokenizer)), loader(), tmp_path)
     with pytest.raises(MisconfigurationException, match=r"sources.sources: 'sentences' there, 'paragraphs' here"):
         predict(GenerationModule(explainer, sources="paragraphs"), loader(), tmp_path)
 

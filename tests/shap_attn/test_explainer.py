@@ -546,7 +546,7 @@ def test_names_of_other_numbers_than_the_outputs(model_and_tokenizer):
         (
             lambda m, t: (hf.T5ForConditionalGeneration(hf.T5Config(d_model=8, d_ff=8, d_kv=4, num_layers=1)), t),
             ValueError,
-            "writes text behind an encoder",
+            "is an encoder-decoder that writes text",
         ),
         (lambda m, t: (FAMILIES["vit"].build(), t), TypeError, "takes pixels, but masker is a BertTokenizer"),
         (lambda m, t: (m, hf.ViTImageProcessorPil()), TypeError, "takes text, but masker is a ViTImageProcessorPil"),

@@ -11,11 +11,11 @@ import torch
 from chat_models import chat_model
 from models import left_untouched
 from torch import Tensor
-from transformers import BertConfig, BertForMaskedLM, T5Config, T5ForConditionalGeneration
+from transformers import AddedToken, BertConfig, BertForMaskedLM, T5Config, T5ForConditionalGeneration
 
 from captum_attn import AttnLRP, ShapleyGradAttention
 from captum_attn.functional import group_shapley_values, response_scores
-from captum_attn.generation import GenerationAttention, ScoredResponse
+from captum_attn.generation import GenerationAttention, ScoredResponse, without_end
 
 MESSAGES = [
     {"role": "system", "content": "a film is a film ."},
@@ -98,7 +98,7 @@ def test_a_contrast_is_a_difference_of_two_logits(chat: Any) -> None:
     values = found.against("old", at="young")
     torch.testing.assert_close(values, expected.detach(), rtol=0, atol=1e-5 * float(expected.abs().max()))
     for other, at in (("young", "young"), ("old", "nowhere")):
-        with pytest.raises(ValueError, match=r"changes no token|exactly once"):
+        with pytest.raises(ValueError, match=r"differ in no token|exactly once"):
             found.against(other, at)
 
 
@@ -127,9 +127,7 @@ def test_what_the_model_writes_is_explained_as_if_it_were_given(chat: Any) -> No
     assert torch.equal(state, torch.get_rng_state())
     assert 1 <= len(written.response_ids) <= 4
     assert "".join(written.response_tokens) == written.response == tokenizer.decode(written.response_ids)
-    given = explainer.explain(MESSAGES, written.response)
-    if given.response_ids == written.response_ids:
-        torch.testing.assert_close(given.values, written.values)
+    torch.testing.assert_close(explainer.explain(MESSAGES, written.response_ids).values, written.values)
 
 
 def test_signs_rules_layers_and_heads(chat: Any) -> None:
@@ -145,12 +143,12 @@ def test_signs_rules_layers_and_heads(chat: Any) -> None:
     assert torch.equal(values(propagation=AttnLRP(model).propagation), values())
 
 
-def whole_matrix(model: Any, ids: Tensor, count: int) -> Tensor:
+def whole_matrix(model: Any, ids: Tensor, count: int, score: Any = "log_odds") -> Tensor:
     """A ⊙ G (1, N, N) of all rows, by eager attention and autograd."""
     model.config._attn_implementation = "eager"
     output = model(input_ids=ids[None], output_attentions=True)
     model.config._attn_implementation = "sdpa"
-    scores = response_scores(output.logits[0, -count - 1 : -1], ids[-count:])
+    scores = response_scores(output.logits[0, -count - 1 : -1], ids[-count:], score)
     gradients = torch.autograd.grad(scores.sum(), output.attentions)
     products = [(one * other)[0].mean(0) for one, other in zip(output.attentions, gradients, strict=True)]
     return torch.stack(products).mean(0)[None].detach()
@@ -182,11 +180,14 @@ def test_other_methods_explain_by_a_pass_over_the_whole_sequence(chat: Any) -> N
     torch.testing.assert_close(found.scores, rows.scores)
     assert found.map.shape == (3, len(ids))
     torch.testing.assert_close(found.map.sum(0), found.values, rtol=0, atol=1e-6)
+    (old,) = tokenizer("old", add_special_tokens=False)["input_ids"]
     contrast = found.against("old", at="young")
-    readout = GenerationAttention(model, tokenizer, method=partial(plain, game="cls", readout=len(ids) - 2))
-    last = rows.against("old", at="young")
-    rows_of_last = readout.explain(MESSAGES, "it is young").against("old", at="young")
-    assert contrast.shape == last.shape == rows_of_last.shape
+
+    def margin(logits: Tensor, _: Tensor) -> Tensor:
+        return (logits[..., ids[-1]] - logits[..., old]) * torch.tensor([0.0, 0.0, 1.0])
+
+    expected = whole_matrix(model, ids, 3, margin)[0].sum(0)
+    torch.testing.assert_close(contrast, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
 
 
 def test_relevance_of_the_input_is_that_of_attnlrp(chat: Any) -> None:
@@ -250,6 +251,25 @@ def test_models_that_are_not_causal_are_refused(chat: Any) -> None:
         for options in ({}, {"method": AttnLRP}):
             with pytest.raises(ValueError, match=r"is no causal language model|returns no cache"):
                 GenerationAttention(model, chat[1], **options).explain(MESSAGES, "it is young")
+
+
+def test_tokens_joined_are_the_response_as_it_is(chat: Any) -> None:
+    model, tokenizer = chat_model()
+    tokenizer.clean_up_tokenization_spaces = True
+    found = GenerationAttention(model, tokenizer).explain(MESSAGES, "do n't like it , no .")
+    assert "".join(found.response_tokens) == found.response
+    assert all(found.response_tokens)
+    chosen = found.of("like")
+    place = [token.strip() for token in found.response_tokens].index("like")
+    torch.testing.assert_close(chosen, found.map[place], rtol=1e-4, atol=1e-6)
+
+
+def test_special_tokens_that_close_a_response_are_cut_off(chat: Any) -> None:
+    _, tokenizer = chat_model()
+    tokenizer.add_tokens([AddedToken("<|end|>", special=True)])
+    end = tokenizer.convert_tokens_to_ids("<|end|>")
+    assert without_end([7, 8, end, end], tokenizer) == [7, 8]
+    assert without_end([7, tokenizer.unk_token_id], tokenizer) == [7, tokenizer.unk_token_id]
 
 
 def test_a_model_that_writes_by_a_static_cache(chat: Any) -> None:

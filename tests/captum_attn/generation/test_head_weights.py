@@ -71,7 +71,7 @@ def test_weights_are_kept_beside_the_model(tmp_path: Path) -> None:
     assert torch.equal(again.weights, weights.weights)
     assert again.variant == "attention"
     save_file({"other": torch.zeros(2)}, str(tmp_path / "other.safetensors"))
-    with pytest.raises(ValueError, match="expected the weights of heads"):
+    with pytest.raises(ValueError, match="is no file of heads' weights"):
         HeadWeights.load(tmp_path / "other.safetensors")
 
 
