@@ -3,6 +3,7 @@
 from captum_attn._moved import moved_names
 from captum_attn.core.calls import AttentionCall
 from captum_attn.core.capture import AttentionCapture
+from captum_attn.core.common_beginnings import response_logits_of_each
 from captum_attn.core.encoding import encode, length_limit
 from captum_attn.core.hashing import add_to_hash, code_fingerprint
 from captum_attn.core.indices import as_index, is_index, listed_indices
@@ -21,7 +22,6 @@ from captum_attn.core.models import (
 from captum_attn.core.observers import InfluenceObserver, LayerObserver, ReadoutGradients, Watched
 from captum_attn.core.patches import Grid, PatchGrid, known_grid, patch_values
 from captum_attn.core.perturb import Replacement, seeded
-from captum_attn.core.prompt_cache import response_logits_of_each
 from captum_attn.core.response_pass import ResponsePass, response_pass
 from captum_attn.core.responses import Responses, check_causal, plain_response_logits
 from captum_attn.core.run import ObservedForward, observed_forward

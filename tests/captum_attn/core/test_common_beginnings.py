@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import left_untouched
 
-from captum_attn.core import prompt_cache
-from captum_attn.core.prompt_cache import response_logits_of_each
+from captum_attn.core import common_beginnings
+from captum_attn.core.common_beginnings import response_logits_of_each
 
 PROMPTS = [[5, 6, 7, 8, 9, 10], [5, 6, 7, 8], [5, 6, 7, 8, 9, 11], [5, 6, 7, 8, 4, 11], [3], [5, 6, 7, 8, 9, 10, 3]]
 RESPONSE = [11, 12, 13]
@@ -34,7 +34,7 @@ def check(model: Any, prompts: list[list[int]], size: int) -> None:
 @pytest.mark.parametrize("size", [1, 3])
 @pytest.mark.parametrize("name", DECODERS)
 def test_logits_are_those_of_each_prompt_alone(name: str, size: int, monkeypatch: Any) -> None:
-    monkeypatch.setattr(prompt_cache, "_WORTH", 2)
+    monkeypatch.setattr(common_beginnings, "_FEWEST", 2)
     with left_untouched(model := decoder(name)):
         check(model, PROMPTS, size)
 
@@ -43,12 +43,12 @@ def test_logits_are_those_of_each_prompt_alone(name: str, size: int, monkeypatch
 @settings(max_examples=25, deadline=None)
 def test_whatever_prompts_have_in_common(prompts: list[list[int]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prompt_cache, "_WORTH", 1)
+        patch.setattr(common_beginnings, "_FEWEST", 1)
         check(decoder("llama"), prompts, 2)
 
 
 def test_what_prompts_have_in_common_runs_once(monkeypatch: Any) -> None:
-    monkeypatch.setattr(prompt_cache, "_WORTH", 2)
+    monkeypatch.setattr(common_beginnings, "_FEWEST", 2)
     model, ran = decoder("llama"), []
     check(model, PROMPTS, 8)  # which tries the cache
     model.register_forward_pre_hook(lambda _, __, given: ran.append(given["input_ids"].numel()), with_kwargs=True)
@@ -57,7 +57,7 @@ def test_what_prompts_have_in_common_runs_once(monkeypatch: Any) -> None:
 
 
 def test_a_model_whose_cache_several_tokens_do_not_read_runs_whole(monkeypatch: Any) -> None:
-    monkeypatch.setattr(prompt_cache, "_WORTH", 2)
+    monkeypatch.setattr(common_beginnings, "_FEWEST", 2)
     layers = {"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 4, "mamba_dt_rank": 4}
     torch.manual_seed(0)
     model = hf.JambaForCausalLM(hf.JambaConfig(**SIZES, **layers, num_experts=1, use_mamba_kernels=False)).eval()
