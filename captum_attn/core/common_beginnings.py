@@ -77,7 +77,7 @@ def _in_common(one: Sequence[int], other: Sequence[int]) -> int:
 
 def _reads_cache(model: Any, responses: Responses) -> bool:
     try:
-        check_cache(model, responses)
+        check_cache(model, responses, parts=True)
     except ValueError:
         return False
     return True

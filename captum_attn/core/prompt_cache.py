@@ -37,12 +37,14 @@ def cached(model: Any, responses: Responses, end: int, cache: Any = None, start:
     return found
 
 
-def check_cache(model: Any, responses: Responses) -> None:
+def check_cache(model: Any, responses: Responses, parts: bool = False) -> None:
     """Raise ``ValueError`` unless responses can be run on the cached keys and values of their prompts.
+
+    With ``parts``, on those of the first tokens of their prompts, however few.
 
     What the configuration does not tell is tried, once for each model: it must predict the same as in a whole pass.
     """
-    _check_by_configuration(model, responses)
+    _check_by_configuration(model, responses, parts)
     first = responses.ids.shape[1] - responses.count - 1
     if not first or model in _known_caches:
         return
@@ -58,13 +60,14 @@ def check_cache(model: Any, responses: Responses) -> None:
     _known_caches.add(model)
 
 
-def _check_by_configuration(model: Any, responses: Responses) -> None:
+def _check_by_configuration(model: Any, responses: Responses, parts: bool) -> None:
     config, name = config_of(model), type(model).__name__
     if getattr(config, "is_encoder_decoder", False) or not takes_keyword(model, "past_key_values"):
         raise ValueError(f"{name} is no causal language model with a cache of keys and values (past_key_values)")
     rotary: dict[str, Any] = getattr(text_config(config), "rope_parameters", None) or {}
     longest: int = getattr(text_config(config), "max_position_embeddings", 0)
-    before, after = responses.ids.shape[1] - responses.count - 1, responses.ids.shape[1] - 1
+    after = responses.ids.shape[1] - 1
+    before = 0 if parts else after - responses.count
     for kind in (rotary, *(part for part in rotary.values() if isinstance(part, dict))):
         switch = kind.get("original_max_position_embeddings", longest)
         changes = {"longrope": before <= switch < after, "dynamic": switch < after}

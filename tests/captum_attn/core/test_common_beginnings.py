@@ -64,3 +64,14 @@ def test_a_model_whose_cache_several_tokens_do_not_read_runs_whole(monkeypatch: 
     for weight in model.parameters():
         weight.data.mul_(6 if weight.dim() > 1 else 1)
     check(model, PROMPTS, 8)
+
+
+def test_rotary_embeddings_that_change_with_the_length_run_whole(monkeypatch: Any) -> None:
+    monkeypatch.setattr(common_beginnings, "_FEWEST", 2)
+    rotary = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 5}
+    rotary |= {"short_factor": [1.0] * 4, "long_factor": [3.0] * 4, "factor": 2.0}
+    torch.manual_seed(0)
+    model = hf.Phi3ForCausalLM(
+        hf.Phi3Config(**SIZES, rope_parameters=rotary, original_max_position_embeddings=5)
+    ).eval()
+    check(model, [[5, 6, 7, 8, 9, 10, 3], [5, 6, 7, 8, 9, 4, 3], [5, 6, 7, 3, 9, 4, 3]], 1)
