@@ -210,8 +210,12 @@ def made_story(draw: random.Random, paragraphs: int, kind: str = "", test: bool 
     neighbours: dict[str, str] = {}
     for (what, it), (fact, _) in facts.items():
         two_hop = kind == "two-hop" or (not kind and what in about_people and draw.random() < 0.3)
+        backward = not kind and draw.random() < 0.4
         paraphrased = kind == "paraphrase" or (not kind and draw.random() < 0.4)
         free = [one for one in people if one != it and one not in neighbours]
+        if backward:
+            questions.append((fact.replace(f"The {it}", "What").replace(it, "Who", 1).replace(".", "?"), fact))
+            continue
         if two_hop and free and it not in neighbours.values():
             neighbours[one := draw.choice(free)] = it
             said.append(f"{one}'s neighbour is called {it}.")

@@ -55,7 +55,7 @@ def check_cache(model: Any, responses: Responses, parts: bool = False) -> None:
             f"{type(model).__name__} predicts the response otherwise from its cache than in a pass over the whole "
             "sequence: what it keeps of the prompt, such as recurrent states, is not "
             "read by several tokens at once. Explain the response by a pass over the whole sequence, such as "
-            "captum_attn.ShapleyGradAttention's"
+            "captum_attn.GenerationAttention(model, tokenizer, method=captum_attn.AttnLRP)"
         )
     _known_caches.add(model)
 
@@ -75,5 +75,6 @@ def _check_by_configuration(model: Any, responses: Responses, parts: bool) -> No
             raise ValueError(
                 f"the rotary embeddings of {name} change with the length of a text, from {switch} tokens on "
                 f"({kind['rope_type']}), so that keys which are cached without the response are not those of a pass "
-                "over the whole sequence: explain the response by such a pass"
+                "over the whole sequence: explain the response by such a pass, as captum_attn.GenerationAttention(model, "
+                "tokenizer, method=captum_attn.AttnLRP) does"
             )

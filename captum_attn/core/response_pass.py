@@ -63,7 +63,8 @@ class ResponsePass:
                 raise ValueError(
                     f"attention {module!r} of {name} has shape {shape}, expected {self.shape} and at most "
                     f"{self.length - 1} keys: that of the {responses.count} tokens that predict the response, in every "
-                    f"layer. Explain the response by a pass over the whole sequence. {LISTED}"
+                    f"layer. Explain the response by a pass over the whole sequence, as by method= of "
+                    f"captum_attn.GenerationAttention. {LISTED}"
                 )
         warn_of_layers_without(capture.root, self.calls)
         self.layers, self.heads = len(self.calls), self.shape[1]
