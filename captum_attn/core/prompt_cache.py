@@ -75,6 +75,6 @@ def _check_by_configuration(model: Any, responses: Responses, parts: bool) -> No
             raise ValueError(
                 f"the rotary embeddings of {name} change with the length of a text, from {switch} tokens on "
                 f"({kind['rope_type']}), so that keys which are cached without the response are not those of a pass "
-                "over the whole sequence: explain the response by such a pass, as captum_attn.GenerationAttention(model, "
-                "tokenizer, method=captum_attn.AttnLRP) does"
+                "over the whole sequence: explain the response by such a pass, as "
+                "captum_attn.GenerationAttention(model, tokenizer, method=captum_attn.AttnLRP) does"
             )
