@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
 import pyarrow as pa
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from torch import nn
+from torch import Tensor, nn
 
 from captum_attn import GenerationAttention
 from captum_attn.core import add_to_hash, fingerprint
@@ -92,8 +92,12 @@ class GenerationModule(ExplainingModule):
             "method": {"class": plain(type(self.explainer)), **plain(own)},
             "tokenizer": _tokenizer(self.explainer.tokenizer),
             "sources": plain({"sources": self.sources, "question": self.question, "maps": self.maps}),
-            "generate": plain(self.generate),
+            "generate": plain(self.generate and {**self.generate, "default": self._own_generation()}),
         }
+
+    def _own_generation(self) -> Any:
+        config = getattr(self.model, "generation_config", None)
+        return None if config is None else config.to_diff_dict()
 
     def explained(self, batch: Any, wanted: list[bool] | None) -> pa.Table:
         """Columns of strings, lists of the prompt's and the response's tokens, and lists of the sources.
@@ -153,10 +157,14 @@ def _tokenizer(tokenizer: Any) -> dict[str, Any]:
 def _rows(batch: Any) -> list[Mapping[str, Any]]:
     """The rows of a batch, of a list as of a mapping of lists."""
     if isinstance(batch, Mapping):
-        columns: list[Iterable[Any]] = list(batch.values())
-        if any(isinstance(column, str) or not isinstance(column, Sequence) for column in columns):
-            raise TypeError(f"a batch is a list of rows, or a mapping of lists, got {described(batch)}")
-        return [dict(zip(batch, values, strict=True)) for values in zip(*columns, strict=True)]
+        columns = {name: batch[name] for name in _PARTS if name in batch}
+        listed = all(isinstance(column, Sequence) and not isinstance(column, str) for column in columns.values())
+        if not listed or any(isinstance(one, Tensor) for column in columns.values() for one in column):
+            raise TypeError(
+                f"a batch is a list of rows, or a mapping of lists of these, got {described(batch)}: give the data "
+                "loader collate_fn=list"
+            )
+        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     if not isinstance(batch, list | tuple) or not all(isinstance(row, Mapping) for row in batch):
         raise TypeError(
             f"a batch is a list of rows, mappings with prompt and response, got {described(batch)}: give the data "

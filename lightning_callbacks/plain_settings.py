@@ -56,6 +56,10 @@ def plain(value: Any) -> Any:
     code = getattr(value, "__code__", None)
     if code is not None and "<" in value.__qualname__:  # a lambda, or a function within one: no name says which
         return f"{value.__module__}.{value.__qualname__} {code_fingerprint(value)}"
+    if hasattr(value, "to_diff_dict"):  # transformers' configurations
+        return {"class": _public_name(type(value)), **plain(value.to_diff_dict())}
+    if callable(value) and not hasattr(value, "__qualname__") and not hasattr(value, "all_special_ids"):
+        return f"{_public_name(type(value))} {code_fingerprint(value)}"
     return _public_name(value if hasattr(value, "__qualname__") else type(value))
 
 

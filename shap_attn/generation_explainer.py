@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import shap
+import torch
 from shap.utils import show_progress
 from transformers import Pipeline, PreTrainedTokenizerBase
 
+from captum_attn.core import evaluation_mode, same_random_state
 from captum_attn.core.descriptions import described
 from captum_attn.core.propagation import Propagation
 from captum_attn.functional import ResponseScore, ScoreFunction
@@ -143,11 +145,15 @@ class GenerationExplainer(SavedExplainer):
 
     def _written(self, prompt: Any, settings: Mapping[str, Any]) -> list[int]:
         """What the pipeline writes."""
-        found: Any = self._writes(prompt, return_tensors=True, **settings) if self._writes is not None else []
+        read = read_prompt(prompt, self.masker)
+        assert self._writes is not None
+        with evaluation_mode(self.model), same_random_state(torch.tensor(read.ids)):
+            found: Any = self._writes(prompt, return_tensors=True, **settings)
         if len(found) != 1:
             raise ValueError(f"the pipeline wrote {len(found)} texts, but one is explained: num_return_sequences=1")
-        (written,), read = (one["generated_token_ids"] for one in found), read_prompt(prompt, self.masker)
-        if tuple(written[: len(read.ids)]) != read.ids:
+        (written,) = (one["generated_token_ids"] for one in found)
+        closed = isinstance(prompt, str) and len(self.masker(prompt)["input_ids"]) != len(read.ids)
+        if tuple(written[: len(read.ids)]) != read.ids or closed:
             raise ValueError(
                 f"the pipeline reads {self.masker.decode(written[:8])!r}..., not the prompt's own tokens, "
                 f"{self.masker.decode(read.ids[:8])!r}...: give the model and its tokenizer, and settings to the call"

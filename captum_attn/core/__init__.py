@@ -22,6 +22,7 @@ from captum_attn.core.models import (
 from captum_attn.core.observers import InfluenceObserver, LayerObserver, ReadoutGradients, Watched
 from captum_attn.core.patches import Grid, PatchGrid, known_grid, patch_values
 from captum_attn.core.perturb import Replacement, seeded
+from captum_attn.core.prompt_cache import reads_together
 from captum_attn.core.response_pass import ResponsePass, response_pass
 from captum_attn.core.responses import Responses, check_causal, plain_response_logits
 from captum_attn.core.run import ObservedForward, observed_forward
@@ -68,6 +69,7 @@ __all__ = [
     "parameter_names",
     "patch_values",
     "plain_response_logits",
+    "reads_together",
     "response_logits_of_each",
     "response_pass",
     "same_random_state",

@@ -41,7 +41,8 @@ def response_logits_of_each(
     model, device = unwrapped(model), device_of(model)
     batches = list(_batches(prompts, batch_size))
     every = [Responses.of([(prompts[number], response) for number in batch], device) for batch in batches]
-    reuse = max((len(one) for one in prompts), default=0) > _FEWEST and all(_reads_cache(model, one) for one in every)
+    longest = max(every, key=lambda one: one.ids.shape[1], default=None)
+    reuse = longest is not None and longest.ids.shape[1] > _FEWEST and _reads_cache(model, longest)
     ends = [(prompts[batch[0]], prompts[batch[-1]]) for batch in batches]
     shared = [_in_common(one[0], other[1]) if reuse else 0 for one, other in pairwise(ends)]
     known: list[tuple[int, Any]] = [(0, None)]  # ever longer beginnings of the next batch's prompts
@@ -78,6 +79,7 @@ def _in_common(one: Sequence[int], other: Sequence[int]) -> int:
 def _reads_cache(model: Any, responses: Responses) -> bool:
     try:
         check_cache(model, responses, parts=True)
+        layers = getattr(cached(model, responses, 1), "layers", ())
     except ValueError:
         return False
-    return True
+    return bool(layers) and all(hasattr(layer, "batch_repeat_interleave") for layer in layers)

@@ -85,15 +85,19 @@ def length_limit(tokenizer: Any, model: Callable[..., Any], asked: int | None) -
     limits = [asked, tokenizer.model_max_length if tokenizer.model_max_length < _UNLIMITED else None]
     positions = getattr(text_config(config_of(model)), "max_position_embeddings", None)
     if isinstance(positions, int) and positions > 0:
-        reserved = [  # RoBERTa counts positions from the one of padding
-            module.padding_idx + 1
-            for module in (model.modules() if isinstance(model, nn.Module) else ())
-            if isinstance(module, nn.Embedding)
-            and module.num_embeddings == positions
-            and module.padding_idx is not None
-        ]
-        limits.append(positions - max(reserved, default=0))
+        limits.append(positions - reserved_positions(model))
     return min((limit for limit in limits if limit is not None), default=None)
+
+
+def reserved_positions(model: Callable[..., Any]) -> int:
+    """How many positions are no token's: RoBERTa and its like count from the one of padding."""
+    positions = getattr(text_config(config_of(model)), "max_position_embeddings", None)
+    reserved = [
+        module.padding_idx + 1
+        for module in (model.modules() if isinstance(model, nn.Module) else ())
+        if isinstance(module, nn.Embedding) and module.num_embeddings == positions and module.padding_idx is not None
+    ]
+    return max(reserved, default=0)
 
 
 def warn_of_cut(cut: int, count: int, limit: int | None, remark: str, *, whose: str = "") -> None:

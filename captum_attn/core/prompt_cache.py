@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
-from weakref import WeakSet
 
 import torch
 
@@ -17,8 +15,9 @@ from captum_attn.core.models import (
     text_config,
 )
 from captum_attn.core.responses import Responses, plain_response_logits, predicts_alike
+from captum_attn.core.tried_models import TriedModels
 
-_known_caches: WeakSet[Callable[..., Any]] = WeakSet()
+_tried = TriedModels()
 
 
 def cached(model: Any, responses: Responses, end: int, cache: Any = None, start: int = 0) -> Any:
@@ -46,18 +45,31 @@ def check_cache(model: Any, responses: Responses, parts: bool = False) -> None:
     """
     _check_by_configuration(model, responses, parts)
     first = responses.ids.shape[1] - responses.count - 1
-    if not first or model in _known_caches:
+    what = "alike" if responses.real[:, 0].all() else "padded"
+    if not first or (model, what) in _tried:
         return
-    whole, real = plain_response_logits(model, responses), responses.real[:, -responses.count :]
     logits = plain_response_logits(model, responses, cached(model, responses, first), first)
-    if not predicts_alike(logits[real], whole[real]):
+    row = int(responses.real.sum(-1).argmin())
+    alone = responses.alone(row)
+    if not predicts_alike(logits[row, : alone.count], plain_response_logits(model, alone)[0]):
+        padding = "padding counts, or " if what == "padded" else ""
         raise ValueError(
-            f"{type(model).__name__} predicts the response otherwise from its cache than in a pass over the whole "
-            "sequence: what it keeps of the prompt, such as recurrent states, is not "
-            "read by several tokens at once. Explain the response by a pass over the whole sequence, such as "
-            "captum_attn.GenerationAttention(model, tokenizer, method=captum_attn.AttnLRP)"
+            f"{type(model).__name__} predicts a response otherwise from its cache than in a pass over the whole "
+            f"sequence alone: {padding}what it keeps of the prompt, such as recurrent states, is not read by several "
+            f"tokens at once. Explain {'one prompt at a time, or ' if padding else 'it '}by a pass over the whole "
+            "sequence, such as captum_attn.GenerationAttention(model, tokenizer, method=captum_attn.AttnLRP)"
         )
-    _known_caches.add(model)
+    if responses.count > 1:  # of one token, models may go another way
+        _tried.add(model, what)
+
+
+def reads_together(model: Any, responses: Responses) -> bool:
+    """Whether a model reads prompts of several lengths, some of which are padded, as it reads each alone."""
+    try:
+        check_cache(model, responses)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_by_configuration(model: Any, responses: Responses, parts: bool) -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakSet
 
 import torch
 from torch import Tensor
 
+from captum_attn.core.encoding import reserved_positions
 from captum_attn.core.forward import plain_output
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.models import config_of, device_of, takes_keyword
+from captum_attn.core.tried_models import TriedModels
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +51,12 @@ class Responses:
             ids[row, place], real[row, place] = torch.tensor([*prompt, *response]), True
         return cls(ids.to(device), real.to(device), count)
 
+    def alone(self, row: int) -> Responses:
+        """One of them, without padding."""
+        count = int(self.real[row, -self.count :].sum())
+        ids = self.ids[row, self.real[row]][None]
+        return Responses(ids, torch.ones_like(ids, dtype=torch.bool), count)
+
     @property
     def predicted(self) -> Tensor:
         """The ids (B, T) of the responses."""
@@ -61,12 +68,13 @@ class Responses:
         return (self.real.cumsum(-1) - 1).clamp(min=0)
 
     def given_to(self, model: Callable[..., Any], places: slice, **optional: Any) -> dict[str, Any]:
-        """A model's arguments of some places, without positions if it counts for itself.
+        """A model's arguments of some places; where there is padding before one, with positions that do not count it.
 
         The mask is of all places up to the last one. Of the optional ones, what the model takes.
         """
-        positions = {"position_ids": self.positions[:, places]}
-        taken = {name: value for name, value in {**positions, **optional}.items() if takes_keyword(model, name)}
+        if not self.real[:, 0].all():
+            optional["position_ids"] = self.positions[:, places] + reserved_positions(model)
+        taken = {name: value for name, value in optional.items() if takes_keyword(model, name)}
         return {"input_ids": self.ids[:, places], "attention_mask": self.real[:, : places.stop].long(), **taken}
 
 
@@ -87,7 +95,7 @@ def plain_response_logits(model: Callable[..., Any], responses: Responses, cache
     return logits[:, -responses.count :]
 
 
-_known_to_be_causal: WeakSet[Callable[..., Any]] = WeakSet()
+_tried = TriedModels()
 
 
 def check_causal(model: Callable[..., Any]) -> None:
@@ -95,12 +103,12 @@ def check_causal(model: Callable[..., Any]) -> None:
     name = type(model).__name__
     if getattr(config_of(model), "is_encoder_decoder", False) or not takes_keyword(model, "input_ids"):
         raise ValueError(f"{name} is no causal language model: it has an encoder, or takes no input_ids")
-    if model in _known_to_be_causal:
+    if (model, "causal") in _tried:
         return
     whole, part = (Responses.of([([1, 2], response)], device=device_of(model)) for response in ([3, 4], [3]))
     if not predicts_alike(plain_response_logits(model, part), plain_response_logits(model, whole)[:, :1]):
         raise ValueError(f"{name} is no causal language model: what it says of a token depends on later ones")
-    _known_to_be_causal.add(model)
+    _tried.add(model, "causal")
 
 
 def predicts_alike(logits: Tensor, whole: Tensor) -> bool:

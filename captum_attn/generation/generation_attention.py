@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from captum_attn.core import (
     evaluation_mode,
     is_index,
     listed_indices,
+    reads_together,
     same_random_state,
     unwrapped,
 )
@@ -37,6 +39,8 @@ from captum_attn.generation.prompts import Messages, Prompt, decoded, encoded_re
 from captum_attn.generation.response_rows import Method, ResponseRows, RowVariant, WholeSequence, all_playing
 from captum_attn.generation.scored_response import ScoredResponse
 from captum_attn.methods import AttentionShapley, ShapleyAttention, ShapleyGradAttention
+
+_NOT_ASKED = ("num_return_sequences", "return_dict_in_generate")
 
 
 class GenerationAttention:
@@ -151,14 +155,11 @@ class GenerationAttention:
             raise ValueError(f"{', '.join(generate)} is for model.generate, but the response is given")
         else:
             ids = self.encode(response) if isinstance(response, str) else self._checked_ids(response)
-        if not ids:
-            raise ValueError("the response is empty: there is nothing to explain")
-        self._check_length(len(read.ids) + len(ids))
+        self._check(read, ids)
         responses = self._responses(read, ids)
         solver = self._solver(responses)
         logits, values = solver.of_response()
         scores, log_probs = (response_scores(logits, responses.predicted[0], one) for one in (self.score, "log_prob"))
-        self._check_reached(ids, scores)
         return ExplainedResponse(
             prompt=read,
             response=decoded(ids, self.tokenizer),
@@ -170,12 +171,17 @@ class GenerationAttention:
             values=values,
             sources=found,
             solver=solver,
-            encode=self.encode,
+            encode=partial(self._encoded_for, read),
         )
 
     def encode(self, response: str) -> list[int]:
         """The ids of a text as a response."""
         return encoded_response(response, self.tokenizer)
+
+    def _encoded_for(self, prompt: Prompt, response: str) -> list[int]:
+        ids = self.encode(response)
+        self._check(prompt, ids)
+        return ids
 
     def of_batch(self, batch: Mapping[str, Tensor], targets: Tensor) -> Tensor:
         """Values (B, N) of a batch of a :class:`captum_attn.generation.ResponseClassifier`: a method for ``evaluate``.
@@ -202,9 +208,10 @@ class GenerationAttention:
         if not all(counts):
             raise ValueError("a row has no response: response_ids are -100 for all of its tokens")
         signs = 1.0 - 2.0 * targets.cpu()
-        values = torch.zeros(ids.shape)
-        for row, (kept, found) in enumerate(zip(real, self._values_of_each(pairs, signs), strict=True)):
-            values[row, kept] = found
+        found = self._values_of_each(pairs, signs)
+        values = found[0].new_zeros(ids.shape)
+        for row, (kept, of_row) in enumerate(zip(real, found, strict=True)):
+            values[row, kept] = of_row
         return values
 
     def _values_of_each(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], signs: Tensor) -> list[Tensor]:
@@ -214,7 +221,11 @@ class GenerationAttention:
             solvers = [self._solver(Responses.of([pair], device=device)) for pair in pairs]
             parts = (sign * torch.ones(1, len(ids)) for sign, (_, ids) in zip(signs, pairs, strict=True))
             return [solver.of_parts(part)[0] for solver, part in zip(solvers, parts, strict=True)]
-        rows = self._rows(Responses.of(pairs, device=device))
+        responses = Responses.of(pairs, device=device)
+        if len(pairs) > 1 and not reads_together(self.model, responses):
+            singly = zip(pairs, signs.split(1), strict=True)
+            return [self._values_of_each([pair], sign)[0] for pair, sign in singly]
+        rows = self._rows(responses)
         return [row[kept] for row, kept in zip(rows.of_each(signs), rows.responses.real.cpu(), strict=True)]
 
     def influence_of_heads(self, explained: ExplainedResponse) -> Tensor:
@@ -278,10 +289,17 @@ class GenerationAttention:
 
     def _written(self, prompt: Prompt, settings: dict[str, Any]) -> list[int]:
         """What the model writes, without the special tokens that close it."""
-        if settings.get("num_return_sequences", 1) != 1 or settings.get("return_dict_in_generate"):
+        own = {"input_ids", "inputs", "attention_mask"} & settings.keys()
+        if own:
+            raise ValueError(f"{', '.join(sorted(own))} come from the prompt: leave them out")
+        config = settings.get("generation_config", getattr(self.model, "generation_config", None))
+        asked = {name: settings.get(name, getattr(config, name, None)) for name in _NOT_ASKED}
+        if (asked["num_return_sequences"] or 1) != 1 or asked["return_dict_in_generate"]:
             raise ValueError(
-                "one response is explained at a time: leave out num_return_sequences and return_dict_in_generate"
+                "one response is explained at a time, from its ids: leave out num_return_sequences and "
+                "return_dict_in_generate"
             )
+        self._check_length(len(prompt.ids) + (settings.get("max_new_tokens") or 1))
         ids = torch.tensor([prompt.ids], device=device_of(self.model))
         with evaluation_mode(self.model), torch.no_grad(), same_random_state(ids):
             written = self.model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
@@ -289,25 +307,33 @@ class GenerationAttention:
 
     def _texts(self, ids: Sequence[int]) -> tuple[str, ...]:
         """The texts of tokens, which joined are the response; a token that is part of a character has none."""
-        text = decoded(ids, self.tokenizer)
-        ends = [len(decoded(ids[: number + 1], self.tokenizer).rstrip("\ufffd")) for number in range(len(ids))]
-        return tuple(text[start:end] for start, end in zip([0, *ends], [*ends[:-1], len(text)], strict=False))
+        text, ends = decoded(ids, self.tokenizer), [0]
+        for number in range(1, len(ids)):
+            beginning = decoded(ids[:number], self.tokenizer).rstrip("\ufffd")
+            ends.append(max(ends[-1], len(beginning)) if text.startswith(beginning) else ends[-1])
+        return tuple(text[start:end] for start, end in pairwise([*ends, len(text)]))
 
     def _checked_ids(self, given: Sequence[int]) -> list[int]:
+        if not isinstance(given, Sequence):
+            raise TypeError(f"a response is a text, or a list of ids, got {type(given).__name__}")
         size = len(self.tokenizer)
         wrong = [one for one in given if not is_index(one) or not 0 <= one < size]
         if wrong:
             raise ValueError(f"a response is a text, or ids from 0 to {size - 1}, got {wrong[0]!r} in it")
         return [int(one) for one in given]
 
-    def _check_reached(self, ids: Sequence[int], scores: Tensor) -> None:
-        for one, score in zip(ids, scores.tolist(), strict=True):
-            if not math.isfinite(score):
-                token = decoded([one], self.tokenizer)
-                raise ValueError(
-                    f"{type(self.model).__name__} cannot write {token!r} in this place (its score is {score}), so that "
-                    "nothing made it write this"
-                )
+    def _check(self, prompt: Prompt, ids: Sequence[int]) -> None:
+        """Raise ``ValueError`` unless the model can read a response to a prompt."""
+        if not ids:
+            raise ValueError("the response is empty: there is nothing to explain")
+        self._check_length(len(prompt.ids) + len(ids))
+        embeddings = getattr(self.model, "get_input_embeddings", lambda: None)()
+        size = getattr(embeddings, "num_embeddings", None)
+        if isinstance(size, int) and max(*prompt.ids, *ids) >= size:
+            raise ValueError(
+                f"the tokenizer has the token {max(*prompt.ids, *ids)}, but {type(self.model).__name__} knows {size}: "
+                "model.resize_token_embeddings(len(tokenizer)), or the model's own tokenizer"
+            )
 
     def _check_length(self, length: int) -> None:
         longest = getattr(text_config(config_of(self.model)), "max_position_embeddings", None)

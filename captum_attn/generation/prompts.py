@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jinja2 import TemplateError
+
 from captum_attn.core import special_token_ids
 
 Span = tuple[int, int]
@@ -58,12 +60,16 @@ def read_prompt(given: str | Messages, tokenizer: Any) -> Prompt:
             f"{type(tokenizer).__name__} does not say where tokens stand in the text: it takes a fast tokenizer, as "
             "AutoTokenizer loads where there is one"
         )
-    text, contents = (given, [(0, len(given))]) if isinstance(given, str) else _rendered(given, tokenizer)
-    if not text.strip():
-        raise ValueError("the prompt is empty: there is nothing to explain a response by")
-    begun = bool(tokenizer.bos_token) and text.startswith(str(tokenizer.bos_token))  # rendered by a template
+    bos = str(tokenizer.bos_token or "")
+    begun = bool(bos) and isinstance(given, str) and given.startswith(bos)  # as a template renders it
+    if isinstance(given, str):
+        text, contents = given, [(len(bos) if begun else 0, len(given))]
+    else:
+        text, contents = _rendered(given, tokenizer)
     special_tokens = isinstance(given, str) and not begun
     ids, offsets = encoded_prompt(text, tokenizer, special_tokens)
+    if not text.strip() or not ids:
+        raise ValueError("the prompt is empty: there is nothing to explain a response by")
     return Prompt(text, tuple(ids), tuple(offsets), tuple(contents), special_tokens)
 
 
@@ -135,4 +141,7 @@ def _rendered(messages: Any, tokenizer: Any) -> tuple[str, list[Span]]:
 
 
 def _applied(tokenizer: Any, messages: list[dict[str, str]]) -> str:
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    except TemplateError as error:
+        raise ValueError(f"the chat template refuses these messages: {error}") from error

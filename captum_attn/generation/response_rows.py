@@ -118,6 +118,11 @@ class ResponseRows:
     def _influence(
         self, run: ResponsePass, score: Tensor, rows: Tensor | None, per: Per | None, last: bool = True
     ) -> Tensor:
+        if not score.isfinite():
+            raise ValueError(
+                f"{type(self.model).__name__} cannot write this: its score is {float(score)}, so that nothing made it "
+                "write this"
+            )
         weights = KnownRows(self._real.double() if rows is None else rows)
         observer = InfluenceObserver(run.watched(self.layers, self.heads), self.variant, weights, per)
         run.show([observer], None if self.variant == "attention" else score, retain_graph=not last)
@@ -153,6 +158,7 @@ class WholeSequence:
 
     def of_contrast(self, place: int, own: int, other: int) -> Tensor:
         """As of :class:`ResponseRows`."""
+        self._check_depends_on_score()
 
         def difference(logits: Tensor, _: Tensor) -> Tensor:
             return logits[..., own] - logits[..., other]
@@ -161,9 +167,20 @@ class WholeSequence:
 
     def of_other(self, responses: Responses) -> Tensor:
         """As of :class:`ResponseRows`."""
+        self._check_depends_on_score()
         return replace(self, responses=responses).of_parts(torch.ones(1, responses.count))[0]
 
+    def _check_depends_on_score(self) -> None:
+        explainer = self._explainer(self.score, torch.ones(1, self.responses.count))
+        if not explainer.needs_gradients:
+            raise ValueError(f"{type(explainer).__name__} does not depend on what is compared: take another method")
+
     def _values(self, score: ResponseScore | ScoreFunction, parts: Tensor) -> Tensor:
+        explainer = self._explainer(score, parts)
+        results = explainer.attribute_targets(all_playing(self.responses), list(range(len(parts))))
+        return torch.cat([result.values for result in results]).cpu()
+
+    def _explainer(self, score: ResponseScore | ScoreFunction, parts: Tensor) -> AttentionAttribution:
         scored = ScoredResponse(self.model, self.responses.count, score, parts)
         explainer = self.method(scored, tokenizer=self.tokenizer)
         if not isinstance(explainer, AttentionAttribution):
@@ -174,8 +191,9 @@ class WholeSequence:
                 f"in the game {explainer.game!r} the values of sources are not the sums of their tokens': ask "
                 "GenerationAttention.source_game for sources that play it"
             )
-        results = explainer.attribute_targets(all_playing(self.responses), list(range(len(parts))))
-        return torch.cat([result.values for result in results]).cpu()
+        if not explainer.needs_gradients and isinstance(explainer, AttentionShapley) and explainer.game == "incoming":
+            raise ValueError(f"{type(explainer).__name__} says the same of every response: take game='cls'")
+        return explainer
 
 
 def all_playing(responses: Responses) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from captum_attn.core import Responses, check_causal, code_fingerprint, config_of
+from captum_attn.core import Responses, check_causal, code_fingerprint, config_of, parameter_names
 from captum_attn.functional import ResponseScore, ScoreFunction, check_response_score, response_scores
 from captum_attn.generation.prompts import Messages, encoded_response, read_prompt
 
@@ -31,7 +31,8 @@ class ScoredResponse(nn.Module):
             one.
 
     Raises:
-        ValueError: a model that is no causal language model, another score, no tokens, or parts of other shapes.
+        ValueError: a model that is no causal language model, another score, no tokens, or parts of other shapes; when
+            called, padding where the response should stand.
 
     Example:
         >>> from captum_attn import AttnLRP
@@ -69,6 +70,11 @@ class ScoredResponse(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Scores (B, S) of the ids (B, N), shorter ones padded on the left."""
+        if attention_mask is not None and not attention_mask[:, -self.count - 1 :].all():
+            raise ValueError(
+                f"the last {self.count} tokens are the response, but in some rows they are padding: pad on the left, "
+                "tokenizer.padding_side = 'left'"
+            )
         given = _given(self.model, input_ids, attention_mask, logits_to_keep=self.count + 1)
         logits = self.model(**given).logits
         scores = response_scores(logits[:, -self.count - 1 : -1], input_ids[:, -self.count :], self.score)
@@ -121,6 +127,11 @@ class ResponseClassifier(nn.Module):
 def _given(model: nn.Module, ids: Tensor, mask: Tensor | None, **optional: Any) -> dict[str, Any]:
     """The model's arguments, positions counted without padding."""
     real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
+    if not real[:, 0].all() and "position_ids" not in parameter_names(model):
+        raise ValueError(
+            f"{type(model).__name__} takes no position_ids, so that padding on the left may count: give texts of one "
+            "length together, or one at a time"
+        )
     return Responses(ids, real, 1).given_to(model, slice(0, ids.shape[1]), **optional)
 
 

@@ -27,6 +27,9 @@ DECODERS: dict[str, Any] = {
     "phi3": lambda: hf.Phi3ForCausalLM(hf.Phi3Config(**SIZES)),
     "mixtral": lambda: hf.MixtralForCausalLM(hf.MixtralConfig(**SIZES, num_local_experts=4)),
     "opt": lambda: hf.OPTForCausalLM(hf.OPTConfig(**SIZES, ffn_dim=48, word_embed_proj_dim=32)),
+    "roberta, whose positions begin behind padding's": lambda: hf.RobertaForCausalLM(
+        hf.RobertaConfig(**{**SIZES, "num_key_value_heads": None}, is_decoder=True, max_position_embeddings=40)
+    ),
     "bloom": lambda: hf.BloomForCausalLM(hf.BloomConfig(**{**GPT, "hidden_size": 32})),
 }
 

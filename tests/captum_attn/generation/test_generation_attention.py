@@ -10,10 +10,21 @@ import pytest
 import torch
 from chat_models import chat_model
 from models import left_untouched
+from tokenizers import Tokenizer, decoders
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import Metaspace
 from torch import Tensor
-from transformers import AddedToken, BertConfig, BertForMaskedLM, T5Config, T5ForConditionalGeneration
+from transformers import (
+    AddedToken,
+    BertConfig,
+    BertForMaskedLM,
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
-from captum_attn import AttnLRP, ShapleyGradAttention
+from captum_attn import AttentionRollout, AttnLRP, RawAttention, ShapleyAttention, ShapleyGradAttention
 from captum_attn.functional import group_shapley_values, response_scores
 from captum_attn.generation import GenerationAttention, ScoredResponse, without_end
 
@@ -237,8 +248,15 @@ def test_what_the_model_cannot_write_is_refused(chat: Any) -> None:
     model, tokenizer = chat_model()
     never = tokenizer("young", add_special_tokens=False)["input_ids"][0]
     model.lm_head.register_forward_hook(lambda _, __, logits: logits.index_fill(-1, torch.tensor(never), -torch.inf))
-    with pytest.raises(ValueError, match="LlamaForCausalLM cannot write 'young' in this place"):
-        GenerationAttention(model, tokenizer).explain(MESSAGES, "it is young")
+    explainer = GenerationAttention(model, tokenizer)
+    found = explainer.explain(MESSAGES, "it is old")
+    for ask in (
+        lambda: explainer.explain(MESSAGES, "it is young"),
+        lambda: found.against("it is young"),
+        lambda: found.against("young", at="old"),
+    ):
+        with pytest.raises(ValueError, match="LlamaForCausalLM cannot write this: its score is"):
+            ask()
 
 
 def test_models_that_are_not_causal_are_refused(chat: Any) -> None:
@@ -264,6 +282,30 @@ def test_tokens_joined_are_the_response_as_it_is(chat: Any) -> None:
     torch.testing.assert_close(chosen, found.map[place], rtol=1e-4, atol=1e-6)
 
 
+def test_characters_of_several_bytes_each_have_their_own(chat: Any) -> None:
+    words = ["<unk>", "▁", "▁is", *(f"<0x{number:02X}>" for number in range(256)), "i", "s"]
+    vocabulary = {word: place for place, word in enumerate(words)}
+    backend = Tokenizer(BPE(vocabulary, [], byte_fallback=True, unk_token="<unk>"))
+    backend.pre_tokenizer = Metaspace()
+    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
+    found = GenerationAttention(chat[0], tokenizer).explain("i s", "日本 is")
+    assert "".join(found.response_tokens) == found.response
+    assert [token for token in found.response_tokens if token.strip()] == ["日", "本", "i", "s"]
+    count = len(found.response_ids)
+    assert found._chosen("is").nonzero().flatten().tolist() == [count - 2, count - 1]
+
+
+def test_methods_that_do_not_depend_on_a_score_are_not_asked_to_compare(chat: Any) -> None:
+    for method in (RawAttention, AttentionRollout):
+        found = GenerationAttention(*chat, method=method).explain(MESSAGES, "it is young")
+        for ask in (lambda: found.against("old", at="young"), lambda: found.against("nobody knows")):  # noqa: B023
+            with pytest.raises(ValueError, match="does not depend on what is compared"):
+                ask()
+    with pytest.raises(ValueError, match="says the same of every response"):
+        GenerationAttention(*chat, method=ShapleyAttention).explain(MESSAGES, "it is young")
+
+
 def test_special_tokens_that_close_a_response_are_cut_off(chat: Any) -> None:
     _, tokenizer = chat_model()
     tokenizer.add_tokens([AddedToken("<|end|>", special=True)])
@@ -280,11 +322,20 @@ def test_a_model_that_writes_by_a_static_cache(chat: Any) -> None:
     torch.testing.assert_close(static.values, expected.values)
 
 
+SEVERAL = GenerationConfig(num_return_sequences=2, do_sample=True)
 BAD: dict[str, tuple[Any, Any, Any, str]] = {
     "an empty response": (MESSAGES, "", {}, "the response is empty"),
     "an empty prompt": (" ", "fine", {}, "the prompt is empty"),
     "settings of what is given": (MESSAGES, "fine", {"max_new_tokens": 3}, "max_new_tokens is for model.generate"),
     "a prompt that is too long": ("film " * 2100, "fine", {}, "reads 2048 at most"),
+    "a response that would be too long": ("film " * 2000, None, {"max_new_tokens": 60}, "reads 2048 at most"),
+    "a mask": (MESSAGES, None, {"attention_mask": torch.ones(1, 3)}, "attention_mask come from the prompt"),
+    "several responses": (
+        MESSAGES,
+        None,
+        {"generation_config": SEVERAL},
+        "one response",
+    ),
 }
 
 
@@ -293,6 +344,16 @@ def test_bad_input_is_named(chat: Any, name: str) -> None:
     prompt, response, options, message = BAD[name]
     with pytest.raises(ValueError, match=message):
         GenerationAttention(*chat).explain(prompt, response, **options)
+
+
+def test_tokens_that_the_model_does_not_know_are_named(chat: Any) -> None:
+    model, tokenizer = chat_model()
+    tokenizer.add_tokens(["zebra"])
+    for prompt, response in (("a zebra .", "fine"), ("a film .", "zebra")):
+        with pytest.raises(ValueError, match=r"the tokenizer has the token 8000, but LlamaForCausalLM knows 8000"):
+            GenerationAttention(model, tokenizer).explain(prompt, response)
+    with pytest.raises(TypeError, match="a response is a text, or a list of ids, got int"):
+        GenerationAttention(*chat).explain("a film .", 14)
 
 
 def test_bad_arguments_are_named(chat: Any) -> None:

@@ -11,6 +11,7 @@ from chat_models import chat_model
 from decoders import decoder
 from models import left_untouched
 from torch import Tensor
+from transformers import BartConfig, BartForCausalLM
 
 from captum_attn import AttentionRollout, AttnLRP, GenerationAttention, ShapleyGradAttention
 from captum_attn.comparison import compare
@@ -56,6 +57,27 @@ def test_texts_of_several_lengths_are_padded_on_the_left() -> None:
     classifier = ResponseClassifier(model)
     expected = torch.cat([classifier(short, labels[:1, 2:]), classifier(long, labels[1:])])
     torch.testing.assert_close(classifier(padded, labels, mask), expected)
+
+
+def test_padding_in_the_place_of_a_response_is_refused() -> None:
+    model = decoder("gpt2")
+    with pytest.raises(ValueError, match="pad on the left"):
+        ScoredResponse(model, 2)(torch.tensor([[5, 6, 7, 8], [5, 6, 7, 0]]), torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]))
+
+
+def test_models_that_count_padding_read_prompts_one_at_a_time(chat: Any) -> None:
+    sizes = {"d_model": 32, "decoder_layers": 3, "decoder_attention_heads": 4, "decoder_ffn_dim": 48, "init_std": 0.3}
+    torch.manual_seed(0)
+    config = BartConfig(vocab_size=len(chat[1]), **sizes, is_decoder=True, max_position_embeddings=60)
+    model = BartForCausalLM(config).eval()
+    explainer, inputs = GenerationAttention(model, chat[1]), response_inputs(PROMPTS, RESPONSES, chat[1])
+    values = explainer.of_batch(inputs, torch.tensor([0, 0]))
+    for row in (0, 1):
+        expected = explainer.explain(PROMPTS[row], RESPONSES[row]).values
+        torch.testing.assert_close(values[row, : len(expected)], expected)
+    ids = torch.tensor([[0, 5, 6, 7]])
+    with pytest.raises(ValueError, match="BartForCausalLM takes no position_ids, so that padding"):
+        ScoredResponse(model, 2)(ids, (ids > 0).long())
 
 
 def test_scorers_of_other_things_are_told_apart(chat: Any) -> None:
