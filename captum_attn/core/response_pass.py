@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 from torch import Tensor
@@ -66,6 +67,12 @@ class ResponsePass:
                     f"layer. Explain the response by a pass over the whole sequence, as by method= of "
                     f"captum_attn.GenerationAttention. {LISTED}"
                 )
+        twice = [one.module for one, other in pairwise(self.calls) if one.module == other.module]
+        if twice:
+            raise ValueError(
+                f"attention {twice[0]!r} of {name} ran twice in a row, but one matrix is explained in each layer: load "
+                "the model with another attn_implementation"
+            )
         warn_of_layers_without(capture.root, self.calls)
         self.layers, self.heads = len(self.calls), self.shape[1]
 

@@ -13,6 +13,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from models import left_untouched
 from predictions import predict
 from torch.utils.data import DataLoader
+from transformers import GenerationConfig
 
 from captum_attn import AttnLRP, GenerationAttention, ShapleyGradAttention
 from lightning_callbacks import AttributionModule, GenerationModule, read_attributions
@@ -81,6 +82,11 @@ def test_what_was_begun_under_other_rules_is_not_gone_on_with(explainer: Any, tm
     tokenizer.chat_template = tokenizer.chat_template.replace("assistant", "answer")
     with pytest.raises(MisconfigurationException, match=r"tokenizer.chat_template: .* there, .* here"):
         predict(GenerationModule(GenerationAttention(explainer.model, tokenizer)), loader(), tmp_path)
+    written = GenerationModule(explainer, generation_config=GenerationConfig(max_new_tokens=2))
+    predict(written, loader(), tmp_path / "written")
+    longer = GenerationModule(explainer, generation_config=GenerationConfig(max_new_tokens=6))
+    with pytest.raises(MisconfigurationException, match=r"generation_config.max_new_tokens: 2 there, 6 here"):
+        predict(longer, loader(), tmp_path / "written")
     with pytest.raises(MisconfigurationException, match=r"sources.sources: 'sentences' there, 'paragraphs' here"):
         predict(GenerationModule(explainer, sources="paragraphs"), loader(), tmp_path)
 
@@ -115,6 +121,7 @@ def test_bad_rows_are_named(explainer: Any) -> None:
         ([{"prompt": "a film .", "answer": "fine"}], ValueError, "a row has no response, and GenerationModule has"),
         (["a film ."], TypeError, "give the data loader collate_fn=list"),
         ({"prompt": "a film ."}, TypeError, "a mapping of lists"),
+        ({"prompt": ["a film ."], "response": [torch.tensor([7])]}, TypeError, "a mapping of lists"),
     ):
         with pytest.raises(kind, match=message):
             module.predict_step(batch)

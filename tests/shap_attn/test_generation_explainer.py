@@ -68,6 +68,26 @@ def test_a_pipeline_writes_as_it_is_set_up_to(chat: Any) -> None:
     assert AttentionExplainer(pipe)(PROMPTS[0], max_new_tokens=2).shape[-1] == 2
 
 
+def test_a_pipelines_model_writes_without_dropout(chat: Any) -> None:
+    model, tokenizer = chat_model()
+    for layer in model.model.layers:
+        layer.self_attn.attention_dropout = 0.9
+    pipe = pipeline("text-generation", model=model, tokenizer=tokenizer, **SETTINGS)
+    explainer = AttentionExplainer(pipe)
+    expected = explainer(PROMPTS[0]).output_names
+    model.train()
+    with left_untouched(model):
+        assert explainer(PROMPTS[0]).output_names == expected
+
+
+def test_a_prompt_that_the_pipeline_closes_is_refused(chat: Any) -> None:
+    model, tokenizer = chat_model()
+    tokenizer.eos_token = "[SEP]"
+    pipe = pipeline("text-generation", model=model, tokenizer=tokenizer, **SETTINGS)
+    with pytest.raises(ValueError, match="not the prompt's own tokens"):
+        AttentionExplainer(pipe)(PROMPTS[0])
+
+
 def test_prompts_and_responses_of_several_lengths_are_sliced_and_drawn(explainer: Any) -> None:
     explanation = explainer(PROMPTS, responses=["it is old", "fine"], silent=True)
     assert explanation[0].shape == (explanation.data[0].size, 3)

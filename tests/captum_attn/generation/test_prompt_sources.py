@@ -101,3 +101,13 @@ def test_prompts_that_cannot_be_read(tokenizer: Any) -> None:
         read_prompt(messages, bare)
     with pytest.raises(ValueError, match="takes a fast tokenizer"):
         read_prompt("a film", object())
+
+
+def test_a_token_that_begins_a_text_is_in_no_source() -> None:
+    _, tokenizer = chat_model()
+    tokenizer.bos_token = "[CLS]"
+    prompt = read_prompt("[CLS] the cat is old . how old ?", tokenizer)
+    sources = find_sources(prompt, "sentences")
+    assert [source.text for source in sources] == ["the cat is old ."]
+    assert source_of_each(prompt, sources)[0] == -1
+    assert prompt.given[0] is False
