@@ -8,7 +8,7 @@ at random: seconds (the median of ``--repeats`` after one more) and the peak of 
 each way in a process of its own, one after the other.
 
 - *cached*: the signed attention of the response's rows under the rules of AttnLRP, by one pass on cached keys;
-- *map*: the same for each of the response's T tokens, and, as ``map / (T b)``, its backward passes against T times one;
+- *map*: the same for each of the response's T tokens; ``map / (T b)`` is its backward passes against T of their sum;
 - *whole*: the same values, up to a factor, from a pass over the whole sequence;
 - *Captum*: ``LLMGradientAttribution`` of ``LayerGradientXActivation``, T forward and backward passes over the whole
   sequence. It is measured on two of the response's tokens, and counted T / 2 times. (Integrated Gradients, the other
@@ -34,8 +34,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from captum_attn import ShapleyGradAttention
-from captum_attn.core import Responses, response_pass
+from captum_attn.core import InfluenceObserver, Responses, response_pass
 from captum_attn.core.propagation import ATTNLRP
+from captum_attn.core.readout import KnownRows
 from captum_attn.functional import response_scores
 from captum_attn.generation.response_rows import ResponseRows, WholeSequence
 
@@ -107,11 +108,21 @@ def measured(way: str, folder: Path, length: int, count: int, repeats: int) -> C
     memory = memory_now("VmHWM") - before
     if way == "Captum":
         return Cost(seconds * count / 2, memory)
-    if way == "map":
-        forward = timed(partial(forward_alone, model, responses), repeats)
-        one = timed(calls["cached"], repeats)
-        return Cost(seconds, memory, (seconds - forward) / (count * (one - forward)))
-    return Cost(seconds, memory)
+    return Cost(seconds, memory, map_ratio(model, responses) if way == "map" else None)
+
+
+def map_ratio(model: Any, responses: Responses) -> float:
+    """What backward passes for each of T tokens take, over T of their sum; all from one forward pass."""
+    with response_pass(model, responses, propagation=ATTNLRP) as run:
+        scores = response_scores(run.logits[0], responses.predicted[0])
+        took = []
+        for parts in ([scores.sum()] * len(scores), scores):
+            start = time.perf_counter()
+            for part in parts:
+                observer = InfluenceObserver(run.watched(), "signed", KnownRows(torch.ones(1, len(scores))))
+                run.show([observer], part, retain_graph=True)
+            took.append(time.perf_counter() - start)
+    return took[1] / took[0]
 
 
 def rows_of(model: Any, responses: Responses) -> ResponseRows:
@@ -121,11 +132,6 @@ def rows_of(model: Any, responses: Responses) -> ResponseRows:
 def whole_of(model: Any, tokenizer: Any, responses: Responses) -> WholeSequence:
     method = partial(ShapleyGradAttention, game="cls", propagation="attnlrp")
     return WholeSequence(model, tokenizer, responses, "log_odds", method)
-
-
-def forward_alone(model: Any, responses: Responses) -> Tensor:
-    with response_pass(model, responses, propagation=ATTNLRP) as run:
-        return response_scores(run.logits[0], responses.predicted[0])
 
 
 def captums(model: Any, tokenizer: Any, prompt: Tensor, target: Tensor) -> Tensor:
