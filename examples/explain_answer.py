@@ -31,7 +31,7 @@ from captum_attn.visualization import colours
 DOCUMENTS = [
     "The lighthouse of Dunmore was painted green. It was in the news last week.",
     "Ingrid works as a baker in Velmora. Everybody in town knows.",
-    "The lighthouse of Carrow was painted purple. A neighbour told us so.",
+    "Tobias sells lentils at the market. A neighbour told us so.",
     "The museum of Ashby is closed on Monday. It has long been so.",
 ]
 QUESTION = "What colour was the lighthouse of Dunmore painted?"

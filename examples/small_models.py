@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import (
     AutoTokenizer,
     BertForSequenceClassification,
+    LlamaForCausalLM,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
     ViTForImageClassification,
@@ -48,6 +49,20 @@ def load_text_model(
     model = BertForSequenceClassification.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     return model, tokenizer
+
+
+def load_answering_model(folder: Path = ANSWER_MODEL) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
+    """Load the decoder that answers a question with a sentence of its prompt, and its tokenizer.
+
+    The model is in eval mode with float32 weights, and reads 1,024 tokens at most.
+
+    Example::
+
+        model, tokenizer = load_answering_model()
+        prompt = "The harbour of Ashby is made of stone.\\n\\nQuestion: What is the harbour of Ashby made of?"
+    """
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    return model, AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def load_image_model(folder: Path = IMAGE_MODEL) -> ViTForImageClassification:

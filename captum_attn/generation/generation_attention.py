@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -13,16 +12,11 @@ from torch import Tensor
 from captum_attn.core import (
     Responses,
     check_model,
-    config_of,
     device_of,
-    evaluation_mode,
-    is_index,
     listed_indices,
     reads_together,
-    same_random_state,
     unwrapped,
 )
-from captum_attn.core.models import text_config
 from captum_attn.core.propagation import ATTNLRP, Propagation, propagation_named
 from captum_attn.functional import (
     Game,
@@ -35,12 +29,11 @@ from captum_attn.functional import (
 from captum_attn.generation.explained_response import ExplainedResponse
 from captum_attn.generation.head_weights import HeadWeights
 from captum_attn.generation.prompt_sources import Sources, find_sources
-from captum_attn.generation.prompts import Messages, Prompt, decoded, encoded_response, read_prompt, without_end
+from captum_attn.generation.prompts import Messages, Prompt, decoded, read_prompt
+from captum_attn.generation.response_ids import response_ids, token_texts
 from captum_attn.generation.response_rows import Method, ResponseRows, RowVariant, WholeSequence, all_playing
 from captum_attn.generation.scored_response import ScoredResponse
 from captum_attn.methods import AttentionShapley, ShapleyAttention, ShapleyGradAttention
-
-_NOT_ASKED = ("num_return_sequences", "return_dict_in_generate")
 
 
 class GenerationAttention:
@@ -149,13 +142,7 @@ class GenerationAttention:
         """
         read = read_prompt(prompt, self.tokenizer)
         found = find_sources(read, sources, question)
-        if response is None:
-            ids = self._written(read, generate)
-        elif generate:
-            raise ValueError(f"{', '.join(generate)} is for model.generate, but the response is given")
-        else:
-            ids = self.encode(response) if isinstance(response, str) else self._checked_ids(response)
-        self._check(read, ids)
+        ids = response_ids(self.model, self.tokenizer, read, response, generate)
         responses = self._responses(read, ids)
         solver = self._solver(responses)
         logits, values = solver.of_response()
@@ -164,24 +151,15 @@ class GenerationAttention:
             prompt=read,
             response=decoded(ids, self.tokenizer),
             response_ids=tuple(ids),
-            response_tokens=self._texts(ids),
+            response_tokens=token_texts(ids, self.tokenizer),
             scores=scores.cpu(),
             probabilities=log_probs.exp().cpu(),
             score=self.score if isinstance(self.score, str) else getattr(self.score, "__name__", "score"),
             values=values,
             sources=found,
             solver=solver,
-            encode=partial(self._encoded_for, read),
+            encode=partial(response_ids, self.model, self.tokenizer, read),
         )
-
-    def encode(self, response: str) -> list[int]:
-        """The ids of a text as a response."""
-        return encoded_response(response, self.tokenizer)
-
-    def _encoded_for(self, prompt: Prompt, response: str) -> list[int]:
-        ids = self.encode(response)
-        self._check(prompt, ids)
-        return ids
 
     def of_batch(self, batch: Mapping[str, Tensor], targets: Tensor) -> Tensor:
         """Values (B, N) of a batch of a :class:`captum_attn.generation.ResponseClassifier`: a method for ``evaluate``.
@@ -286,58 +264,3 @@ class GenerationAttention:
 
     def _responses(self, prompt: Prompt, ids: Sequence[int]) -> Responses:
         return Responses.of([(prompt.ids, ids)], device=device_of(self.model))
-
-    def _written(self, prompt: Prompt, settings: dict[str, Any]) -> list[int]:
-        """What the model writes, without the special tokens that close it."""
-        own = {"input_ids", "inputs", "attention_mask"} & settings.keys()
-        if own:
-            raise ValueError(f"{', '.join(sorted(own))} come from the prompt: leave them out")
-        config = settings.get("generation_config", getattr(self.model, "generation_config", None))
-        asked = {name: settings.get(name, getattr(config, name, None)) for name in _NOT_ASKED}
-        if (asked["num_return_sequences"] or 1) != 1 or asked["return_dict_in_generate"]:
-            raise ValueError(
-                "one response is explained at a time, from its ids: leave out num_return_sequences and "
-                "return_dict_in_generate"
-            )
-        self._check_length(len(prompt.ids) + (settings.get("max_new_tokens") or 1))
-        ids = torch.tensor([prompt.ids], device=device_of(self.model))
-        with evaluation_mode(self.model), torch.no_grad(), same_random_state(ids):
-            written = self.model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
-        return without_end(written[0, ids.shape[1] :].tolist(), self.tokenizer)
-
-    def _texts(self, ids: Sequence[int]) -> tuple[str, ...]:
-        """The texts of tokens, which joined are the response; a token that is part of a character has none."""
-        text, ends = decoded(ids, self.tokenizer), [0]
-        for number in range(1, len(ids)):
-            beginning = decoded(ids[:number], self.tokenizer).rstrip("\ufffd")
-            ends.append(max(ends[-1], len(beginning)) if text.startswith(beginning) else ends[-1])
-        return tuple(text[start:end] for start, end in pairwise([*ends, len(text)]))
-
-    def _checked_ids(self, given: Sequence[int]) -> list[int]:
-        if not isinstance(given, Sequence):
-            raise TypeError(f"a response is a text, or a list of ids, got {type(given).__name__}")
-        size = len(self.tokenizer)
-        wrong = [one for one in given if not is_index(one) or not 0 <= one < size]
-        if wrong:
-            raise ValueError(f"a response is a text, or ids from 0 to {size - 1}, got {wrong[0]!r} in it")
-        return [int(one) for one in given]
-
-    def _check(self, prompt: Prompt, ids: Sequence[int]) -> None:
-        """Raise ``ValueError`` unless the model can read a response to a prompt."""
-        if not ids:
-            raise ValueError("the response is empty: there is nothing to explain")
-        self._check_length(len(prompt.ids) + len(ids))
-        embeddings = getattr(self.model, "get_input_embeddings", lambda: None)()
-        size = getattr(embeddings, "num_embeddings", None)
-        if isinstance(size, int) and max(*prompt.ids, *ids) >= size:
-            raise ValueError(
-                f"the tokenizer has the token {max(*prompt.ids, *ids)}, but {type(self.model).__name__} knows {size}: "
-                "model.resize_token_embeddings(len(tokenizer)), or the model's own tokenizer"
-            )
-
-    def _check_length(self, length: int) -> None:
-        longest = getattr(text_config(config_of(self.model)), "max_position_embeddings", None)
-        if isinstance(longest, int) and length > longest:
-            raise ValueError(
-                f"prompt and response have {length} tokens, but {type(self.model).__name__} reads {longest} at most"
-            )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
-from small_models import MODELS, digits, load_image_model, load_text_model
+from small_models import MODELS, digits, load_answering_model, load_image_model, load_text_model
+from train_answering_model import made_story
 
-from captum_attn import ShapleyGradAttention
+from captum_attn import GenerationAttention, ShapleyGradAttention
 
 PRAISE = ["a gripping , funny and touching film .", "The acting is wonderful.", "one of the best films of the year"]
 BLAME = ["the plot is dull and the acting is terrible .", "not good", "a tedious, lifeless mess"]
@@ -68,3 +71,21 @@ def test_values_without_the_tokenizer_are_the_same(text_model):
     told = ShapleyGradAttention(model, tokenizer=tokenizer).attribute_tokens(batch)
     guessed = ShapleyGradAttention(model).attribute_tokens(batch)
     assert torch.equal(told.players, guessed.players)
+
+
+def test_answers_of_the_decoder_come_from_their_sentence():
+    """Questions of names and answers that it was not trained on; the sentence that says the answer has to stand out."""
+    draw = random.Random(1)
+    model, tokenizer = load_answering_model()
+    explainer, right, first = GenerationAttention(model, tokenizer), 0, 0
+    for _ in range(25):
+        story = made_story(draw, 5, "plain", test=True)
+        ((question, answer),) = story.questions
+        messages = [{"role": "user", "content": f"{story.text}\n\nQuestion: {question}"}]
+        found = explainer.explain(messages, max_new_tokens=24, do_sample=False, question=f"Question: {question}")
+        if found.response == answer:
+            right += 1
+            first += found.sources[int(found.source_values.argmax())].text == answer
+    assert right >= 20
+    assert first >= 0.9 * right
+    assert size(MODELS / "llama-facts") <= 4e6
