@@ -32,7 +32,7 @@ from transformers import (
 VOCABULARY = 2048
 BATCH_SIZE = 32
 NEW = 0.1  # so many names are of no list
-RENAMED = 0.15  # so many stories have random tokens instead of listed names and answers
+RENAMED = 0.3  # so many stories have random tokens instead of listed names and answers
 QUESTIONS = 5  # about a story, at most
 PARAGRAPHS = 10  # at most
 UNSEEN = 3  # answers at the end of each list that only the test has
@@ -305,7 +305,8 @@ def logits_of(model: LlamaForCausalLM, batch: Batch) -> Tensor:
     """What the model says of the tokens to write: (tokens, vocabulary)."""
     seen, written = batch.seen[:, :, :-1, :-1], batch.written[:, 1:]
     read = model.model(batch.ids[:, :-1], attention_mask=seen, position_ids=batch.positions[:, :-1], use_cache=False)
-    return model.lm_head(read.last_hidden_state[written])
+    logits: Tensor = model.lm_head(read.last_hidden_state[written])
+    return logits
 
 
 def rename(ids: Tensor, listed: list[int], vocabulary: int) -> None:
@@ -319,7 +320,7 @@ def rename(ids: Tensor, listed: list[int], vocabulary: int) -> None:
 def training_batches(draw: random.Random, steps: int) -> Iterator[list[Story]]:
     """New stories for every step: short ones first, and in each batch stories of like length."""
     for step in range(0, steps, 16):
-        most = 1 if step < 0.08 * steps else 4 if step < 0.6 * steps else 7 if step < 0.7 * steps else PARAGRAPHS
+        most = 1 if step < 0.08 * steps else 4 if step < 0.55 * steps else 7 if step < 0.7 * steps else PARAGRAPHS
         stories = [made_story(draw, draw.randint(1, most)) for _ in range(16 * BATCH_SIZE)]
         stories.sort(key=lambda story: len(str(story)))
         batches = [stories[start : start + BATCH_SIZE] for start in range(0, len(stories), BATCH_SIZE)]
@@ -331,9 +332,9 @@ def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, steps: in
     listed = [one for [one] in tokenizer([*NAMES, *WORDS, *SEEN])["input_ids"]]
     matrices = [weight for name, weight in model.model.layers.named_parameters() if weight.ndim == 2]
     others = [weight for name, weight in model.named_parameters() if weight.ndim == 1 or "embed" in name]
-    optimizers = [torch.optim.Muon(matrices, lr=0.02, weight_decay=0.0), torch.optim.AdamW(others, lr=3e-3)]
+    optimizers = [torch.optim.Muon(matrices, lr=0.012, weight_decay=0.0), torch.optim.AdamW(others, lr=2e-3)]
     schedules = [
-        torch.optim.lr_scheduler.LambdaLR(one, lambda step: min((step + 1) / 50, 1, 3 - 3 * step / steps))
+        torch.optim.lr_scheduler.LambdaLR(one, lambda step: min((step + 1) / 50, 1, 2.5 - 2.5 * step / steps))
         for one in optimizers
     ]
     model.train()
@@ -366,7 +367,7 @@ def main() -> None:
     """Train, save in float16, load again and print the share of right answers to held-out questions of each kind."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=ANSWER_MODEL, help="folder to write the model to")
-    parser.add_argument("--steps", type=int, default=3000, help="0: only test the model in the folder")
+    parser.add_argument("--steps", type=int, default=1500, help="0: only test the model in the folder")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
 
