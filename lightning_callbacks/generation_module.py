@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from hashlib import sha256
 from typing import Any
 
@@ -80,6 +81,9 @@ class GenerationModule(ExplainingModule):
             raise MisconfigurationException(
                 f"explainer must be a captum_attn.GenerationAttention of an nn.Module, got {type(explainer).__name__}"
             )
+        for name in ("sources", "question", "maps"):
+            if similar := get_close_matches(name, generate, 1, 0.8):
+                raise MisconfigurationException(f"unexpected keyword argument {similar[0]!r}: did you mean {name!r}?")
         self.model, self.explainer = explainer.model, explainer
         self.sources, self.question, self.maps, self.generate = sources, question, maps, generate
 

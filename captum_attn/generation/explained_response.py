@@ -133,14 +133,14 @@ class ExplainedResponse:
             return chosen @ self.map
         return self.solver.of_parts(chosen[None])[0]
 
-    def against(self, other: str, at: str | None = None) -> Tensor:
+    def against(self, other: str, at: str | tuple[int, int] | None = None) -> Tensor:
         """Values (N,) for the model having written one thing rather than another.
 
         Args:
             other: another response, with the difference of the two responses' scores; or, with ``at``, what stands in
                 its place in the other response. Then it is the difference of two logits, where the responses' tokens
                 first differ, and the same as that of the tokens' log-probabilities.
-            at: a text that stands in the response once.
+            at: a text that stands in the response once, or numbers of its tokens, from and to.
 
         Returns:
             Of another response, the difference of both responses' values of the prompt's tokens, and 0 for the
@@ -161,13 +161,7 @@ class ExplainedResponse:
         """
         if at is None:
             return self._against_response(list(self.encode(other)))
-        self._chosen(at)
-        if tuple(self.encode(self.response)) != self.response_ids:
-            raise ValueError(
-                "the model wrote other tokens than the tokenizer makes of its text, so that another text cannot be "
-                "compared token by token: explain the text as a response that is given"
-            )
-        ids = list(self.encode(self.response.replace(at, other)))
+        ids = self._with(other, at)
         differ = [place for place, pair in enumerate(zip(self.response_ids, ids, strict=False)) if len(set(pair)) > 1]
         if not differ:
             raise ValueError(
@@ -176,6 +170,18 @@ class ExplainedResponse:
             )
         place = differ[0]
         return self.solver.of_contrast(place, self.response_ids[place], ids[place])
+
+    def _with(self, other: str, at: str | tuple[int, int]) -> list[int]:
+        """The ids of the response with another text in a place."""
+        (places,) = self._chosen(at).nonzero(as_tuple=True)
+        if not isinstance(at, str):
+            return [*self.response_ids[: places[0]], *self.encode(other), *self.response_ids[places[-1] + 1 :]]
+        if tuple(self.encode(self.response)) != self.response_ids:
+            raise ValueError(
+                "the model wrote other tokens than the tokenizer makes of its text, so that another text cannot be "
+                "compared token by token: give numbers of tokens, or explain the text as a response that is given"
+            )
+        return list(self.encode(self.response.replace(at, other)))
 
     def _against_response(self, ids: list[int]) -> Tensor:
         if not ids or ids == list(self.response_ids):

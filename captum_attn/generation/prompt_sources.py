@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
+from captum_attn.core import warn_user
 from captum_attn.generation.prompts import Prompt, Span
 
 Sources = Literal["sentences", "paragraphs", "messages"] | Sequence[str] | Sequence[Span]
@@ -58,7 +59,9 @@ def find_sources(prompt: Prompt, sources: Sources, question: str | None = None) 
         raise ValueError("there are no sources in the prompt")
     for (_, end), (start, _) in pairwise(spans):
         if start < end:
-            raise ValueError(f"sources overlap at {prompt.text[start:end][:40]!r}: give each part of the prompt to one")
+            raise ValueError(
+                f"sources overlap at {_quoted(prompt.text[start:end])}: give each part of the prompt to one"
+            )
     return [Source(prompt.text[start:end], (start, end)) for start, end in spans]
 
 
@@ -85,11 +88,28 @@ def _parts(prompt: Prompt, kind: str) -> list[Span]:
 
 def _without_question(spans: list[Span], text: str, question: str | None) -> list[Span]:
     if question is None:
-        return spans[:-1] if len(spans) > 1 else spans
+        return _without_last(spans, text)
     if not question:
         return spans
     start, end = _only_place(question, text)
     return [span for span in spans if span[1] <= start or end <= span[0]]
+
+
+def _without_last(spans: list[Span], text: str) -> list[Span]:
+    """Without the question, which is the last part if there are several; a warning where it may be something else."""
+    if len(spans) < 2:
+        return spans
+    last = text[slice(*spans[-1])]
+    if not re.search("[?？؟]", last) or len(_PARTS["sentences"].findall(last)) > 2:
+        warn_user(
+            f"the last part of the prompt, {_quoted(last)}, is taken for the question, and so is no source. If it is "
+            "something else, or more: give question=, or question='' where all parts are sources"
+        )
+    return spans[:-1]
+
+
+def _quoted(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:59]}…")
 
 
 def _only_place(part: str, text: str) -> Span:
@@ -97,7 +117,9 @@ def _only_place(part: str, text: str) -> Span:
     start = text.find(part) if part else -1
     if start < 0 or text.find(part, start + 1) >= 0:
         where = "stands nowhere in the prompt" if start < 0 else "stands in it more than once"
-        raise ValueError(f"the text {part[:40]!r} {where}: give its span, (from, to) in the prompt's text")
+        raise ValueError(
+            f"the text {_quoted(part)} {where}: of sources, spans can be given, (from, to) in the prompt's text"
+        )
     return start, start + len(part)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from itertools import pairwise
 from typing import Any
 
@@ -36,11 +37,13 @@ def response_ids(
     if response is None:
         ids = _written(model, tokenizer, prompt, generate or {})
     elif generate:
-        raise ValueError(f"{', '.join(generate)} is for model.generate, but the response is given")
+        hint = "; did you mean sources?" if get_close_matches("sources", generate) else ""
+        raise ValueError(f"{', '.join(generate)} is for model.generate, but the response is given{hint}")
     else:
         ids = encoded_response(response, tokenizer) if isinstance(response, str) else _checked(response, len(tokenizer))
     if not ids:
-        raise ValueError("the response is empty: there is nothing to explain")
+        what = "the response is empty" if response is not None else "the model wrote nothing but special tokens"
+        raise ValueError(f"{what}: there is nothing to explain. (Chat models answer messages, not bare texts)")
     _check_length(model, len(prompt.ids) + len(ids))
     embeddings = getattr(model, "get_input_embeddings", lambda: None)()
     size, largest = getattr(embeddings, "num_embeddings", None), max(*prompt.ids, *ids)

@@ -127,5 +127,7 @@ def test_bad_rows_are_named(explainer: Any) -> None:
             module.predict_step(batch)
     with pytest.raises(MisconfigurationException, match=r"must be a captum_attn\.GenerationAttention of an"):
         GenerationModule(explainer.model)
+    with pytest.raises(MisconfigurationException, match="'source': did you mean 'sources'"):
+        GenerationModule(explainer, source="paragraphs")
     with pytest.raises(ValueError, match="a collate_fn that neither leaves out nor splits"):
         module.explained(ROWS[:1], [True, False])

@@ -108,6 +108,7 @@ def test_a_contrast_is_a_difference_of_two_logits(chat: Any) -> None:
     expected = torch.stack(products).mean(0).sum(0)
     values = found.against("old", at="young")
     torch.testing.assert_close(values, expected.detach(), rtol=0, atol=1e-5 * float(expected.abs().max()))
+    torch.testing.assert_close(found.against("old", at=(2, 3)), values)
     for other, at in (("young", "young"), ("old", "nowhere")):
         with pytest.raises(ValueError, match=r"differ in no token|exactly once"):
             found.against(other, at)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -111,3 +112,14 @@ def test_a_token_that_begins_a_text_is_in_no_source() -> None:
     assert [source.text for source in sources] == ["the cat is old ."]
     assert source_of_each(prompt, sources)[0] == -1
     assert prompt.given[0] is False
+
+
+def test_a_last_part_that_may_be_no_question_is_told(tokenizer: Any) -> None:
+    facts = [{"role": "user", "content": "how old is the cat ?\n\nthe cat is old ."}]
+    for prompt, kind in ((facts, "sentences"), ([{"role": "system", "content": "be brief ."}, *facts], "messages")):
+        with pytest.warns(UserWarning, match="is taken for the question, and so is no source"):
+            assert len(find_sources(read_prompt(prompt, tokenizer), kind)) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        find_sources(read_prompt("the cat is old . how old is the cat ?", tokenizer), "sentences")
+        find_sources(read_prompt(facts, tokenizer), "sentences", "how old is the cat ?")
