@@ -78,7 +78,7 @@ def default_replacement(inputs: ModelInputs, tokenizer: Any | None, config: Any 
             return int(index)
     raise ValueError(
         f"{type(tokenizer).__name__} has no mask token, and no other special token that the model does not take for "
-        "padding: give the id of a neutral token, such as replacement=tokenizer.convert_tokens_to_ids('Ġ_')"
+        "padding: give the id of a token that says nothing, such as replacement=tokenizer.encode(' the')[-1]"
     )
 
 

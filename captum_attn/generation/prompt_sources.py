@@ -100,7 +100,7 @@ def _without_last(spans: list[Span], text: str) -> list[Span]:
     if len(spans) < 2:
         return spans
     last = text[slice(*spans[-1])]
-    if not re.search("[?？؟]", last) or len(_PARTS["sentences"].findall(last)) > 2:
+    if not re.search("[?？؟]", last) or len(_PARTS["sentences"].findall(last)) > 1:
         warn_user(
             f"the last part of the prompt, {_quoted(last)}, is taken for the question, and so is no source. If it is "
             "something else, or more: give question=, or question='' where all parts are sources"
