@@ -16,7 +16,6 @@ from captum_attn.core import (
     ModelInputs,
     as_index,
     config_of,
-    fingerprint,
     is_index,
     mapping_inputs,
     special_ids_of,
@@ -27,7 +26,7 @@ from captum_attn.core.tokens import find_players, real_tokens
 from lightning_callbacks.attribution_table import attribution_table
 from lightning_callbacks.batches import BatchInputs, LabelledInputs, labelled_inputs
 from lightning_callbacks.classes import class_number
-from lightning_callbacks.explaining_module import ExplainingModule, check_drawn
+from lightning_callbacks.explaining_module import ExplainingModule, check_drawn, explained_by
 from lightning_callbacks.method_factories import built, tokenizer_of
 from lightning_callbacks.plain_settings import plain
 
@@ -109,10 +108,8 @@ class AttributionModule(ExplainingModule):
             The model's class and fingerprint, the method and its settings, the target, the configuration's names of
             classes.
         """
-        own = {name.lstrip("_"): value for name, value in vars(self.attribution).items() if name != "forward_func"}
         return {
-            "model": {"class": plain(type(unwrapped(self.model))), "fingerprint": fingerprint(self.model)},
-            "method": {"class": plain(type(self.attribution)), **plain(own)},
+            **explained_by(self.model, self.attribution, left_out=("forward_func",)),
             "target": plain(self.target),
             "class_names": configured_names(self.model),
         }

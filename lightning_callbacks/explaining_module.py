@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Collection
 from typing import Any
 
 import pyarrow as pa
 import torch
 from lightning.pytorch import LightningModule
+from torch import nn
 
+from captum_attn.core import fingerprint, unwrapped
+from lightning_callbacks.plain_settings import plain
 from lightning_callbacks.strategies import check_strategy
 
 
@@ -51,6 +55,15 @@ class ExplainingModule(LightningModule):
     @abstractmethod
     def explained(self, batch: Any, wanted: list[bool] | None) -> pa.Table:
         """The table of a batch's inputs, or of those that are wanted, some of them."""
+
+
+def explained_by(model: nn.Module, method: Any, left_out: Collection[str]) -> dict[str, Any]:
+    """What of a model and a method tells explanations from others, as JSON has it: all of the method but some."""
+    own = {name.lstrip("_"): value for name, value in vars(method).items() if name not in left_out}
+    return {
+        "model": {"class": plain(type(unwrapped(model))), "fingerprint": fingerprint(model)},
+        "method": {"class": plain(type(method)), **plain(own)},
+    }
 
 
 def check_drawn(count: int, wanted: list[bool] | None) -> None:

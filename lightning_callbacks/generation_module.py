@@ -12,10 +12,10 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from captum_attn import GenerationAttention
-from captum_attn.core import add_to_hash, fingerprint
+from captum_attn.core import add_to_hash
 from captum_attn.core.descriptions import described
 from captum_attn.generation import ExplainedResponse, Sources
-from lightning_callbacks.explaining_module import ExplainingModule, check_drawn
+from lightning_callbacks.explaining_module import ExplainingModule, check_drawn, explained_by
 from lightning_callbacks.plain_settings import plain
 
 _PARTS = ("prompt", "response", "sources", "question")
@@ -89,11 +89,8 @@ class GenerationModule(ExplainingModule):
 
     def settings(self) -> dict[str, Any]:
         """What the explanations depend on, beside the inputs, as JSON has it."""
-        left_out = ("model", "tokenizer")
-        own = {name: value for name, value in vars(self.explainer).items() if name not in left_out}
         return {
-            "model": {"class": plain(type(self.model)), "fingerprint": fingerprint(self.model)},
-            "method": {"class": plain(type(self.explainer)), **plain(own)},
+            **explained_by(self.model, self.explainer, left_out=("model", "tokenizer")),
             "tokenizer": _tokenizer(self.explainer.tokenizer),
             "sources": plain({"sources": self.sources, "question": self.question, "maps": self.maps}),
             "generate": plain(self.generate and {**self.generate, "default": self._own_generation()}),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -31,7 +30,7 @@ from shap_attn.explained_outputs import OutputNames, Outputs, is_single, names_i
 from shap_attn.generation_explainer import GenerationExplainer
 from shap_attn.images import ImageReader
 from shap_attn.ragged import packed
-from shap_attn.saved_explainer import SavedExplainer
+from shap_attn.saved_explainer import SavedExplainer, settings_of
 from shap_attn.shap_arguments import check_shap_arguments
 from shap_attn.sources import is_language_model, taken_apart
 from shap_attn.texts import TextReader
@@ -273,8 +272,8 @@ class AttentionExplainer(SavedExplainer):
         )
 
 
-_PARAMETERS = inspect.signature(AttentionExplainer.__init__).parameters
-_SETTINGS = tuple(name for name, parameter in _PARAMETERS.items() if parameter.kind is parameter.KEYWORD_ONLY)
+_DEFAULTS = settings_of(AttentionExplainer)
+_SETTINGS = tuple(_DEFAULTS)
 _OF_GAME = ("game", "sign", "layers", "heads", "readout", "estimator")
 _OTHER_METHODS: Mapping[str, Callable[..., AttentionAttribution]] = {
     "attnlrp": AttnLRP,
@@ -289,7 +288,7 @@ def _attribution_by(
     rules: dict[str, Any] = {} if propagation is None else {"propagation": propagation}
     if method == "game":
         return ShapleyGradAttention(module, **of_game, **rules)
-    lost = [name for name, value in of_game.items() if value != _PARAMETERS[name].default]
+    lost = [name for name, value in of_game.items() if value != _DEFAULTS[name]]
     lost += [] if isinstance(method, str) else rules
     if lost:
         shown = repr(method) if isinstance(method, str) else "a function"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -21,7 +20,7 @@ from captum_attn.core.propagation import Propagation
 from captum_attn.functional import ResponseScore, ScoreFunction
 from captum_attn.generation import GenerationAttention, Prompt, read_prompt, without_end
 from shap_attn.ragged import packed
-from shap_attn.saved_explainer import SavedExplainer
+from shap_attn.saved_explainer import SavedExplainer, settings_of
 from shap_attn.segments import Segments, segment_starts
 from shap_attn.shap_arguments import OF_SHAP, check_shap_arguments
 from shap_attn.sources import unwrapped_pipeline
@@ -135,7 +134,7 @@ class GenerationExplainer(SavedExplainer):
 
     def _solved(self, prompt: Any, response: str | None, settings: Mapping[str, Any]) -> _Solved:
         if response is None and self._writes is not None:
-            ids = self._written(prompt, settings)
+            ids = self._written(self._writes, prompt, settings)
             explained = self._explains.explain(prompt, ids, sources="messages", question="")
         else:
             explained = self._explains.explain(prompt, response, sources="messages", question="", **settings)
@@ -143,12 +142,11 @@ class GenerationExplainer(SavedExplainer):
         of_prompt = explained.map[:, : len(explained.prompt.ids)].mT.double().numpy()
         return _Solved(segments.sums(of_prompt), segments.texts, list(explained.response_tokens))
 
-    def _written(self, prompt: Any, settings: Mapping[str, Any]) -> list[int]:
-        """What the pipeline writes."""
+    def _written(self, writes: Pipeline, prompt: Any, settings: Mapping[str, Any]) -> list[int]:
+        """What a pipeline writes."""
         read = read_prompt(prompt, self.masker)
-        assert self._writes is not None
         with evaluation_mode(self.model), same_random_state(torch.tensor(read.ids)):
-            found: Any = self._writes(prompt, return_tensors=True, **settings)
+            found: Any = writes(prompt, return_tensors=True, **settings)
         if len(found) != 1:
             raise ValueError(f"the pipeline wrote {len(found)} texts, but one is explained: num_return_sequences=1")
         (written,) = (one["generated_token_ids"] for one in found)
@@ -198,5 +196,4 @@ def _segments(prompt: Prompt, words: bool) -> Segments:
     return Segments(texts, [next(place) if stands else -1 for stands in stand])
 
 
-_PARAMETERS = inspect.signature(GenerationExplainer.__init__).parameters
-_SETTINGS = tuple(name for name, parameter in _PARAMETERS.items() if parameter.kind is parameter.KEYWORD_ONLY)
+_SETTINGS = tuple(settings_of(GenerationExplainer))

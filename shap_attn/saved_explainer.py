@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -76,6 +77,12 @@ class SavedExplainer(shap.Explainer):  # type: ignore[misc]
         loaders = (model_loader, masker_loader)
         model, reads, settings = saving.read(_path_or_file(in_file), *loaders, allow_pickle=allow_pickle)
         return cls(model, reads, **settings)
+
+
+def settings_of(kind: type[SavedExplainer]) -> dict[str, Any]:
+    """The names of a constructor's keyword arguments, and their defaults."""
+    parameters = inspect.signature(kind.__init__).parameters
+    return {name: one.default for name, one in parameters.items() if one.kind is one.KEYWORD_ONLY}
 
 
 def _rebuilt(kind: type[SavedExplainer], model: Any, masker: Any, settings: dict[str, Any]) -> SavedExplainer:

@@ -30,8 +30,8 @@ def taken_apart(model: Any, masker: Any) -> tuple[nn.Module, Any, int | None]:
         if model.task not in _TASKS:
             raise ValueError(
                 f"the pipeline's task is {model.task!r}, expected {', '.join(map(repr, _TASKS))} or 'text-generation'. "
-                "For other tasks, "
-                "captum_attn.ShapleyGradAttention(pipeline.model) takes a target such as (token, class)"
+                "For other tasks, captum_attn.ShapleyGradAttention(pipeline.model) takes a target such as (token, "
+                "class)"
             )
         max_length = _max_length(_preprocessing(model))
         if masker is None:
@@ -48,7 +48,8 @@ def taken_apart(model: Any, masker: Any) -> tuple[nn.Module, Any, int | None]:
     if is_transformers_lm(model):
         raise ValueError(
             f"{type(model).__name__} is an encoder-decoder that writes text, expected a classifier or a causal "
-            "language model. captum_attn.ShapleyGradAttention(model) explains its next token, given the decoder's"
+            "language model. captum_attn.ShapleyGradAttention(model) explains its next token, given the decoder's "
+            "tokens"
         )
     reads_pixels, reads_ids = (name in parameter_names(unwrapped(model)) for name in ("pixel_values", "input_ids"))
     if not (reads_pixels or reads_ids) and masker is None:  # timm's and torchvision's models take x

@@ -16,13 +16,12 @@ from captum_attn.core.models import (
     fingerprint,
     parameter_names,
     same_random_state,
-    takes_keyword,
     unwrapped,
 )
 from captum_attn.core.observers import InfluenceObserver, LayerObserver, ReadoutGradients, Watched
 from captum_attn.core.patches import Grid, PatchGrid, known_grid, patch_values
 from captum_attn.core.perturb import Replacement, seeded
-from captum_attn.core.prompt_cache import reads_together
+from captum_attn.core.prompt_cache import reads_cache
 from captum_attn.core.response_pass import ResponsePass, response_pass
 from captum_attn.core.responses import Responses, check_causal, plain_response_logits
 from captum_attn.core.run import ObservedForward, observed_forward
@@ -69,7 +68,7 @@ __all__ = [
     "parameter_names",
     "patch_values",
     "plain_response_logits",
-    "reads_together",
+    "reads_cache",
     "response_logits_of_each",
     "response_pass",
     "same_random_state",
@@ -77,7 +76,6 @@ __all__ = [
     "select_target",
     "special_ids_of",
     "special_token_ids",
-    "takes_keyword",
     "target_of_each",
     "tensor_inputs",
     "unwrapped",

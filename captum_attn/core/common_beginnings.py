@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from captum_attn.core.models import device_of, unwrapped
-from captum_attn.core.prompt_cache import cached, check_cache
+from captum_attn.core.prompt_cache import cached, reads_cache
 from captum_attn.core.responses import Responses, plain_response_logits
 
 _FEWEST = 32  # tokens that are worth a pass of their own; one over fewer takes as long as reading the weights does
@@ -42,7 +42,7 @@ def response_logits_of_each(
     batches = list(_batches(prompts, batch_size))
     every = [Responses.of([(prompts[number], response) for number in batch], device) for batch in batches]
     longest = max(every, key=lambda one: one.ids.shape[1], default=None)
-    reuse = longest is not None and longest.ids.shape[1] > _FEWEST and _reads_cache(model, longest)
+    reuse = longest is not None and longest.ids.shape[1] > _FEWEST and _repeats_cache(model, longest)
     ends = [(prompts[batch[0]], prompts[batch[-1]]) for batch in batches]
     shared = [_in_common(one[0], other[1]) if reuse else 0 for one, other in pairwise(ends)]
     known: list[tuple[int, Any]] = [(0, None)]  # ever longer beginnings of the next batch's prompts
@@ -76,10 +76,9 @@ def _in_common(one: Sequence[int], other: Sequence[int]) -> int:
     return sum(1 for _ in alike)
 
 
-def _reads_cache(model: Any, responses: Responses) -> bool:
-    try:
-        check_cache(model, responses, parts=True)
-        layers = getattr(cached(model, responses, 1), "layers", ())
-    except ValueError:
+def _repeats_cache(model: Any, responses: Responses) -> bool:
+    """Whether the cache of any beginning can be read, and by several prompts."""
+    if not reads_cache(model, responses, parts=True):
         return False
+    layers = getattr(cached(model, responses, 1), "layers", ())
     return bool(layers) and all(hasattr(layer, "batch_repeat_interleave") for layer in layers)

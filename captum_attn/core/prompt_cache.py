@@ -63,10 +63,10 @@ def check_cache(model: Any, responses: Responses, parts: bool = False) -> None:
         _tried.add(model, what)
 
 
-def reads_together(model: Any, responses: Responses) -> bool:
-    """Whether a model reads prompts of several lengths, some of which are padded, as it reads each alone."""
+def reads_cache(model: Any, responses: Responses, parts: bool = False) -> bool:
+    """Whether :func:`check_cache` has nothing against it; of prompts of several lengths, their padding included."""
     try:
-        check_cache(model, responses)
+        check_cache(model, responses, parts)
     except ValueError:
         return False
     return True

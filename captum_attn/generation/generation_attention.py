@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from captum_attn.core import (
     check_model,
     device_of,
     listed_indices,
-    reads_together,
+    reads_cache,
     unwrapped,
 )
 from captum_attn.core.propagation import ATTNLRP, Propagation, propagation_named
@@ -32,7 +32,7 @@ from captum_attn.generation.prompt_sources import Sources, find_sources
 from captum_attn.generation.prompts import Messages, Prompt, decoded, read_prompt
 from captum_attn.generation.response_ids import response_ids, token_texts
 from captum_attn.generation.response_rows import Method, ResponseRows, RowVariant, WholeSequence, all_playing
-from captum_attn.generation.scored_response import ScoredResponse
+from captum_attn.generation.scored_response import ScoredResponse, scored_places
 from captum_attn.methods import AttentionShapley, ShapleyAttention, ShapleyGradAttention
 
 
@@ -89,9 +89,10 @@ class GenerationAttention:
     ) -> None:
         check_model(model)
         check_response_score(score)
-        if variant not in ("signed", "rectified", "attention"):
+        if variant not in get_args(RowVariant):
             raise ValueError(f"variant must be 'signed', 'rectified' or 'attention', got {variant!r}")
-        rules = propagation_named(propagation).name
+        self.propagation = propagation_named(propagation)
+        rules = self.propagation.name
         if head_weights is not None and (head_weights.variant, head_weights.propagation) != (variant, rules):
             raise ValueError(
                 f"these weights are for variant={head_weights.variant!r}, propagation={head_weights.propagation!r}, "
@@ -105,7 +106,7 @@ class GenerationAttention:
             )
         self.model: Any = unwrapped(model)
         self.tokenizer = tokenizer
-        self.score, self.variant, self.propagation = score, variant, propagation_named(propagation)
+        self.score, self.variant = score, variant
         self.head_weights, self.method = head_weights, method
         self.layers, self.heads = listed_indices("layers", layers), listed_indices("heads", heads)
 
@@ -180,11 +181,9 @@ class GenerationAttention:
         """
         ids, mask, response = (batch[name].cpu() for name in ("input_ids", "attention_mask", "response_ids"))
         real = mask.bool()
-        counts = (response >= 0).sum(-1).tolist()
+        counts = scored_places(response).sum(-1).tolist()
         texts = [row[kept].tolist() for row, kept in zip(ids, real, strict=True)]
         pairs = [(text[:-count], text[-count:]) for text, count in zip(texts, counts, strict=True)]
-        if not all(counts):
-            raise ValueError("a row has no response: response_ids are -100 for all of its tokens")
         signs = 1.0 - 2.0 * targets.cpu()
         found = self._values_of_each(pairs, signs)
         values = found[0].new_zeros(ids.shape)
@@ -200,7 +199,7 @@ class GenerationAttention:
             parts = (sign * torch.ones(1, len(ids)) for sign, (_, ids) in zip(signs, pairs, strict=True))
             return [solver.of_parts(part)[0] for solver, part in zip(solvers, parts, strict=True)]
         responses = Responses.of(pairs, device=device)
-        if len(pairs) > 1 and not reads_together(self.model, responses):
+        if len(pairs) > 1 and not reads_cache(self.model, responses):
             singly = zip(pairs, signs.split(1), strict=True)
             return [self._values_of_each([pair], sign)[0] for pair, sign in singly]
         rows = self._rows(responses)

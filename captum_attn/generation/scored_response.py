@@ -116,12 +116,18 @@ class ResponseClassifier(nn.Module):
     def forward(self, input_ids: Tensor, response_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Logits (B, 2) of ids (B, N), of which ``response_ids`` int64 (B, N) has the response's, else −100."""
         logits = self.model(**_given(self.model, input_ids, attention_mask)).logits[:, :-1]
-        scored = response_ids[:, 1:] != _UNSCORED
-        if not scored.any(-1).all():
-            raise ValueError("a row has no response: response_ids are -100 for all of its tokens")
+        scored = scored_places(response_ids[:, 1:])
         scores = response_scores(logits, response_ids[:, 1:].clamp(min=0)).masked_fill(~scored, 0)
         mean = scores.sum(-1) / scored.sum(-1)
         return torch.stack([mean, -mean], -1) / 2
+
+
+def scored_places(response_ids: Tensor) -> Tensor:
+    """bool (B, N), the places of a response's tokens; ``ValueError`` for a row without any."""
+    scored = response_ids != _UNSCORED
+    if not scored.any(-1).all():
+        raise ValueError("a row has no response: response_ids are -100 for all of its tokens")
+    return scored
 
 
 def _given(model: nn.Module, ids: Tensor, mask: Tensor | None, **optional: Any) -> dict[str, Any]:

@@ -23,7 +23,6 @@ and the first ``--slow`` of all by Captum's Layer Integrated Gradients, which ta
 from __future__ import annotations
 
 import argparse
-import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -42,7 +41,7 @@ from captum.attr import (
     TextTemplateInput,
     TextTokenInput,
 )
-from planted_cases import KINDS, Case, handed_over, made
+from planted_cases import Case, add_arguments, answer_of, asked_for, made, parsed
 from scipy.stats import binomtest, pearsonr
 from sklearn.linear_model import LassoCV
 from torch import Tensor
@@ -83,12 +82,11 @@ def main() -> None:
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     asked = Asked(model, tokenizer, options)
-    cases = [*(handed_over(options.data) if options.data else []), *made(options.made, options.kinds, options.seed)]
     rows: list[dict[str, Any]] = []
     previous: tuple[Case, str] | None = None
     seen: dict[str, int] = {}
-    for number, case in enumerate(tqdm(cases, desc="Answers", unit="answer")):
-        response = asked.written(case)
+    for number, case in enumerate(tqdm(asked_for(options), desc="Answers", unit="answer")):
+        response = asked.answer(case)
         if case.planted and case.answer.lower() not in response.lower():
             continue
         seen[case.kind] = seen.get(case.kind, 0) + 1
@@ -106,20 +104,12 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, help="folder of a chat model")
-    parser.add_argument("--data", type=Path, help="folder that holds planted_facts")
-    parser.add_argument("--made", type=int, default=0, help="so many cases of each kind (default: %(default)s)")
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="default: all")
-    parser.add_argument("--tokens", type=int, default=24, help="the most tokens of an answer (default: %(default)s)")
+    add_arguments(parser)
     parser.add_argument("--subsets", type=int, default=20, help="for LDS (default: %(default)s)")
     parser.add_argument("--rivals", type=int, default=30, help="cases a kind for what others do (default: %(default)s)")
     parser.add_argument("--slow", type=int, default=0, help="cases for Captum's gradients (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the cases that are made (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("out/answer_sources"), help="default: %(default)s")
-    options = parser.parse_args()
-    if not options.data and not options.made:
-        parser.error("no cases: give --data or --made")
-    return options
+    return parsed(parser)
 
 
 class Asked:
@@ -137,11 +127,11 @@ class Asked:
             self.learned.append(Way(f"head weights from four cases, {variant}", passes, by(weighted)))
 
     def _cases_for_weights(self) -> list[tuple[Case, str]]:
-        cases = [(case, self.written(case)) for case in made(12, ["plain"], self.options.seed + 1000)]
+        cases = [(case, self.answer(case)) for case in made(12, ["plain"], self.options.seed + 1000)]
         return [(case, text) for case, text in cases if case.answer.lower() in text.lower()][:4]
 
-    def written(self, case: Case) -> str:
-        return written(case, self.model, self.tokenizer, self.options.tokens)
+    def answer(self, case: Case) -> str:
+        return answer_of(case, self.model, self.tokenizer, self.options.tokens)
 
     def ours(self) -> list[Way]:
         """What one pass over the response's rows tells."""
@@ -236,15 +226,6 @@ class Asked:
                 row["answer points at it"] = points_at(case, result)
             rows.append(row)
         return rows
-
-
-def written(case: Case, model: Any, tokenizer: Any, tokens: int) -> str:
-    """What the model answered, or the first sentence that it answers, greedily; what small models add is no answer."""
-    if case.written:
-        return case.written
-    explainer = GenerationAttention(model, tokenizer, variant="attention")
-    text = explainer.explain(case.messages, max_new_tokens=tokens, do_sample=False).response
-    return re.split(r"(?<=[.!?])\s|\n", text)[0]
 
 
 def by(explainer: GenerationAttention) -> Callable[[Case, ExplainedResponse], ExplainedResponse]:

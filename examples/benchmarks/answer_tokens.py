@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from answer_sources import written
 from captum.attr import LayerGradientXActivation
-from planted_cases import KINDS, handed_over, made
+from planted_cases import add_arguments, answer_of, asked_for, parsed
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
@@ -34,9 +33,9 @@ def main() -> None:
     options = arguments()
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(options.model)
-    cases = [*(handed_over(options.data) if options.data else []), *made(options.made, options.kinds, options.seed)]
+    cases = asked_for(options)
     prompts: list[Any] = [case.messages for case in cases]
-    responses = [written(case, model, tokenizer, options.tokens) for case in cases]
+    responses = [answer_of(case, model, tokenizer, options.tokens) for case in cases]
     classifier = ResponseClassifier(model)
     found = evaluate(
         classifier,
@@ -53,18 +52,10 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, help="folder of a chat model")
-    parser.add_argument("--data", type=Path, help="folder that holds planted_facts")
-    parser.add_argument("--made", type=int, default=0, help="so many cases of each kind (default: %(default)s)")
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=["plain", "distractor"], help="default: two")
-    parser.add_argument("--tokens", type=int, default=24, help="the most tokens of an answer (default: %(default)s)")
+    add_arguments(parser, kinds=("plain", "distractor"))
     parser.add_argument("--replacement", default=" the", help="a token that says nothing (default: %(default)r)")
-    parser.add_argument("--seed", type=int, default=0, help="of the cases that are made (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="a file of JSON lines, from which a run goes on (default: none)")
-    options = parser.parse_args()
-    if not options.data and not options.made:
-        parser.error("no cases: give --data or --made")
-    return options
+    return parsed(parser)
 
 
 def methods(classifier: ResponseClassifier, model: Any, tokenizer: Any) -> dict[str, Any]:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from captum_attn import GenerationAttention
 
 KINDS = ("plain", "distractor", "paraphrase", "two-hop", "unanswerable")
 PEOPLE = ("Ingrid", "Tobias", "Maren", "Felix", "Odette", "Bruno", "Leila", "Anton", "Petra", "Silas", "Noor", "Jonas")
@@ -70,6 +76,38 @@ class Case:
     @property
     def messages(self) -> list[dict[str, str]]:
         return [{"role": "user", "content": "\n\n".join([*self.paragraphs, f"Question: {self.question}"])}]
+
+
+def add_arguments(parser: argparse.ArgumentParser, kinds: Sequence[str] = KINDS) -> None:
+    """The options that say which model answers which cases."""
+    parser.add_argument("--model", type=Path, required=True, help="folder of a chat model")
+    parser.add_argument("--data", type=Path, help="folder that holds planted_facts")
+    parser.add_argument("--made", type=int, default=0, help="so many cases of each kind (default: %(default)s)")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(kinds), help="default: %(default)s")
+    parser.add_argument("--tokens", type=int, default=24, help="the most tokens of an answer (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the cases that are made (default: %(default)s)")
+
+
+def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The options, which say some cases."""
+    options = parser.parse_args()
+    if not options.data and not options.made:
+        parser.error("no cases: give --data or --made")
+    return options
+
+
+def asked_for(options: argparse.Namespace) -> list[Case]:
+    """The cases that the options say."""
+    return [*(handed_over(options.data) if options.data else []), *made(options.made, options.kinds, options.seed)]
+
+
+def answer_of(case: Case, model: Any, tokenizer: Any, tokens: int) -> str:
+    """What the model answered, or the first sentence that it answers, greedily; what small models add is no answer."""
+    if case.written:
+        return case.written
+    explainer = GenerationAttention(model, tokenizer, variant="attention")
+    text = explainer.explain(case.messages, max_new_tokens=tokens, do_sample=False).response
+    return re.split(r"(?<=[.!?])\s|\n", text)[0]
 
 
 def handed_over(data: Path) -> list[Case]:

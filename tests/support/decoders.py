@@ -37,3 +37,18 @@ DECODERS: dict[str, Any] = {
 def decoder(name: str) -> Any:
     torch.manual_seed(0)
     return DECODERS[name]().eval()
+
+
+def recurrent(scale: float = 6) -> Any:
+    """A decoder with recurrent layers, of weights so large that its recurrence matters."""
+    layers = {"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 4, "mamba_dt_rank": 4}
+    torch.manual_seed(0)
+    model = hf.JambaForCausalLM(hf.JambaConfig(**SIZES, **layers, num_experts=1, use_mamba_kernels=False)).eval()
+    enlarge(model, scale)
+    return model
+
+
+def enlarge(model: Any, scale: float) -> None:
+    """Multiply a model's matrices."""
+    for weight in model.parameters():
+        weight.data.mul_(scale if weight.dim() > 1 else 1)

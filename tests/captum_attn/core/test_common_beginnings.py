@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
-from decoders import DECODERS, SIZES, decoder
+from decoders import DECODERS, SIZES, decoder, recurrent
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import left_untouched
@@ -58,12 +58,7 @@ def test_what_prompts_have_in_common_runs_once(monkeypatch: Any) -> None:
 
 def test_a_model_whose_cache_several_tokens_do_not_read_runs_whole(monkeypatch: Any) -> None:
     monkeypatch.setattr(common_beginnings, "_FEWEST", 2)
-    layers = {"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 4, "mamba_dt_rank": 4}
-    torch.manual_seed(0)
-    model = hf.JambaForCausalLM(hf.JambaConfig(**SIZES, **layers, num_experts=1, use_mamba_kernels=False)).eval()
-    for weight in model.parameters():
-        weight.data.mul_(6 if weight.dim() > 1 else 1)
-    check(model, PROMPTS, 8)
+    check(recurrent(), PROMPTS, 8)
 
 
 def test_rotary_embeddings_that_change_with_the_length_run_whole(monkeypatch: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
-from decoders import DECODERS, SIZES, decoder
+from decoders import DECODERS, SIZES, decoder, enlarge, recurrent
 from models import left_untouched
 from torch import Tensor
 
@@ -125,23 +125,16 @@ def test_attention_that_runs_twice_in_a_layer_is_refused() -> None:
 
 
 def test_what_was_tried_is_tried_again_on_other_weights() -> None:
-    layers = {"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 4, "mamba_dt_rank": 4}
-    torch.manual_seed(0)
-    model = hf.JambaForCausalLM(hf.JambaConfig(**SIZES, **layers, num_experts=1, use_mamba_kernels=False)).eval()
+    model = recurrent(scale=1)
     with response_pass(model, responses(1), gradients=False):
         pass  # of one token, the recurrence goes step by step
-    for weight in model.parameters():
-        weight.data.mul_(6 if weight.dim() > 1 else 1)
+    enlarge(model, 6)
     with pytest.raises(ValueError, match="predicts a response otherwise"):
         with_response(model)
 
 
 def test_a_cache_that_several_tokens_do_not_read_is_refused() -> None:
-    layers = {"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 4, "mamba_dt_rank": 4}
-    torch.manual_seed(0)
-    model = hf.JambaForCausalLM(hf.JambaConfig(**SIZES, **layers, num_experts=1, use_mamba_kernels=False)).eval()
-    for weight in model.parameters():
-        weight.data.mul_(6 if weight.dim() > 1 else 1)
+    model = recurrent()
     with pytest.raises(ValueError, match="predicts a response otherwise from its cache"):
         with_response(model)
 

@@ -39,15 +39,21 @@ def chat() -> tuple[Any, Any]:
     return chat_model()
 
 
-def rows_of(model: Any, ids: Tensor, count: int, weights: Tensor, score: Any = "log_odds") -> Tensor:
-    """A ⊙ G (T, N) of the tokens that predict the response, by eager attention and autograd."""
+def whole_matrix(model: Any, ids: Tensor, weights: Tensor, score: Any = "log_odds") -> Tensor:
+    """A ⊙ G (1, N, N) of all rows, for weights (T,) of the response's scores, by eager attention and autograd."""
+    count = len(weights)
     model.config._attn_implementation = "eager"
     output = model(input_ids=ids[None], output_attentions=True)
     model.config._attn_implementation = "sdpa"
     scores = response_scores(output.logits[0, -count - 1 : -1], ids[-count:], score)
     gradients = torch.autograd.grad(scores @ weights, output.attentions)
     products = [(one * other)[0].mean(0) for one, other in zip(output.attentions, gradients, strict=True)]
-    return torch.stack(products).mean(0)[-count - 1 : -1].detach()
+    return torch.stack(products).mean(0)[None].detach()
+
+
+def rows_of(model: Any, ids: Tensor, weights: Tensor, score: Any = "log_odds") -> Tensor:
+    """A ⊙ G (T, N) of the tokens that predict the response."""
+    return whole_matrix(model, ids, weights, score)[0, -len(weights) - 1 : -1]
 
 
 @pytest.mark.parametrize("score", ["log_odds", "log_prob", "logit"])
@@ -59,7 +65,7 @@ def test_values_are_those_of_the_whole_sequence(chat: Any, prompt: Any, score: A
             prompt, "it is young"
         )
     ids = torch.tensor([*found.prompt.ids, *found.response_ids])
-    rows = rows_of(model, ids, 3, torch.ones(3), score)
+    rows = rows_of(model, ids, torch.ones(3), score)
     torch.testing.assert_close(found.values, rows.sum(0), rtol=0, atol=1e-5 * float(rows.abs().max()))
     with torch.no_grad():
         logits = model(input_ids=ids[None]).logits[0, -4:-1]
@@ -72,7 +78,7 @@ def test_each_token_of_the_response_has_a_row_of_its_own(chat: Any) -> None:
     model, tokenizer = chat
     found = GenerationAttention(model, tokenizer, propagation="gradient").explain(MESSAGES, "it is young")
     ids = torch.tensor([*found.prompt.ids, *found.response_ids])
-    expected = torch.stack([rows_of(model, ids, 3, one).sum(0) for one in torch.eye(3)])
+    expected = torch.stack([rows_of(model, ids, one).sum(0) for one in torch.eye(3)])
     before = found.of("young"), found.of((0, 2))  # by passes of their own
     torch.testing.assert_close(found.map, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
     torch.testing.assert_close(found.map.sum(0), found.values, rtol=0, atol=1e-6)
@@ -120,7 +126,7 @@ def test_sources_get_the_shapley_values_of_groups(chat: Any) -> None:
     assert [source.text for source in found.sources] == ["a film is a film .", "the cat is old .", "the dog is young ."]
     ids = torch.tensor([*found.prompt.ids, *found.response_ids])
     matrix = torch.zeros(1, len(ids), len(ids))
-    matrix[0, -4:-1] = rows_of(model, ids, 3, torch.ones(3))
+    matrix[0, -4:-1] = rows_of(model, ids, torch.ones(3))
     expected = group_shapley_values(matrix, found.groups[None], "incoming")[0]
     torch.testing.assert_close(found.source_values, expected, rtol=0, atol=1e-6)
     frame = found.source_frame()
@@ -155,23 +161,12 @@ def test_signs_rules_layers_and_heads(chat: Any) -> None:
     assert torch.equal(values(propagation=AttnLRP(model).propagation), values())
 
 
-def whole_matrix(model: Any, ids: Tensor, count: int, score: Any = "log_odds") -> Tensor:
-    """A ⊙ G (1, N, N) of all rows, by eager attention and autograd."""
-    model.config._attn_implementation = "eager"
-    output = model(input_ids=ids[None], output_attentions=True)
-    model.config._attn_implementation = "sdpa"
-    scores = response_scores(output.logits[0, -count - 1 : -1], ids[-count:], score)
-    gradients = torch.autograd.grad(scores.sum(), output.attentions)
-    products = [(one * other)[0].mean(0) for one, other in zip(output.attentions, gradients, strict=True)]
-    return torch.stack(products).mean(0)[None].detach()
-
-
 def test_sources_play_games_on_the_whole_sequence(chat: Any) -> None:
     model, tokenizer = chat
     explainer = GenerationAttention(model, tokenizer, propagation="gradient")
     found = explainer.explain(MESSAGES, "it is young")
     ids = torch.tensor([*found.prompt.ids, *found.response_ids])
-    matrix = whole_matrix(model, ids, 3)
+    matrix = whole_matrix(model, ids, torch.ones(3))
     for game in ("incoming", "mutual", "max_mutual"):
         with left_untouched(model):
             values = explainer.source_game(found, game)
@@ -186,7 +181,7 @@ def test_other_methods_explain_by_a_pass_over_the_whole_sequence(chat: Any) -> N
     with left_untouched(model):
         found = GenerationAttention(model, tokenizer, method=plain).explain(MESSAGES, "it is young")
     ids = torch.tensor([*found.prompt.ids, *found.response_ids])
-    expected = whole_matrix(model, ids, 3)[0].sum(0)
+    expected = whole_matrix(model, ids, torch.ones(3))[0].sum(0)
     torch.testing.assert_close(found.values, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
     rows = GenerationAttention(model, tokenizer, propagation="gradient").explain(MESSAGES, "it is young")
     torch.testing.assert_close(found.scores, rows.scores)
@@ -198,7 +193,7 @@ def test_other_methods_explain_by_a_pass_over_the_whole_sequence(chat: Any) -> N
     def margin(logits: Tensor, _: Tensor) -> Tensor:
         return (logits[..., ids[-1]] - logits[..., old]) * torch.tensor([0.0, 0.0, 1.0])
 
-    expected = whole_matrix(model, ids, 3, margin)[0].sum(0)
+    expected = whole_matrix(model, ids, torch.ones(3), margin)[0].sum(0)
     torch.testing.assert_close(contrast, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
 
 
@@ -219,7 +214,7 @@ def test_a_score_of_ones_own(chat: Any) -> None:
 
     found = GenerationAttention(*chat, score=margin, propagation="gradient").explain(MESSAGES, "it is young")
     ids = torch.tensor([*found.prompt.ids, *found.response_ids])
-    rows = rows_of(chat[0], ids, 3, torch.ones(3), margin)
+    rows = rows_of(chat[0], ids, torch.ones(3), margin)
     torch.testing.assert_close(found.values, rows.sum(0), rtol=0, atol=1e-5 * float(rows.abs().max()))
     assert found.score == "margin"
     assert "gradient of the margin" in found.page()
