@@ -147,7 +147,7 @@ def test_padding_of_a_nested_configuration_is_no_replacement():
 
 def test_padding_that_would_move_the_readout_is_no_replacement():
     gpt2 = FAMILIES["gpt2"].build().config
-    with pytest.raises(ValueError, match="give the id of a neutral token"):
+    with pytest.raises(ValueError, match="give the id of a token that says nothing"):
         default_replacement(IDS, without_mask(pad_token_id=gpt2.pad_token_id), gpt2)
     with pytest.raises(ValueError, match="give tokenizer=, or replacement="):
         default_replacement(IDS, None, gpt2)
