@@ -178,8 +178,9 @@ def class_number(names: Mapping[int, str], wanted: str) -> int:
     raise SystemExit(f"--target {wanted}: the model has no such class; it has {list(names.values())[:20]} ...")
 
 
-def texture_concepts(seed: int, count: int = EXAMPLES) -> dict[str, Tensor]:
+def texture_concepts(seed: int, count: int | None = None) -> dict[str, Tensor]:
     """Whole frames of each texture, and a concept without a meaning."""
+    count = count or EXAMPLES
     concepts = {texture: texture_images(texture, count, seed) for texture in TEXTURES}
     return {**concepts, RANDOM: random_images(count, seed)}
 
@@ -333,7 +334,7 @@ def how_often_wrong(page: Page, model: ViTForImageClassification, seeds: int, pa
     page.figure("size_and_power", size_and_power(curves))
 
 
-def draw_tested(ttcav: TTCAV, seed: int, count: int = EXAMPLES) -> pd.DataFrame:
+def draw_tested(ttcav: TTCAV, seed: int, count: int | None = None) -> pd.DataFrame:
     """The rows of all concepts, layers and classes for one draw of examples."""
     tables = []
     concepts = texture_concepts(100 + seed, count)

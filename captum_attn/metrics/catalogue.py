@@ -85,6 +85,7 @@ class Metric:
             ``"from 0 to 100"``; or some numbers, among those that are evaluated.
         of_all: whether ``function`` makes one number () of all examples together instead; its standard error is that
             of a bootstrap.
+        vectorized: whether such a function takes examples (..., B) for (B,), so that it makes a bootstrap in one call.
         bounds: the least and the greatest value, for plots.
 
     Raises:
@@ -109,6 +110,7 @@ class Metric:
     function: Callable[..., Tensor]
     percentages: Percentages | Sequence[float] = "all"
     of_all: bool = False
+    vectorized: bool = False
     bounds: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
@@ -185,6 +187,16 @@ class Metric:
             raise ValueError(f"metric {self.name!r} returned {shown}, expected a tensor: {what}")
         return found.detach() if found.is_floating_point() else found.double()
 
+    def of_draws(self, known: Mapping[Any, Any], draws: Tensor) -> Tensor:
+        """What a metric of all examples is, float (R,), for each of R draws of them, int64 (R, B)."""
+
+        def drawn(rows: Tensor) -> list[Any]:
+            return [known[need][rows] if isinstance(known[need], Tensor) else known[need] for need in self.needs]
+
+        if self.vectorized:
+            return self.function(*drawn(draws))
+        return torch.stack([self.of(dict(zip(self.needs, drawn(rows), strict=True))) for rows in draws])
+
 
 def shares_of(scale: ReportScale, evaluated: Sequence[float]) -> tuple[float, ...]:
     """The percentages over which a scale averages."""
@@ -221,10 +233,11 @@ def _checked_percentages(name: str, given: Any) -> Percentages | tuple[float, ..
 
 
 def f1_score(predictions: Tensor, labels: Tensor, average: Literal["macro", "weighted"]) -> Tensor:
-    """F1 of predictions int64 (n,) or (n, 1), whatever the number of classes: those that occur nowhere do not count."""
-    predicted = predictions.flatten()
-    classes = int(torch.cat((predicted, labels)).max()) + 1
-    return multiclass_f1_score(predicted, labels, max(classes, 2), average)
+    """F1 (...) of predictions int64 (..., n) or (..., n, 1), labels (..., n): classes that are nowhere do not count."""
+    predicted, given = predictions.reshape(-1, labels.shape[-1]), labels.reshape(-1, labels.shape[-1])
+    classes = int(torch.cat((predicted, given)).max()) + 1
+    found = multiclass_f1_score(predicted, given, max(classes, 2), average, multidim_average="samplewise")
+    return found.reshape(labels.shape[:-1])
 
 
 def _area(whole: Tensor, perturbed: Tensor, percentages: Sequence[float]) -> Tensor:
@@ -240,7 +253,7 @@ F1_PERCENTAGE = 20.0
 """F1 is that of predictions from the top 20 % of tokens alone, as in arXiv 2508.08966."""
 
 _RATIONALES: tuple[Need, ...] = ("scores", "rationales", "players")
-_F1: dict[str, Any] = {"percentages": (F1_PERCENTAGE,), "of_all": True, "bounds": (0.0, 1.0)}
+_F1: dict[str, Any] = {"percentages": (F1_PERCENTAGE,), "of_all": True, "vectorized": True, "bounds": (0.0, 1.0)}
 
 COMPREHENSIVENESS = Metric(
     "comprehensiveness", True, ("whole", "without_top", "scale"), mean_drop, "scale", bounds=(-1.0, 1.0)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import nan
 from typing import Any, get_args
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -237,13 +237,9 @@ def _bootstrapped(metric: Metric, known: Mapping[str, Any]) -> tuple[float, floa
     count = len(next(value for value in columns.values() if isinstance(value, Tensor)))
     found = float(metric.of(columns))
     if count < 2:
-        return found, np.nan, count
+        return found, nan, count
     draws = torch.randint(count, (_RESAMPLES, count), generator=torch.Generator().manual_seed(0))
-    resampled = [
-        float(metric.of({name: of[rows] if isinstance(of, Tensor) else of for name, of in columns.items()}))
-        for rows in draws
-    ]
-    return found, float(np.std(resampled, ddof=1)), count
+    return found, float(metric.of_draws(columns, draws).std()), count
 
 
 __getattr__ = moved_names(__name__, "captum_attn.metrics", ["F1_PERCENTAGE"])

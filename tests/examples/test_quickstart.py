@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import quickstart
 from PIL import Image
+from scripts import EXAMPLES, run_alone
 
-EXAMPLES = Path(quickstart.__file__).parent
 TEXT_MODEL, IMAGE_MODEL = (str(EXAMPLES / "models" / name) for name in ("bert-sst2", "vit-digits"))
 
 
@@ -34,12 +32,9 @@ def page():
 
 
 def test_without_arguments_it_explains_a_text_and_an_image_in_a_process_of_its_own(tmp_path):
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(EXAMPLES / "quickstart.py"), "--out", "found"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    printed = run_alone("quickstart.py", folder=tmp_path)
     assert sorted(path.name for path in (tmp_path / "found").iterdir()) == ["image.png", "index.html", "text.png"]
-    assert "beautiful" in done.stdout
+    assert "beautiful" in printed
     page = (tmp_path / "found" / "index.html").read_text(encoding="utf-8")
     assert ">beautiful</span>" in page
     assert "src='image.png'" in page

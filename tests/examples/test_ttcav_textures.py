@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
+import ttcav_textures
 from scripts import run
 from small_models import load_text_model, load_texture_model
 from textures import CLASSES, class_images, labelled_images
@@ -69,10 +72,14 @@ def test_shares_by_hand():
     assert shares(maps, area) == pytest.approx((4 / 9, (4 / 9) / 0.375, 0.0))
 
 
-def test_the_script_shows_everything(tmp_path):
-    printed = run("ttcav_textures.py", "--seeds", "1", folder=tmp_path)
-    assert "zebra: + narrow stripes" in printed
-    assert "ladybird: " in printed
+def test_the_script_shows_everything(tmp_path, monkeypatch, capsys):
+    for name in ("EXAMPLES", "INPUTS"):
+        monkeypatch.setattr(ttcav_textures, name, 20)
+    monkeypatch.setattr(ttcav_textures, "TTCAV", partial(TTCAV, n_cavs=10, permutations=999))
+    monkeypatch.setattr("sys.argv", ["ttcav_textures.py", "--seeds", "1", "--out", str(tmp_path / "found")])
+    ttcav_textures.main()
+    printed = capsys.readouterr().out
+    assert all(f"{name}: " in printed for name in (*TRUE, "snake"))
     assert "default: readout, both tests" in printed
     found = {path.name for path in (tmp_path / "found").iterdir()}
     pictures = {

@@ -17,7 +17,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from predictions import TEXTS, predict, text_loader
-from scripts import EXAMPLES, run
+from scripts import EXAMPLES, run_alone
 from shap_workflow import made_up_reviews
 from small_models import load_text_model
 from torch.utils.data import DataLoader, IterableDataset
@@ -216,7 +216,7 @@ def test_keeping_everything_in_memory_as_well_gets_a_warning(tmp_path):
 def test_two_processes_find_what_one_finds(tmp_path):
     texts = made_up_reviews()[:33]
     (tmp_path / "texts.txt").write_text("\n".join(texts))
-    run("explain_dataset.py", "--data", "texts.txt", "--devices", "2", "--batch-size", "4", folder=tmp_path)
+    run_alone("explain_dataset.py", "--data", "texts.txt", "--devices", "2", "--batch-size", "4", folder=tmp_path)
     frame = read_attributions(tmp_path / "found" / "attributions", complete=True)
     ranks = {path.name[13:19] for path in (tmp_path / "found" / "attributions").glob("*.parquet")}
     assert ranks == {"r00000", "r00001"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
@@ -22,7 +23,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig, BertFor
 from captum_attn import ShapleyAttention, ShapleyGradAttention
 from captum_attn.bench import MaskedModel, WithArguments
 from captum_attn.functional import PERCENTAGES, aopc
-from captum_attn.metrics import Evaluation, evaluate
+from captum_attn.metrics import CATALOGUE, Evaluation, evaluate
 
 TEXTS = [
     "a gripping , funny film that never lets go",
@@ -218,6 +219,15 @@ def test_f1_is_torchmetrics_own_of_predictions_from_a_fifth_of_the_tokens(text_m
         row = table[(table.method == "ties") & (table.metric == f"f1_{metric}")]
         assert row["mean"].item() == pytest.approx(expected.item())
         assert 0 < row.standard_error.item() < 0.5
+
+
+def test_a_bootstrap_in_one_call_is_that_of_its_draws(text_model):
+    result = run(text_model, labels=torch.tensor(LABELS))
+    for name in ("f1_macro", "f1_weighted"):
+        one_by_one = replace(CATALOGUE[name], name="one_by_one", vectorized=False)
+        at_once, alone = (table.set_index("method") for table in map(result.table, ([name], [one_by_one])))
+        errors = at_once.standard_error
+        assert errors.tolist() == pytest.approx(alone.standard_error[errors.index].tolist(), abs=1e-6)
 
 
 def test_aopc_curves_are_those_of_the_examples(text_model):
