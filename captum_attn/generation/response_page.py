@@ -16,7 +16,8 @@ _SCORES = {"log_odds": "log-odds", "log_prob": "log-probability", "logit": "logi
 _HOW = (
     "Click or drag over the response to see what was behind {}: red raised its score, blue lowered it. Arrow keys "
     "move, with Shift they extend, Escape takes all. Values are {}; {:.0%} of their magnitude lies outside of the "
-    "sources."
+    "sources. In the prompt, dots underline what is no source, such as the question; the template's words are "
+    "pale."
 )
 
 
@@ -101,11 +102,11 @@ def response_page(content: Content) -> str:
 
 
 def _pieces(content: Content) -> list[list[Any]]:
-    """The prompt's text in order: each piece, the numbers of its tokens, and whether it lies in a source.
+    """The prompt's text in order: each piece, the numbers of its tokens, and what it is.
 
     Tokens that stand at one place, as those of one character, share a piece; what no token stands for has none.
     """
-    text, groups = content.prompt.text, content.groups.tolist()
+    text, groups, given = content.prompt.text, content.groups.tolist(), content.prompt.given
     pieces: list[list[Any]] = []
     reached = 0
     for number, (start, end) in enumerate(content.prompt.offsets):
@@ -114,10 +115,12 @@ def _pieces(content: Content) -> list[list[Any]]:
                 pieces[-1][1].append(number)
             continue
         if start > reached:
-            pieces.append([text[reached:start], [], False])
-        pieces.append([text[max(start, reached) : end], [number], groups[number] >= 0])
+            between = text[reached:start]
+            pieces.append([between, [], "template" if between.strip() or not pieces else pieces[-1][2]])
+        what = "source" if groups[number] >= 0 else "no-source" if given[number] else "template"
+        pieces.append([text[max(start, reached) : end], [number], what])
         reached = end
-    return [*pieces, [text[reached:], [], False]]
+    return [*pieces, [text[reached:], [], "template"]]
 
 
 def _rounded(values: Tensor) -> list[float]:

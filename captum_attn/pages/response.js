@@ -55,11 +55,16 @@
     });
     const sums = data.sources.map((source) => of(source.tokens));
     const most = Math.max(...sums.map(Math.abs));
+    const total = sums.reduce((all, sum) => all + Math.abs(sum), 0);
+    const rows = [...element("sources").children];
+    rows.map((_, place) => place).sort((one, other) => sums[other] - sums[one])
+      .forEach((place, rank) => { rows[place].style.order = rank; });
     sums.forEach((sum, place) => {
-      const [, bar, number] = element("sources").children[place].children;
+      const [, bar, number, share] = rows[place].children;
       bar.style.width = `${most > 0 ? (100 * Math.abs(sum)) / most : 0}%`;
       bar.style.backgroundColor = `rgba(var(--${sum >= 0 ? "for" : "against"}), 0.75)`;
       number.textContent = plain(sum);
+      share.textContent = total > 0 ? `${Math.round((100 * Math.abs(sum)) / total)} %` : "";
     });
     element("said").textContent = said();
     [...element("tools").children].forEach((button, place) => {
@@ -77,8 +82,8 @@
     return picks.indexOf(node && node.closest(".pick"));
   };
 
-  data.prompt.forEach(([text, numbers, inside]) => {
-    pieces.push([written(element("prompt"), "span", text, inside ? "token" : "token outside"), numbers]);
+  data.prompt.forEach(([text, numbers, what]) => {
+    pieces.push([written(element("prompt"), "span", text, `token ${what}`), numbers]);
   });
   data.response.forEach((token, place) => {
     const breaks = token.text.split("\n").length - 1; // a button does not break the line that it is in
@@ -95,6 +100,7 @@
     written(row, "span", source.text).title = source.text;
     written(row, "span", "", "bar");
     written(row, "span", "", "value");
+    written(row, "span", "", "share").title = "of all sources' magnitude";
     row.addEventListener("click", () => {
       const place = data.prompt.findIndex(([, numbers]) => numbers.some((number) => source.tokens.includes(number)));
       if (place >= 0) pieces[place][0].scrollIntoView({ block: "nearest", behavior: "smooth" });

@@ -42,6 +42,8 @@ def test_the_page_holds_the_values_and_nothing_runs_but_its_script(explained: Ex
     sums = [sum(data["values"][number] for number in source["tokens"]) for source in data["sources"]]
     torch.testing.assert_close(torch.tensor(sums), explained.source_values, rtol=1e-2, atol=1e-7)
     assert [one["name"] for one in data["contrasts"]] == ["young, not old"]
+    asked = "".join(text for text, _, what in data["prompt"] if what == "no-source").strip()
+    assert asked == HOSTILE[HOSTILE.index("how old") :]
     assert html.count("<script") == 2
     assert "<b>is" not in html
     (policy,) = re.findall(r'Content-Security-Policy" content="(.*?)">', html)
@@ -105,6 +107,10 @@ def test_in_a_browser(browser: Any, explained: ExplainedResponse) -> None:
     def numbers() -> list[float]:
         return [float(value.text) for value in elements(".value")]
 
+    def seen_from_above() -> list[str]:
+        rows = sorted(elements("#sources li"), key=lambda row: float(row.location["y"]))
+        return [row.find_element("css selector", "span").get_attribute("title") for row in rows]
+
     def said() -> str:
         (status,) = elements("#said")
         return str(status.text)
@@ -114,6 +120,10 @@ def test_in_a_browser(browser: Any, explained: ExplainedResponse) -> None:
     assert elements("#prompt")[0].get_property("textContent") == explained.prompt.text
     assert chosen() == [True] * 3
     assert numbers() == pytest.approx(explained.source_values.tolist(), rel=0.06, abs=6e-5)
+    assert seen_from_above() == explained.source_frame().source.tolist()
+    assert [int(share.text[:-2]) for share in elements(".share")] == [
+        pytest.approx(100 * explained.source_frame().share[place], abs=0.51) for place in range(2)
+    ]
     picks[2].click()
     assert chosen() == [False, False, True]
     assert f"probability {100 * explained.probabilities[2]:.1f} %" in said()
