@@ -2,6 +2,7 @@
 
 It answers a question about the paragraphs of its prompt with the sentence that says it, which it has to look up there:
 every story puts other names and answers together. Those of the test come up in training only as tokens drawn at random.
+It takes torch 2.9 or newer, for its Muon.
 """
 
 from __future__ import annotations
