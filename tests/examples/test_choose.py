@@ -20,12 +20,14 @@ def folders(tmp_path):
     """The options that say where the data and the models lie."""
     data, models = tmp_path / "data", tmp_path / "models"
     (data / "sst2").mkdir(parents=True)
-    (data / "planted_facts").mkdir()
+    for name in ("planted_facts", "imdb"):
+        (data / name).mkdir()
     models.mkdir()
     (models / "minilm-sst2").symlink_to(TEXT_MODEL)
     (data / "sst2" / "dev.tsv").write_text("sentence\tlabel\na good film \t1\nso dull \t0\n")
     train = ["sentence\tlabel", "good \t1", "dull \t0", "film \t1", "film \t0", f"{SENTENCE} \t0", f"{SENTENCE} ! \t0"]
     (data / "sst2" / "train.tsv").write_text("\n".join(train) + "\n")
+    (data / "imdb" / "test.jsonl").write_text(json.dumps({"text": SENTENCE, "label": 0}) + "\n")
     case = {"paragraphs": ["the cat is old .", "the dog is young ."], "question": "how old is the dog ?", "planted": 1}
     (data / "planted_facts" / "cases.jsonl").write_text(json.dumps({**case, "generated": "it is young ."}) + "\n")
     return "--data", str(data), "--models", str(models)
@@ -44,12 +46,15 @@ def decoder(tmp_path):
 
 def test_one_table_of_data_sets_people_and_a_language_model(folders, decoder, tmp_path):
     printed = run("choose_default.py", *folders, "--decoder", str(decoder), "--sets", "sst2", folder=tmp_path)
-    assert "| game, sign, propagation | sst2 | people | planted first | correlation |" in printed
+    assert "| game, sign, propagation | sst2 | people | planted first | correlation | next token |" in printed
     frame = pd.read_csv(tmp_path / "found" / "choose_default.csv")
-    measures = {"sst2, replacement", "sst2, knockout", "people", "planted first", "correlation"}
+    measures = {"sst2, replacement", "sst2, knockout", "people", "planted first", "correlation", "next token"}
     assert set(frame.measure) == measures
     tunnels = {name for name in frame.method if name.startswith("MaskTunnel")}
-    assert len(frame) == len(measures) * frame.method.nunique() - 2 * len(tunnels)
+    assert frame.groupby("method").measure.nunique().loc[[*tunnels, "AttnLRP", "random"]].tolist() == [3, 3, 5, 6]
+    games = frame[frame.measure == "next token"]
+    assert len(games) == 9
+    assert games["mean"].between(-1, 1).all()
 
 
 def test_people_said_what_words_mean_alone(folders):
