@@ -194,8 +194,10 @@ def of_next_tokens(options: argparse.Namespace) -> pd.DataFrame:
         ids = tokenizer(text, return_tensors="pt", truncation=True, max_length=48)["input_ids"]
         players = torch.ones_like(ids, dtype=torch.bool)
         whole, target = next_tokens(model, ids).max(-1)
-        given = {"target": (-1, int(target)), "players": players}
-        found = {name: method.attribute_tokens(ids, **given).values for name, method in everything.items()}
+        written = (-1, int(target))
+        found = {
+            name: method.attribute_tokens(ids, written, players=players).values for name, method in everything.items()
+        }
         for name, values in {**found, "random": torch.rand(ids.shape)}.items():
             top, _ = top_and_rest(values, players, PERCENTAGES["eraser"])
             perturbed = next_tokens(model, ids.where(~top[:, 0], neutral))[:, target[0]]

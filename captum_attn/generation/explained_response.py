@@ -54,6 +54,9 @@ class Solver(Protocol):
 class ExplainedResponse:
     """A response of a language model, and what each token before it contributed.
 
+    Further questions (:attr:`map`, :meth:`of`, :meth:`against`) ask the model again, which must be what it was:
+    ``ValueError`` where its scores of the response are others.
+
     Attributes:
         prompt: as the model read it.
         response: the text that is explained.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, get_args
 
@@ -158,7 +159,7 @@ class GenerationAttention:
             score=self.score if isinstance(self.score, str) else getattr(self.score, "__name__", "score"),
             values=values,
             sources=found,
-            solver=solver,
+            solver=replace(solver, known=scores.cpu()),
             encode=partial(response_ids, self.model, self.tokenizer, read),
         )
 

@@ -30,6 +30,10 @@ class ResponseRows:
     Attributes:
         model, responses: one, in a batch of one; several for :meth:`of_each` alone.
         score, variant, propagation, layers, heads, head_weights: as of :class:`captum_attn.GenerationAttention`.
+        known: scores (T,) of the response's tokens, as it was explained, which they must still have.
+
+    Raises:
+        ValueError: by its methods, of a model that has changed since.
     """
 
     model: Any
@@ -40,6 +44,7 @@ class ResponseRows:
     layers: Sequence[int] | None = None
     heads: Sequence[int] | None = None
     head_weights: HeadWeights | None = None
+    known: Tensor | None = None
 
     @property
     def additive(self) -> bool:
@@ -78,6 +83,7 @@ class ResponseRows:
         """Values (N,) for the difference of two tokens' logits in a place of the response."""
         self._check_depends_on_score()
         with self._observed() as run:
+            self._scores(run)
             logits = run.logits[0, place].float()
             return self._values(run, logits[own] - logits[other])[0]
 
@@ -89,7 +95,8 @@ class ResponseRows:
     def of_other(self, responses: Responses) -> Tensor:
         """Values (N',) for another response."""
         self._check_depends_on_score()
-        return replace(self, responses=responses).of_response()[1]
+        _check_unchanged(self)
+        return replace(self, responses=responses, known=None).of_response()[1]
 
     def _check_depends_on_score(self) -> None:
         if self.variant == "attention":
@@ -107,7 +114,9 @@ class ResponseRows:
 
     def _scores(self, run: ResponsePass) -> Tensor:
         """(B, T), 0 for padding."""
-        return response_scores(run.logits, self.responses.predicted, self.score).masked_fill(~self._real, 0)
+        scores = response_scores(run.logits, self.responses.predicted, self.score).masked_fill(~self._real, 0)
+        _check_known(self, scores, run.logits.dtype)
+        return scores
 
     def _values(self, run: ResponsePass, score: Tensor, rows: Tensor | None = None, last: bool = True) -> Tensor:
         """(B, N), for the sum of all rows, or for some weights (B, T) of them."""
@@ -137,6 +146,7 @@ class WholeSequence:
         model, tokenizer, responses: the response, in a batch of one.
         score: of its tokens.
         method: makes an attribution of a model; it is given ``tokenizer``, too.
+        known: as of :class:`ResponseRows`.
     """
 
     model: Any
@@ -144,6 +154,7 @@ class WholeSequence:
     responses: Responses
     score: ResponseScore | ScoreFunction
     method: Method
+    known: Tensor | None = None
     additive = False  # as nobody can tell
     what = "values of the {} by another method, in a pass over the whole sequence"
 
@@ -168,7 +179,8 @@ class WholeSequence:
     def of_other(self, responses: Responses) -> Tensor:
         """As of :class:`ResponseRows`."""
         self._check_depends_on_score()
-        return replace(self, responses=responses).of_parts(torch.ones(1, responses.count))[0]
+        _check_unchanged(self)
+        return replace(self, responses=responses, known=None).of_parts(torch.ones(1, responses.count))[0]
 
     def _check_depends_on_score(self) -> None:
         explainer = self._explainer(self.score, torch.ones(1, self.responses.count))
@@ -176,6 +188,7 @@ class WholeSequence:
             raise ValueError(f"{type(explainer).__name__} does not depend on what is compared: take another method")
 
     def _values(self, score: ResponseScore | ScoreFunction, parts: Tensor) -> Tensor:
+        _check_unchanged(self)
         explainer = self._explainer(score, parts)
         results = explainer.attribute_targets(all_playing(self.responses), list(range(len(parts))))
         return torch.cat([result.values for result in results]).cpu()
@@ -194,6 +207,28 @@ class WholeSequence:
         if not explainer.needs_gradients and isinstance(explainer, AttentionShapley) and explainer.game == "incoming":
             raise ValueError(f"{type(explainer).__name__} says the same of every response: take game='cls'")
         return explainer
+
+
+def _check_unchanged(solver: ResponseRows | WholeSequence) -> None:
+    """:func:`_check_known` by a pass without gradients, where a response was explained before."""
+    if solver.known is not None:
+        logits = plain_response_logits(solver.model, solver.responses)
+        _check_known(solver, response_scores(logits, solver.responses.predicted, solver.score), logits.dtype)
+
+
+def _check_known(solver: ResponseRows | WholeSequence, scores: Tensor, dtype: torch.dtype) -> None:
+    """Raise ``ValueError`` where scores (1, T), of logits in a dtype, are others than those that are known."""
+    if solver.known is None:
+        return
+    found = scores[0].detach().to(solver.known)
+    tolerance = 1e-3 if dtype in (torch.float32, torch.float64) else 0.1
+    if not torch.allclose(found, solver.known, rtol=tolerance, atol=tolerance, equal_nan=True):
+        place = int((found - solver.known).abs().nan_to_num(torch.inf).argmax())
+        raise ValueError(
+            f"{type(solver.model).__name__} is no longer what it was when this response was explained: the score of "
+            f"its token {place} was {float(solver.known[place]):.4f}, and is {float(found[place]):.4f}. Values of both "
+            "do not go together: explain it again"
+        )
 
 
 def all_playing(responses: Responses) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -372,3 +373,24 @@ def test_bad_arguments_are_named(chat: Any) -> None:
         GenerationAttention(*chat).explain(3, "fine")
     with pytest.raises(TypeError, match="messages need a role and a content"):
         GenerationAttention(*chat).explain([{"role": "user"}], "fine")
+
+
+@pytest.mark.parametrize("method", [None, AttnLRP])
+def test_later_questions_are_of_the_model_that_was_explained(method: Any) -> None:
+    model, tokenizer = chat_model()
+    found = GenerationAttention(model, tokenizer, method=method).explain(MESSAGES, "it is old")
+    questions: list[Callable[[], Tensor]] = [
+        lambda: found.map,
+        lambda: found.of("old"),
+        lambda: found.against("young", at="old"),
+        lambda: found.against("it is young"),
+    ]
+    weight = model.lm_head.weight
+    for question in questions:
+        with torch.no_grad():
+            weight.mul_(1.1)
+        with pytest.raises(ValueError, match=r"no longer what it was.*explain it again"):
+            question()
+        with torch.no_grad():
+            weight.div_(1.1)
+    assert all(question().isfinite().all() for question in questions)
