@@ -13,9 +13,10 @@ from captum_attn.generation.prompts import Prompt, Span
 
 Sources = Literal["sentences", "paragraphs", "messages"] | Sequence[str] | Sequence[Span]
 
+_ABBREVIATED = "".join(rf"(?<!\b{word})" for word in ("Mr", "Mrs", "Ms", "Dr", "Prof", r"e\.g", r"i\.e", "vs"))
 _PARTS = {
     "paragraphs": re.compile(r"\S(?:[^\n]|\n(?![^\S\n]*\n))*"),
-    "sentences": re.compile(r"\S[^\n]*?(?:[.!?…][\"'”’)\]]*(?=\s|\Z)|[。！？]|(?=\n)|\Z)"),
+    "sentences": re.compile(rf"\S[^\n]*?(?:{_ABBREVIATED}[.!?…][\"'”’)\]]*(?=\s|\Z)|[。！？]|(?=\n)|\Z)"),
 }
 
 
@@ -38,7 +39,7 @@ def find_sources(prompt: Prompt, sources: Sources, question: str | None = None) 
     Args:
         prompt: as the model reads it.
         sources: ``"messages"``, ``"paragraphs"`` (parted by empty lines) or ``"sentences"`` (parted by line breaks, and
-            after . ! ? … and their like before a space) of what was given; texts that stand in the prompt; or spans
+            after . ! ? … and their like before a space, but not after "Dr." and its like) of what was given; texts that stand in the prompt; or spans
             of ``prompt.text``, from and to.
         question: what is asked: where it stands in parts that this function finds, these are no sources. Default: the
             last part, if there are several. ``""``: nothing is.

@@ -30,6 +30,8 @@ def test_sentences_and_paragraphs(tokenizer: Any) -> None:
     assert texts(tokenizer, TEXT, "paragraphs") == [TEXT[:41].strip(), "第四。第五。 End"]
     assert texts(tokenizer, TEXT, "paragraphs", "End")[1:] == ["Why?"]
     assert texts(tokenizer, "only this", "sentences") == ["only this"]
+    titled = ["Dr. Roe saw Mrs. Poe, e.g. on Monday.", "Both had TVs.", "Prof. Doe fell."]
+    assert texts(tokenizer, " ".join(titled), "sentences", "") == titled
 
 
 def test_messages_texts_and_spans(tokenizer: Any) -> None:
