@@ -39,8 +39,8 @@ def find_sources(prompt: Prompt, sources: Sources, question: str | None = None) 
     Args:
         prompt: as the model reads it.
         sources: ``"messages"``, ``"paragraphs"`` (parted by empty lines) or ``"sentences"`` (parted by line breaks, and
-            after . ! ? … and their like before a space, but not after "Dr." and its like) of what was given; texts that stand in the prompt; or spans
-            of ``prompt.text``, from and to.
+            after . ! ? … and their like before a space, but not after "Dr." and its like) of what was given; texts that
+            stand in the prompt; or spans of ``prompt.text``, from and to.
         question: what is asked: where it stands in parts that this function finds, these are no sources. Default: the
             last part, if there are several. ``""``: nothing is.
 
