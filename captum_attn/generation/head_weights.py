@@ -44,6 +44,9 @@ class HeadWeights:
     def fit(cls, influence: Sequence[Tensor], lost: Sequence[Tensor], variant: str, propagation: str) -> HeadWeights:
         """Fit them by ridge regression; :func:`captum_attn.generation.fit_head_weights` brings what it takes.
 
+        Heads are not standardized, so that one that hardly looks at sources gets no weight for it, and what is lost is
+        in units of each example's most.
+
         Args:
             influence: for each example (L, H, K), of its K sources in each head.
             lost: for each example (K,), what the response's score loses without each of them.
@@ -57,9 +60,11 @@ class HeadWeights:
         if not influence:
             raise ValueError("there are no examples to fit the weights of heads to")
         predictors = torch.cat([of_heads.flatten(0, 1).mT for of_heads in influence]).double()
-        scale = predictors.std(0, correction=0).clamp(min=torch.finfo(torch.float32).tiny)
+        tiny = torch.finfo(torch.float32).tiny
+        scale = predictors.std(correction=0).clamp(min=tiny)
+        shares = torch.cat([one.double() / one.abs().max().clamp(min=tiny) for one in lost])
         ridge = RidgeCV([10.0**power for power in range(-3, 6)])
-        ridge.fit((predictors / scale).numpy(), torch.cat([*lost]).double().numpy())
+        ridge.fit((predictors / scale).numpy(), shares.numpy())
         return cls((torch.from_numpy(ridge.coef_) / scale).view(influence[0].shape[:2]), variant, propagation)
 
     def save(self, path: str | Path) -> None:

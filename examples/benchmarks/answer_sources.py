@@ -107,6 +107,7 @@ def arguments() -> argparse.Namespace:
     add_arguments(parser)
     parser.add_argument("--subsets", type=int, default=20, help="for LDS (default: %(default)s)")
     parser.add_argument("--rivals", type=int, default=30, help="cases a kind for what others do (default: %(default)s)")
+    parser.add_argument("--ways", nargs="+", default=[""], metavar="NAME", help="whose names begin so (default: all)")
     parser.add_argument("--slow", type=int, default=0, help="cases for Captum's gradients (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("out/answer_sources"), help="default: %(default)s")
     return parsed(parser)
@@ -207,6 +208,8 @@ class Asked:
             (Way("random", "", leave), torch.rand(count, generator=generator), 0.0),
         ]
         for way in ways:
+            if not way.name.startswith(tuple(self.options.ways)):
+                continue
             start = time.perf_counter()
             result = way.explains(case, explained)
             found.append((way, result, time.perf_counter() - start))

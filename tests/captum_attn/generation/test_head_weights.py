@@ -64,6 +64,20 @@ def test_weights_are_fitted_to_what_is_lost_without_each_source(chat: Any) -> No
     assert correlation(learned) > 0.8
 
 
+def test_each_example_counts_alike_and_idle_heads_do_not() -> None:
+    influence = [torch.rand(2, 3, count, generator=torch.Generator().manual_seed(count)) for count in (4, 5, 1)]
+    for of_heads in influence:
+        of_heads[1, 2] *= 1e-6
+    lost = [of_heads[0, 1] + 0.5 * of_heads[1, 0] for of_heads in influence]
+    weights = HeadWeights.fit(influence, lost, "attention", "attnlrp").weights
+    scaled = [amount * one for amount, one in zip((3, 0.1, 7), lost, strict=True)]
+    torch.testing.assert_close(HeadWeights.fit(influence, scaled, "attention", "attnlrp").weights, weights)
+    assert weights.flatten().topk(2)[1].tolist() == [1, 3]
+    assert weights[1, 2].abs() < 0.05 * weights.max()
+    nothing = HeadWeights.fit(influence, [0 * one for one in lost], "attention", "attnlrp")
+    assert nothing.weights.abs().max() < 1e-9
+
+
 def test_weights_are_kept_beside_the_model(tmp_path: Path) -> None:
     weights = HeadWeights(torch.randn(3, 4).double(), "attention", "attnlrp")
     weights.save(tmp_path / "heads.safetensors")
