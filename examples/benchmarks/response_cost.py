@@ -5,7 +5,7 @@
 
 DECODER is the folder of a language model. For prompts of ``--lengths`` tokens and responses of ``--responses``, drawn
 at random: seconds (the median of ``--repeats`` after one more) and the peak of memory beyond that of the model alone,
-each way in a process of its own, one after the other.
+each way in a process of its own, one after the other; NaN where there is not enough memory.
 
 - *cached*: the signed attention of the response's rows under the rules of AttnLRP, by one pass on cached keys;
 - *map*: the same for each of the response's T tokens; ``map / (T b)`` is its backward passes against T of their sum;
@@ -18,8 +18,11 @@ each way in a process of its own, one after the other.
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -53,15 +56,13 @@ class Cost(NamedTuple):
 
 def main() -> None:
     options = arguments()
-    context = get_context("spawn")
     rows = []
     for length in options.lengths:
         for count in options.responses:
             row: dict[str, Any] = {"N": length, "T": count}
             for way in options.ways:
-                with context.Pool(1) as pool:  # so that each has a peak of memory of its own
-                    cost = pool.apply(measured, (way, options.model, length, count, options.repeats))
-                row[f"{way}, s"], row[f"{way}, MiB"] = round(cost.seconds, 3), round(cost.memory)
+                cost = alone(measured, way, options.model, length, count, options.repeats)
+                row[f"{way}, s"], row[f"{way}, MiB"] = round(cost.seconds, 3), round(cost.memory, 0)
                 if cost.ratio is not None:
                     row["map / (T b)"] = round(cost.ratio, 2)
             rows.append(row)
@@ -84,6 +85,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--out", type=Path, default=Path("out/response_cost.csv"), help="default: %(default)s")
     return parser.parse_args()
+
+
+def alone(function: Callable[..., Cost], *arguments: Any) -> Cost:
+    """In a process of its own, with a peak of memory of its own; NaN where the system ends it for want of memory."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        try:
+            return pool.submit(function, *arguments).result()
+        except BrokenProcessPool:
+            return Cost(math.nan, math.nan)
 
 
 def measured(way: str, folder: Path, length: int, count: int, repeats: int) -> Cost:
