@@ -95,7 +95,8 @@ class ResponseRows:
     def of_other(self, responses: Responses) -> Tensor:
         """Values (N',) for another response."""
         self._check_depends_on_score()
-        _check_unchanged(self)
+        with response_pass(self.model, self.responses, gradients=False) as run:
+            self._scores(run)
         return replace(self, responses=responses, known=None).of_response()[1]
 
     def _check_depends_on_score(self) -> None:
@@ -179,7 +180,7 @@ class WholeSequence:
     def of_other(self, responses: Responses) -> Tensor:
         """As of :class:`ResponseRows`."""
         self._check_depends_on_score()
-        _check_unchanged(self)
+        self._check_unchanged()
         return replace(self, responses=responses, known=None).of_parts(torch.ones(1, responses.count))[0]
 
     def _check_depends_on_score(self) -> None:
@@ -187,8 +188,13 @@ class WholeSequence:
         if not explainer.needs_gradients:
             raise ValueError(f"{type(explainer).__name__} does not depend on what is compared: take another method")
 
+    def _check_unchanged(self) -> None:
+        if self.known is not None:
+            logits = plain_response_logits(self.model, self.responses)
+            _check_known(self, response_scores(logits, self.responses.predicted, self.score), logits.dtype)
+
     def _values(self, score: ResponseScore | ScoreFunction, parts: Tensor) -> Tensor:
-        _check_unchanged(self)
+        self._check_unchanged()
         explainer = self._explainer(score, parts)
         results = explainer.attribute_targets(all_playing(self.responses), list(range(len(parts))))
         return torch.cat([result.values for result in results]).cpu()
@@ -207,13 +213,6 @@ class WholeSequence:
         if not explainer.needs_gradients and isinstance(explainer, AttentionShapley) and explainer.game == "incoming":
             raise ValueError(f"{type(explainer).__name__} says the same of every response: take game='cls'")
         return explainer
-
-
-def _check_unchanged(solver: ResponseRows | WholeSequence) -> None:
-    """:func:`_check_known` by a pass without gradients, where a response was explained before."""
-    if solver.known is not None:
-        logits = plain_response_logits(solver.model, solver.responses)
-        _check_known(solver, response_scores(logits, solver.responses.predicted, solver.score), logits.dtype)
 
 
 def _check_known(solver: ResponseRows | WholeSequence, scores: Tensor, dtype: torch.dtype) -> None:
