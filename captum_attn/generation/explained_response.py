@@ -133,7 +133,7 @@ class ExplainedResponse:
         """
         chosen = self._chosen(part)
         if self.solver.additive and "map" in self.__dict__:
-            return chosen @ self.map
+            return chosen.to(self.map) @ self.map
         return self.solver.of_parts(chosen[None])[0]
 
     def against(self, other: str, at: str | tuple[int, int] | None = None) -> Tensor:

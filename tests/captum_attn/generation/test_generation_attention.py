@@ -27,7 +27,7 @@ from transformers import (
 
 from captum_attn import AttentionRollout, AttnLRP, RawAttention, ShapleyAttention, ShapleyGradAttention
 from captum_attn.functional import group_shapley_values, response_scores
-from captum_attn.generation import GenerationAttention, ScoredResponse, without_end
+from captum_attn.generation import ExplainedResponse, GenerationAttention, ScoredResponse, without_end
 
 MESSAGES = [
     {"role": "system", "content": "a film is a film ."},
@@ -394,3 +394,22 @@ def test_later_questions_are_of_the_model_that_was_explained(method: Any) -> Non
         with torch.no_grad():
             weight.div_(1.1)
     assert all(question().isfinite().all() for question in questions)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_every_question_in_other_precisions(dtype: torch.dtype) -> None:
+    model, tokenizer = chat_model()
+    found = GenerationAttention(model.to(dtype), tokenizer).explain(MESSAGES, "it is old")
+    plain = GenerationAttention(chat_model()[0], tokenizer).explain(MESSAGES, "it is old")
+    for one, other in zip(answers(found), answers(plain), strict=True):
+        assert one.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+        off = (one.float() - other).abs().max() / other.abs().max()
+        assert off < (1e-4 if dtype == torch.float64 else 0.1)
+
+
+def answers(found: ExplainedResponse) -> list[Tensor]:
+    """What can be asked about a response."""
+    return [
+        *(found.of("old"), found.map, found.of("old"), found.of((0, 2)), found.source_values),
+        *(found.against("young", at="old"), found.against("it is young")),
+    ]
