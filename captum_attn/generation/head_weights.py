@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+_PENALTY = 10.0
+
 
 @dataclass(frozen=True, eq=False)
 class HeadWeights:
@@ -44,8 +46,8 @@ class HeadWeights:
     def fit(cls, influence: Sequence[Tensor], lost: Sequence[Tensor], variant: str, propagation: str) -> HeadWeights:
         """Fit them by ridge regression; :func:`captum_attn.generation.fit_head_weights` brings what it takes.
 
-        Heads are not standardized, so that one that hardly looks at sources gets no weight for it, and what is lost is
-        in units of each example's most.
+        Heads are not standardized, so that one that hardly looks at sources counts little, and what is lost is in units
+        of each example's most. The penalty is fixed, as rows of one example are too alike to choose it by.
 
         Args:
             influence: for each example (L, H, K), of its K sources in each head.
@@ -55,7 +57,7 @@ class HeadWeights:
         Raises:
             ValueError: no examples.
         """
-        from sklearn.linear_model import RidgeCV
+        from sklearn.linear_model import Ridge
 
         if not influence:
             raise ValueError("there are no examples to fit the weights of heads to")
@@ -63,7 +65,7 @@ class HeadWeights:
         tiny = torch.finfo(torch.float32).tiny
         scale = predictors.std(correction=0).clamp(min=tiny)
         shares = torch.cat([one.double() / one.abs().max().clamp(min=tiny) for one in lost])
-        ridge = RidgeCV([10.0**power for power in range(-3, 6)])
+        ridge = Ridge(_PENALTY)
         ridge.fit((predictors / scale).numpy(), shares.numpy())
         return cls((torch.from_numpy(ridge.coef_) / scale).view(influence[0].shape[:2]), variant, propagation)
 

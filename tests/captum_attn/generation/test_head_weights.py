@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 from chat_models import chat_model
+from planted_cases import answer_of, made
 from safetensors.torch import save_file
-from torch import Tensor
+from small_models import load_answering_model
 
-from captum_attn.generation import GenerationAttention, HeadWeights, fit_head_weights, leave_one_out
+from captum_attn.generation import ExplainedResponse, GenerationAttention, HeadWeights, fit_head_weights, leave_one_out
 
 PARTS = ["the cat is old .", "the dog is young .", "a film is dull .", "the bird is fine ."]
 TEXT = " ".join([*PARTS, "how old is the dog ?"])
@@ -48,20 +49,42 @@ def test_attention_alone_takes_one_forward_pass_and_no_score(chat: Any) -> None:
         found.against("old", at="young")
 
 
-def test_weights_are_fitted_to_what_is_lost_without_each_source(chat: Any) -> None:
-    explainer = GenerationAttention(*chat, variant="signed")
+def test_they_are_the_ridge_of_what_is_lost_without_each_source(chat: Any) -> None:
+    explainer = GenerationAttention(*chat)
     prompts = [" ".join([*PARTS[:count], f"how old is the {name} ?"]) for count in (3, 4) for name in ("cat", "dog")]
     cases = [explainer.explain(one, "it is young", sources="sentences") for one in prompts]
-    weights = fit_head_weights(explainer, cases)
-    learned = GenerationAttention(*chat, variant="signed", head_weights=weights)
-    lost = torch.cat([leave_one_out(explainer, one) for one in cases])
+    found = fit_head_weights(explainer, cases).weights.flatten()
+    of_heads = torch.cat([one.by_source(explainer.influence_of_heads(one)).flatten(0, 1).T for one in cases]).double()
+    of_heads = of_heads / of_heads.std(correction=0)
+    each = [leave_one_out(explainer, one).double() for one in cases]
+    lost = torch.cat([one / one.abs().max() for one in each])
+    centred = of_heads - of_heads.mean(0)
+    expected = torch.linalg.solve(centred.T @ centred + 10 * torch.eye(12).double(), centred.T @ (lost - lost.mean()))
+    assert torch.corrcoef(torch.stack([found, expected]))[0, 1] > 1 - 1e-9
 
-    def correlation(way: GenerationAttention) -> Tensor:
-        values = [way.explain(one, "it is young", sources="sentences").source_values for one in prompts]
-        return torch.corrcoef(torch.stack([torch.cat(values), lost]))[0, 1]
 
-    assert correlation(learned) > correlation(explainer)
-    assert correlation(learned) > 0.8
+def test_on_other_stories_they_bring_attention_nearer_to_ablations() -> None:
+    model, tokenizer = load_answering_model()
+    written = [(case, answer_of(case, model, tokenizer, 24)) for case in made(14, ["plain"], seed=3)]
+    stories = [(case, text) for case, text in written if case.answer in text]
+
+    def explained_by(explainer: GenerationAttention) -> list[ExplainedResponse]:
+        return [explainer.explain(case.messages, text, sources=case.paragraphs) for case, text in stories]
+
+    plain = GenerationAttention(model, tokenizer, variant="attention")
+    found = explained_by(plain)
+    weights = fit_head_weights(plain, found[:4])
+    learned = explained_by(GenerationAttention(model, tokenizer, variant="attention", head_weights=weights))
+    lost = [leave_one_out(plain, one) for one in found]
+    before, after = (
+        sum(
+            float(torch.corrcoef(torch.stack([one.source_values, of]))[0, 1])
+            for one, of in zip(way[4:], lost[4:], strict=True)
+        )
+        for way in (found, learned)
+    )
+    assert len(found) > 10
+    assert (after - before) / (len(found) - 4) > 0.04
 
 
 def test_each_example_counts_alike_and_idle_heads_do_not() -> None:
