@@ -32,7 +32,7 @@ QUIET = {"show_progress": False}
 
 @pytest.mark.parametrize("seed", range(2))
 def test_the_true_concept_is_found_with_its_sign_and_the_random_one_is_not(seed):
-    table = draw_tested(TTCAV(load_texture_model(), n_cavs=10), seed)
+    table = draw_tested(TTCAV(load_texture_model(), n_cavs=10, permutations=1999), seed)
     for name, concept in TRUE.items():
         of_class = table[table.target == name]
         true = of_class[of_class.concept == concept]
@@ -111,7 +111,7 @@ def test_images_of_a_class_are_of_their_class():
 
 @pytest.mark.filterwarnings("ignore:concept 'random'")
 def test_the_fast_estimator_gives_the_papers_scores_within_their_spread():
-    ttcav, found = TTCAV(load_texture_model(), n_cavs=20), {}
+    ttcav, found = TTCAV(load_texture_model(), n_cavs=20, permutations=99), {}
     for ttcav.estimator in ("logistic", "discriminant"):
         zebras = class_images("zebra", 60, seed=2)
         found[str(ttcav.estimator)] = ttcav.interpret(zebras, texture_concepts(1), 0, **QUIET)
