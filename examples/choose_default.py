@@ -49,7 +49,9 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     found = [measured(name, options) for name in options.sets]
     if options.decoder:
-        found += [of_language_model(options), of_next_tokens(options)]
+        model = AutoModelForCausalLM.from_pretrained(options.decoder, dtype=torch.float32).eval()
+        tokenizer = AutoTokenizer.from_pretrained(options.decoder)
+        found += [of(model, tokenizer, options) for of in (of_language_model, of_next_tokens)]
     frame = pd.concat(found, ignore_index=True)
     frame.to_csv(options.out / "choose_default.csv", index=False)
     table = markdown(frame)
@@ -154,10 +156,8 @@ class Answer(torch.nn.Module):
         return response_scores(kept, input_ids[:, -self.count :]).sum(-1, keepdim=True)
 
 
-def of_language_model(options: argparse.Namespace) -> pd.DataFrame:
+def of_language_model(model: Any, tokenizer: Any, options: argparse.Namespace) -> pd.DataFrame:
     """The same of answers that were copied from one of several paragraphs."""
-    model = AutoModelForCausalLM.from_pretrained(options.decoder, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(options.decoder)
     lines = (options.data / "planted_facts" / "cases.jsonl").read_text(encoding="utf-8").splitlines()
     rows = []
     torch.manual_seed(0)
@@ -180,10 +180,8 @@ def of_language_model(options: argparse.Namespace) -> pd.DataFrame:
     return means_of(rows)
 
 
-def of_next_tokens(options: argparse.Namespace) -> pd.DataFrame:
+def of_next_tokens(model: Any, tokenizer: Any, options: argparse.Namespace) -> pd.DataFrame:
     """What the likeliest next token's probability loses without the tokens that rank highest."""
-    model = AutoModelForCausalLM.from_pretrained(options.decoder, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(options.decoder)
     texts = (options.data / "imdb" / f"{options.split}.jsonl").read_text(encoding="utf-8").splitlines()[: options.limit]
     neutral = tokenizer(" the", add_special_tokens=False)["input_ids"][0]
     methods = variants(model, tokenizer).items()

@@ -61,7 +61,7 @@ def main() -> None:
         for count in options.responses:
             row: dict[str, Any] = {"N": length, "T": count}
             for way in options.ways:
-                cost = alone(measured, way, options.model, length, count, options.repeats)
+                cost = measured_alone(way, options.model, length, count, options.repeats)
                 row[f"{way}, s"], row[f"{way}, MiB"] = round(cost.seconds, 3), round(cost.memory, 0)
                 if cost.ratio is not None:
                     row["map / (T b)"] = round(cost.ratio, 2)
@@ -87,11 +87,11 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def alone(function: Callable[..., Cost], *arguments: Any) -> Cost:
-    """In a process of its own, with a peak of memory of its own; NaN where the system ends it for want of memory."""
+def measured_alone(*arguments: Any) -> Cost:
+    """:func:`measured` in a process with a peak of memory of its own; NaN where that is ended for want of memory."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
-            return pool.submit(function, *arguments).result()
+            return pool.submit(measured, *arguments).result()
         except BrokenProcessPool:
             return Cost(math.nan, math.nan)
 

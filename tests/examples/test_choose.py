@@ -52,7 +52,9 @@ def test_one_table_of_data_sets_people_and_a_language_model(folders, decoder, tm
     assert set(frame.measure) == measures
     tunnels = {name for name in frame.method if name.startswith("MaskTunnel")}
     assert frame.groupby("method").measure.nunique().loc[[*tunnels, "AttnLRP", "random"]].tolist() == [3, 3, 5, 6]
-    games = frame[frame.measure == "next token"]
+    next_token = frame.measure == "next token"
+    assert (~next_token).sum() == (len(measures) - 1) * frame.method.nunique() - 2 * len(tunnels)
+    games = frame[next_token]
     assert len(games) == 9
     assert games["mean"].between(-1, 1).all()
 

@@ -53,7 +53,9 @@ def test_they_are_the_ridge_of_what_is_lost_without_each_source(chat: Any) -> No
     explainer = GenerationAttention(*chat)
     prompts = [" ".join([*PARTS[:count], f"how old is the {name} ?"]) for count in (3, 4) for name in ("cat", "dog")]
     cases = [explainer.explain(one, "it is young", sources="sentences") for one in prompts]
-    found = fit_head_weights(explainer, cases).weights.flatten()
+    weights = fit_head_weights(explainer, cases)
+    learned = GenerationAttention(*chat, head_weights=weights)
+    found = weights.weights.flatten()
     of_heads = torch.cat([one.by_source(explainer.influence_of_heads(one)).flatten(0, 1).T for one in cases]).double()
     of_heads = of_heads / of_heads.std(correction=0)
     each = [leave_one_out(explainer, one).double() for one in cases]
@@ -61,6 +63,8 @@ def test_they_are_the_ridge_of_what_is_lost_without_each_source(chat: Any) -> No
     centred = of_heads - of_heads.mean(0)
     expected = torch.linalg.solve(centred.T @ centred + 10 * torch.eye(12).double(), centred.T @ (lost - lost.mean()))
     assert torch.corrcoef(torch.stack([found, expected]))[0, 1] > 1 - 1e-9
+    values = torch.cat([learned.explain(one, "it is young", sources="sentences").source_values for one in prompts])
+    assert torch.corrcoef(torch.stack([values.double(), torch.cat(each)]))[0, 1] > 0.8
 
 
 def test_on_other_stories_they_bring_attention_nearer_to_ablations() -> None:
