@@ -21,7 +21,7 @@ from captum_attn.core.models import (
 from captum_attn.core.observers import InfluenceObserver, LayerObserver, ReadoutGradients, Watched
 from captum_attn.core.patches import Grid, PatchGrid, known_grid, patch_values
 from captum_attn.core.perturb import Replacement, seeded
-from captum_attn.core.prompt_cache import reads_cache
+from captum_attn.core.prompt_cache import keys_and_values, reads_cache
 from captum_attn.core.response_pass import ResponsePass, response_pass
 from captum_attn.core.responses import Responses, check_causal, plain_response_logits
 from captum_attn.core.run import ObservedForward, observed_forward
@@ -60,6 +60,7 @@ __all__ = [
     "evaluation_mode",
     "fingerprint",
     "is_index",
+    "keys_and_values",
     "known_grid",
     "length_limit",
     "listed_indices",

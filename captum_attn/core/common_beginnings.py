@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from captum_attn.core.models import device_of, unwrapped
-from captum_attn.core.prompt_cache import cached, reads_cache
+from captum_attn.core.prompt_cache import keys_and_values, reads_cache
 from captum_attn.core.responses import Responses, plain_response_logits
 
 _FEWEST = 32  # tokens that are worth a pass of their own; one over fewer takes as long as reading the weights does
@@ -52,7 +52,7 @@ def response_logits_of_each(
             start, cache = known[-1]
             if length - start >= _FEWEST:
                 one = Responses(responses.ids[:1], responses.real[:1], responses.count)
-                known.append((length, cached(model, one, length, cache, start)))
+                known.append((length, keys_and_values(model, one, length, cache, start)))
         start, cache = known[-1]
         own = copy.deepcopy(cache)
         if own is not None and len(batch) > 1:
@@ -80,5 +80,5 @@ def _repeats_cache(model: Any, responses: Responses) -> bool:
     """Whether the cache of any beginning can be read, and by several prompts."""
     if not reads_cache(model, responses, parts=True):
         return False
-    layers = getattr(cached(model, responses, 1), "layers", ())
+    layers = getattr(keys_and_values(model, responses, 1), "layers", ())
     return bool(layers) and all(hasattr(layer, "batch_repeat_interleave") for layer in layers)

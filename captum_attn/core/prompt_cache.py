@@ -20,7 +20,7 @@ from captum_attn.core.tried_models import TriedModels
 _tried = TriedModels()
 
 
-def cached(model: Any, responses: Responses, end: int, cache: Any = None, start: int = 0) -> Any:
+def keys_and_values(model: Any, responses: Responses, end: int, cache: Any = None, start: int = 0) -> Any:
     """The keys and values of the places before ``end``, added to a copy of those of the places before ``start``.
 
     Raises:
@@ -45,22 +45,22 @@ def check_cache(model: Any, responses: Responses, parts: bool = False) -> None:
     """
     _check_by_configuration(model, responses, parts)
     first = responses.ids.shape[1] - responses.count - 1
-    what = "alike" if responses.real[:, 0].all() else "padded"
+    padded, one = not responses.real[:, 0].all(), responses.count == 1  # of one token, models may go another way
+    what = f"{padded=}, {one=}"
     if not first or (model, what) in _tried:
         return
-    logits = plain_response_logits(model, responses, cached(model, responses, first), first)
+    logits = plain_response_logits(model, responses, keys_and_values(model, responses, first), first)
     row = int(responses.real.sum(-1).argmin())
     alone = responses.alone(row)
     if not predicts_alike(logits[row, : alone.count], plain_response_logits(model, alone)[0]):
-        padding = "padding counts, or " if what == "padded" else ""
+        padding = "padding counts, or " if padded else ""
         raise ValueError(
             f"{type(model).__name__} predicts a response otherwise from its cache than in a pass over the whole "
             f"sequence alone: {padding}what it keeps of the prompt, such as recurrent states, is not read by several "
             f"tokens at once. Explain {'one prompt at a time, or ' if padding else 'it '}by a pass over the whole "
             "sequence, such as captum_attn.GenerationAttention(model, tokenizer, method=captum_attn.AttnLRP)"
         )
-    if responses.count > 1:  # of one token, models may go another way
-        _tried.add(model, what)
+    _tried.add(model, what)
 
 
 def reads_cache(model: Any, responses: Responses, parts: bool = False) -> bool:

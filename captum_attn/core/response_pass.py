@@ -21,7 +21,7 @@ from captum_attn.core.indices import resolve_indices
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.models import unwrapped
 from captum_attn.core.observers import LayerObserver, Watched
-from captum_attn.core.prompt_cache import cached, check_cache
+from captum_attn.core.prompt_cache import check_cache, keys_and_values
 from captum_attn.core.propagation import GRADIENT, Propagation, check_coverage
 from captum_attn.core.responses import Responses
 from captum_attn.core.states import warn_of_layers_without
@@ -125,7 +125,11 @@ def ungrouped(tile: Tile, groups: int) -> Iterator[Tile]:
 
 @contextmanager
 def response_pass(
-    model: Callable[..., Any], responses: Responses, gradients: bool = True, propagation: Propagation = GRADIENT
+    model: Callable[..., Any],
+    responses: Responses,
+    gradients: bool = True,
+    propagation: Propagation = GRADIENT,
+    cache: Any = None,
 ) -> Iterator[ResponsePass]:
     """Run a causal language model over what predicts the responses, in eval mode. The model is left as it was.
 
@@ -134,6 +138,8 @@ def response_pass(
         responses: one batch.
         gradients: whether gradients will be asked for.
         propagation: the rules under which these go down.
+        cache: keys and values of all but the prompts' last tokens, to which the others are added. Default: they are
+            computed.
 
     Raises:
         ValueError: a model without such a cache, or whose keys would be others in a pass over the whole sequence;
@@ -152,7 +158,7 @@ def response_pass(
     first, last = responses.ids.shape[1] - responses.count - 1, responses.ids.shape[1] - 1
     rows = responses.given_to(model, slice(first, last))
     if first:
-        rows["past_key_values"] = cached(model, responses, first)
+        rows["past_key_values"] = cache if cache is not None else keys_and_values(model, responses, first)
     inputs = ModelInputs(rows.pop("input_ids"), "input_ids", {**rows, "use_cache": True})
     with seen_forward(model, inputs, gradients, propagation=propagation) as seen:
         run = ResponsePass(seen, responses)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from captum.attr import LLMAttributionResult
@@ -17,6 +17,7 @@ from captum_attn.core import Responses
 from captum_attn.generation.prompt_sources import Source, source_of_each
 from captum_attn.generation.prompts import Prompt
 from captum_attn.generation.response_page import Content, response_page
+from captum_attn.generation.response_rows import ResponseRows, WholeSequence
 from captum_attn.pages import in_notebook
 
 if TYPE_CHECKING:
@@ -25,37 +26,12 @@ if TYPE_CHECKING:
 _MAP_ENTRIES = 500_000
 
 
-class Solver(Protocol):
-    """Answers further questions about a response, by passes over it."""
-
-    @property
-    def responses(self) -> Responses:
-        """The prompt and the response."""
-
-    @property
-    def additive(self) -> bool:
-        """Whether values for several tokens of the response are the sums of those for each."""
-
-    @property
-    def what(self) -> str:
-        """What values are, with a place, {}, for the name of the score."""
-
-    def of_parts(self, weights: Tensor) -> Tensor:
-        """Values (S, N) for parts of the response, weights (S, T) of its tokens' scores."""
-
-    def of_contrast(self, place: int, own: int, other: int) -> Tensor:
-        """Values (N,) for the difference of two tokens' logits in a place of the response."""
-
-    def of_other(self, responses: Responses) -> Tensor:
-        """Values (N',) for another response to the same prompt."""
-
-
 @dataclass(frozen=True, eq=False)
 class ExplainedResponse:
     """A response of a language model, and what each token before it contributed.
 
-    Further questions (:attr:`map`, :meth:`of`, :meth:`against`) ask the model again, which must be what it was:
-    ``ValueError`` where its scores of the response are others.
+    Further questions (:attr:`map`, :meth:`of`, :meth:`against`) that ask the model again need it as it was:
+    ``ValueError`` where its scores of the response differ by more than 1e-4 (a tenth in half precision).
 
     Attributes:
         prompt: as the model read it.
@@ -66,7 +42,8 @@ class ExplainedResponse:
         probabilities: (T,), of each token.
         score: the name of the score.
         values: (N,), of the prompt's and the response's tokens, for the scores' sum: shares of attention, weighted by
-            its gradient, under the rules that were asked for; or what another method says. The response's last token,
+            its gradient, under the rules that were asked for; shares of what would be lost, by weights of heads; or
+            what another method says. The response's last token,
             which nothing read, has 0.
         sources: parts of the prompt.
         solver: answers further questions.
@@ -82,8 +59,8 @@ class ExplainedResponse:
     score: str
     values: Tensor
     sources: Sequence[Source]
-    solver: Solver = field(repr=False, compare=False)
-    encode: Callable[[str], Sequence[int]] = field(repr=False, compare=False)
+    solver: ResponseRows | WholeSequence
+    encode: Callable[[str], Sequence[int]]
 
     def __repr__(self) -> str:
         count = len(self.prompt.ids)

@@ -159,7 +159,7 @@ class GenerationAttention:
             score=self.score if isinstance(self.score, str) else getattr(self.score, "__name__", "score"),
             values=values,
             sources=found,
-            solver=replace(solver, known=scores.cpu()),
+            solver=replace(solver, explained_scores=scores.cpu()),
             encode=partial(response_ids, self.model, self.tokenizer, read),
         )
 

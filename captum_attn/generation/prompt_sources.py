@@ -16,7 +16,7 @@ Sources = Literal["sentences", "paragraphs", "messages"] | Sequence[str] | Seque
 _ABBREVIATED = "".join(rf"(?<!\b{word})" for word in ("Mr", "Mrs", "Ms", "Dr", "Prof", r"e\.g", r"i\.e", "vs"))
 _PARTS = {
     "paragraphs": re.compile(r"\S(?:[^\n]|\n(?![^\S\n]*\n))*"),
-    "sentences": re.compile(rf"\S[^\n]*?(?:{_ABBREVIATED}[.!?…][\"'”’)\]]*(?=\s|\Z)|[。！？]|(?=\n)|\Z)"),
+    "sentences": re.compile(rf"\S[^\n]*?(?:(?:{_ABBREVIATED}\.|[!?…])[\"'”’)\]]*(?=\s|\Z)|[。！？]|(?=\n)|\Z)"),
 }
 
 
@@ -39,8 +39,8 @@ def find_sources(prompt: Prompt, sources: Sources, question: str | None = None) 
     Args:
         prompt: as the model reads it.
         sources: ``"messages"``, ``"paragraphs"`` (parted by empty lines) or ``"sentences"`` (parted by line breaks, and
-            after . ! ? … and their like before a space, but not after "Dr." and its like) of what was given; texts that
-            stand in the prompt; or spans of ``prompt.text``, from and to.
+            after . ! ? … and their like before a space, but not after Mr. Mrs. Ms. Dr. Prof. e.g. i.e. vs.) of what was
+            given; texts that stand in the prompt; or spans of ``prompt.text``, from and to.
         question: what is asked: where it stands in parts that this function finds, these are no sources. Default: the
             last part, if there are several. ``""``: nothing is.
 

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from captum_attn.core import InfluenceObserver, ResponsePass, Responses, plain_response_logits, response_pass
+from captum_attn.core import (
+    InfluenceObserver,
+    ResponsePass,
+    Responses,
+    keys_and_values,
+    plain_response_logits,
+    response_pass,
+)
 from captum_attn.core.observers import Per
 from captum_attn.core.propagation import ATTNLRP, Propagation
 from captum_attn.core.readout import KnownRows
@@ -18,6 +26,7 @@ from captum_attn.functional import ADDITIVE_GAMES, ResponseScore, ScoreFunction,
 from captum_attn.generation.head_weights import HeadWeights
 from captum_attn.generation.scored_response import ScoredResponse
 from captum_attn.methods import AttentionAttribution, AttentionShapley
+from captum_attn.token_attributions import TokenAttributions
 
 RowVariant = Literal["signed", "rectified", "attention"]
 Method = Callable[..., AttentionAttribution]
@@ -30,7 +39,8 @@ class ResponseRows:
     Attributes:
         model, responses: one, in a batch of one; several for :meth:`of_each` alone.
         score, variant, propagation, layers, heads, head_weights: as of :class:`captum_attn.GenerationAttention`.
-        known: scores (T,) of the response's tokens, as it was explained, which they must still have.
+        explained_scores: (T,), of the response's tokens when it was explained, which they must still have.
+        cache: keys and values of all but the prompt's last token. Default: the model is asked.
 
     Raises:
         ValueError: by its methods, of a model that has changed since.
@@ -44,7 +54,8 @@ class ResponseRows:
     layers: Sequence[int] | None = None
     heads: Sequence[int] | None = None
     head_weights: HeadWeights | None = None
-    known: Tensor | None = None
+    explained_scores: Tensor | None = None
+    cache: Any = None
 
     @property
     def additive(self) -> bool:
@@ -54,26 +65,26 @@ class ResponseRows:
     @property
     def what(self) -> str:
         """What values are, with a place, {}, for the name of the score."""
+        if self.head_weights is not None:
+            return "predicted share of what the {} loses without a source, by learned weights of heads"
         if self.variant == "attention":
             return "shares of attention, whatever the {}"
         return "shares of attention, weighted by its gradient of the {}"
 
     def of_response(self) -> tuple[Tensor, Tensor]:
         """What predicted the response, logits (T, V), and values (N,)."""
-        with self._observed() as run:
-            return run.logits[0].detach(), self._values(run, self._scores(run).sum())[0]
+        with self._observed() as (run, scores):
+            return run.logits[0].detach(), self._values(run, scores.sum())[0]
 
     def of_each(self, signs: Tensor) -> Tensor:
         """Values (B, N) of several responses, of scores with signs (B,); 0 for padding."""
-        with self._observed() as run:
-            scores = self._scores(run)
+        with self._observed() as (run, scores):
             return self._values(run, (signs.to(scores) @ scores).sum())
 
     def of_parts(self, weights: Tensor) -> Tensor:
         """Values (S, N) for parts of the response, weights (S, T) of its tokens' scores; of attention, of its rows."""
         found = []
-        with self._observed() as run:
-            scores = self._scores(run)
+        with self._observed() as (run, scores):
             for number, part in enumerate(weights, 1):
                 rows = part[None] if self.variant == "attention" else None
                 found.append(self._values(run, (scores @ part.to(scores)).sum(), rows, last=number == len(weights)))
@@ -82,42 +93,49 @@ class ResponseRows:
     def of_contrast(self, place: int, own: int, other: int) -> Tensor:
         """Values (N,) for the difference of two tokens' logits in a place of the response."""
         self._check_depends_on_score()
-        with self._observed() as run:
-            self._scores(run)
+        with self._observed() as (run, _):
             logits = run.logits[0, place].float()
             return self._values(run, logits[own] - logits[other])[0]
 
     def of_heads(self) -> Tensor:
         """(L, H, N): the influence of all tokens on the response, of each head alone."""
-        with self._observed() as run:
-            return self._influence(run, self._scores(run).sum(), None, "head")[0]
+        with self._observed() as (run, scores):
+            return self._influence(run, scores.sum(), None, "head")[0]
 
     def of_other(self, responses: Responses) -> Tensor:
-        """Values (N',) for another response."""
+        """Values (N',) for another response to the same prompt, whose keys and values both are run on."""
         self._check_depends_on_score()
-        with response_pass(self.model, self.responses, gradients=False) as run:
-            self._scores(run)
-        return replace(self, responses=responses, known=None).of_response()[1]
+        end = responses.ids.shape[1] - responses.count - 1
+        cache = keys_and_values(self.model, responses, end) if end else None
+        logits = plain_response_logits(self.model, self.responses, copy.deepcopy(cache), end)
+        self._check_unchanged(self._scored(logits), logits.dtype)
+        return replace(self, responses=responses, explained_scores=None, cache=cache).of_response()[1]
 
     def _check_depends_on_score(self) -> None:
         if self.variant == "attention":
             raise ValueError("attention alone does not depend on what is compared: take variant='signed'")
 
-    def _observed(self) -> AbstractContextManager[ResponsePass]:
+    @contextmanager
+    def _observed(self) -> Iterator[tuple[ResponsePass, Tensor]]:
+        """A pass, and its scores (B, T), 0 for padding."""
         gradients = self.variant != "attention"
         rules = {"propagation": self.propagation} if gradients else {}
-        return response_pass(self.model, self.responses, gradients=gradients, **rules)
+        with response_pass(self.model, self.responses, gradients=gradients, cache=self.cache, **rules) as run:
+            scores = self._scored(run.logits)
+            self._check_unchanged(scores, run.logits.dtype)
+            yield run, scores
 
     @property
     def _real(self) -> Tensor:
         """bool (B, T)."""
         return self.responses.real[:, -self.responses.count :]
 
-    def _scores(self, run: ResponsePass) -> Tensor:
-        """(B, T), 0 for padding."""
-        scores = response_scores(run.logits, self.responses.predicted, self.score).masked_fill(~self._real, 0)
-        _check_known(self, scores, run.logits.dtype)
-        return scores
+    def _scored(self, logits: Tensor) -> Tensor:
+        return response_scores(logits, self.responses.predicted, self.score).masked_fill(~self._real, 0)
+
+    def _check_unchanged(self, scores: Tensor, dtype: torch.dtype) -> None:
+        if self.explained_scores is not None:
+            check_unchanged(self.model, self.explained_scores, scores[0], dtype)
 
     def _values(self, run: ResponsePass, score: Tensor, rows: Tensor | None = None, last: bool = True) -> Tensor:
         """(B, N), for the sum of all rows, or for some weights (B, T) of them."""
@@ -147,7 +165,7 @@ class WholeSequence:
         model, tokenizer, responses: the response, in a batch of one.
         score: of its tokens.
         method: makes an attribution of a model; it is given ``tokenizer``, too.
-        known: as of :class:`ResponseRows`.
+        explained_scores: as of :class:`ResponseRows`.
     """
 
     model: Any
@@ -155,7 +173,7 @@ class WholeSequence:
     responses: Responses
     score: ResponseScore | ScoreFunction
     method: Method
-    known: Tensor | None = None
+    explained_scores: Tensor | None = None
     additive = False  # as nobody can tell
     what = "values of the {} by another method, in a pass over the whole sequence"
 
@@ -166,7 +184,11 @@ class WholeSequence:
 
     def of_parts(self, weights: Tensor) -> Tensor:
         """As of :class:`ResponseRows`."""
-        return self._values(self.score, weights)
+        results = self._results(self.score, weights)
+        if self.explained_scores is not None:
+            scores = torch.stack([result.scores[0] for result in results])
+            check_unchanged(self.model, weights.to(self.explained_scores) @ self.explained_scores, scores, self._dtype)
+        return torch.cat([result.values for result in results]).cpu()
 
     def of_contrast(self, place: int, own: int, other: int) -> Tensor:
         """As of :class:`ResponseRows`."""
@@ -175,13 +197,14 @@ class WholeSequence:
         def difference(logits: Tensor, _: Tensor) -> Tensor:
             return logits[..., own] - logits[..., other]
 
-        return self._values(difference, torch.eye(self.responses.count)[place, None])[0]
+        self._check_unchanged()
+        return self._results(difference, torch.eye(self.responses.count)[place, None])[0].values[0].cpu()
 
     def of_other(self, responses: Responses) -> Tensor:
         """As of :class:`ResponseRows`."""
         self._check_depends_on_score()
         self._check_unchanged()
-        return replace(self, responses=responses, known=None).of_parts(torch.ones(1, responses.count))[0]
+        return replace(self, responses=responses, explained_scores=None).of_parts(torch.ones(1, responses.count))[0]
 
     def _check_depends_on_score(self) -> None:
         explainer = self._explainer(self.score, torch.ones(1, self.responses.count))
@@ -189,15 +212,19 @@ class WholeSequence:
             raise ValueError(f"{type(explainer).__name__} does not depend on what is compared: take another method")
 
     def _check_unchanged(self) -> None:
-        if self.known is not None:
+        """By a pass of its own, where what is explained is no part of the score."""
+        if self.explained_scores is not None:
             logits = plain_response_logits(self.model, self.responses)
-            _check_known(self, response_scores(logits, self.responses.predicted, self.score), logits.dtype)
+            scores = response_scores(logits, self.responses.predicted, self.score)[0]
+            check_unchanged(self.model, self.explained_scores, scores, logits.dtype)
 
-    def _values(self, score: ResponseScore | ScoreFunction, parts: Tensor) -> Tensor:
-        self._check_unchanged()
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next((one.dtype for one in self.model.parameters() if one.is_floating_point()), torch.float32)
+
+    def _results(self, score: ResponseScore | ScoreFunction, parts: Tensor) -> list[TokenAttributions]:
         explainer = self._explainer(score, parts)
-        results = explainer.attribute_targets(all_playing(self.responses), list(range(len(parts))))
-        return torch.cat([result.values for result in results]).cpu()
+        return explainer.attribute_targets(all_playing(self.responses), list(range(len(parts))))
 
     def _explainer(self, score: ResponseScore | ScoreFunction, parts: Tensor) -> AttentionAttribution:
         scored = ScoredResponse(self.model, self.responses.count, score, parts)
@@ -215,18 +242,21 @@ class WholeSequence:
         return explainer
 
 
-def _check_known(solver: ResponseRows | WholeSequence, scores: Tensor, dtype: torch.dtype) -> None:
-    """Raise ``ValueError`` where scores (1, T), of logits in a dtype, are others than those that are known."""
-    if solver.known is None:
-        return
-    found = scores[0].detach().to(solver.known)
-    tolerance = 1e-3 if dtype in (torch.float32, torch.float64) else 0.1
-    if not torch.allclose(found, solver.known, rtol=tolerance, atol=tolerance, equal_nan=True):
-        place = int((found - solver.known).abs().nan_to_num(torch.inf).argmax())
+def check_unchanged(model: Any, explained: Tensor, found: Tensor, dtype: torch.dtype) -> None:
+    """Raise ``ValueError`` where scores, of logits in a dtype, are others than when a response was explained.
+
+    By more than 1e-4, or a tenth in half precision. Unlike weights' versions, scores tell of adapters and
+    hooks, too, and say nothing of a model that was moved.
+    """
+    tolerance = 1e-4 if dtype in (torch.float32, torch.float64) else 0.1
+    found = found.detach().to(explained)
+    changed = ~torch.isclose(found, explained, rtol=tolerance, atol=tolerance, equal_nan=True)
+    if changed.any():
+        place = int(changed.nonzero()[0])
         raise ValueError(
-            f"{type(solver.model).__name__} is no longer what it was when this response was explained: the score of "
-            f"its token {place} was {float(solver.known[place]):.4f}, and is {float(found[place]):.4f}. Values of both "
-            "do not go together: explain it again"
+            f"{type(model).__name__} is no longer what it was when this response was explained: its score {place} was "
+            f"{float(explained[place]):.4f}, and is {float(found[place]):.4f}. Values of both do not go together: "
+            "explain it again"
         )
 
 

@@ -4,6 +4,7 @@
   const element = (id) => document.getElementById(id);
   const picks = [];
   const pieces = [];
+  const rows = [];
   let [from, to] = [0, data.response.length];
   let contrast = -1;
   let dragging = false;
@@ -56,9 +57,7 @@
     const sums = data.sources.map((source) => of(source.tokens));
     const most = Math.max(...sums.map(Math.abs));
     const total = sums.reduce((all, sum) => all + Math.abs(sum), 0);
-    const rows = [...element("sources").children];
-    rows.map((_, place) => place).sort((one, other) => sums[other] - sums[one])
-      .forEach((place, rank) => { rows[place].style.order = rank; });
+    element("sources").append(...rows.map((row, place) => [row, sums[place]]).sort((one, other) => other[1] - one[1]).map(([row]) => row));
     sums.forEach((sum, place) => {
       const [, bar, number, share] = rows[place].children;
       bar.style.width = `${most > 0 ? (100 * Math.abs(sum)) / most : 0}%`;
@@ -97,6 +96,7 @@
   });
   data.sources.forEach((source) => {
     const row = written(element("sources"), "li", "", "");
+    rows.push(row);
     written(row, "span", source.text).title = source.text;
     written(row, "span", "", "bar");
     written(row, "span", "", "value");

@@ -17,7 +17,9 @@ correlation with its scores under ``--subsets`` random subsets (LDS), how often 
 sentence that it stands in, and seconds. Truth is the sum of the response's tokens' log-odds, and, beside it,
 log-probabilities. Passes are forward (f) and backward (b), of T tokens in an answer; *cached*: over these alone.
 Weights of heads are fitted to four other cases. ``--rivals`` cases of each kind are explained by what others do, too,
-and the first ``--slow`` of all by Captum's Layer Integrated Gradients, which takes minutes.
+and the first ``--slow`` of all by Captum's Layer Integrated Gradients, which takes minutes: its row alone is
+
+    python examples/benchmarks/answer_sources.py --model DECODER --made 3 --kinds plain --slow 3 --ways "Captum LLMGrad"
 """
 
 from __future__ import annotations
@@ -45,17 +47,20 @@ from planted_cases import Case, add_arguments, answer_of, asked_for, made, parse
 from scipy.stats import binomtest, pearsonr
 from sklearn.linear_model import LassoCV
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 from tqdm import tqdm  # type: ignore[import-untyped]
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from captum_attn import AttentionRollout, AttnLRP, ShapleyGradAttention
+from captum_attn.core.propagation import ATTNLRP
 from captum_attn.generation import (
     ExplainedResponse,
     GenerationAttention,
+    HeadWeights,
     ScoredResponse,
     find_sources,
-    fit_head_weights,
+    leave_one_out,
     linear_datamodeling_score,
     random_absences,
     scores_without,
@@ -65,14 +70,24 @@ BOTH = ("log_odds", "log_prob")
 
 
 class Way(NamedTuple):
-    """A way to explain: its name, passes, and what makes values (K,) of the case's paragraphs.
-
-    ``explains`` returns an explained response, or the values alone.
+    """A way to explain: its name, passes, what makes an explained response, or values (K,) of the paragraphs, of a
+    response, and whether the answer's own tokens are looked at, too.
     """
 
     name: str
     passes: str
     explains: Callable[[Case, ExplainedResponse], ExplainedResponse | Tensor]
+    by_token: bool = False
+
+
+class Found(NamedTuple):
+    """Name and passes of a way, the values (K,) that it found, in how many seconds, and what points at a sentence."""
+
+    name: str
+    passes: str
+    values: Tensor
+    seconds: float
+    pointing: ExplainedResponse | None = None
 
 
 def main() -> None:
@@ -91,7 +106,8 @@ def main() -> None:
             continue
         seen[case.kind] = seen.get(case.kind, 0) + 1
         others = asked.rivals(number) if seen[case.kind] <= options.rivals else []
-        rows += asked.measured(case, response, number, [*asked.ours(), *others])
+        ways = [way for way in [*asked.ours(), *others] if way.name.startswith(tuple(options.ways))]
+        rows += asked.measured(case, response, number, ways)
         if case.kind == "plain" and previous is not None and previous[0].answer != case.answer:
             null = Case("null", case.paragraphs, case.question, previous[0].answer, case.planted)
             rows += asked.measured(null, previous[1], number, asked.ours()[:1])
@@ -119,13 +135,21 @@ class Asked:
     def __init__(self, model: Any, tokenizer: Any, options: argparse.Namespace) -> None:
         self.model, self.tokenizer, self.options = model, tokenizer, options
         self.truth = GenerationAttention(model, tokenizer)
-        fitted = self._cases_for_weights()
-        self.learned: list[Way] = []
+        self.learned = self._learned()
+
+    def _learned(self) -> list[Way]:
+        """Weights of heads, fitted to what the same four answers lose."""
+        answers = [
+            self.truth.explain(case.messages, text, sources=case.paragraphs) for case, text in self._cases_for_weights()
+        ]
+        lost = [leave_one_out(self.truth, one) for one in answers]
+        ways = []
         for variant, passes in (("attention", "1 f, cached"), ("signed", "1 f + b, cached")):
-            one: Any = partial(GenerationAttention, model, tokenizer, variant=variant)  # type: ignore[arg-type]
-            others = [one().explain(case.messages, text, sources=case.paragraphs) for case, text in fitted]
-            weighted = one(head_weights=fit_head_weights(one(), others))
-            self.learned.append(Way(f"head weights from four cases, {variant}", passes, by(weighted)))
+            one: Any = partial(GenerationAttention, self.model, self.tokenizer, variant=variant)  # type: ignore[arg-type]
+            influence = [answer.by_source(one().influence_of_heads(answer)) for answer in answers]
+            weighted = one(head_weights=HeadWeights.fit(influence, lost, variant, ATTNLRP.name))
+            ways.append(Way(f"head weights from four cases, {variant}", passes, by(weighted)))
+        return ways
 
     def _cases_for_weights(self) -> list[tuple[Case, str]]:
         cases = [(case, self.answer(case)) for case in made(12, ["plain"], self.options.seed + 1000)]
@@ -138,11 +162,11 @@ class Asked:
         """What one pass over the response's rows tells."""
         one: Any = partial(GenerationAttention, self.model, self.tokenizer)
         kinds = [("signed", "attnlrp"), ("rectified", "attnlrp"), ("signed", "gradient")]
-        rows = [
-            Way(f"{sign}, {rules}, {score}", "1 f + b, cached", by(one(variant=sign, propagation=rules, score=score)))
-            for sign, rules in kinds
-            for score in (BOTH if sign == "signed" else BOTH[:1])
-        ]
+        rows = []
+        for sign, rules in kinds:
+            for score in BOTH if sign == "signed" else BOTH[:1]:
+                explains = by(one(variant=sign, propagation=rules, score=score))
+                rows.append(Way(f"{sign}, {rules}, {score}", "1 f + b, cached", explains, rules == "attnlrp"))
         return [*rows, *self.learned, Way("raw attention", "1 f, cached", by(one(variant="attention")))]
 
     def rivals(self, number: int) -> list[Way]:
@@ -200,35 +224,44 @@ class Asked:
         seconds = time.perf_counter() - start
         absent = random_absences(count, 0 if case.kind == "null" else self.options.subsets, seed=number)
         subsets = scores_without(self.truth, explained, absent) if len(absent) else torch.zeros(0, 1)
-        # log p of a token is the logarithm of the sigmoid of its log-odds
-        truths = {"log_odds": (alone, subsets), "log_prob": (alone.sigmoid().log(), subsets.sigmoid().log())}
-        generator = torch.Generator().manual_seed(number)
-        found: list[tuple[Way, Any, float]] = [
-            (Way("leave-one-out", "9 f", leave), (alone.sum(-1)[0] - alone.sum(-1)[1:]), seconds),
-            (Way("random", "", leave), torch.rand(count, generator=generator), 0.0),
+        found = [
+            Found("leave-one-out", "9 f", lost(alone), seconds),
+            Found("random", "", torch.rand(count, generator=torch.Generator().manual_seed(number)), 0.0),
+            *(timed(way, case, explained) for way in ways),
         ]
-        for way in ways:
-            if not way.name.startswith(tuple(self.options.ways)):
-                continue
-            start = time.perf_counter()
-            result = way.explains(case, explained)
-            found.append((way, result, time.perf_counter() - start))
-        rows = []
-        for way, result, seconds in found:
-            values = result if isinstance(result, Tensor) else result.source_values
-            row: dict[str, Any] = {"case": number, "kind": case.kind, "way": way.name, "passes": way.passes}
-            row["seconds"] = seconds
-            top = set(values.topk(max(1, len(case.planted))).indices.tolist())
-            row["planted first"] = float(top == set(case.planted)) if case.planted else None
-            for score, (lost, some) in truths.items():
-                truth = (lost.sum(-1)[0] - lost.sum(-1)[1:]).double()
-                row[f"r, {score}"] = float(pearsonr(values.double().numpy(), truth.numpy()).statistic)
-                if len(absent):
-                    row[f"LDS, {score}"] = linear_datamodeling_score(values.double(), absent, some.sum(-1))
-            if "attnlrp" in way.name and case.planted and result.response.count(case.answer) == 1:
-                row["answer points at it"] = points_at(case, result)
-            rows.append(row)
-        return rows
+        rows = [row_of(case, one, alone, absent, subsets) for one in found]
+        return [{"case": number, **row} for row in rows]
+
+
+def timed(way: Way, case: Case, explained: ExplainedResponse) -> Found:
+    start = time.perf_counter()
+    result = way.explains(case, explained)
+    seconds = time.perf_counter() - start
+    if isinstance(result, Tensor):
+        return Found(way.name, way.passes, result, seconds)
+    return Found(way.name, way.passes, result.source_values, seconds, result if way.by_token else None)
+
+
+def lost(scores: Tensor) -> Tensor:
+    """(K,), what the response's score loses without each paragraph, of tokens' scores (1 + K, T), the whole's first."""
+    sums = scores.double().sum(-1)
+    return sums[0] - sums[1:]
+
+
+def row_of(case: Case, found: Found, alone: Tensor, absent: Tensor, subsets: Tensor) -> dict[str, Any]:
+    """Measures of one explanation, against tokens' log-odds without each paragraph and without random ones."""
+    values = found.values.double()
+    row: dict[str, Any] = {"kind": case.kind, "way": found.name, "passes": found.passes, "seconds": found.seconds}
+    top = set(values.topk(max(1, len(case.planted))).indices.tolist())
+    row["planted first"] = float(top == set(case.planted)) if case.planted else None
+    # log p of a token is the logarithm of the logistic function of its log-odds
+    for score, of_odds in {"log_odds": lambda odds: odds, "log_prob": logsigmoid}.items():
+        row[f"r, {score}"] = float(pearsonr(values.numpy(), lost(of_odds(alone)).numpy()).statistic)
+        if len(absent):
+            row[f"LDS, {score}"] = linear_datamodeling_score(values, absent, of_odds(subsets).sum(-1))
+    if found.pointing is not None and case.planted and found.pointing.response.count(case.answer) == 1:
+        row["answer points at it"] = points_at(case, found.pointing)
+    return row
 
 
 def by(explainer: GenerationAttention) -> Callable[[Case, ExplainedResponse], ExplainedResponse]:
@@ -245,11 +278,6 @@ def points_at(case: Case, explained: ExplainedResponse) -> float:
     sentences = find_sources(explained.prompt, "sentences", case.question)
     sums = replace(explained, sources=sentences).by_source(explained.of(case.answer))
     return float(case.answer in sentences[int(sums.argmax())].text)
-
-
-def leave(_: Case, explained: ExplainedResponse) -> ExplainedResponse:
-    """As it is."""
-    return explained
 
 
 def markdown(frame: pd.DataFrame) -> str:

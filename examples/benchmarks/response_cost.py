@@ -5,7 +5,7 @@
 
 DECODER is the folder of a language model. For prompts of ``--lengths`` tokens and responses of ``--responses``, drawn
 at random: seconds (the median of ``--repeats`` after one more) and the peak of memory beyond that of the model alone,
-each way in a process of its own, one after the other; NaN where there is not enough memory.
+each way in a process of its own, one after the other; NaN where there is not enough memory, or the process is killed.
 
 - *cached*: the signed attention of the response's rows under the rules of AttnLRP, by one pass on cached keys;
 - *map*: the same for each of the response's T tokens; ``map / (T b)`` is its backward passes against T of their sum;
@@ -87,13 +87,18 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measured_alone(*arguments: Any) -> Cost:
-    """:func:`measured` in a process with a peak of memory of its own; NaN where that is ended for want of memory."""
+def measured_alone(way: str, folder: Path, length: int, count: int, repeats: int) -> Cost:
+    """:func:`measured` in a process with a peak of memory of its own; NaN without enough memory, or if it is killed."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
-            return pool.submit(measured, *arguments).result()
-        except BrokenProcessPool:
-            return Cost(math.nan, math.nan)
+            return pool.submit(measured, way, folder, length, count, repeats).result()
+        except BrokenProcessPool as error:
+            print(f"{way}, {length} and {count} tokens: {error}")
+        except RuntimeError as error:
+            if "allocate memory" not in str(error):
+                raise
+            print(f"{way}, {length} and {count} tokens: {error}")
+    return Cost(math.nan, math.nan)
 
 
 def measured(way: str, folder: Path, length: int, count: int, repeats: int) -> Cost:

@@ -27,7 +27,7 @@ def test_a_response_is_measured_by_every_way(monkeypatch):
     case, *others = planted_cases.made(5, ["plain"], seed=0)
     answers = [(other, f"it is {other.answer} .") for other in others]
     monkeypatch.setattr(answer_sources.Asked, "_cases_for_weights", lambda _: answers)
-    options = argparse.Namespace(subsets=4, slow=1, tokens=3, seed=0, ways=[""])
+    options = argparse.Namespace(subsets=4, slow=1, tokens=3, seed=0)
     asked = answer_sources.Asked(*chat_model(), options)
     ways = [way for way in [*asked.ours(), *asked.rivals(0)] if not way.name.startswith("Captum LLMG")]
     rows = asked.measured(case, f"it is {case.answer} .", 0, ways)

@@ -23,7 +23,8 @@ def run(script: str, *arguments: str, folder: Path) -> str:
     """
     command = [script, *arguments, "--out", "found"]
     printed = io.StringIO()
-    with contextlib.chdir(folder), contextlib.redirect_stdout(printed), patch.object(sys, "argv", command):
+    own_path = patch.object(sys, "path", list(sys.path))
+    with contextlib.chdir(folder), contextlib.redirect_stdout(printed), patch.object(sys, "argv", command), own_path:
         runpy.run_path(str(EXAMPLES / script), run_name="__main__")
     return printed.getvalue()
 

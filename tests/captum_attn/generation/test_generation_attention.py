@@ -28,6 +28,7 @@ from transformers import (
 from captum_attn import AttentionRollout, AttnLRP, RawAttention, ShapleyAttention, ShapleyGradAttention
 from captum_attn.functional import group_shapley_values, response_scores
 from captum_attn.generation import ExplainedResponse, GenerationAttention, ScoredResponse, without_end
+from captum_attn.generation.response_rows import check_unchanged
 
 MESSAGES = [
     {"role": "system", "content": "a film is a film ."},
@@ -394,6 +395,38 @@ def test_later_questions_are_of_the_model_that_was_explained(method: Any) -> Non
         with torch.no_grad():
             weight.div_(1.1)
     assert all(question().isfinite().all() for question in questions)
+
+
+def test_a_changed_score_is_named() -> None:
+    explained, found = torch.tensor([-torch.inf, 1.0, 2.0]), torch.tensor([-torch.inf, 1.00005, 3.0])
+    with pytest.raises(ValueError, match=r"its score 2 was 2\.0000, and is 3\.0000"):
+        check_unchanged(torch.nn.Identity(), explained, found, torch.float32)
+    check_unchanged(torch.nn.Identity(), explained, explained + 0.05, torch.bfloat16)
+
+
+def test_another_response_takes_the_prompt_once() -> None:
+    model, tokenizer = chat_model()
+    found = GenerationAttention(model, tokenizer).explain(MESSAGES, "it is old")
+    lengths = []
+    hook = model.register_forward_pre_hook(
+        lambda _, __, given: lengths.append(given["input_ids"].shape[1]), with_kwargs=True
+    )
+    found.against("it is young")
+    hook.remove()
+    assert lengths == [len(found.prompt.ids) - 1, 3, 3]
+
+
+def test_models_are_tried_once_for_responses_of_one_token_and_once_for_others() -> None:
+    model, tokenizer = chat_model()
+    explainer, counts = GenerationAttention(model, tokenizer), []
+    for response in ("fine", "fine", "it is old", "old", "it is fine"):
+        passes: list[int] = []
+        hook = model.register_forward_pre_hook(lambda *_, passes=passes: passes.append(1))
+        explainer.explain(MESSAGES, response)
+        hook.remove()
+        counts.append(len(passes))
+    assert counts[1::2] == [2, 2]
+    assert counts[4] == 2 < min(counts[0], counts[2])
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

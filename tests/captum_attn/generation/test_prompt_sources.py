@@ -32,6 +32,7 @@ def test_sentences_and_paragraphs(tokenizer: Any) -> None:
     assert texts(tokenizer, "only this", "sentences") == ["only this"]
     titled = ["Dr. Roe saw Mrs. Poe, e.g. on Monday.", "Both had TVs.", "Prof. Doe fell."]
     assert texts(tokenizer, " ".join(titled), "sentences", "") == titled
+    assert texts(tokenizer, "Did you see the Dr? He left.", "sentences", "") == ["Did you see the Dr?", "He left."]
 
 
 def test_messages_texts_and_spans(tokenizer: Any) -> None:
