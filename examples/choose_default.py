@@ -6,14 +6,16 @@
 For each game, sign and propagation, and for relevance of the input: comprehensiveness on the paper's scale, by
 replacement / by attention knockout, on each data set; on SST-2, how well scores find the words to which people gave
 the sentence's sentiment when they saw these alone (average precision); and for a language model, how often the
-paragraph from which an answer was copied has the largest sum, the correlation of the paragraphs' sums with what the
-answer's log-odds lose without each of them, and comprehensiveness for the likeliest token after 48 tokens of a review
-of IMDb, by `` the`` in the place of others. Standard errors in a row of their own. ``--split train`` is for choosing:
-other texts and digits than those of the tables in the README.
+paragraph from which an answer was copied has the largest sum, and the correlation of the paragraphs' sums with what
+the answer's log-odds lose without each of them. Of the games alone, whose default explains the next token as it does a
+class: comprehensiveness for the likeliest token after 48 tokens of each of ``--limit`` reviews of IMDb, by `` the`` in
+the place of others. Standard errors in a row of their own. ``--split train`` is for choosing: other texts and digits
+than those of the tables in the README.
 
 DATA and MODELS are as for ``paper_table.py``; without them, handwritten digits alone. DATA holds ``sst2/train.tsv``,
-too, whose phrases of one word are what people said of words, and ``planted_facts/cases.jsonl`` (keys paragraphs,
-question, planted, generated). DECODER is a chat model. What was measured of data sets is kept in ``--out``.
+too, whose phrases of one word are what people said of words, and, for DECODER, a chat model,
+``planted_facts/cases.jsonl`` (keys paragraphs, question, planted, generated) and ``imdb/SPLIT.jsonl``. What was
+measured of data sets is kept in ``--out``.
 """
 
 from __future__ import annotations
@@ -21,7 +23,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from captum_attn import AttnLRP, IntegratedAttnLRP, MaskTunnel, ShapleyGradAttention
-from captum_attn.functional import PERCENTAGES, mean_drop, response_scores, top_and_rest
+from captum_attn.functional import PERCENTAGES, mean_drop, top_and_rest
+from captum_attn.generation import GenerationAttention, ScoredResponse, leave_one_out
 from captum_attn.metrics import evaluate
 
 SETS = ("sst2", "ag_news", "imdb", "digits", "zebras")
@@ -71,7 +73,7 @@ def arguments() -> argparse.Namespace:
         "--limit",
         type=int,
         default=100,
-        help="texts of SST-2; twice as many of AG News, 0.4 times of IMDb, 4.5 times as many digits",
+        help="texts of SST-2 and of next tokens; twice as many of AG News, 0.4 times of IMDb, 4.5 times the digits",
     )
     parser.add_argument("--out", type=Path, default=Path("out/choose_default"), help="default: %(default)s")
     options = parser.parse_args()
@@ -144,48 +146,37 @@ def words_of_sentiment(data: Data, folder: Path) -> list[list[tuple[int, int]]]:
     ]
 
 
-class Answer(torch.nn.Module):
-    """A language model whose only score is how likely the last ``count`` tokens of a text are: log-odds, summed."""
-
-    def __init__(self, model: torch.nn.Module, count: int) -> None:
-        super().__init__()
-        self.model, self.count = model, count
-
-    def forward(self, input_ids: Tensor) -> Tensor:
-        kept: Tensor = self.model(input_ids=input_ids, logits_to_keep=self.count + 1).logits[:, :-1]
-        return response_scores(kept, input_ids[:, -self.count :]).sum(-1, keepdim=True)
-
-
 def of_language_model(model: Any, tokenizer: Any, options: argparse.Namespace) -> pd.DataFrame:
     """The same of answers that were copied from one of several paragraphs."""
     lines = (options.data / "planted_facts" / "cases.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = []
+    rows, explainer = list[tuple[str, str, float]](), GenerationAttention(model, tokenizer)
     torch.manual_seed(0)
     for case in tqdm(list(map(json.loads, lines)), desc="Answers", unit="answer"):
-        ids, paragraph, count = encoded(case, case["paragraphs"], tokenizer)
-        score = Answer(model, count)
-        with torch.no_grad():
-            whole = score(ids).item()
-            lost = [whole - score(encoded(case, rest, tokenizer)[0]).item() for rest in each_left_out(case)]
-        players = paragraph >= 0
-        everything: dict[str, Any] = {**variants(score, tokenizer), "random": None}
-        for name, method in everything.items():
-            values: Tensor = torch.rand(ids.shape)
-            if method is not None:
-                values = method.attribute_tokens(ids, target=0, players=players).values
-            sums = torch.stack([values[paragraph == number].sum() for number in range(len(lost))])
-            first = float(sums.argmax() == case["planted"])
-            correlation = float(torch.corrcoef(torch.stack([sums.double(), torch.tensor(lost).double()]))[0, 1])
-            rows += [(name, "planted first", first), (name, "correlation", correlation)]
+        asked = "\n\n".join([*case["paragraphs"], f"Question: {case['question']}"])
+        answer = explainer.explain([{"role": "user", "content": asked}], case["generated"], sources=case["paragraphs"])
+        lost = leave_one_out(explainer, answer).double()
+        ids, players = answer.solver.responses.ids, answer.groups[None] >= 0
+        scored = ScoredResponse(model, len(answer.response_ids))
+        found = {
+            name: method.attribute_tokens(ids, target=0, players=players).values
+            for name, method in variants(scored, tokenizer).items()
+        }
+        for name, values in {**found, "random": torch.rand(ids.shape)}.items():
+            sums = answer.by_source(values[0]).double()
+            correlation = float(torch.corrcoef(torch.stack([sums, lost]))[0, 1])
+            rows += [
+                (name, "planted first", float(sums.argmax() == case["planted"])),
+                (name, "correlation", correlation),
+            ]
     return means_of(rows)
 
 
 def of_next_tokens(model: Any, tokenizer: Any, options: argparse.Namespace) -> pd.DataFrame:
     """What the likeliest next token's probability loses without the tokens that rank highest."""
     texts = (options.data / "imdb" / f"{options.split}.jsonl").read_text(encoding="utf-8").splitlines()[: options.limit]
-    neutral = tokenizer(" the", add_special_tokens=False)["input_ids"][0]
+    replacement = tokenizer(" the", add_special_tokens=False)["input_ids"][0]
     methods = variants(model, tokenizer).items()
-    everything = {name: method for name, method in methods if isinstance(method, ShapleyGradAttention)}
+    games = {name: method for name, method in methods if isinstance(method, ShapleyGradAttention)}
     rows = []
     torch.manual_seed(0)
     for text in tqdm([json.loads(line)["text"] for line in texts], desc="Next tokens", unit="text"):
@@ -193,12 +184,10 @@ def of_next_tokens(model: Any, tokenizer: Any, options: argparse.Namespace) -> p
         players = torch.ones_like(ids, dtype=torch.bool)
         whole, target = next_tokens(model, ids).max(-1)
         written = (-1, int(target))
-        found = {
-            name: method.attribute_tokens(ids, written, players=players).values for name, method in everything.items()
-        }
+        found = {name: method.attribute_tokens(ids, written, players=players).values for name, method in games.items()}
         for name, values in {**found, "random": torch.rand(ids.shape)}.items():
             top, _ = top_and_rest(values, players, PERCENTAGES["eraser"])
-            perturbed = next_tokens(model, ids.where(~top[:, 0], neutral))[:, target[0]]
+            perturbed = next_tokens(model, ids.where(~top[:, 0], replacement))[:, target[0]]
             rows.append((name, "next token", float(mean_drop(whole, perturbed[None]))))
     return means_of(rows)
 
@@ -214,27 +203,6 @@ def means_of(rows: list[tuple[str, str, float]]) -> pd.DataFrame:
     """Means and standard errors by method and measure."""
     groups = pd.DataFrame(rows, columns=["method", "measure", "value"]).groupby(["method", "measure"], sort=False).value
     return groups.agg(mean="mean", standard_error="sem").reset_index()
-
-
-def each_left_out(case: Mapping[str, Any]) -> Iterator[list[str]]:
-    """The paragraphs without the first one, without the second one, ..."""
-    paragraphs: list[str] = case["paragraphs"]
-    return (paragraphs[:number] + paragraphs[number + 1 :] for number in range(len(paragraphs)))
-
-
-def encoded(case: Mapping[str, Any], paragraphs: list[str], tokenizer: Any) -> tuple[Tensor, Tensor, int]:
-    """Ids of prompt and answer (1, N), the number of the paragraph of each token (or -1), the answer's tokens."""
-    message = {"role": "user", "content": "\n\n".join([*paragraphs, f"Question: {case['question']}"])}
-    prompt = tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
-    encoding = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)
-    answer = tokenizer(case["generated"], add_special_tokens=False)["input_ids"]
-    numbers = torch.full((1, len(encoding["input_ids"]) + len(answer)), -1)
-    for number, paragraph in enumerate(paragraphs):
-        start = prompt.index(paragraph)
-        for place, (first, last) in enumerate(encoding["offset_mapping"]):
-            if start < last and first < start + len(paragraph):
-                numbers[0, place] = number
-    return torch.tensor([encoding["input_ids"] + answer]), numbers, len(answer)
 
 
 def markdown(frame: pd.DataFrame) -> str:

@@ -85,8 +85,9 @@ class Metric:
             ``"from 0 to 100"``; or some numbers, among those that are evaluated.
         of_all: whether ``function`` makes one number () of all examples together instead; its standard error is that
             of a bootstrap.
-        vectorized: whether such a function takes examples (..., B) for (B,), so that it makes a bootstrap in one call.
         bounds: the least and the greatest value, for plots.
+        vectorized: of all examples: whether ``function`` takes (R, B) for (B,) and makes (R,), so that a bootstrap is
+            one call.
 
     Raises:
         ValueError: a need that is none of these; nothing that there is of each example.
@@ -110,8 +111,8 @@ class Metric:
     function: Callable[..., Tensor]
     percentages: Percentages | Sequence[float] = "all"
     of_all: bool = False
-    vectorized: bool = False
     bounds: tuple[float, float] | None = None
+    vectorized: bool = False
 
     def __post_init__(self) -> None:
         if not callable(self.function):
@@ -130,6 +131,8 @@ class Metric:
                 f"metric {self.name!r} needs {at_once}, which is there only while an example is explained, but also "
                 f"{what}, which comes later"
             )
+        if self.vectorized and not self.of_all:
+            raise ValueError(f"metric {self.name!r}: vectorized= is for a metric of all examples, of_all=True")
         if "seconds" in self.needs and (self.of_all or self.takes_tokens):
             raise ValueError(f"metric {self.name!r}: 'seconds' goes with 'whole' and 'labels', of one example, alone")
         object.__setattr__(self, "needs", tuple(self.needs))
@@ -194,7 +197,11 @@ class Metric:
             return [known[need][rows] if isinstance(known[need], Tensor) else known[need] for need in self.needs]
 
         if self.vectorized:
-            return self.function(*drawn(draws))
+            found = self.function(*drawn(draws))
+            if not isinstance(found, Tensor) or found.shape != draws.shape[:1]:
+                shown = f"a tensor {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+                raise ValueError(f"metric {self.name!r} returned {shown} of {len(draws)} draws, expected one of each")
+            return found
         return torch.stack([self.of(dict(zip(self.needs, drawn(rows), strict=True))) for rows in draws])
 
 

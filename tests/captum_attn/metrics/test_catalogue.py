@@ -167,6 +167,9 @@ def test_what_is_not_one_number_for_each_example_is_refused(text_model, function
         run(text_model, [metric]).table()
     with pytest.raises(ValueError, match=r"tensor \(4,\), expected a tensor: one number \(\) of all examples"):
         run(text_model, [Metric("odd", True, ["without_top"], lambda p: p.mean(-1), of_all=True)]).table()
+    unaware = Metric("odd", True, ["without_top"], lambda p: p.mean(), of_all=True, vectorized=True)
+    with pytest.raises(ValueError, match=r"returned a tensor \(\) of \d+ draws, expected one of each"):
+        run(text_model, [unaware]).table()
 
 
 def test_its_torchmetric_is_the_mean_over_examples(text_model):
@@ -294,6 +297,7 @@ def test_metrics_that_cannot_be_evaluated_say_why(text_model, metrics, error, me
         (["scores", "seconds"], {}, "needs scores, .* but also seconds, which comes later"),
         (["scores"], {"of_all": True}, "but also all examples, which comes later"),
         (["scores", "without_top"], {"percentages": "scale"}, "but also a report's scale, which comes later"),
+        (["whole"], {"vectorized": True}, "vectorized= is for a metric of all examples, of_all=True"),
         (["seconds", "without_top"], {}, "'seconds' goes with 'whole' and 'labels', of one example, alone"),
     ],
 )
