@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from hashlib import sha256
 from typing import Any
 
 import pyarrow as pa
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from captum_attn import GenerationAttention
-from captum_attn.core import add_to_hash
 from captum_attn.core.descriptions import described
 from captum_attn.generation import ExplainedResponse, Sources
 from lightning_callbacks.explaining_module import ExplainingModule, check_drawn, explained_by
@@ -124,6 +125,8 @@ class GenerationModule(ExplainingModule):
             )
         options: dict[str, Any] = {"sources": self.sources, "question": self.question, **given}
         settings = {} if "response" in given else self.generate
+        if settings:
+            torch.rand(())  # explaining leaves the random state as it was, by which all rows would be sampled alike
         return self.explainer.explain(options.pop("prompt"), options.pop("response", None), **options, **settings)
 
     def _table_row(self, found: ExplainedResponse) -> dict[str, Any]:
@@ -146,12 +149,14 @@ class GenerationModule(ExplainingModule):
 
 def _tokenizer(tokenizer: Any) -> dict[str, Any]:
     """What a prompt's tokens depend on."""
-    digest = sha256()
-    add_to_hash(digest, tokenizer.get_vocab())
+    rules = json.loads(tokenizer.backend_tokenizer.to_str())
+    for of_a_call in ("truncation", "padding"):
+        rules.pop(of_a_call, None)
+    digest = sha256(json.dumps(rules, sort_keys=True).encode())
     return {
         "class": plain(type(tokenizer)),
         "chat_template": getattr(tokenizer, "chat_template", None),
-        "vocabulary": digest.hexdigest(),
+        "rules": digest.hexdigest(),
     }
 
 

@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from captum_attn.core.models import (
     config_of,
@@ -14,7 +15,7 @@ from captum_attn.core.models import (
     takes_keyword,
     text_config,
 )
-from captum_attn.core.responses import Responses, plain_response_logits, predicts_alike
+from captum_attn.core.responses import Responses, check_causal, plain_response_logits, predicts_alike
 from captum_attn.core.tried_models import TriedModels
 
 _tried = TriedModels()
@@ -36,18 +37,28 @@ def keys_and_values(model: Any, responses: Responses, end: int, cache: Any = Non
     return found
 
 
+def cached_lengths(cache: Any) -> set[int]:
+    """How many keys a cache of ``transformers`` keeps, in one layer or another."""
+    keys = (getattr(layer, "keys", None) for layer in getattr(cache, "layers", ()))
+    return {one.shape[-2] for one in keys if isinstance(one, Tensor) and one.dim() > 2}
+
+
 def check_cache(model: Any, responses: Responses, parts: bool = False) -> None:
     """Raise ``ValueError`` unless responses can be run on the cached keys and values of their prompts.
 
     With ``parts``, on those of the first tokens of their prompts, however few.
 
-    What the configuration does not tell is tried, once for each model: it must predict the same as in a whole pass.
+    What the configuration does not tell is tried, again for longer sequences: it must predict the same as in a whole
+    pass.
     """
     _check_by_configuration(model, responses, parts)
-    first = responses.ids.shape[1] - responses.count - 1
+    length = responses.ids.shape[1]
+    first = length - responses.count - 1
     padded, one = not responses.real[:, 0].all(), responses.count == 1  # of one token, models may go another way
     what = f"{padded=}, {one=}"
-    if not first or (model, what) in _tried:
+    if not first:
+        check_causal(model)
+    if not first or _tried.knows(model, what, length):
         return
     logits = plain_response_logits(model, responses, keys_and_values(model, responses, first), first)
     row = int(responses.real.sum(-1).argmin())
@@ -60,7 +71,7 @@ def check_cache(model: Any, responses: Responses, parts: bool = False) -> None:
             f"tokens at once. Explain {'one prompt at a time, or ' if padding else 'it '}by a pass over the whole "
             "sequence, such as captum_attn.GenerationAttention(model, tokenizer, method=captum_attn.AttnLRP)"
         )
-    _tried.add(model, what)
+    _tried.add(model, what, length)
 
 
 def reads_cache(model: Any, responses: Responses, parts: bool = False) -> bool:

@@ -7,7 +7,7 @@ with one. Their attention, T rows of N, and its gradients are those of a pass ov
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
@@ -21,7 +21,7 @@ from captum_attn.core.indices import resolve_indices
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.models import unwrapped
 from captum_attn.core.observers import LayerObserver, Watched
-from captum_attn.core.prompt_cache import check_cache, keys_and_values
+from captum_attn.core.prompt_cache import cached_lengths, check_cache, keys_and_values
 from captum_attn.core.propagation import GRADIENT, Propagation, check_coverage
 from captum_attn.core.responses import Responses
 from captum_attn.core.states import warn_of_layers_without
@@ -41,12 +41,13 @@ class ResponsePass:
     Args:
         seen: the forward pass.
         responses: what it was of.
+        cached: how many tokens before the T have keys, in one layer or another: fewer where these have windows.
 
     Raises:
         ValueError: attention that is not of the T tokens and those before them, in every layer.
     """
 
-    def __init__(self, seen: SeenForward, responses: Responses) -> None:
+    def __init__(self, seen: SeenForward, responses: Responses, cached: Collection[int]) -> None:
         self._capture = capture = seen.capture
         self.logits, self.coverage, self.length = seen.output, seen.coverage, responses.ids.shape[1]
         self.calls = capture.calls
@@ -60,12 +61,12 @@ class ResponsePass:
         seen_shapes = [(one.module, _ungrouped_shape(one, self._groups[one.layer])) for one in self.calls]
         odd = [(one.module, one.shape) for one in capture.odd if responses.count in one.shape[-2:-1]]
         for module, shape in [*seen_shapes, *odd]:
-            if shape[:3] != self.shape or shape[3] >= self.length or (module, shape) in odd:
+            if shape[:3] != self.shape or shape[3] - responses.count not in cached or (module, shape) in odd:
+                keys = " or ".join(str(count + responses.count) for count in sorted(cached))
                 raise ValueError(
-                    f"attention {module!r} of {name} has shape {shape}, expected {self.shape} and at most "
-                    f"{self.length - 1} keys: that of the {responses.count} tokens that predict the response, in every "
-                    f"layer. Explain the response by a pass over the whole sequence, as by method= of "
-                    f"captum_attn.GenerationAttention. {LISTED}"
+                    f"attention {module!r} of {name} has shape {shape}, expected {self.shape} and {keys} keys: that of "
+                    f"the {responses.count} tokens that predict the response, in every layer. Explain it by a "
+                    f"pass over the whole sequence, as by method= of captum_attn.GenerationAttention. {LISTED}"
                 )
         twice = [one.module for one, other in pairwise(self.calls) if one.module == other.module]
         if twice:
@@ -156,12 +157,13 @@ def response_pass(
     model = unwrapped(model)
     check_cache(model, responses)
     first, last = responses.ids.shape[1] - responses.count - 1, responses.ids.shape[1] - 1
-    rows = responses.given_to(model, slice(first, last))
+    rows, lengths = responses.given_to(model, slice(first, last)), {first}
     if first:
         rows["past_key_values"] = cache if cache is not None else keys_and_values(model, responses, first)
+        lengths |= cached_lengths(rows["past_key_values"])
     inputs = ModelInputs(rows.pop("input_ids"), "input_ids", {**rows, "use_cache": True})
     with seen_forward(model, inputs, gradients, propagation=propagation) as seen:
-        run = ResponsePass(seen, responses)
+        run = ResponsePass(seen, responses, lengths)
         if run.coverage is not None:
             check_coverage(run.coverage, propagation, model)
         yield run

@@ -103,7 +103,7 @@ def check_causal(model: Callable[..., Any]) -> None:
     name = type(model).__name__
     if getattr(config_of(model), "is_encoder_decoder", False) or not takes_keyword(model, "input_ids"):
         raise ValueError(f"{name} is no causal language model: it has an encoder, or takes no input_ids")
-    if (model, "causal") in _tried:
+    if _tried.knows(model, "causal"):
         return
     whole, part = (Responses.of([([1, 2], response)], device=device_of(model)) for response in ([3, 4], [3]))
     if not predicts_alike(plain_response_logits(model, part), plain_response_logits(model, whole)[:, :1]):

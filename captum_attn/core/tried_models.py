@@ -12,27 +12,31 @@ from captum_attn.core.models import config_of
 
 
 class TriedModels:
-    """Remembers models, and forgets them when their weights or their configuration change.
+    """Remembers models, and forgets them when their weights, their configuration or their hooks change.
 
     Example:
         >>> tried = TriedModels()
-        >>> tried.add(model, "with padding")
-        >>> (model, "with padding") in tried, (model, "alone") in tried
+        >>> tried.add(model, "with padding", length=12)
+        >>> tried.knows(model, "with padding", length=8), tried.knows(model, "with padding", length=20)
         (True, False)
     """
 
     def __init__(self) -> None:
-        self._known: WeakKeyDictionary[Callable[..., Any], dict[str, int]] = WeakKeyDictionary()
+        self._known: WeakKeyDictionary[Callable[..., Any], dict[str, tuple[int, int]]] = WeakKeyDictionary()
 
-    def __contains__(self, pair: tuple[Callable[..., Any], str]) -> bool:
-        model, what = pair
-        return self._known.get(model, {}).get(what) == _state(model)
+    def knows(self, model: Callable[..., Any], what: str, length: int = 0) -> bool:
+        """Whether a model was found to do it, with texts of this length or longer ones."""
+        state, longest = self._known.get(model, {}).get(what, (None, 0))
+        return state == _state(model) and length <= longest
 
-    def add(self, model: Callable[..., Any], what: str) -> None:
-        """Remember that a model does it."""
-        self._known.setdefault(model, {})[what] = _state(model)
+    def add(self, model: Callable[..., Any], what: str, length: int = 0) -> None:
+        """Remember that a model does it, with texts up to a length: beyond it, it may attend otherwise."""
+        self._known.setdefault(model, {})[what] = (_state(model), length)
 
 
 def _state(model: Callable[..., Any]) -> int:
-    weights = model.parameters() if isinstance(model, nn.Module) else ()
-    return hash((str(config_of(model)), *((weight.data_ptr(), weight._version) for weight in weights)))
+    if not isinstance(model, nn.Module):
+        return hash(str(config_of(model)))
+    weights = ((one.data_ptr(), None if one.is_inference() else one._version) for one in model.parameters())
+    hooks = ((*module._forward_hooks, *module._forward_pre_hooks) for module in model.modules())
+    return hash((str(config_of(model)), *weights, *hooks))

@@ -13,7 +13,7 @@ import torch
 from captum.attr import LLMAttributionResult
 from torch import Tensor
 
-from captum_attn.core import Responses
+from captum_attn.core import Responses, is_index
 from captum_attn.generation.prompt_sources import Source, source_of_each
 from captum_attn.generation.prompts import Prompt
 from captum_attn.generation.response_page import Content, response_page
@@ -73,8 +73,14 @@ class ExplainedResponse:
 
     @cached_property
     def groups(self) -> Tensor:
-        """int64 (N,), the number of each token's source; -1 for none."""
+        """int64 (N,), the number of each token's source; -1 for none. ``ValueError`` for a source without a token."""
         of_prompt = source_of_each(self.prompt, self.sources)
+        without = [one.text for number, one in enumerate(self.sources) if number not in of_prompt]
+        if without:
+            raise ValueError(
+                f"the source {without[0]!r} has no token of its own, as more of each stands in another one or in none: "
+                "take longer sources"
+            )
         return torch.tensor([*of_prompt, *[-1] * len(self.response_ids)])
 
     @property
@@ -83,7 +89,9 @@ class ExplainedResponse:
         return self.by_source(self.values)
 
     def by_source(self, values: Tensor) -> Tensor:
-        """Sums (..., K) over each source's tokens of values (..., N)."""
+        """Sums (..., K) over each source's tokens of values (..., N); ``ValueError`` of another number of these."""
+        if values.shape[-1] != len(self.groups):
+            raise ValueError(f"values must be of {len(self.groups)} tokens, got {tuple(values.shape)}")
         inside = self.groups >= 0
         sums = values.new_zeros(*values.shape[:-1], len(self.sources))
         return sums.index_add(-1, self.groups[inside], values[..., inside])
@@ -95,10 +103,12 @@ class ExplainedResponse:
         return float(self.values[self.groups < 0].abs().sum() / whole) if whole > 0 else 0.0
 
     @cached_property
+    @torch.inference_mode(False)
     def map(self) -> Tensor:
         """(T, N): what each token before it contributed to each token of the response; T backward passes."""
         return self.solver.of_parts(torch.eye(len(self.response_ids)))
 
+    @torch.inference_mode(False)
     def of(self, part: str | tuple[int, int]) -> Tensor:
         """Values (N,) for a part of the response alone.
 
@@ -106,13 +116,14 @@ class ExplainedResponse:
             part: a text that stands in the response once, or numbers of its tokens, from and to.
 
         Raises:
-            ValueError: it stands nowhere in it, or more than once; no tokens.
+            TypeError, ValueError: it stands nowhere in it, or more than once; no tokens; something else.
         """
         chosen = self._chosen(part)
         if self.solver.additive and "map" in self.__dict__:
             return chosen.to(self.map) @ self.map
         return self.solver.of_parts(chosen[None])[0]
 
+    @torch.inference_mode(False)
     def against(self, other: str, at: str | tuple[int, int] | None = None) -> Tensor:
         """Values (N,) for the model having written one thing rather than another.
 
@@ -175,6 +186,8 @@ class ExplainedResponse:
         """(T,): 1 for the tokens of a part."""
         count, chosen = len(self.response_ids), torch.zeros(len(self.response_ids))
         if not isinstance(part, str):
+            if not isinstance(part, tuple | list) or len(part) != 2 or not all(map(is_index, part)):
+                raise TypeError(f"a part is a text, or two numbers of tokens, (from, to), got {part!r}")
             start, end = part
             if not 0 <= start < end <= count:
                 raise ValueError(f"the tokens {part} are not among the response's {count}: expected (from, to)")

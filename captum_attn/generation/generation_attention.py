@@ -13,6 +13,7 @@ from torch import Tensor
 from captum_attn.core import (
     Responses,
     check_model,
+    code_fingerprint,
     device_of,
     listed_indices,
     reads_cache,
@@ -28,7 +29,7 @@ from captum_attn.functional import (
     response_scores,
 )
 from captum_attn.generation.explained_response import ExplainedResponse
-from captum_attn.generation.head_weights import HeadWeights
+from captum_attn.generation.head_weights import HeadWeights, mark_of
 from captum_attn.generation.prompt_sources import Sources, find_sources
 from captum_attn.generation.prompts import Messages, Prompt, decoded, read_prompt
 from captum_attn.generation.response_ids import response_ids, token_texts
@@ -93,13 +94,7 @@ class GenerationAttention:
         if variant not in get_args(RowVariant):
             raise ValueError(f"variant must be 'signed', 'rectified' or 'attention', got {variant!r}")
         self.propagation = propagation_named(propagation)
-        rules = self.propagation.name
-        if head_weights is not None and (head_weights.variant, head_weights.propagation) != (variant, rules):
-            raise ValueError(
-                f"these weights are for variant={head_weights.variant!r}, propagation={head_weights.propagation!r}, "
-                f"not for {variant!r}, {rules!r}"
-            )
-        own = (variant, rules, layers, heads, head_weights)
+        own = (variant, self.propagation.name, layers, heads, head_weights)
         if method is not None and own != ("signed", ATTNLRP.name, None, None, None):
             raise ValueError(
                 "variant, propagation, layers, heads and head_weights are for the response's rows, which method= does "
@@ -110,10 +105,23 @@ class GenerationAttention:
         self.score, self.variant = score, variant
         self.head_weights, self.method = head_weights, method
         self.layers, self.heads = listed_indices("layers", layers), listed_indices("heads", heads)
+        if head_weights is not None and (head_weights.explains, layers, heads) != (self.explains, None, None):
+            raise ValueError(
+                f"these weights are for all layers and heads, and {head_weights.explains}, not for {self.explains}: "
+                "fit them anew"
+            )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({type(self.model).__name__})"
 
+    @property
+    def explains(self) -> dict[str, str]:
+        """What weights of heads depend on: the model, by its class and some weights' signs, and what is explained."""
+        score = code_fingerprint(self.score) if callable(self.score) else self.score
+        rules = self.propagation.name
+        return {"model": mark_of(self.model), "score": score, "variant": self.variant, "propagation": rules}
+
+    @torch.inference_mode(False)
     def explain(
         self,
         prompt: str | Messages,
@@ -148,7 +156,9 @@ class GenerationAttention:
         responses = self._responses(read, ids)
         solver = self._solver(responses)
         logits, values = solver.of_response()
-        scores, log_probs = (response_scores(logits, responses.predicted[0], one) for one in (self.score, "log_prob"))
+        scores, log_probs = (
+            response_scores(logits[None], responses.predicted, one)[0] for one in (self.score, "log_prob")
+        )
         return ExplainedResponse(
             prompt=read,
             response=decoded(ids, self.tokenizer),
@@ -163,6 +173,7 @@ class GenerationAttention:
             encode=partial(response_ids, self.model, self.tokenizer, read),
         )
 
+    @torch.inference_mode(False)
     def of_batch(self, batch: Mapping[str, Tensor], targets: Tensor) -> Tensor:
         """Values (B, N) of a batch of a :class:`captum_attn.generation.ResponseClassifier`: a method for ``evaluate``.
 
@@ -171,7 +182,7 @@ class GenerationAttention:
             targets: int64 (B,), 0 where the response is explained, 1 where it is that the model writes something else.
 
         Raises:
-            ValueError: a row without a response.
+            ValueError: other targets; a row without a response, or in which the response is not what stands at the end.
 
         Example:
             >>> from captum_attn.generation import response_inputs
@@ -184,6 +195,14 @@ class GenerationAttention:
         real = mask.bool()
         counts = scored_places(response).sum(-1).tolist()
         texts = [row[kept].tolist() for row, kept in zip(ids, real, strict=True)]
+        if not set(targets.tolist()) <= {0, 1}:
+            raise ValueError(f"targets must be 0, the response, or 1, something else, got {targets.tolist()}")
+        for text, row, kept, count in zip(texts, response, real, counts, strict=True):
+            if row[kept][-count:].tolist() != text[-count:]:
+                raise ValueError(
+                    "response_ids must be the last of a row's tokens, all of one piece, and the same as its input_ids, "
+                    "as response_inputs makes them: other tokens would be explained than are scored"
+                )
         pairs = [(text[:-count], text[-count:]) for text, count in zip(texts, counts, strict=True)]
         signs = 1.0 - 2.0 * targets.cpu()
         found = self._values_of_each(pairs, signs)
@@ -206,12 +225,14 @@ class GenerationAttention:
         rows = self._rows(responses)
         return [row[kept] for row, kept in zip(rows.of_each(signs), rows.responses.real.cpu(), strict=True)]
 
+    @torch.inference_mode(False)
     def influence_of_heads(self, explained: ExplainedResponse) -> Tensor:
         """(L, H, N): the influence of all tokens before a response on it, of each head alone."""
         if self.method is not None:
             raise ValueError("heads are told apart in the response's rows, which method= does not read: leave it out")
         return self._rows(self._responses(explained.prompt, explained.response_ids)).of_heads()
 
+    @torch.inference_mode(False)
     def source_game(self, explained: ExplainedResponse, game: Game = "mutual") -> Tensor:
         """Exact Shapley values (K,) of sources that play a game of attention over the whole sequence.
 

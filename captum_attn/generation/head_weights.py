@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from captum_attn.core import add_to_hash
 
 _PENALTY = 10.0
 """Chosen on cases of examples/benchmarks/planted_cases.py with ``--seed 5000``."""
@@ -19,16 +23,14 @@ class HeadWeights:
 
     Attributes:
         weights: (L, H), float64.
-        variant: of the influence that they weigh: ``"signed"``, ``"rectified"`` or ``"attention"``.
-        propagation: the name of the rules under which gradients went down.
+        explains: what they were fitted for: :attr:`captum_attn.GenerationAttention.explains`.
 
     Source: this library's form of AT2, Cohen-Wang, Chuang, Madry 2025, *Learning to Attribute with Attention*,
     2504.13752.
     """
 
     weights: Tensor
-    variant: str
-    propagation: str
+    explains: Mapping[str, str]
 
     def combined(self, influence: Tensor) -> Tensor:
         """Values (..., N) of the influence (..., L, H, N) of each head.
@@ -44,7 +46,7 @@ class HeadWeights:
         return torch.einsum("lh,...lhn->...n", self.weights.to(influence), influence)
 
     @classmethod
-    def fit(cls, influence: Sequence[Tensor], lost: Sequence[Tensor], variant: str, propagation: str) -> HeadWeights:
+    def fit(cls, influence: Sequence[Tensor], lost: Sequence[Tensor], explains: Mapping[str, str]) -> HeadWeights:
         """Fit them by ridge regression; :func:`captum_attn.generation.fit_head_weights` brings what it takes.
 
         Heads are not standardized, so that one that hardly looks at sources counts little, and what is lost is in units
@@ -54,10 +56,10 @@ class HeadWeights:
         Args:
             influence: for each example (L, H, K), of its K sources in each head.
             lost: for each example (K,), what the response's score loses without each of them.
-            variant, propagation: of the influence.
+            explains: of the explainer.
 
         Raises:
-            ValueError: no examples.
+            ValueError: no examples, or none of which one source counts more than another.
         """
         from sklearn.linear_model import Ridge
 
@@ -68,7 +70,12 @@ class HeadWeights:
         shares = torch.cat([one.double() / one.abs().max().clamp(min=tiny) for one in lost])
         ridge = Ridge(_PENALTY * max(float(predictors.var(correction=0)), tiny))
         ridge.fit(predictors.numpy(), shares.numpy())
-        return cls(torch.from_numpy(ridge.coef_).view(influence[0].shape[:2]), variant, propagation)
+        if not ridge.coef_.any():
+            raise ValueError(
+                "there is nothing to learn from these examples: without whichever source, their responses lose alike. "
+                "Take examples with several sources, of which some matter"
+            )
+        return cls(torch.from_numpy(ridge.coef_).view(influence[0].shape[:2]), explains)
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file."""
@@ -77,7 +84,7 @@ class HeadWeights:
         save_file(
             {"weights": self.weights.contiguous()},
             str(path),
-            metadata={"variant": self.variant, "propagation": self.propagation},
+            metadata=dict(self.explains),
         )
 
     @classmethod
@@ -93,8 +100,16 @@ class HeadWeights:
         try:
             with safe_open(str(path), framework="pt") as file:
                 names, metadata = list(file.keys()), file.metadata() or {}
-                if names != ["weights"] or not {"variant", "propagation"} <= metadata.keys():
+                if names != ["weights"] or "variant" not in metadata:
                     raise ValueError(f"{message}: it holds {names}")
-                return cls(file.get_tensor("weights"), metadata["variant"], metadata["propagation"])
+                return cls(file.get_tensor("weights"), metadata)
         except SafetensorError as error:
             raise ValueError(f"{message}: {error}") from error
+
+
+def mark_of(model: Any) -> str:
+    """What tells a model from others of its shape, in whatever precision: signs of some of its weights."""
+    digest = sha256()
+    for weight in getattr(model, "parameters", list)():
+        add_to_hash(digest, weight.detach().flatten()[:64] >= 0)
+    return f"{type(model).__name__} {digest.hexdigest()[:12]}"

@@ -34,7 +34,7 @@ class Source:
 
 
 def find_sources(prompt: Prompt, sources: Sources, question: str | None = None) -> list[Source]:
-    """The sources in a prompt, in order.
+    """The sources in a prompt, in the order in which they stand there, or are given.
 
     Args:
         prompt: as the model reads it.
@@ -55,10 +55,9 @@ def find_sources(prompt: Prompt, sources: Sources, question: str | None = None) 
         spans = [_only_place(str(one), prompt.text) for one in sources]
     else:
         spans = [_checked_span(one, prompt.text) for one in sources]
-    spans = sorted(spans)
     if not spans:
         raise ValueError("there are no sources in the prompt")
-    for (_, end), (start, _) in pairwise(spans):
+    for (_, end), (start, _) in pairwise(sorted(spans)):
         if start < end:
             raise ValueError(
                 f"sources overlap at {_quoted(prompt.text[start:end])}: give each part of the prompt to one"

@@ -13,7 +13,7 @@ from captum_attn.core import config_of, device_of, evaluation_mode, is_index, sa
 from captum_attn.core.models import text_config
 from captum_attn.generation.prompts import Prompt, decoded, encoded_response, without_end
 
-_OF_THE_PROMPT = ("attention_mask", "input_ids", "inputs")
+_OF_THE_PROMPT = ("attention_mask", "input_ids", "inputs", "inputs_embeds")
 
 
 def response_ids(
@@ -39,8 +39,11 @@ def response_ids(
     elif generate:
         hint = "; did you mean sources?" if get_close_matches("sources", generate) else ""
         raise ValueError(f"{', '.join(generate)} is for model.generate, but the response is given{hint}")
+    elif isinstance(response, str):
+        ids = encoded_response(response, tokenizer)
+        _check_known(response, ids, tokenizer)
     else:
-        ids = encoded_response(response, tokenizer) if isinstance(response, str) else _checked(response, len(tokenizer))
+        ids = _checked(response, len(tokenizer))
     if not ids:
         what = "the response is empty" if response is not None else "the model wrote nothing but special tokens"
         raise ValueError(f"{what}: there is nothing to explain. (Chat models answer messages, not bare texts)")
@@ -66,6 +69,8 @@ def token_texts(ids: Sequence[int], tokenizer: Any) -> tuple[str, ...]:
 
 def _written(model: Any, tokenizer: Any, prompt: Prompt, settings: Mapping[str, Any]) -> list[int]:
     """What the model writes, without the special tokens that close it."""
+    if not hasattr(model, "generate"):
+        raise ValueError(f"{type(model).__name__} writes no responses, as it has no generate(): give the response")
     own = [name for name in _OF_THE_PROMPT if name in settings]
     if own:
         raise ValueError(f"{', '.join(own)} come from the prompt: leave them out")
@@ -84,6 +89,16 @@ def _written(model: Any, tokenizer: Any, prompt: Prompt, settings: Mapping[str, 
     with evaluation_mode(model), torch.no_grad(), same_random_state(ids):
         written = model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
     return without_end(written[0, ids.shape[1] :].tolist(), tokenizer)
+
+
+def _check_known(response: str, ids: Sequence[int], tokenizer: Any) -> None:
+    """Raise ``ValueError`` where tokens do not say which words they stand for."""
+    unknown, read = tokenizer.unk_token_id, decoded(ids, tokenizer)
+    if unknown is not None and unknown in ids and str(tokenizer.unk_token) not in response:
+        raise ValueError(
+            f"the tokenizer does not know all of {response!r}, but reads it as {read!r}, as it does other words: which "
+            "of them is explained, nothing says"
+        )
 
 
 def _checked(given: Any, size: int) -> list[int]:

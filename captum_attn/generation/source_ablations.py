@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from scipy.stats import spearmanr
@@ -14,7 +15,7 @@ from captum_attn.functional import response_scores
 from captum_attn.generation.explained_response import ExplainedResponse
 from captum_attn.generation.generation_attention import GenerationAttention
 from captum_attn.generation.head_weights import HeadWeights
-from captum_attn.generation.prompts import encoded_prompt
+from captum_attn.generation.prompts import Span, encoded_prompt
 
 
 def scores_without(
@@ -98,7 +99,7 @@ def fit_head_weights(
     for one in tqdm(explained, desc="Head weights", unit="response", disable=not show_progress):
         influence.append(one.by_source(explainer.influence_of_heads(one)))
         lost.append(leave_one_out(explainer, one))
-    return HeadWeights.fit(influence, lost, explainer.variant, explainer.propagation.name)
+    return HeadWeights.fit(influence, lost, explainer.explains)
 
 
 def random_absences(sources: int, count: int, share: float = 0.5, seed: int = 0) -> Tensor:
@@ -117,6 +118,9 @@ def linear_datamodeling_score(values: Tensor, absent: Tensor, scores: Tensor) ->
     Returns:
         Spearman's ρ; NaN if either is constant.
 
+    Raises:
+        ValueError: other shapes.
+
     Example:
         >>> values, absent = torch.tensor([2.0, 1.0]), torch.tensor([[True, False], [False, True], [False, False]])
         >>> round(linear_datamodeling_score(values, absent, torch.tensor([0.5, 3.0, 4.0])), 6)
@@ -124,23 +128,33 @@ def linear_datamodeling_score(values: Tensor, absent: Tensor, scores: Tensor) ->
 
     Source: Park et al. 2023, *TRAK*, 2303.14186; for contexts, Cohen-Wang et al. 2024, *ContextCite*, 2409.00729.
     """
+    if absent.dim() != 2 or values.shape != absent.shape[1:] or scores.shape != absent.shape[:1]:
+        raise ValueError(
+            f"expected values (K,), absent (S, K) and scores (S,), got {tuple(values.shape)}, {tuple(absent.shape)} "
+            f"and {tuple(scores.shape)}"
+        )
     predicted = (~absent).to(values) @ values
     return float(spearmanr(predicted.double().numpy(), scores.double().numpy()).statistic)
 
 
 def _without(explainer: GenerationAttention, explained: ExplainedResponse, absent: Tensor) -> list[int]:
-    """The ids of the prompt without some of its sources; special tokens stay."""
-    cut = [source.span for source, gone in zip(explained.sources, absent.tolist(), strict=True) if gone]
-    text = _left(explained.prompt.text, cut)
-    return encoded_prompt(text, explainer.tokenizer, explained.prompt.special_tokens)[0]
+    """The ids of the prompt without some of its sources; special tokens and the template's words stay."""
+    prompt = explained.prompt
+    cut = sorted(source.span for source, gone in zip(explained.sources, absent.tolist(), strict=True) if gone)
+    edges = [0, *(place for content in prompt.contents for place in content), len(prompt.text)]
+    text = "".join(_left(prompt.text, start, end, cut) for start, end in pairwise(edges))
+    return encoded_prompt(text, explainer.tokenizer, prompt.special_tokens)[0]
 
 
-def _left(text: str, cut: list[tuple[int, int]]) -> str:
-    """The text without some parts. Of the spaces around each, those stay that part more, by line breaks."""
-    for start, end in reversed(cut):
-        before, after = text[:start], text[end:]
+def _left(text: str, start: int, end: int, cut: list[Span]) -> str:
+    """A piece of a text without some parts. Of the spaces around each, those stay that part more, by line breaks."""
+    kept = text[start:end]
+    for first, last in reversed([(max(first, start), min(last, end)) for first, last in cut]):
+        if first >= last:
+            continue
+        before, after = kept[: first - start], kept[last - start :]
         head, tail = before.rstrip(), after.lstrip()
         around = (before[len(head) :], after[: len(after) - len(tail)])
         between = "" if not (head and tail and around[1]) else max(around[::-1], key=lambda space: space.count("\n"))
-        text = head + between + tail if around[1] or not tail else before + after
-    return text
+        kept = head + between + tail if around[1] or not tail else before + after
+    return kept

@@ -53,7 +53,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from captum_attn import AttentionRollout, AttnLRP, ShapleyGradAttention
-from captum_attn.core.propagation import ATTNLRP
 from captum_attn.generation import (
     ExplainedResponse,
     GenerationAttention,
@@ -147,7 +146,7 @@ class Asked:
         for variant, passes in (("attention", "1 f, cached"), ("signed", "1 f + b, cached")):
             one: Any = partial(GenerationAttention, self.model, self.tokenizer, variant=variant)  # type: ignore[arg-type]
             influence = [answer.by_source(one().influence_of_heads(answer)) for answer in answers]
-            weighted = one(head_weights=HeadWeights.fit(influence, lost, variant, ATTNLRP.name))
+            weighted = one(head_weights=HeadWeights.fit(influence, lost, one().explains))
             ways.append(Way(f"head weights from four cases, {variant}", passes, by(weighted)))
         return ways
 

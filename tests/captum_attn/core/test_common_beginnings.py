@@ -49,9 +49,13 @@ def test_whatever_prompts_have_in_common(prompts: list[list[int]]) -> None:
 
 def test_what_prompts_have_in_common_runs_once(monkeypatch: Any) -> None:
     monkeypatch.setattr(common_beginnings, "_FEWEST", 2)
-    model, ran = decoder("llama"), []
+    model, ran = decoder("llama"), list[int]()
+    model.register_forward_pre_hook(
+        lambda _, given, named: ran.append(sum(one.numel() for one in (*given, named.get("input_ids", torch.ones(0))))),
+        with_kwargs=True,
+    )
     check(model, PROMPTS, 8)  # which tries the cache
-    model.register_forward_pre_hook(lambda _, __, given: ran.append(given["input_ids"].numel()), with_kwargs=True)
+    ran.clear()
     list(response_logits_of_each(model, [[5, 6, 7, 8, 9, 10, 3], [5, 6, 7, 8, 9, 4]], RESPONSE))
     assert sum(ran) == 1 + 5 + (2 + 2) + (1 + 2)  # the first is tried
 

@@ -14,11 +14,13 @@ from models import left_untouched
 from tokenizers import Tokenizer, decoders
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import Metaspace
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     AddedToken,
     BertConfig,
     BertForMaskedLM,
+    DogeConfig,
+    DogeForCausalLM,
     GenerationConfig,
     PreTrainedTokenizerFast,
     T5Config,
@@ -27,7 +29,13 @@ from transformers import (
 
 from captum_attn import AttentionRollout, AttnLRP, RawAttention, ShapleyAttention, ShapleyGradAttention
 from captum_attn.functional import group_shapley_values, response_scores
-from captum_attn.generation import ExplainedResponse, GenerationAttention, ScoredResponse, without_end
+from captum_attn.generation import (
+    ExplainedResponse,
+    GenerationAttention,
+    ScoredResponse,
+    response_inputs,
+    without_end,
+)
 from captum_attn.generation.response_rows import check_unchanged
 
 MESSAGES = [
@@ -394,7 +402,10 @@ def test_later_questions_are_of_the_model_that_was_explained(method: Any) -> Non
             question()
         with torch.no_grad():
             weight.div_(1.1)
-    assert all(question().isfinite().all() for question in questions)
+    with torch.inference_mode():
+        again = GenerationAttention(model, tokenizer, method=method).explain(MESSAGES, "it is old")
+        torch.testing.assert_close(again.values, found.values, rtol=1e-4, atol=1e-6)
+        assert all(question().isfinite().all() for question in questions)
 
 
 def test_a_changed_score_is_named() -> None:
@@ -406,27 +417,66 @@ def test_a_changed_score_is_named() -> None:
 
 def test_another_response_takes_the_prompt_once() -> None:
     model, tokenizer = chat_model()
+    lengths: list[int] = []
+    model.register_forward_pre_hook(lambda _, __, given: lengths.append(given["input_ids"].shape[1]), with_kwargs=True)
     found = GenerationAttention(model, tokenizer).explain(MESSAGES, "it is old")
-    lengths = []
-    hook = model.register_forward_pre_hook(
-        lambda _, __, given: lengths.append(given["input_ids"].shape[1]), with_kwargs=True
-    )
+    found.against("it is fine")  # of as many tokens
+    lengths.clear()
     found.against("it is young")
-    hook.remove()
     assert lengths == [len(found.prompt.ids) - 1, 3, 3]
 
 
 def test_models_are_tried_once_for_responses_of_one_token_and_once_for_others() -> None:
     model, tokenizer = chat_model()
-    explainer, counts = GenerationAttention(model, tokenizer), []
-    for response in ("fine", "fine", "it is old", "old", "it is fine"):
-        passes: list[int] = []
-        hook = model.register_forward_pre_hook(lambda *_, passes=passes: passes.append(1))
+    explainer, passes = GenerationAttention(model, tokenizer), list[int]()
+    model.register_forward_pre_hook(lambda *_: passes.append(1))
+
+    def passes_for(response: str) -> int:
+        passes.clear()
         explainer.explain(MESSAGES, response)
-        hook.remove()
-        counts.append(len(passes))
-    assert counts[1::2] == [2, 2]
-    assert counts[4] == 2 < min(counts[0], counts[2])
+        return len(passes)
+
+    known = [passes_for(response) for response in ("fine", "fine", "it is old", "old", "it is fine")]
+    assert known[1::2] + known[4:] == [2, 2, 2] < [known[0], known[2], 3]
+    assert passes_for("it is old , it is fine") > 2  # a longer text may be attended to otherwise
+    model.lm_head.register_forward_pre_hook(lambda *_: None)
+    assert passes_for("it is old") > 2
+
+
+def test_attention_that_changes_with_the_length_is_refused_at_any_time() -> None:
+    tokenizer = chat_model()[1]
+    sizes = {"vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
+    torch.manual_seed(0)
+    sparse = DogeForCausalLM(DogeConfig(**sizes, num_key_value_heads=2, intermediate_size=48, keep_window_size=8))
+    with torch.no_grad():
+        for weight in sparse.parameters():
+            if weight.dim() > 1:
+                weight.normal_(0, 0.3)
+    explainer = GenerationAttention(sparse.eval(), tokenizer, propagation="gradient")
+    explainer.explain("is it old ?", "fine", sources=["is it old"])
+    with pytest.raises(ValueError, match="predicts a response otherwise from its cache"):
+        explainer.explain(f"{'the cat is old . ' * 8} how old is the dog ?", "it is young")
+
+
+def test_attention_to_what_are_no_tokens_is_refused() -> None:
+    class Prompted(nn.Module):
+        """Attention, and beside it attention to a few vectors that were learned, as LLaMA-Adapter has it."""
+
+        def __init__(self, attention: nn.Module) -> None:
+            super().__init__()
+            self.attention, self.keys = attention, nn.Parameter(torch.randn(1, 4, 5, 8))
+
+        def forward(self, hidden_states: Tensor, **given: Any) -> Any:
+            found, weights = self.attention(hidden_states=hidden_states, **given)
+            queries = hidden_states.view(1, -1, 4, 8).transpose(1, 2)
+            read = (queries @ self.keys.mT).softmax(-1) @ self.keys
+            return found + read.transpose(1, 2).flatten(2), weights
+
+    model, tokenizer = chat_model()
+    for layer in model.model.layers:
+        layer.self_attn = Prompted(layer.self_attn)
+    with pytest.raises(ValueError, match=r"has shape \(1, 4, 3, 5\), expected \(1, 4, 3\) and \d+ keys"):
+        GenerationAttention(model, tokenizer).explain(MESSAGES, "it is old")
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
@@ -446,3 +496,58 @@ def answers(found: ExplainedResponse) -> list[Tensor]:
         *(found.of("old"), found.map, found.of("old"), found.of((0, 2)), found.source_values),
         *(found.against("young", at="old"), found.against("it is young")),
     ]
+
+
+def test_a_batch_is_explained_where_it_is_scored() -> None:
+    model, tokenizer = chat_model()
+    inputs = response_inputs(["a film .", "the cat is old ."], ["fine", "it is old"], tokenizer)
+    explainer, targets = GenerationAttention(model, tokenizer), torch.tensor([0, 1])
+    expected = explainer.of_batch(inputs, targets)
+    with torch.inference_mode():
+        assert torch.equal(explainer.of_batch(inputs, targets), expected)
+    ids = inputs["response_ids"]
+    hole = ids.clone()
+    hole[1, ids[1].ne(-100).nonzero()[1]] = -100
+    tail = ids.clone()
+    tail[1, ids[1].ne(-100).nonzero()[-1]] = -100
+    for other in (hole, tail, ids.where(ids == -100, ids + 1)):
+        with pytest.raises(ValueError, match="response_ids must be the last of a row's tokens"):
+            explainer.of_batch({**inputs, "response_ids": other}, targets)
+    with pytest.raises(ValueError, match="targets must be 0"):
+        explainer.of_batch(inputs, targets + 1)
+
+
+def test_what_is_not_read_as_it_is_written_is_refused() -> None:
+    model, tokenizer = chat_model()
+    explainer = GenerationAttention(model, tokenizer)
+    unknown = "日本"
+    assert tokenizer.unk_token_id in tokenizer(unknown)["input_ids"]
+    for ask in (
+        lambda: explainer.explain(MESSAGES, unknown),
+        lambda: explainer.explain(MESSAGES, "it is old").against(unknown, at="old"),
+    ):
+        with pytest.raises(ValueError, match=r"the tokenizer does not know all of '(it is )?日本'"):
+            ask()
+    assert explainer.explain(MESSAGES, tokenizer.unk_token).response_ids == (tokenizer.unk_token_id,)
+    found = explainer.explain(MESSAGES, "it is old", sources=[(0, 1), (1, 3)])
+    with pytest.raises(ValueError, match="has no token of its own"):
+        found.source_frame()
+    found = explainer.explain(MESSAGES, "it is old")
+    for part in (1, slice(0, 1), (0, 1, 2), (0.0, 1.0)):
+        with pytest.raises(TypeError, match="a part is a text, or two numbers of tokens"):
+            found.of(part)
+    with pytest.raises(ValueError, match=r"values must be of \d+ tokens"):
+        found.by_source(found.values[:-1])
+
+
+def test_scores_of_ones_own_see_one_shape() -> None:
+    shapes = set()
+
+    def score(logits: Tensor, tokens: Tensor) -> Tensor:
+        shapes.add(logits.dim())
+        return logits.gather(-1, tokens[..., None])[..., 0]
+
+    explainer = GenerationAttention(*chat_model(), score=score)
+    found = explainer.explain(MESSAGES, "it is old")
+    assert found.map.isfinite().all()
+    assert shapes == {3}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def explained(chat: Any, variant: Any, **options: Any) -> Any:
 
 @pytest.mark.parametrize("variant", ["attention", "signed", "rectified"])
 def test_values_are_the_weighted_sum_of_the_heads(chat: Any, variant: Any) -> None:
-    weights = HeadWeights(torch.randn(3, 4).double(), variant, "attnlrp")
+    weights = HeadWeights(torch.randn(3, 4).double(), GenerationAttention(*chat, variant=variant).explains)
     found = explained(chat, variant, head_weights=weights)
     each = [[explained(chat, variant, layers=layer, heads=head).values for head in range(4)] for layer in range(3)]
     influence = torch.stack([torch.stack(of_layer) for of_layer in each])
@@ -97,33 +98,46 @@ def test_each_example_counts_alike_and_idle_heads_do_not() -> None:
     for of_heads in influence:
         of_heads[1, 2] *= 1e-6
     lost = [of_heads[0, 1] + 0.5 * of_heads[1, 0] for of_heads in influence]
-    weights = HeadWeights.fit(influence, lost, "attention", "attnlrp").weights
+    weights = HeadWeights.fit(influence, lost, {}).weights
     scaled = [amount * one for amount, one in zip((3, 0.1, 7), lost, strict=True)]
-    torch.testing.assert_close(HeadWeights.fit(influence, scaled, "attention", "attnlrp").weights, weights)
+    torch.testing.assert_close(HeadWeights.fit(influence, scaled, {}).weights, weights)
     assert weights.flatten().topk(2)[1].tolist() == [1, 3]
     assert weights[1, 2].abs() < 0.05 * weights.max()
-    nothing = HeadWeights.fit(influence, [0 * one for one in lost], "attention", "attnlrp")
-    assert nothing.weights.abs().max() < 1e-9
+    for nothing in ([0 * one for one in lost], [one[:1] for one in lost]):
+        with pytest.raises(ValueError, match="nothing to learn from these examples"):
+            HeadWeights.fit([of[..., : len(one)] for of, one in zip(influence, nothing, strict=True)], nothing, {})
 
 
 def test_weights_are_kept_beside_the_model(tmp_path: Path) -> None:
-    weights = HeadWeights(torch.randn(3, 4).double(), "attention", "attnlrp")
+    weights = HeadWeights(torch.randn(3, 4).double(), {"variant": "attention", "score": "logit"})
     weights.save(tmp_path / "heads.safetensors")
     again = HeadWeights.load(tmp_path / "heads.safetensors")
     assert torch.equal(again.weights, weights.weights)
-    assert again.variant == "attention"
+    assert again.explains == weights.explains
     save_file({"other": torch.zeros(2)}, str(tmp_path / "other.safetensors"))
     with pytest.raises(ValueError, match="is no file of heads' weights"):
         HeadWeights.load(tmp_path / "other.safetensors")
 
 
 def test_weights_of_something_else_are_refused(chat: Any) -> None:
-    with pytest.raises(
-        ValueError, match="these weights are for variant='attention', propagation='attnlrp', not for 'signed'"
+    explainer = GenerationAttention(*chat)
+    weights = HeadWeights(torch.zeros(3, 4), explainer.explains)
+    GenerationAttention(copy.deepcopy(chat[0]).bfloat16(), chat[1], head_weights=weights)
+    other = copy.deepcopy(chat[0])
+    with torch.no_grad():
+        other.lm_head.weight.neg_()
+    options: dict[str, Any]
+    for model, options in (
+        (other, {}),
+        (chat[0], {"variant": "attention"}),
+        (chat[0], {"score": "logit"}),
+        (chat[0], {"propagation": "gradient"}),
+        (chat[0], {"layers": 1}),
     ):
-        GenerationAttention(*chat, head_weights=HeadWeights(torch.zeros(3, 4), "attention", "attnlrp"))
+        with pytest.raises(ValueError, match=r"these weights are for all layers and heads, and .* fit them anew"):
+            GenerationAttention(model, chat[1], head_weights=weights, **options)
     with pytest.raises(ValueError, match=r"for \(2, 4\) layers and heads, but \(3, 4\) are explained"):
-        explained(chat, "signed", head_weights=HeadWeights(torch.zeros(2, 4), "signed", "attnlrp"))
+        explained(chat, "signed", head_weights=HeadWeights(torch.zeros(2, 4), explainer.explains))
     with pytest.raises(ValueError, match="an explainer of all layers and heads, without weights"):
         fit_head_weights(GenerationAttention(*chat, layers=1), [])
     with pytest.raises(ValueError, match="there are no examples"):

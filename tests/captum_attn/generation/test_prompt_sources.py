@@ -39,7 +39,7 @@ def test_messages_texts_and_spans(tokenizer: Any) -> None:
     messages = [{"role": "user", "content": " a film . "}, {"role": "assistant", "content": "a film ."}]
     asked = [*messages, {"role": "user", "content": "why ?"}]
     assert texts(tokenizer, asked, "messages") == ["a film .", "a film ."]
-    assert texts(tokenizer, TEXT, ["End", " One "]) == ["One", "End"]
+    assert texts(tokenizer, TEXT, ["End", " One "]) == ["End", "One"]
     assert texts(tokenizer, TEXT, [(0, 3), (4, 6)]) == ["One", "is"]
 
 

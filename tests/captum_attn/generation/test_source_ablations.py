@@ -57,7 +57,7 @@ def test_scores_are_those_of_prompts_without_the_sources(explainer: Any, message
 )
 def test_what_is_left_of_a_text(text: str, source: str, left: str) -> None:
     start = text.index(source)
-    assert _left(text, [(start, start + len(source))]) == left
+    assert _left(f"<{text}>", 1, 1 + len(text), [(1 + start, 1 + start + len(source))]) == left
 
 
 def test_a_prompt_of_which_nothing_is_left_is_refused() -> None:
