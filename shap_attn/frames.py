@@ -75,6 +75,11 @@ def _checked(frame: Any) -> bool:
     if not isinstance(frame, pd.DataFrame):
         raise TypeError(f"expected a pandas DataFrame, as read_attributions returns, got {type(frame).__name__}")
     missing = [name for name in _COLUMNS if name not in frame.columns]
+    if "prompt_length" in frame.columns:
+        raise ValueError(
+            "these are rows of GenerationModule, of responses: AttentionExplainer(model, tokenizer)(prompts, "
+            "responses=responses) explains them for SHAP"
+        )
     if missing or not len(frame):
         raise ValueError(f"the frame has {len(frame)} rows and no columns {missing}: expected rows with {_COLUMNS}")
     of_images = frame["image_height" if "image_height" in frame.columns else "rows"].notna()

@@ -14,7 +14,7 @@ import torch
 from shap.utils import show_progress
 from transformers import Pipeline, PreTrainedTokenizerBase
 
-from captum_attn.core import evaluation_mode, same_random_state
+from captum_attn.core import evaluation_mode, same_random_state, unwrapped
 from captum_attn.core.descriptions import described
 from captum_attn.core.propagation import Propagation
 from captum_attn.functional import ResponseScore, ScoreFunction
@@ -109,6 +109,8 @@ class GenerationExplainer(SavedExplainer):
             TypeError, ValueError: prompts that are none, or another number of responses; else as
                 :meth:`captum_attn.GenerationAttention.explain`.
         """
+        if "outputs" in generate:
+            raise TypeError("outputs are all tokens of the response: choose some of the result, explanation[0][:, 2]")
         known = (*OF_SHAP, *_SETTINGS)
         check_shap_arguments(
             {name: value for name, value in generate.items() if name in known},
@@ -144,6 +146,8 @@ class GenerationExplainer(SavedExplainer):
 
     def _written(self, writes: Pipeline, prompt: Any, settings: Mapping[str, Any]) -> list[int]:
         """What a pipeline writes."""
+        if unwrapped(writes.model) is not unwrapped(self.model):
+            raise ValueError("the pipeline has another model now, which is not the one that explains: build it anew")
         read = read_prompt(prompt, self.masker)
         with evaluation_mode(self.model), same_random_state(torch.tensor(read.ids)):
             found: Any = writes(prompt, return_tensors=True, **settings)

@@ -12,6 +12,7 @@ from captum_attn.generation.source_ablations import (
     linear_datamodeling_score,
     random_absences,
     scores_without,
+    top_k_drop,
 )
 
 __all__ = [
@@ -31,5 +32,6 @@ __all__ = [
     "read_prompt",
     "response_inputs",
     "scores_without",
+    "top_k_drop",
     "without_end",
 ]

@@ -223,7 +223,12 @@ class ExplainedResponse:
         """The page that :meth:`save` writes.
 
         It holds :attr:`map`, or, where that has more than 500,000 entries, the values of a few tokens at a time.
+
+        Raises:
+            TypeError, ValueError: contrasts that are no mapping, or not of all its tokens.
         """
+        if not isinstance(contrasts or {}, Mapping):
+            raise TypeError(f"contrasts must be a mapping from names to values, got {type(contrasts).__name__}")
         parts, of_parts = self._parts()
         content = Content(
             prompt=self.prompt,

@@ -21,6 +21,7 @@ from captum_attn.core import (
 )
 from captum_attn.core.propagation import ATTNLRP, Propagation, propagation_named
 from captum_attn.functional import (
+    GAMES,
     Game,
     ResponseScore,
     ScoreFunction,
@@ -91,6 +92,10 @@ class GenerationAttention:
     ) -> None:
         check_model(model)
         check_response_score(score)
+        if not callable(tokenizer):
+            raise TypeError(f"the tokenizer must be the model's, got {type(tokenizer).__name__}")
+        if method is not None and not callable(method):
+            raise TypeError(f"method must be a class or function, such as captum_attn.AttnLRP, got {method!r}")
         if variant not in get_args(RowVariant):
             raise ValueError(f"variant must be 'signed', 'rectified' or 'attention', got {variant!r}")
         self.propagation = propagation_named(propagation)
@@ -137,6 +142,7 @@ class GenerationAttention:
             prompt: a text, as the model is to read it; or messages, mappings with ``role`` and ``content``, to which
                 the tokenizer's chat template is applied.
             response: what the model wrote, or could have: a text, or ids of its tokens. Default: the model writes it.
+                Of words that it would hardly write (see ``probabilities``), values agree less with ablations.
             sources, question: parts of the prompt that are summed up, and what is asked, which is none of them; see
                 :func:`captum_attn.generation.prompt_sources.find_sources`.
             generate: settings of ``model.generate``, such as ``max_new_tokens``; without a response only. Sampling
@@ -253,6 +259,8 @@ class GenerationAttention:
         """
         if self.method is not None or self.head_weights is not None:
             raise ValueError("sources play on attention of which all heads count alike: leave out method, head_weights")
+        if game not in GAMES:
+            raise ValueError(f"game must be one of {', '.join(map(repr, GAMES))}, got {game!r}")
         responses = self._responses(explained.prompt, explained.response_ids)
         scored: Any = ScoredResponse(self.model, responses.count, self.score)
         common: Any = {"layers": self.layers, "heads": self.heads}

@@ -13,10 +13,12 @@ from captum_attn.generation.prompts import Prompt, Span
 
 Sources = Literal["sentences", "paragraphs", "messages"] | Sequence[str] | Sequence[Span]
 
-_ABBREVIATED = "".join(rf"(?<!\b{word})" for word in ("Mr", "Mrs", "Ms", "Dr", "Prof", r"e\.g", r"i\.e", "vs"))
+_ABBREVIATED = "".join(rf"(?<!\b{word})" for word in ("Mr", "Mrs", "Ms", "Dr", "Prof", "St", "vs", r"[^\W\d_]"))
 _PARTS = {
     "paragraphs": re.compile(r"\S(?:[^\n]|\n(?![^\S\n]*\n))*"),
-    "sentences": re.compile(rf"\S[^\n]*?(?:(?:{_ABBREVIATED}\.|[!?…])[\"'”’)\]]*(?=\s|\Z)|[。！？]|(?=\n)|\Z)"),
+    "sentences": re.compile(
+        rf"(?:\d+[.)] +)?\S[^\n]*?(?:(?:{_ABBREVIATED}\.|[!?…؟।])[\"'”’)\]]*(?=\s|\Z)|[。！？]|(?=\n)|\Z)"
+    ),
 }
 
 
@@ -39,8 +41,9 @@ def find_sources(prompt: Prompt, sources: Sources, question: str | None = None) 
     Args:
         prompt: as the model reads it.
         sources: ``"messages"``, ``"paragraphs"`` (parted by empty lines) or ``"sentences"`` (parted by line breaks, and
-            after . ! ? … and their like before a space, but not after Mr. Mrs. Ms. Dr. Prof. e.g. i.e. vs.) of what was
-            given; texts that stand in the prompt; or spans of ``prompt.text``, from and to.
+            after . ! ? … and their like before a space, but not after an item's number, single letters as in "e.g." and
+            initials, nor Mr. Mrs. Ms. Dr. Prof. St. vs.) of what was given; texts that stand in the prompt; or spans,
+            from and to, of the ``text`` that :func:`captum_attn.generation.read_prompt` tells.
         question: what is asked: where it stands in parts that this function finds, these are no sources. Default: the
             last part, if there are several. ``""``: nothing is.
 
@@ -51,16 +54,19 @@ def find_sources(prompt: Prompt, sources: Sources, question: str | None = None) 
     """
     if isinstance(sources, str):
         spans = _without_question(_parts(prompt, sources), prompt.text, question)
+    elif not isinstance(sources, Sequence):
+        raise _unknown_sources(sources)
     elif sources and all(isinstance(one, str) for one in sources):
         spans = [_only_place(str(one), prompt.text) for one in sources]
     else:
         spans = [_checked_span(one, prompt.text) for one in sources]
     if not spans:
         raise ValueError("there are no sources in the prompt")
-    for (_, end), (start, _) in pairwise(sorted(spans)):
-        if start < end:
+    for first, second in pairwise(sorted(spans)):
+        if second[0] < first[1]:
             raise ValueError(
-                f"sources overlap at {_quoted(prompt.text[start:end])}: give each part of the prompt to one"
+                f"the sources {first} and {second} overlap at {_quoted(prompt.text[second[0] : first[1]])}: give each "
+                "part of the prompt to one"
             )
     return [Source(prompt.text[start:end], (start, end)) for start, end in spans]
 
@@ -123,12 +129,16 @@ def _only_place(part: str, text: str) -> Span:
     return start, start + len(part)
 
 
+def _unknown_sources(given: object) -> TypeError:
+    return TypeError(
+        "sources must be 'sentences', 'paragraphs', 'messages', a list of texts, or a list of spans (from, to), got "
+        f"{given!r}"
+    )
+
+
 def _checked_span(span: object, text: str) -> Span:
     if not isinstance(span, tuple | list) or len(span) != 2 or not all(type(place) is int for place in span):
-        raise TypeError(
-            "sources must be 'sentences', 'paragraphs', 'messages', a list of texts, or a list of spans (from, to), "
-            f"got {span!r}"
-        )
+        raise _unknown_sources(span)
     start, end = span
     if not 0 <= start < end <= len(text) or not text[start:end].strip():
         raise ValueError(f"the source {span} is empty, or lies outside of the prompt's {len(text)} characters")

@@ -102,6 +102,7 @@ def _check_known(response: str, ids: Sequence[int], tokenizer: Any) -> None:
 
 
 def _checked(given: Any, size: int) -> list[int]:
+    given = given.tolist() if isinstance(given, torch.Tensor) else given
     if not isinstance(given, Sequence):
         raise TypeError(f"a response is a text, or a list of ids, got {type(given).__name__}")
     wrong = [one for one in given if not is_index(one) or not 0 <= one < size]

@@ -58,11 +58,11 @@ def response_page(content: Content) -> str:
     """The page, as HTML.
 
     Raises:
-        ValueError: contrasts of another length.
+        ValueError: contrasts of another length, or that are not finite.
     """
     for name, values in content.contrasts.items():
-        if values.shape != content.values.shape:
-            expected = f"must have shape {tuple(content.values.shape)}"
+        if values.shape != content.values.shape or not values.isfinite().all():
+            expected = f"must have shape {tuple(content.values.shape)} and be finite"
             raise ValueError(f"contrast {name!r} {expected}, got {tuple(values.shape)}")
     score = _SCORES.get(content.score, content.score)
     longest = max(end - start for start, end in content.parts)

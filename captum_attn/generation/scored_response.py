@@ -113,8 +113,15 @@ class ResponseClassifier(nn.Module):
         check_causal(model)
         self.model, self.config = model, config_of(model)
 
-    def forward(self, input_ids: Tensor, response_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, response_ids: Tensor | None = None, attention_mask: Tensor | None = None
+    ) -> Tensor:
         """Logits (B, 2) of ids (B, N), of which ``response_ids`` int64 (B, N) has the response's, else −100."""
+        if response_ids is None:
+            raise ValueError(
+                "nothing says which response is meant: inputs are those of captum_attn.generation.response_inputs("
+                "prompts, responses, tokenizer)"
+            )
         logits = self.model(**_given(self.model, input_ids, attention_mask)).logits[:, :-1]
         scored = scored_places(response_ids[:, 1:])
         scores = response_scores(logits, response_ids[:, 1:].clamp(min=0)).masked_fill(~scored, 0)

@@ -36,7 +36,7 @@ def scores_without(
         show_progress: show a progress bar.
 
     Returns:
-        (S, T), the score of each of the response's tokens.
+        (S, T), the score of each of the response's tokens; ``.sum(-1)`` is the response's.
 
     Raises:
         ValueError: other shapes; prompts of which nothing is left.
@@ -68,6 +68,23 @@ def leave_one_out(
     absent = torch.cat([torch.zeros(1, len(explained.sources)), torch.eye(len(explained.sources))]).bool()
     scores = scores_without(explainer, explained, absent, batch_size=batch_size, show_progress=show_progress).sum(-1)
     return scores[0] - scores[1:]
+
+
+def top_k_drop(explainer: GenerationAttention, explained: ExplainedResponse, values: Tensor, k: int = 1) -> float:
+    """By how much the response's score is lower without the ``k`` sources whose values (K,) are largest.
+
+    Raises:
+        ValueError: other values; more sources than there are.
+
+    Source: Cohen-Wang et al. 2024, *ContextCite*, 2409.00729.
+    """
+    count = len(explained.sources)
+    if values.shape != (count,) or not 0 < k <= count:
+        raise ValueError(f"expected values ({count},) and k from 1 to {count}, got {tuple(values.shape)} and {k}")
+    absent = torch.zeros(2, count, dtype=torch.bool)
+    absent[1, values.topk(k).indices] = True
+    whole, without = scores_without(explainer, explained, absent).sum(-1).tolist()
+    return float(whole - without)
 
 
 def fit_head_weights(

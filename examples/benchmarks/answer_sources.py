@@ -172,9 +172,9 @@ class Asked:
         """What others do, and passes over the whole sequence."""
         one: Any = partial(GenerationAttention, self.model, self.tokenizer)
         ways = [
-            Way("rollout", "1 f", by(one(method=AttentionRollout))),
-            Way("incoming, all rows", "1 f + b", by(one(method=partial(ShapleyGradAttention, game="incoming")))),
-            Way("AttnLRP, logit", "1 f + b", by(one(method=AttnLRP, score="logit"))),
+            Way("rollout", "2 f", by(one(method=AttentionRollout))),
+            Way("incoming, all rows", "2 f + b", by(one(method=partial(ShapleyGradAttention, game="incoming")))),
+            Way("AttnLRP, logit", "2 f + b", by(one(method=AttnLRP, score="logit"))),
             Way("Captum Input × Gradient, log_odds", "1 f + b", self.input_x_gradient),
             Way("Captum LLMAttribution(FeatureAblation)", "9 f", self.captum_ablation),
             Way("ContextCite-like, 32 ablations", "32 f", partial(self.regression, seed=10**6 + number)),

@@ -12,6 +12,7 @@ from chat_models import chat_model
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from models import left_untouched
 from predictions import predict
+from tokenizers import normalizers
 from torch.utils.data import DataLoader
 from transformers import GenerationConfig
 
@@ -82,6 +83,10 @@ def test_what_was_begun_under_other_rules_is_not_gone_on_with(explainer: Any, tm
     tokenizer.chat_template = tokenizer.chat_template.replace("assistant", "answer")
     with pytest.raises(MisconfigurationException, match=r"tokenizer.chat_template: .* there, .* here"):
         predict(GenerationModule(GenerationAttention(explainer.model, tokenizer)), loader(), tmp_path)
+    _, tokenizer = chat_model()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    with pytest.raises(MisconfigurationException, match=r"tokenizer.rules: .* there, .* here"):
+        predict(GenerationModule(GenerationAttention(explainer.model, tokenizer)), loader(), tmp_path)
     written = GenerationModule(explainer, generation_config=GenerationConfig(max_new_tokens=2))
     predict(written, loader(), tmp_path / "written")
     longer = GenerationModule(explainer, generation_config=GenerationConfig(max_new_tokens=6))
@@ -105,6 +110,11 @@ def test_the_model_writes_what_rows_do_not_have(explainer: Any) -> None:
     expected = explainer.explain("a film .", max_new_tokens=3, do_sample=False)
     assert written["response"] == expected.response
     assert given["response"] == "fine"
+    torch.manual_seed(0)
+    sampled = predict(
+        GenerationModule(explainer, max_new_tokens=6, do_sample=True), loader([{"prompt": "a film ."}] * 3)
+    )
+    assert len({row["response"] for table in sampled for row in table.to_pylist()}) == 3
 
 
 def test_batches_may_be_mappings_of_lists(explainer: Any) -> None:

@@ -133,6 +133,7 @@ def test_names_of_outputs():
     ("frame", "error", "message"),
     [
         ([made_up(["a"])], TypeError, "expected a pandas DataFrame.*got list"),
+        (pd.DataFrame([{"prompt_length": 3}]), ValueError, "these are rows of GenerationModule"),
         (pd.DataFrame([{"tokens": ["a"]}]), ValueError, r"no columns \['index', 'scores'"),
         (pd.DataFrame([made_up(["a"])])[:0], ValueError, "has 0 rows"),
         (pd.DataFrame([made_up([]) | {"tokens": None}]), ValueError, "processor=tokenizer"),

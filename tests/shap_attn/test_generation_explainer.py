@@ -120,6 +120,8 @@ def test_bad_arguments_are_named(chat: Any, explainer: Any) -> None:
     ):
         with pytest.raises(kind, match=message):
             explainer(wrong, responses=["fine"])
+    with pytest.raises(TypeError, match="outputs are all tokens of the response"):
+        explainer(PROMPTS[0], responses="fine", outputs=[0])
     with pytest.raises(ValueError, match="2 prompts but 1 responses"):
         explainer(PROMPTS, responses="fine")
     with pytest.warns(UserWarning, match="link=.* has no effect"):

@@ -378,6 +378,12 @@ def test_bad_arguments_are_named(chat: Any) -> None:
         mutual.explain(MESSAGES, "fine")
     with pytest.raises(TypeError, match="method must make an attribution of a model"):
         GenerationAttention(*chat, method=lambda *_, **__: 3).explain(MESSAGES, "fine")
+    with pytest.raises(TypeError, match="method must be a class or function"):
+        GenerationAttention(*chat, method="attnlrp")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="the tokenizer must be the model's, got NoneType"):
+        GenerationAttention(chat[0], None)
+    with pytest.raises(TypeError, match="sources must be 'sentences'"):
+        GenerationAttention(*chat).explain(MESSAGES, "fine", sources=None)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="the prompt must be a text, or messages"):
         GenerationAttention(*chat).explain(3, "fine")
     with pytest.raises(TypeError, match="messages need a role and a content"):
@@ -532,7 +538,11 @@ def test_what_is_not_read_as_it_is_written_is_refused() -> None:
     found = explainer.explain(MESSAGES, "it is old", sources=[(0, 1), (1, 3)])
     with pytest.raises(ValueError, match="has no token of its own"):
         found.source_frame()
-    found = explainer.explain(MESSAGES, "it is old")
+    found = explainer.explain(MESSAGES, torch.tensor(tokenizer("it is old", add_special_tokens=False)["input_ids"]))
+    with pytest.raises(ValueError, match="game must be one of 'cls', "):
+        explainer.source_game(found, "none")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="contrasts must be a mapping"):
+        found.page([found.values])  # type: ignore[arg-type]
     for part in (1, slice(0, 1), (0, 1, 2), (0.0, 1.0)):
         with pytest.raises(TypeError, match="a part is a text, or two numbers of tokens"):
             found.of(part)

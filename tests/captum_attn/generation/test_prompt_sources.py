@@ -33,6 +33,12 @@ def test_sentences_and_paragraphs(tokenizer: Any) -> None:
     titled = ["Dr. Roe saw Mrs. Poe, e.g. on Monday.", "Both had TVs.", "Prof. Doe fell."]
     assert texts(tokenizer, " ".join(titled), "sentences", "") == titled
     assert texts(tokenizer, "Did you see the Dr? He left.", "sentences", "") == ["Did you see the Dr?", "He left."]
+    for whole in (
+        ["1. Cleo is 9.", "2. Dan is 11."],
+        ["J. R. R. Tolkien wrote it.", "At 5 p.m. they left the U.S. Senate."],
+        ["Sie verbindet z.B. die Altstadt.", "هل هي قديمة؟", "यह पुराना है।", "End"],
+    ):
+        assert texts(tokenizer, " ".join(whole), "sentences", "") == whole
 
 
 def test_messages_texts_and_spans(tokenizer: Any) -> None:
@@ -82,7 +88,7 @@ def test_tokens_belong_to_the_source_that_most_of_them_stands_in(tokenizer: Any)
         ([], ValueError, "there are no sources"),
         (["nowhere"], ValueError, "stands nowhere"),
         (["here"], ValueError, "stands in it more than once"),
-        ([(0, 5), (4, 9)], ValueError, "sources overlap at"),
+        ([(0, 5), (4, 9)], ValueError, r"the sources \(0, 5\) and \(4, 9\) overlap at"),
         ([(5, 5)], ValueError, "is empty, or lies outside"),
         ([(0, 500)], ValueError, "is empty, or lies outside"),
         ([(0, 1, 2)], TypeError, "a list of spans"),

@@ -68,6 +68,8 @@ def test_a_long_response_has_a_map_of_some_tokens_each(
 def test_contrasts_of_another_length_are_refused(explained: ExplainedResponse) -> None:
     with pytest.raises(ValueError, match="contrast 'a' must have shape"):
         explained.page({"a": torch.zeros(3)})
+    with pytest.raises(ValueError, match=r"contrast 'a' must have shape .* and be finite"):
+        explained.page({"a": explained.values / 0})
 
 
 def test_it_is_saved_and_shown_in_notebooks(explained: ExplainedResponse, tmp_path: Path) -> None:

@@ -113,6 +113,8 @@ def test_a_classifier_says_how_sure_the_model_is_of_its_response(chat: Any) -> N
     inputs["response_ids"][1] = -100
     with pytest.raises(ValueError, match="a row has no response"):
         ResponseClassifier(model)(**inputs)
+    with pytest.raises(ValueError, match=r"inputs are those of captum_attn\.generation\.response_inputs"):
+        ResponseClassifier(model)(inputs["input_ids"])
     for wrong, message in ((["fine"], "2 prompts and 1 responses"), (["fine", ""], "a response is empty")):
         with pytest.raises(ValueError, match=message):
             response_inputs(PROMPTS, wrong, tokenizer)

@@ -14,6 +14,7 @@ from captum_attn.generation import (
     linear_datamodeling_score,
     random_absences,
     scores_without,
+    top_k_drop,
 )
 from captum_attn.generation.source_ablations import _left
 
@@ -79,8 +80,23 @@ def test_the_score_of_a_linear_model_is_one() -> None:
     assert linear_datamodeling_score(values, absent, -scores) == -1
 
 
+def test_the_highest_sources_are_left_out_together(explainer: Any) -> None:
+    explained = explainer.explain(prompt(PARTS, True), "fine", sources=PARTS)
+    values = torch.tensor([0.2, -1.0, 0.4])
+    without = explainer.explain(prompt([PARTS[1]], True), "fine", sources=[PARTS[1]])
+    expected = float(explained.scores.sum() - without.scores.sum())
+    assert top_k_drop(explainer, explained, values, 2) == pytest.approx(expected, abs=1e-4)
+    lost = leave_one_out(explainer, explained)
+    assert top_k_drop(explainer, explained, lost) == pytest.approx(float(lost.max()), abs=1e-4)
+    for wrong, k in ((values[:2], 1), (values, 4), (values, 0)):
+        with pytest.raises(ValueError, match=r"expected values \(3,\) and k from 1 to 3"):
+            top_k_drop(explainer, explained, wrong, k)
+
+
 def test_absences_of_another_form_are_refused(explainer: Any) -> None:
     explained = explainer.explain(prompt(PARTS, True), "fine", sources=PARTS)
+    with pytest.raises(ValueError, match=r"expected values \(K,\), absent \(S, K\) and scores \(S,\)"):
+        linear_datamodeling_score(torch.ones(3), torch.eye(3).bool(), torch.ones(3, 2))
     for absent in (torch.zeros(2, 3), torch.zeros(3).bool(), torch.zeros(2, 4).bool()):
         with pytest.raises(ValueError, match=r"absent must be bool \(S, 3\)"):
             scores_without(explainer, explained, absent)
