@@ -111,10 +111,9 @@ def test_the_model_writes_what_rows_do_not_have(explainer: Any) -> None:
     assert written["response"] == expected.response
     assert given["response"] == "fine"
     torch.manual_seed(0)
-    sampled = predict(
-        GenerationModule(explainer, max_new_tokens=6, do_sample=True), loader([{"prompt": "a film ."}] * 3)
-    )
-    assert len({row["response"] for table in sampled for row in table.to_pylist()}) == 3
+    sampling = GenerationModule(explainer, max_new_tokens=6, do_sample=True)
+    tables = predict(sampling, loader([{"prompt": "a film ."}] * 3))
+    assert len({row["response"] for table in tables for row in table.to_pylist()}) == 3
 
 
 def test_batches_may_be_mappings_of_lists(explainer: Any) -> None:
