@@ -17,7 +17,7 @@ _HOW = (
     "Click or drag over the response to see what was behind {}: red raised its score, blue lowered it. Arrow keys "
     "move, with Shift they extend, Escape takes all. Values are {}; {:.0%} of their magnitude lies outside of the "
     "sources. In the prompt, dots underline what is no source, such as the question; the template's words are "
-    "pale."
+    "pale, and do not count for the strength of colours."
 )
 
 

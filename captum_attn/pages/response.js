@@ -45,7 +45,7 @@
     const now = values();
     const of = (numbers) => numbers.reduce((sum, number) => sum + now[number], 0);
     const shown = pieces.map(([, numbers]) => of(numbers));
-    const peak = Math.max(...shown.map(Math.abs));
+    const peak = Math.max(...shown.filter((_, place) => !pieces[place][2]).map(Math.abs));
     pieces.forEach(([node, numbers], place) => {
       node.style.backgroundColor = coloured(shown[place], peak);
       node.title = numbers.length ? plain(shown[place]) : "";
@@ -82,7 +82,7 @@
   };
 
   data.prompt.forEach(([text, numbers, what]) => {
-    pieces.push([written(element("prompt"), "span", text, `token ${what}`), numbers]);
+    pieces.push([written(element("prompt"), "span", text, `token ${what}`), numbers, what === "template"]);
   });
   data.response.forEach((token, place) => {
     const breaks = token.text.split("\n").length - 1; // a button does not break the line that it is in
