@@ -19,9 +19,8 @@ from transformers import (
     AddedToken,
     BertConfig,
     BertForMaskedLM,
-    DogeConfig,
-    DogeForCausalLM,
     GenerationConfig,
+    LlamaForCausalLM,
     PreTrainedTokenizerFast,
     T5Config,
     T5ForConditionalGeneration,
@@ -450,15 +449,21 @@ def test_models_are_tried_once_for_responses_of_one_token_and_once_for_others() 
 
 
 def test_attention_that_changes_with_the_length_is_refused_at_any_time() -> None:
-    tokenizer = chat_model()[1]
-    sizes = {"vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
-    torch.manual_seed(0)
-    sparse = DogeForCausalLM(DogeConfig(**sizes, num_key_value_heads=2, intermediate_size=48, keep_window_size=8))
+    class Sparse(LlamaForCausalLM):
+        """Long inputs read their beginning no more, as with attention to the best keys alone."""
+
+        def forward(self, input_ids: Tensor, attention_mask: Tensor, **given: Any) -> Any:
+            if input_ids.shape[1] > 12:
+                attention_mask = attention_mask.index_fill(1, torch.arange(6), 0)
+            return super().forward(input_ids=input_ids, attention_mask=attention_mask, **given)
+
+    plain, tokenizer = chat_model()
+    model = Sparse(plain.config).eval()
+    model.load_state_dict(plain.state_dict())
     with torch.no_grad():
-        for weight in sparse.parameters():
-            if weight.dim() > 1:
-                weight.normal_(0, 0.3)
-    explainer = GenerationAttention(sparse.eval(), tokenizer, propagation="gradient")
+        for weight in model.parameters():
+            weight.mul_(4)
+    explainer = GenerationAttention(model, tokenizer, propagation="gradient")
     explainer.explain("is it old ?", "fine", sources=["is it old"])
     with pytest.raises(ValueError, match="predicts a response otherwise from its cache"):
         explainer.explain(f"{'the cat is old . ' * 8} how old is the dog ?", "it is young")
