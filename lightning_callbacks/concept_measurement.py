@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from captum_attn.concepts import (
 )
 from captum_attn.core import device_of, observed_forward
 from captum_attn.core.forward import plain_output
+from captum_attn.functional import SIGNIFICANT
 from lightning_callbacks.classes import class_number
 from lightning_callbacks.history import Group
 from lightning_callbacks.history_figures import Panel
@@ -33,7 +35,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COLUMNS = {"tcav": "score", "tcav_effect": "effect", "tcav_p": "p_holm"}
-"""Groups of metrics, and the columns of :meth:`captum_attn.concepts.ConceptScores.table` that they hold."""
+"""Groups of metrics, and the columns of :meth:`captum_attn.concepts.ConceptScores.table` that they hold.
+
+``tcav_p/{concept}`` holds the ``p_holm`` of :meth:`captum_attn.concepts.ConceptScores.concepts`.
+"""
 
 
 class ConceptMeasurement(Measurement):
@@ -102,7 +107,8 @@ class ConceptMeasurement(Measurement):
             for concept in concepts
             for layer, label in labelled
         }
-        self.names = list(self._cells)
+        self._concept_names = {f"tcav_p/{plain_name(concept)}": concept for concept in concepts}
+        self.names = [*self._cells, *self._concept_names]
 
     def _check_labels(self, probe: ProbeSet) -> None:
         if self._target is not None and probe.labels is None:
@@ -147,19 +153,25 @@ class ConceptMeasurement(Measurement):
             warn_of_weak_tests(self.scores.sets, self._ttcav.permutations)
             self._warned = True
         rows = self.scores.table().set_index(["concept", "module"])
-        return {name: rows.loc[(concept, module), column] for name, (column, concept, module) in self._cells.items()}
+        of_layers = {
+            name: rows.loc[(concept, module), column] for name, (column, concept, module) in self._cells.items()
+        }
+        p_values = self.scores.concepts().set_index("concept").p_holm
+        return of_layers | {name: p_values[concept] for name, concept in self._concept_names.items()}
 
     def panels(self, frame: pd.DataFrame) -> list[list[Panel]]:
-        """T-TCAV scores, a panel for each layer; below, effects."""
+        """T-TCAV scores, a panel for each layer; below, effects; then concepts' p-values."""
         output = "the predicted class" if self._target is None else str(self._target)
         layers = list(dict.fromkeys(name.split("/")[2] for name in frame if name.startswith("tcav/")))
-        return [
+        of_layers = [
             [self._panel(frame, group, layer, f"{title}, {layer.replace('_', ' ')}", level, limits) for layer in layers]
             for group, title, level, limits in (
                 ("tcav", "T-TCAV score", 0.5, (-0.05, 1.05)),
                 ("tcav_effect", f"effect on {output}", 0.0, None),
             )
         ]
+        concepts = {name.split("/")[1]: name for name in frame if re.fullmatch("tcav_p/[^/]+", name)}
+        return [*of_layers, [Panel("p-value of the concept (Holm)", concepts, level=SIGNIFICANT, limits=(-0.05, 1.05))]]
 
     @staticmethod
     def _panel(

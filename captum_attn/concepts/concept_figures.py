@@ -62,7 +62,7 @@ def concepts_by_layers(
     axes.spines[:].set_visible(False)
     figure.supxlabel(
         "number, colour: T-TCAV score (none: no gradient)\n"
-        "▲ the mean-shift effect raises, ▼ lowers the output (Holm, 5 %); pale: it is not significant",
+        "p: the concept's, of all layers (Holm); ▲ the effect raises, ▼ lowers the output; pale: not significant (5 %)",
         fontsize=7,
     )
     return as_written(figure)
@@ -116,8 +116,12 @@ def scores_of_draws(
     return as_written(figure)
 
 
-def concepts_over_image(pixels: Tensor, patches: Tensor, grid: Grid, names: Sequence[str], title: str) -> Figure:
+def concepts_over_image(
+    pixels: Tensor, patches: Tensor, grid: Grid, names: Sequence[str], title: str, mask: Tensor | None = None
+) -> Figure:
     """An image (C, h, w), and beside it the sensitivity of its patches (K, rows, columns) to each of K concepts.
+
+    A mask, bool (h, w), is outlined.
 
     Raises:
         ValueError: nothing says where the patches lie.
@@ -142,6 +146,8 @@ def concepts_over_image(pixels: Tensor, patches: Tensor, grid: Grid, names: Sequ
         draw_patches(axes, values, pixels, extent, cmap=colours, norm=scale, alpha=0.9 * strength)
         axes.set_title(fill(name, 20), fontsize=9)
     for axes in panels:
+        if mask is not None and axes.images:
+            axes.contour(mask.cpu().numpy(), levels=[0.5], colors="black", linewidths=0.8)
         axes.set_axis_off()
     figure.colorbar(ScalarMappable(scale, colours), ax=panels, shrink=0.8, label=_SENSITIVITY)
     figure.suptitle(title, fontsize=10)
@@ -177,7 +183,7 @@ def concepts_under_text(tokens: Sequence[str], values: Tensor, names: Sequence[s
 
 
 _TOKENS_IN_A_LINE = 30
-_SENSITIVITY = "change of the output\nper step along the vector"
+_SENSITIVITY = "change of the output,\ntowards the concept"
 _DOT = "#1f77d6"
 
 

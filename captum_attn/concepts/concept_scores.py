@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -14,7 +15,7 @@ from torch import Tensor
 from captum_attn.concepts.concept_figures import concepts_by_layers, scores_of_draws
 from captum_attn.concepts.layers import Layer, layer_labels
 from captum_attn.concepts.scoring import LayerScores
-from captum_attn.functional import SIGNIFICANT, holm
+from captum_attn.functional import SIGNIFICANT, cauchy_combination, holm
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,20 +48,38 @@ class SetScores:
     @property
     def p_values(self) -> Tensor:
         """float64 (L, K): the less sure of both tests; NaN where the effect is undefined."""
-        return torch.maximum(self.p_examples, torch.stack([scores.p_direction for scores in self.scores]))
+        return torch.maximum(self.p_examples, torch.stack([scores.effects.p_direction for scores in self.scores]))
+
+    @property
+    def p_concepts(self) -> Tensor:
+        """float64 (K,), of each concept, all layers together: whether it has an effect in any; NaN where undefined."""
+        return cauchy_combination(self.p_values)
+
+    @property
+    def surest(self) -> Tensor:
+        """int64 (K,), the place among ``layers`` where each concept's p-value is smallest."""
+        return self.p_values.nan_to_num(torch.inf).argmin(0)
 
     def notes(self, layer: int, concept: int) -> str:
         """What must be known before a score is believed."""
         scores, notes = self.scores[layer], []
         if scores.sign_count[concept].isnan().all():
             notes.append("no gradient on these tokens")
-        elif float((scores.sign_count[concept].mean() - 0.5) * scores.effect[concept]) < 0:
+        elif float((scores.sign_count[concept].mean() - 0.5) * scores.effects.effect[concept]) < 0:
             notes.append("score and effect disagree")
         if not self.separates(layer, concept):
             notes.append("its vectors separate no better than chance")
         if scores.t_test[concept].isnan() and not scores.sign_count[concept].isnan().any():
             notes.append("constant score, no t-test")
         return "; ".join(notes)
+
+    def concept_notes(self, concept: int, significant: Tensor) -> str:
+        """What must be known before a concept is believed, of which bool (L,) layers are significant."""
+        notes = [self.notes(int(self.surest[concept]), concept)]
+        effects = torch.stack([scores.effects.effect[concept] for scores in self.scores])[significant]
+        if (effects > 0).any() and (effects < 0).any():
+            notes.append("effects of both signs in significant layers")
+        return "; ".join(filter(None, notes))
 
     def separates(self, layer: int, concept: int) -> bool:
         """Whether the accuracy on held-out examples is above one half, at the 5 % level."""
@@ -108,7 +127,7 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
                     "magnitude": scores.magnitude.mean(1),
                     "sign_count_per_cav": scores.sign_count,
                     "magnitude_per_cav": scores.magnitude,
-                    "effect": scores.effect,
+                    "effect": scores.effects.effect,
                     "cavs": scores.cavs,
                 }
 
@@ -125,6 +144,54 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
         except StopIteration:
             raise KeyError(f"there is no set {key!r}: expected one of {', '.join(map(repr, self))}") from None
 
+    def concepts(self) -> pd.DataFrame:
+        """The answer for each concept, one row each.
+
+        Returns:
+            Columns ``set``, ``concept``; ``significant``, whether ``p_holm`` is below 0.05; ``effect``, in units of the
+            explained output, and ``score``, in the concept's surest ``layer`` (its index) or ``module``, where its
+            p-value is smallest; ``p``, of the concept, from those of all layers
+            (:func:`~captum_attn.functional.cauchy_combination`), and ``p_holm``, the same after Holm's correction for
+            all concepts; ``layers``, in how many of those where it is defined it is significant; ``examples``,
+            ``inputs``; ``note``, where something is wrong.
+        """
+        import pandas as pd
+
+        rows: list[dict[str, Any]] = []
+        for one, corrected in zip(self.sets, self._corrected(), strict=True):
+            significant = self._of_layers(one, corrected) < SIGNIFICANT
+            for k, concept in enumerate(one.concepts):
+                place = int(one.surest[k])
+                defined = int((~one.p_values[:, k].isnan()).sum())
+                rows.append(
+                    {
+                        "set": one.key,
+                        "concept": concept.name,
+                        "significant": bool(corrected[k] < SIGNIFICANT),
+                        "effect": float(one.scores[place].effects.effect[k]),
+                        "p": float(one.p_concepts[k]),
+                        "p_holm": float(corrected[k]),
+                        "layer": one.layers[place].index,
+                        "module": one.layers[place].name,
+                        "score": float(one.scores[place].sign_count[k].mean()),
+                        "layers": f"{int(significant[:, k].sum())} of {defined}",
+                        "examples": one.examples[k],
+                        "inputs": len(self.targets),
+                        "note": one.concept_notes(k, significant[:, k]),
+                    }
+                )
+        return pd.DataFrame(rows)
+
+    def _corrected(self) -> list[Tensor]:
+        """float64 (K,) of each set: p-values of concepts after Holm's correction for those of all sets."""
+        sizes = [len(one.concepts) for one in self.sets]
+        return list(holm(torch.cat([one.p_concepts for one in self.sets])).split(sizes))
+
+    @staticmethod
+    def _of_layers(one: SetScores, corrected: Tensor) -> Tensor:
+        """float64 (L, K), after Holm's correction for the layers of a concept, and never below the concept's own."""
+        return torch.maximum(torch.stack([holm(of_concept) for of_concept in one.p_values.mT], 1), corrected)
+
     def table(self) -> pd.DataFrame:
         """Everything about each concept in each layer, one row each.
 
@@ -134,7 +201,8 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
             - ``effect``, the mean-shift effect, in units of the explained output, and ``effect_std``, its spread over
               draws of the other concepts;
             - ``p``, its p-value, the larger one of ``p_examples`` and ``p_direction``; ``p_holm``, the same after
-              Holm's correction for all rows; ``significant``, whether that is below 0.05;
+              Holm's correction for the concept's layers, and never below the concept's own, as :meth:`concepts` has it:
+              first a concept is significant, then some of its layers; ``significant``, whether that is below 0.05;
             - ``score``, the T-TCAV score: the share of inputs with positive sensitivity, the mean over the vectors;
               ``score_std``, its spread over them; ``magnitude``, the mean sensitivity;
             - ``t_test``, the paper's p-value of the scores against 0.5, for comparison. **Do not rely on it**: vectors
@@ -149,8 +217,8 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
         import pandas as pd
 
         rows: list[dict[str, Any]] = []
-        for one in self.sets:
-            p_values = one.p_values
+        for one, corrected in zip(self.sets, self._corrected(), strict=True):
+            p_values, of_layers = one.p_values, self._of_layers(one, corrected)
             for place, (layer, scores) in enumerate(zip(one.layers, one.scores, strict=True)):
                 for k, concept in enumerate(one.concepts):
                     rows.append(
@@ -159,11 +227,13 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
                             "concept": concept.name,
                             "layer": layer.index,
                             "module": layer.name,
-                            "effect": float(scores.effect[k]),
+                            "effect": float(scores.effects.effect[k]),
                             "effect_std": _spread(scores.effect_of_draws[k]),
                             "p": float(p_values[place, k]),
+                            "p_holm": float(of_layers[place, k]),
+                            "significant": bool(of_layers[place, k] < SIGNIFICANT),
                             "p_examples": float(one.p_examples[place, k]),
-                            "p_direction": float(scores.p_direction[k]),
+                            "p_direction": float(scores.effects.p_direction[k]),
                             "score": float(scores.sign_count[k].mean()),
                             "score_std": _spread(scores.sign_count[k]),
                             "magnitude": float(scores.magnitude[k].mean()),
@@ -176,13 +246,12 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
                             "note": one.notes(place, k),
                         }
                     )
-        table = pd.DataFrame(rows)
-        table.insert(7, "p_holm", holm(torch.tensor(table["p"].to_numpy())).numpy())
-        table.insert(8, "significant", table["p_holm"] < SIGNIFICANT)
-        return table
+        return pd.DataFrame(rows)
 
     def plot(self, experimental_set: str | None = None) -> Figure:
         """T-TCAV scores of concepts by layers, with marks where the effect is significant, as in :meth:`table`.
+
+        Beside each concept stands its own p-value, as in :meth:`concepts`.
 
         Args:
             experimental_set: its key. Default: the first.
@@ -199,7 +268,8 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
         scores, effects, p_values = (
             torch.tensor(rows[column].to_numpy()).view(shape).mT for column in ("score", "effect", "p_holm")
         )
-        names = [concept.name for concept in one.concepts]
+        sure = self.concepts().query("set == @one.key")
+        names = [f"{concept}, {_p_value(p)}" for concept, p in zip(sure.concept, sure.p_holm, strict=True)]
         return concepts_by_layers(scores, effects, p_values, names, layer_labels(one.layers), self._title)
 
     def plot_stability(self, experimental_set: str | None = None) -> Figure:
@@ -288,6 +358,10 @@ def _compared(found: ConceptScores) -> list[Any]:
         (one.key, [concept.name for concept in one.concepts], list(found[one.key]), one.scores[0].sign_count.shape[1])
         for one in found.sets
     ]
+
+
+def _p_value(p: float) -> str:
+    return "undefined" if math.isnan(p) else "p < .001" if p < 0.001 else f"p = {p:.3f}".replace("0.", ".")
 
 
 def _spread(values: Tensor) -> float:

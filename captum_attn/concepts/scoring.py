@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +15,7 @@ from captum_attn.core import seeded
 from captum_attn.functional import (
     balanced_accuracy,
     direction_p_value,
+    examples_p_values,
     mean_cosine,
     mean_shifts,
     t_test_p_values,
@@ -26,6 +29,22 @@ ACCURACY_DRAWS = 10
 """The most draws for each concept whose vectors are fitted again without them."""
 
 
+class LayerEffects(NamedTuple):
+    """The mean-shift effects of K concepts in one layer; float32 unless stated.
+
+    Attributes:
+        effect: (K,), e = p̄ · (μ⁺ − μ⁻): by how much the explained output would change, to first order, if the tokens'
+            states moved from the mean of the other concepts' examples to that of the concept's; where tokens are
+            weighted by attention, each by its share of it.
+        example_effects: (E,), p̄ · h̄_e of the concepts' E examples.
+        p_direction: float64 (K,), of the effect: whether the direction of the gradient could be chance.
+    """
+
+    effect: Tensor
+    example_effects: Tensor
+    p_direction: Tensor
+
+
 @dataclass(frozen=True)
 class LayerScores:
     """T-TCAV of K concepts in one layer, by m concept activation vectors for each; float32 unless stated.
@@ -35,12 +54,8 @@ class LayerScores:
         sign_count: (K, m), the share of inputs whose sensitivity to the vector is positive; NaN where the pooled
             gradients of all inputs are zero.
         magnitude: (K, m), the mean sensitivity of the inputs to the vector.
-        effect: (K,), the mean-shift effect e = p̄ · (μ⁺ − μ⁻): by how much the explained output would change, to first
-            order, if the tokens' states moved from the mean of the other concepts' examples to that of the concept's;
-            where tokens are weighted by attention, each by its share of it.
-        effect_of_draws: (K, m), the same against each draw of the others.
-        p_direction: float64 (K,), of the effect: whether the direction of the gradient could be chance.
-        example_effects: (E,), p̄ · h̄_e of the concepts' E examples.
+        effects: mean-shift effects.
+        effect_of_draws: (K, m), these against each draw of the others.
         t_test: (K,), the paper's p-values of the m sign counts against 0.5.
         accuracy: (K,), on tokens of held-out examples, the mean of both sides.
         accuracy_error: (K,), its standard error, by examples.
@@ -50,14 +65,26 @@ class LayerScores:
     cavs: Tensor
     sign_count: Tensor
     magnitude: Tensor
-    effect: Tensor
+    effects: LayerEffects
     effect_of_draws: Tensor
-    p_direction: Tensor
-    example_effects: Tensor
     t_test: Tensor
     accuracy: Tensor
     accuracy_error: Tensor
     cosine: Tensor
+
+
+def layer_effects(tokens: TokenStates, gradient: Tensor) -> LayerEffects:
+    """The effects of concepts, by their tokens' states and the mean pooled gradient p̄ (D,) of inputs."""
+    shifts, spread = mean_shifts(tokens.example_means, tokens.concepts), tokens.example_covariance
+    p_direction = torch.tensor([direction_p_value(gradient, shift, spread) for shift in shifts], dtype=torch.double)
+    return LayerEffects(shifts @ gradient, tokens.example_means @ gradient, p_direction)
+
+
+def p_examples(effects: Sequence[LayerEffects], concepts: Tensor, permutations: int, seed: int) -> Tensor:
+    """float64 (L, K), whether the examples (E,) of K concepts could be chance, in L layers."""
+    each = torch.stack([of_layer.example_effects for of_layer in effects])
+    own = (concepts == concept for concept in range(int(concepts.max()) + 1))
+    return torch.stack([examples_p_values(each, one, permutations, seed) for one in own], 1)
 
 
 def score_layer(tokens: TokenStates, pooled: Tensor, estimator: CAVEstimator, n_cavs: int, seed: int) -> LayerScores:
@@ -76,11 +103,9 @@ def score_layer(tokens: TokenStates, pooled: Tensor, estimator: CAVEstimator, n_
     held_out = held_out_examples(tokens.concepts, HELD_OUT, generator)
     vectors = estimator(tokens, draws).vectors
     sign_count, magnitude = (scores.view(concepts, n_cavs) for scores in tcav_scores(pooled, vectors))
-    gradient = pooled.mean(0)
-    example_effects = tokens.example_means @ gradient
+    effects = layer_effects(tokens, pooled.mean(0))
     positive, negative = (weights / weights.sum(1, keepdim=True) for weights in (draws.positive, draws.negative))
-    of_draws = ((positive - negative) @ example_effects).view(concepts, n_cavs)
-    shifts, spread = mean_shifts(tokens.example_means, tokens.concepts), tokens.example_covariance
+    of_draws = ((positive - negative) @ effects.example_effects).view(concepts, n_cavs)
     some = draws.of_each(n_cavs, ACCURACY_DRAWS).without(held_out)
     accuracy, accuracy_error = held_out_accuracy(tokens, estimator(tokens, some), held_out, concepts)
     each = vectors.view(concepts, n_cavs, -1)
@@ -88,10 +113,8 @@ def score_layer(tokens: TokenStates, pooled: Tensor, estimator: CAVEstimator, n_
         cavs=each,
         sign_count=sign_count,
         magnitude=magnitude,
-        effect=shifts @ gradient,
+        effects=effects,
         effect_of_draws=of_draws,
-        p_direction=torch.tensor([direction_p_value(gradient, shift, spread) for shift in shifts], dtype=torch.double),
-        example_effects=example_effects,
         t_test=t_test_p_values(sign_count.mT.cpu()),
         accuracy=accuracy,
         accuracy_error=accuracy_error,

@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from captum_attn._moved import moved_names
 from captum_attn.concepts.concept_figures import concepts_over_image, concepts_under_text
 from captum_attn.core import Grid, patch_values
+from captum_attn.core.patches import patch_means
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 
@@ -21,8 +24,9 @@ class SensitivityMaps:
     """How much each token's state, moved towards a concept, would raise the explained output.
 
     Attributes:
-        values: (n, L, K, N), s_i = a_i ⟨g_i, v⟩ of n inputs, L layers, K concepts and N tokens; 0 for tokens out of
-            scope. float32, or float64 for a float64 model.
+        values: (n, L, K, N), s_i = a_i ⟨g_i, v⟩ of n inputs, L layers, K concepts and N tokens, in units of the
+            explained output, where v is as long as the concept lies from the others; 0 for tokens out of scope.
+            float32, or float64 for a float64 model.
         concepts: names of the K concepts.
         layers: names of the L layers.
         targets: int64 (n, k), what was explained.
@@ -31,6 +35,11 @@ class SensitivityMaps:
         pixels: (n, C, h, w) of images; None for text.
         tokens: of each text, its tokens, padding left out; None without a tokenizer.
         real: bool (n, N), the tokens that are no padding.
+        p_values: float64 (L, K), of the concepts' effects by these tokens; NaN where they have no gradient.
+        masks: bool (n, h, w) of images, the pixels of the object in question; None if they are not known.
+
+    Raises:
+        ValueError: masks of another size, or of texts.
     """
 
     values: Tensor
@@ -42,6 +51,15 @@ class SensitivityMaps:
     grid: Grid = None
     pixels: Tensor | None = None
     tokens: Sequence[Sequence[str]] | None = None
+    p_values: Tensor | None = None
+    masks: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.masks is None:
+            return
+        expected = "none, of texts" if self.pixels is None else (len(self.pixels), *self.pixels.shape[-2:])
+        if self.masks.dtype != torch.bool or self.pixels is None or self.masks.shape != expected:
+            raise ValueError(f"masks must be bool {expected}, got {self.masks.dtype} {tuple(self.masks.shape)}")
 
     def __repr__(self) -> str:
         return f"SensitivityMaps(values {tuple(self.values.shape)}, concepts {list(self.concepts)})"
@@ -63,8 +81,8 @@ class SensitivityMaps:
         Args:
             example: which of the n inputs.
             concepts: some of them, or one. Default: all.
-            layer: its name, or its place among ``layers``. Default: the last one in which the output
-                depends on more than one token, or on one.
+            layer: its name, or its place among ``layers``. Default: of those in which the output depends on most
+                tokens, that where the effect of one of the concepts is surest.
 
         Returns:
             A matplotlib figure that belongs to no window. Red raises the explained output, blue lowers it; all concepts
@@ -76,27 +94,58 @@ class SensitivityMaps:
         """
         if not -len(self.values) <= example < len(self.values):
             raise IndexError(f"example {example} is out of range: there are {len(self.values)} inputs")
-        place = self._layer(layer, example)
         names = [concepts] if isinstance(concepts, str) else list(self.concepts if concepts is None else concepts)
         unknown = [name for name in names if name not in self.concepts]
         if unknown or not names:
             raise ValueError(f"unknown concepts {unknown}: expected some of {', '.join(map(repr, self.concepts))}")
         chosen = [list(self.concepts).index(name) for name in names]
+        place = self._layer(layer, example, chosen)
         title = f"{self.target_names[example]}, {self.layers[place]}"
         if not self.values[example, place].any():
             title += ": no gradient on these tokens"
         if self.pixels is not None:
             patches = self.patches[example, place, chosen]
-            return concepts_over_image(self.pixels[example], patches, self.grid, names, title)
+            mask = None if self.masks is None else self.masks[example]
+            return concepts_over_image(self.pixels[example], patches, self.grid, names, title, mask)
         values = self.values[example, place, chosen][:, self.real[example]]
         tokens = self.tokens[example] if self.tokens else [str(number) for number in range(values.shape[1])]
         return concepts_under_text(tokens, values, names, title)
 
-    def _layer(self, layer: str | int | None, example: int) -> int:
+    def on_object(self) -> pd.DataFrame:
+        """How much of each concept's sensitivity lies on the masked object.
+
+        Returns:
+            A row for each input, layer and concept: ``input`` (its number), ``layer``, ``concept``; ``share`` of the
+            positive sensitivity that lies on the object, NaN where there is none; ``area``, the object's share of the
+            image; ``ratio`` of both, 1 if the map does not see it; ``top``, whether its most sensitive patch is on it.
+
+        Raises:
+            ValueError: no masks were given.
+        """
+        import pandas as pd
+
+        if self.masks is None:
+            raise ValueError("there are no masks: give them to sensitivity_maps(..., masks=)")
+        covered = patch_means(self.masks.double(), self.grid)[:, None, None]  # (n, 1, 1, rows, columns)
+        positive = self.patches.double().clamp(min=0).cpu()
+        share = (positive * covered).sum((-2, -1)) / positive.sum((-2, -1))  # NaN where nothing is positive
+        best = positive.flatten(-2).argmax(-1, keepdim=True)
+        top = covered.flatten(-2).expand_as(positive.flatten(-2)).gather(-1, best)[..., 0] > 0
+        area = covered.mean((-2, -1)).expand_as(share)
+        places = pd.MultiIndex.from_product(
+            [range(len(self.values)), self.layers, self.concepts], names=["input", "layer", "concept"]
+        )
+        columns = {"share": share, "area": area, "ratio": share / area, "top": top}
+        return pd.DataFrame({name: one.flatten().numpy() for name, one in columns.items()}, places).reset_index()
+
+    def _layer(self, layer: str | int | None, example: int, concepts: Sequence[int]) -> int:
         if layer is None:
             sensitive = (self.values[example] != 0).any(1).sum(-1)  # tokens, in each layer
-            deepest = (sensitive >= sensitive.max().clamp(max=2)).nonzero().flatten()
-            return int(deepest[-1])
+            seen = sensitive >= sensitive.max().clamp(max=2)
+            if self.p_values is None:
+                return int(seen.nonzero()[-1])
+            sure = self.p_values[:, list(concepts)].nan_to_num(torch.inf).amin(1)
+            return int(sure.masked_fill(~seen.cpu(), 2 * torch.inf).argmin())
         if isinstance(layer, int) and -len(self.layers) <= layer < len(self.layers):
             return layer % len(self.layers)
         if isinstance(layer, int) or layer not in self.layers:

@@ -23,7 +23,7 @@ from captum_attn.concepts.concept_scores import ConceptScores, SetScores
 from captum_attn.concepts.concept_states import ConceptStates, Scope, StateStore, tokens_in_scope
 from captum_attn.concepts.experimental_sets import ExperimentalSets, check_enough, concept_sets
 from captum_attn.concepts.layers import Layer, find_layers, layers_as_listed
-from captum_attn.concepts.scoring import score_layer
+from captum_attn.concepts.scoring import layer_effects, p_examples, score_layer
 from captum_attn.concepts.sensitivity_maps import SensitivityMaps
 from captum_attn.concepts.token_states import TokenStates, draw_negatives, joined
 from captum_attn.core import (
@@ -43,7 +43,7 @@ from captum_attn.core import (
 )
 from captum_attn.core.class_names import class_names
 from captum_attn.core.inputs import forward_args
-from captum_attn.functional import SIGNIFICANT, examples_p_values, pooled_gradient, token_sensitivity
+from captum_attn.functional import SIGNIFICANT, mean_shifts, pooled_gradient, token_sensitivity
 
 Weighting = Literal["attention", "uniform"]
 
@@ -327,21 +327,26 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         target: Target = None,
         additional_forward_args: Any = None,
         *,
+        masks: Tensor | None = None,
         rescaled: bool = False,
         show_progress: bool = True,
     ) -> SensitivityMaps:
         """Where in inputs the output is sensitive to concepts: token by token.
 
         The vectors lead from token to token: they are fitted to the states of all players (of all tokens under
-        ``tokens="all"``), and a concept's vector is the mean of ``n_cavs``.
+        ``tokens="all"``), and a concept's vector is the mean of ``n_cavs``, as long as the concept's examples lie from
+        the others. So values are in units of the explained output.
 
         Args:
             inputs, target, additional_forward_args, show_progress: as in :meth:`interpret`.
             concepts: one experimental set, in any form that :meth:`interpret` takes.
-            rescaled: scale each input's derivatives to the norm of its attention, as the paper's heat maps do.
+            masks: of images, bool (n, h, w), the pixels of the object in question, for
+                :meth:`~captum_attn.concepts.SensitivityMaps.on_object`.
+            rescaled: scale each input's derivatives to the norm of its attention, as the paper's heat maps do; then
+                values have no unit.
 
         Raises:
-            TypeError, ValueError, IndexError: as :meth:`interpret`.
+            TypeError, ValueError, IndexError: as :meth:`interpret`; masks of another size, or of texts.
 
         Example:
             >>> sets = {"praise": ["a gem", "superb", "funny", "warm", "fine"], "blame": ["awful", "stale", "dull"] * 2}
@@ -359,13 +364,13 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         layers = find_layers(self.model, batches[0][:1], self.layers)
         scope: Scope = "all" if self.tokens == "all" else "players"
         states = self._states(read, layers, scope, None, show_progress)
-        vectors = []
-        for place in range(len(layers)):
-            tokens = self._joined(members, states, place)
-            draws = draw_negatives(tokens.concepts, self.n_cavs, seeded(self.seed, 0))
-            each = self._estimator(tokens, draws).vectors.view(len(members), self.n_cavs, -1)
-            vectors.append(F.normalize(each.mean(1), dim=-1))
         values, explained = [], list(self._explained(batches, layers, scope, target, show_progress))
+        pooled = [torch.cat(parts).mean(0) for parts in zip(*(batch.pooled() for batch in explained), strict=True)]
+        tokens = [self._joined(members, states, place) for place in range(len(layers))]
+        vectors = list(map(self._map_vectors, tokens))
+        effects = list(map(layer_effects, tokens, pooled))
+        chance = p_examples(effects, tokens[0].concepts, self.permutations, self.seed)
+        p_values = torch.maximum(chance, torch.stack([of_layer.p_direction for of_layer in effects]))
         longest = max(batch.tokens.real.shape[1] for batch in explained)
         for batch in explained:
             of_layers = [
@@ -385,7 +390,17 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
             explained[0].tokens.grid,
             torch.cat([batch.features for batch in batches]) if pictures else None,
             [text for batch in explained for text in self._texts(batch)] or None,
+            p_values=p_values,
+            masks=masks,
         )
+
+    def _map_vectors(self, tokens: TokenStates) -> Tensor:
+        """(K, D), from the other concepts' tokens to each concept's."""
+        draws = draw_negatives(tokens.concepts, self.n_cavs, seeded(self.seed, 0))
+        each = self._estimator(tokens, draws).vectors.unflatten(0, (-1, self.n_cavs))
+        unit = F.normalize(each.mean(1), dim=-1)
+        distance = (unit * mean_shifts(tokens.example_means, tokens.concepts)).sum(-1, keepdim=True)
+        return unit * distance.abs()
 
     def _read_inputs(self, inputs: Any, additional_forward_args: Any) -> list[ModelInputs]:
         return self._reader.read(inputs, "inputs", forward_args(additional_forward_args))
@@ -468,15 +483,11 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
             tokens = self._joined(concepts, states, place)
             found.append(score_layer(tokens, gradients, self._estimator, self.n_cavs, self.seed))
             done()
-        effects = torch.stack([scores.example_effects for scores in found])
-        p_examples = [
-            examples_p_values(effects, tokens.concepts == k, self.permutations, self.seed) for k in range(len(concepts))
-        ]
         return SetScores(
             concepts,
             layers,
             found,
-            torch.stack(p_examples, 1),
+            p_examples([scores.effects for scores in found], tokens.concepts, self.permutations, self.seed),
             [len(states[concept.id].counts) for concept in concepts],
         )
 
@@ -505,13 +516,13 @@ def _readout_target(target: Target, batches: Sequence[ModelInputs]) -> Target:
 
 def warn_of_weak_tests(found: Sequence[SetScores], permutations: int) -> None:
     """Warn if no p-value can survive the correction."""
-    tests = sum(len(one.layers) * len(one.concepts) for one in found)
+    concepts = sum(len(one.concepts) for one in found)
     splits = [math.comb(sum(one.examples), count) for one in found for count in one.examples]
     least = 2 / min(permutations + 1, *splits)
-    if least * tests >= SIGNIFICANT:
+    if least * concepts >= SIGNIFICANT:
         warn_user(
-            f"no p-value can be below {least:.2g}, so that after a correction for {tests} tests nothing is "
-            f"significant: take more than permutations={permutations}, more examples, fewer concepts, or fewer layers"
+            f"no p-value can be below {least:.2g}, so that after a correction for {concepts} concepts nothing is "
+            f"significant: take more than permutations={permutations}, more examples, or fewer concepts"
         )
 
 

@@ -56,6 +56,7 @@ from captum_attn.functional.rankings import (
 )
 from captum_attn.functional.significance import (
     SIGNIFICANT,
+    cauchy_combination,
     direction_p_value,
     examples_p_values,
     holm,
@@ -100,6 +101,7 @@ __all__ = [
     "area_under_curve",
     "balanced_accuracy",
     "barrier_flow",
+    "cauchy_combination",
     "check_percentages",
     "check_probabilities",
     "check_response_score",

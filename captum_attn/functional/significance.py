@@ -12,6 +12,7 @@ p̄ among them, and with enough examples every such difference is significant.
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,9 @@ from torch import Tensor
 
 SIGNIFICANT = 0.05
 """The level of all tests."""
+
+_LARGEST = 0.999
+"""What larger p-values count as, where they are combined."""
 
 
 def examples_p_values(example_effects: Tensor, own: Tensor, permutations: int, seed: int) -> Tensor:
@@ -103,6 +107,36 @@ def direction_p_value(gradient: Tensor, shift: Tensor, covariance: Tensor) -> fl
     if math.isnan(cosine) or abs(cosine) >= 1:
         return math.nan if math.isnan(cosine) else 0.0
     return float(2 * stats.t.sf(abs(cosine) * math.sqrt((width - 1) / (1 - cosine**2)), width - 1))
+
+
+def cauchy_combination(p_values: Tensor) -> Tensor:
+    """One p-value for several tests of one hypothesis, however they depend on each other.
+
+    The mean of the tests' Cauchy quantiles is Cauchy under the null hypothesis, nearly so in the tail under any
+    dependence. It is about the harmonic mean of the p-values: as small as these are where all are small, and as
+    Bonferroni's where one is.
+
+    At a level of 5 %, 12 tests of normal variables of one correlation, the least favourable, reject in 5.9 %, and 24 in
+    6.3 %; at 1 %, in 1.2 % and 1.3 %.
+
+    Args:
+        p_values: (m, ...), m tests; NaN for one that is undefined, which does not count.
+
+    Returns:
+        float64 (...); NaN where all tests are undefined.
+
+    Example:
+        >>> cauchy_combination(torch.tensor([[0.01, 0.01], [0.01, 0.5], [0.01, float("nan")]]))
+        tensor([0.0100, 0.0200], dtype=torch.float64)
+
+    Source: Liu and Xie 2020, *Cauchy combination test*, JASA 115; Fang, Chang, Park and Tseng 2023, *Heavy-tailed
+    distribution for combining dependent p-values*, for p-values near 1, which count as .999, lest one such test hide all
+    others.
+    """
+    quantiles = stats.cauchy.isf(p_values.double().clamp(max=_LARGEST).cpu().numpy())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of tests that are all undefined
+        return torch.from_numpy(np.asarray(stats.cauchy.sf(np.nanmean(quantiles, axis=0))))
 
 
 def holm(p_values: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 
 import pytest
@@ -13,6 +14,7 @@ from scipy import stats
 from small_models import load_text_model
 
 from captum_attn import TTCAV, ShapleyGradAttention
+from captum_attn.concepts import find_layers
 from captum_attn.concepts.cavs import CAVs
 from captum_attn.concepts.concept_scores import ConceptScores
 from captum_attn.concepts.sensitivity_maps import SensitivityMaps
@@ -73,12 +75,33 @@ def test_the_table_says_what_the_tensors_say(of_images):
         assert row.t_test == pytest.approx(stats.ttest_1samp(scores.double().numpy(), 0.5).pvalue)
 
 
-def test_corrected_p_values_count_all_defined_tests(of_images):
-    table = of_images.table()
-    defined = table[table.p.notna()]
-    assert len(defined) == 6  # patches of the last layer have no gradient
-    smallest = defined.p.idxmin()
-    assert table.p_holm[smallest] == pytest.approx(min(1, 6 * table.p[smallest]))
+def by_holm(p_values):
+    """Holm's correction, one by one."""
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    corrected, largest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        corrected[place] = largest
+    return corrected
+
+
+def test_each_concept_has_one_p_value_and_its_layers_have_theirs_after_it(of_images):
+    table, concepts = of_images.table(), of_images.concepts()
+    assert concepts.concept.tolist() == list(SETS)
+    of_concept = {name: rows[rows.p.notna()] for name, rows in table.groupby("concept", sort=False)}
+    assert {len(rows) for rows in of_concept.values()} == {2}  # patches of the last layer have no gradient
+    combined = [
+        0.5 - math.atan(sum(math.tan((0.5 - min(p, 0.999)) * math.pi) for p in rows.p) / len(rows)) / math.pi
+        for rows in of_concept.values()
+    ]
+    assert concepts.p.tolist() == pytest.approx(combined)
+    assert concepts.p_holm.tolist() == pytest.approx(by_holm(combined))
+    for row, rows in zip(concepts.itertuples(), of_concept.values(), strict=True):
+        assert rows.p_holm.tolist() == pytest.approx([max(p, row.p_holm) for p in by_holm(rows.p.tolist())])
+        surest = rows.loc[rows.p.idxmin()]
+        assert (row.layer, row.module, row.effect) == (surest.layer, surest.module, surest.effect)
+        assert row.layers == f"{(rows.p_holm < 0.05).sum()} of 2"
+        assert row.significant == (row.p_holm < 0.05)
     assert (table.significant == (table.p_holm < 0.05)).all()
 
 
@@ -139,7 +162,10 @@ def test_the_score_map_has_concepts_layers_and_marks(of_texts):
     table = of_texts.table()
     figure = of_texts.plot()
     (axes,) = figure.axes
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["praise", "blame"]
+    concepts = of_texts.concepts()
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        f"{row.concept}, p = {row.p_holm:.3f}".replace("0.", ".") for row in concepts.itertuples()
+    ]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "1", "2", "3"]
     written = [text.get_text() for text in axes.texts]
     assert len(written) == 8
@@ -165,6 +191,14 @@ def test_the_stability_figure_has_a_dot_for_each_vector(of_images):
     assert panels[1].texts[2].get_text().startswith(f"cos {cosine:.2f}, acc ")
 
 
+def shift_along(ttcav, concepts, vectors, place):
+    """How far the first concept's tokens lie from the second one's along a vector of each."""
+    layers = find_layers(ttcav.model, mapping_inputs(ttcav.model, {"pixel_values": images(1, 9)}), None)
+    states = ttcav.read_states(ttcav.read_concepts([concepts]), layers)
+    first, second = (states[k].hidden[place].mean(0) for k in (0, 1))
+    return torch.stack([vectors[0] @ (first - second), vectors[1] @ (second - first)])
+
+
 def test_maps_add_up_to_the_sensitivities_that_were_counted(vit):
     concepts = [Concept(k, name, images(8, k, shift)) for k, (name, shift) in enumerate({"a": 0.5, "b": -0.5}.items())]
     ttcav = TTCAV(vit, n_cavs=1, batch_size=4, tokens="players")
@@ -175,7 +209,8 @@ def test_maps_add_up_to_the_sensitivities_that_were_counted(vit):
     assert not maps.values[..., 0].any()  # the class token is no patch
     torch.testing.assert_close(maps.patches.flatten(-2), maps.values[..., 1:])
     for place, layer in enumerate(maps.layers[:2]):
-        total = maps.values[:, place].sum(-1)
+        distances = shift_along(ttcav, concepts, scores["0-1"][layer]["cavs"][:, 0], place)
+        total = maps.values[:, place].sum(-1) / distances
         torch.testing.assert_close(total.mean(0), scores["0-1"][layer]["magnitude"], rtol=1e-4, atol=1e-7)
         torch.testing.assert_close((total > 0).float().mean(0), scores["0-1"][layer]["sign_count"])
 
@@ -183,7 +218,7 @@ def test_maps_add_up_to_the_sensitivities_that_were_counted(vit):
 def test_the_spread_of_effects_is_over_the_draws(vit):
     scores = TTCAV(vit, 0, n_cavs=4).interpret(images(6, 9), SETS, 0, **QUIET)
     layer = scores.of_set().scores[0]
-    effects = layer.example_effects
+    effects = layer.effects.example_effects
     draws = draw_negatives(torch.arange(3).repeat_interleave(8), 4, seeded(0, 0))
     expected = [
         effects[draws.positive[cav] > 0].mean() - (effects * draws.negative[cav]).sum() / draws.negative[cav].sum()
@@ -192,6 +227,17 @@ def test_the_spread_of_effects_is_over_the_draws(vit):
     torch.testing.assert_close(layer.effect_of_draws.flatten(), torch.stack(expected), rtol=1e-4, atol=1e-6)
     row = scores.table().iloc[1]
     assert row.effect_std == pytest.approx(float(torch.stack(expected)[4:8].std()), rel=1e-3)
+
+
+def states_of(vit, examples):
+    """The states of all patches after the first layer."""
+    with (
+        torch.no_grad(),
+        observed_forward(
+            vit, mapping_inputs(vit, {"pixel_values": examples}), gradients=False, modules={"vit.layers.0"}
+        ) as run,
+    ):
+        return run.states[0].hidden[:, 1:].flatten(0, 1)
 
 
 def test_a_maps_vector_is_the_unit_mean_of_its_vectors(vit):
@@ -211,7 +257,10 @@ def test_a_maps_vector_is_the_unit_mean_of_its_vectors(vit):
     inputs = mapping_inputs(vit, {"pixel_values": images(2, 9)})
     with observed_forward(vit, inputs, modules={"vit.layers.0"}) as run:
         (gradient,) = run.readout_gradients(run.output[:, 0], run.states).gradients
-    expected = (gradient @ of_one["mean"].mT).mT
+    means = torch.stack([states_of(vit, one).mean(0) for one in SETS.values()])
+    shifts = means - (means.sum(0) - means) / 2
+    steps = of_one["mean"] * (of_one["mean"] * shifts).sum(-1, keepdim=True).abs()
+    expected = (gradient @ steps.mT).mT
     torch.testing.assert_close(maps.values[:, 0, :, 1:], expected[..., 1:], rtol=1e-4, atol=1e-7)
 
 
@@ -244,8 +293,11 @@ def test_maps_of_texts_have_their_tokens(text_ttcav):
     assert [label.get_text() for label in axes.get_xticklabels()] == maps.tokens[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["praise", "blame"]
     drawn = axes.images[0].get_array()
-    torch.testing.assert_close(torch.tensor(drawn), maps.values[0, 2, :, :7].double())  # layer 3 has no gradient
-    assert "layer.2" in axes.get_title(loc="left")
+    surest = int(maps.p_values[:3].amin(1).argmin())  # layer 3 has no gradient
+    torch.testing.assert_close(torch.tensor(drawn), maps.values[0, surest, :, :7].double())
+    assert f"layer.{surest}" in axes.get_title(loc="left")
+    of_blame = int(maps.p_values[:3, 1].argmin())
+    assert f"layer.{of_blame}" in maps.plot(0, "blame").axes[0].get_title(loc="left")
 
 
 def test_maps_of_images_have_a_panel_for_each_concept(vit):
@@ -276,13 +328,12 @@ def test_layers_and_targets_are_named_in_figures(of_texts, text_ttcav, vit):
     assert of_texts.plot().axes[0].get_title(loc="left") == "positive, 2 inputs"
     maps = text_ttcav.sensitivity_maps(["good " * 70, "good"], WORDS, 1, **QUIET)
     figure = maps.plot(0)
-    assert figure.axes[0].get_title(loc="left") == "positive, bert.encoder.layer.2"
+    surest = int(maps.p_values[:3].amin(1).argmin())
+    assert figure.axes[0].get_title(loc="left") == f"positive, bert.encoder.layer.{surest}"
     lines = [[label.get_text() for label in axes.get_xticklabels()] for axes in figure.axes[:-1]]
     assert [len(line) for line in lines] == [30, 30, 12]
     assert [token for line in lines for token in line] == maps.tokens[0]
-    assert "layer.2" in maps.plot(1).axes[0].get_title(
-        loc="left"
-    )  # one word: nothing else to see, but not a blank layer
+    assert "no gradient" not in maps.plot(1).axes[0].get_title(loc="left")  # one word: nothing else to see
     assert "no gradient on these tokens" in maps.plot(1, layer=3).axes[0].get_title(loc="left")
     names = ["vit.layers.1", "vit.layers.1.mlp"]
     scores = TTCAV(vit, names, n_cavs=2).interpret(images(2, 9), SETS, 0, **QUIET)
@@ -311,6 +362,33 @@ def test_figures_of_what_is_not_there_are_refused(text_ttcav, call, error, messa
         maps.plot(**call)
     with pytest.raises(ValueError, match=r"the inputs were no images: use \.values"):
         _ = maps.patches
+    with pytest.raises(ValueError, match=r"there are no masks"):
+        maps.on_object()
+    with pytest.raises(ValueError, match=r"masks must be bool none, of texts"):
+        text_ttcav.sensitivity_maps(TEXTS, WORDS, 1, masks=torch.ones(2, 3, 3, dtype=torch.bool), **QUIET)
+
+
+def test_the_share_on_an_object(vit):
+    masks = torch.zeros(2, 12, 12, dtype=torch.bool)
+    masks[0, :4, :4] = True  # one of nine patches
+    masks[1, :, :6] = True  # three of them, and half of three
+    maps = TTCAV(vit, 0, n_cavs=3).sensitivity_maps(images(2, 9), SETS, 0, masks=masks, **QUIET)
+    found = maps.on_object().set_index(["input", "concept"])
+    for number, area in ((0, 1 / 9), (1, 0.5)):
+        for k, concept in enumerate(SETS):
+            patches = maps.patches[number, 0, k].clamp(min=0)
+            columns = torch.tensor([1, 0.5, 0])
+            inside = patches[0, 0] if number == 0 else (patches * columns).sum()
+            row = found.loc[(number, concept)]
+            assert row["share"] == pytest.approx(float(inside / patches.sum()), abs=1e-6)
+            assert row["area"] == pytest.approx(area)
+            assert row["ratio"] == pytest.approx(row["share"] / area)
+            best = divmod(int(patches.argmax()), 3)
+            assert row["top"] == (best == (0, 0) if number == 0 else best[1] < 2)
+    maps.plot(1).savefig(io.BytesIO())
+    for wrong in (masks[:1], masks[:, 1:], masks.float()):
+        with pytest.raises(ValueError, match=r"masks must be bool \(2, 12, 12\), got"):
+            TTCAV(vit, 0, n_cavs=3).sensitivity_maps(images(2, 9), SETS, 0, masks=wrong, **QUIET)
 
 
 def test_scores_without_sets_are_empty():

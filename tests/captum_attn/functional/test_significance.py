@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.linalg import helmert
 
-from captum_attn.functional import direction_p_value, examples_p_values, holm, t_test_p_values
+from captum_attn.functional import cauchy_combination, direction_p_value, examples_p_values, holm, t_test_p_values
 
 
 def enumerated_p_value(effects, own):
@@ -175,3 +175,28 @@ def test_in_one_dimension_there_is_no_direction_of_nothing():
     assert direction_p_value(one, one, torch.eye(1)) == 1.0
     assert math.isnan(direction_p_value(one, nothing, torch.eye(1)))
     assert math.isnan(direction_p_value(nothing, one, torch.eye(1)))
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.6, 0.95])
+def test_tests_that_depend_on_each_other_are_significant_together_as_often_as_the_level_says(correlation):
+    generator = torch.Generator().manual_seed(0)
+    shared, own = torch.randn(20000, generator=generator), torch.randn(12, 20000, generator=generator)
+    normal = correlation**0.5 * shared + (1 - correlation) ** 0.5 * own
+    combined = cauchy_combination(torch.from_numpy(2 * stats.norm.sf(normal.abs().numpy())))
+    assert float((combined < 0.05).double().mean()) < 0.063
+    assert float((combined < 0.01).double().mean()) < 0.0135
+
+
+@given(st.lists(st.floats(1e-6, 1), min_size=1, max_size=12))
+@settings(max_examples=50, deadline=None)
+def test_a_combination_lies_between_the_least_and_bonferronis(p_values):
+    found = float(cauchy_combination(torch.tensor(p_values)))
+    expected = stats.cauchy.sf(np.mean([math.tan((0.5 - min(p, 0.999)) * math.pi) for p in p_values]))
+    assert found == pytest.approx(expected, rel=1e-3)
+    assert found >= min(*p_values, 0.999) * (1 - 1e-3)
+    assert cauchy_combination(torch.tensor([*p_values, math.nan])) == pytest.approx(found)
+
+
+def test_no_tests_have_no_combination():
+    assert cauchy_combination(torch.full((3, 2), math.nan)).isnan().all()
+    assert float(cauchy_combination(torch.tensor([1e-4, 1.0]))) == pytest.approx(2e-4, rel=0.02)
