@@ -180,11 +180,11 @@ def test_in_one_dimension_there_is_no_direction_of_nothing():
 @pytest.mark.parametrize("correlation", [0.0, 0.6, 0.95])
 def test_tests_that_depend_on_each_other_are_significant_together_as_often_as_the_level_says(correlation):
     generator = torch.Generator().manual_seed(0)
-    shared, own = torch.randn(20000, generator=generator), torch.randn(12, 20000, generator=generator)
+    shared, own = torch.randn(100_000, generator=generator), torch.randn(12, 100_000, generator=generator)
     normal = correlation**0.5 * shared + (1 - correlation) ** 0.5 * own
     combined = cauchy_combination(torch.from_numpy(2 * stats.norm.sf(normal.abs().numpy())))
-    assert float((combined < 0.05).double().mean()) < 0.063
-    assert float((combined < 0.01).double().mean()) < 0.0135
+    assert float((combined < 0.05).double().mean()) < 0.0615
+    assert float((combined < 0.01).double().mean()) < 0.0125
 
 
 @given(st.lists(st.floats(1e-6, 1), min_size=1, max_size=12))
@@ -199,4 +199,4 @@ def test_a_combination_lies_between_the_least_and_bonferronis(p_values):
 
 def test_no_tests_have_no_combination():
     assert cauchy_combination(torch.full((3, 2), math.nan)).isnan().all()
-    assert float(cauchy_combination(torch.tensor([1e-4, 1.0]))) == pytest.approx(2e-4, rel=0.02)
+    assert float(cauchy_combination(torch.tensor([1e-4, 1.0]))) < 2.3e-4  # one test near 1 hides none
