@@ -118,10 +118,9 @@ class ExplanationMonitor(Callback):
 
     Example:
         >>> from lightning.pytorch.callbacks import ModelCheckpoint
-        >>> monitor = ExplanationMonitor(
-        ...     {"praise": ["a gem", "superb"] * 3, "blame": ["a mess", "awful"] * 3}, target="positive",
-        ...     processor=tokenizer,
-        ... )
+        >>> praise, blame = "superb funny warm fine charming", "awful stale dull boring tedious"
+        >>> concepts = {"praise": praise.split(), "blame": blame.split()}
+        >>> monitor = ExplanationMonitor(concepts, target="positive", processor=tokenizer)
         >>> checkpoint = ModelCheckpoint(monitor="faithfulness/comprehensiveness", mode="max")
         >>> callbacks = [monitor, checkpoint]  # Trainer(callbacks=callbacks)
 

@@ -13,9 +13,10 @@ from captum.concept import Concept
 from torch import Tensor
 
 from captum_attn.concepts.concept_figures import concepts_by_layers, scores_of_draws
+from captum_attn.concepts.confounds import Confounds
 from captum_attn.concepts.layers import Layer, layer_labels
-from captum_attn.concepts.scoring import LayerScores
-from captum_attn.functional import SIGNIFICANT, cauchy_combination, holm
+from captum_attn.concepts.scoring import EffectPValues, LayerScores
+from captum_attn.functional import SIGNIFICANT, holm
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,15 +31,17 @@ class SetScores:
         concepts: its K concepts.
         layers: the L layers.
         scores: of each layer.
-        p_examples: float64 (L, K), whether the examples of an effect could be chance.
-        examples: how many examples each concept has.
+        p_values: how sure the effects are.
+        numbers: of each concept, the numbers of the examples that count.
+        confounds: what speaks against these.
     """
 
     concepts: Sequence[Concept]
     layers: Sequence[Layer]
     scores: Sequence[LayerScores]
-    p_examples: Tensor
-    examples: Sequence[int]
+    p_values: EffectPValues
+    numbers: Sequence[Sequence[int]]
+    confounds: Confounds
 
     @property
     def key(self) -> str:
@@ -46,19 +49,9 @@ class SetScores:
         return "-".join(str(concept.id) for concept in self.concepts)
 
     @property
-    def p_values(self) -> Tensor:
-        """float64 (L, K): the less sure of both tests; NaN where the effect is undefined."""
-        return torch.maximum(self.p_examples, torch.stack([scores.effects.p_direction for scores in self.scores]))
-
-    @property
-    def p_concepts(self) -> Tensor:
-        """float64 (K,), of each concept, all layers together: whether it has an effect in any; NaN where undefined."""
-        return cauchy_combination(self.p_values)
-
-    @property
-    def surest(self) -> Tensor:
-        """int64 (K,), the place among ``layers`` where each concept's p-value is smallest."""
-        return self.p_values.nan_to_num(torch.inf).argmin(0)
+    def examples(self) -> list[int]:
+        """How many examples of each concept count."""
+        return list(map(len, self.numbers))
 
     def notes(self, layer: int, concept: int) -> str:
         """What must be known before a score is believed."""
@@ -75,7 +68,7 @@ class SetScores:
 
     def concept_notes(self, concept: int, significant: Tensor) -> str:
         """What must be known before a concept is believed, of which bool (L,) layers are significant."""
-        notes = [self.notes(int(self.surest[concept]), concept)]
+        notes = [self.notes(int(self.p_values.surest[concept]), concept)]
         effects = torch.stack([scores.effects.effect[concept] for scores in self.scores])[significant]
         if (effects > 0).any() and (effects < 0).any():
             notes.append("effects of both signs in significant layers")
@@ -152,29 +145,34 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
             explained output, and ``score``, in the concept's surest ``layer`` (its index) or ``module``, where its
             p-value is smallest; ``p``, of the concept, from those of all layers
             (:func:`~captum_attn.functional.cauchy_combination`), and ``p_holm``, the same after Holm's correction for
-            all concepts; ``layers``, in how many of those where it is defined it is significant; ``examples``,
-            ``inputs``; ``note``, where something is wrong.
+            all concepts; ``layers``, in how many of those where it is defined it is significant; of its examples,
+            the share which the model takes for what is explained, ``predicted``, that which lies on the inputs' side of
+            what tells these from the other concepts in that layer, ``near``, and the number of ``copies``;
+            ``examples``, ``inputs``; ``note``, where something is wrong.
         """
         import pandas as pd
 
         rows: list[dict[str, Any]] = []
         for one, corrected in zip(self.sets, self._corrected(), strict=True):
-            significant = self._of_layers(one, corrected) < SIGNIFICANT
+            significant, shares = self._of_layers(one, corrected) < SIGNIFICANT, one.confounds.predicted_shares()
             for k, concept in enumerate(one.concepts):
-                place = int(one.surest[k])
-                defined = int((~one.p_values[:, k].isnan()).sum())
+                place = int(one.p_values.surest[k])
+                defined = int((~one.p_values.larger[:, k].isnan()).sum())
                 rows.append(
                     {
                         "set": one.key,
                         "concept": concept.name,
                         "significant": bool(corrected[k] < SIGNIFICANT),
                         "effect": float(one.scores[place].effects.effect[k]),
-                        "p": float(one.p_concepts[k]),
+                        "p": float(one.p_values.of_concepts[k]),
                         "p_holm": float(corrected[k]),
                         "layer": one.layers[place].index,
                         "module": one.layers[place].name,
                         "score": float(one.scores[place].sign_count[k].mean()),
                         "layers": f"{int(significant[:, k].sum())} of {defined}",
+                        "predicted": shares[k][0],
+                        "near": float(one.confounds.near[k]),
+                        "copies": int(one.confounds.copies[one.confounds.concepts == k].sum()),
                         "examples": one.examples[k],
                         "inputs": len(self.targets),
                         "note": one.concept_notes(k, significant[:, k]),
@@ -182,15 +180,29 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
                 )
         return pd.DataFrame(rows)
 
+    def suspicious(self) -> dict[str, list[int]]:
+        """The numbers of suspicious examples of each concept that has some: for ``leave_out=`` of another call.
+
+        These are examples that the model takes for the class which is explained, and copies of inputs or of other
+        examples. Without them, an effect is what the concept's other examples have: less than the whole, where it is
+        the concept that makes the model take them for it.
+        """
+        found: dict[str, list[int]] = {}
+        for one in self.sets:
+            for k, (concept, numbers) in enumerate(zip(one.concepts, one.numbers, strict=True)):
+                suspicious = one.confounds.suspicious[one.confounds.concepts == k].tolist()
+                found.setdefault(concept.name, []).extend(n for n, bad in zip(numbers, suspicious, strict=True) if bad)
+        return {name: sorted(set(numbers)) for name, numbers in found.items() if numbers}
+
     def _corrected(self) -> list[Tensor]:
         """float64 (K,) of each set: p-values of concepts after Holm's correction for those of all sets."""
         sizes = [len(one.concepts) for one in self.sets]
-        return list(holm(torch.cat([one.p_concepts for one in self.sets])).split(sizes))
+        return list(holm(torch.cat([one.p_values.of_concepts for one in self.sets])).split(sizes))
 
     @staticmethod
     def _of_layers(one: SetScores, corrected: Tensor) -> Tensor:
         """float64 (L, K), after Holm's correction for the layers of a concept, and never below the concept's own."""
-        return torch.maximum(torch.stack([holm(of_concept) for of_concept in one.p_values.mT], 1), corrected)
+        return torch.maximum(torch.stack([holm(of_concept) for of_concept in one.p_values.larger.mT], 1), corrected)
 
     def table(self) -> pd.DataFrame:
         """Everything about each concept in each layer, one row each.
@@ -218,7 +230,7 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
 
         rows: list[dict[str, Any]] = []
         for one, corrected in zip(self.sets, self._corrected(), strict=True):
-            p_values, of_layers = one.p_values, self._of_layers(one, corrected)
+            p_values, of_layers = one.p_values.larger, self._of_layers(one, corrected)
             for place, (layer, scores) in enumerate(zip(one.layers, one.scores, strict=True)):
                 for k, concept in enumerate(one.concepts):
                     rows.append(
@@ -232,8 +244,8 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
                             "p": float(p_values[place, k]),
                             "p_holm": float(of_layers[place, k]),
                             "significant": bool(of_layers[place, k] < SIGNIFICANT),
-                            "p_examples": float(one.p_examples[place, k]),
-                            "p_direction": float(scores.effects.p_direction[k]),
+                            "p_examples": float(one.p_values.examples[place, k]),
+                            "p_direction": float(one.p_values.direction[place, k]),
                             "score": float(scores.sign_count[k].mean()),
                             "score_std": _spread(scores.sign_count[k]),
                             "magnitude": float(scores.magnitude[k].mean()),
@@ -315,7 +327,8 @@ def cav_agreement(scores: Mapping[str, ConceptScores]) -> pd.DataFrame:
 
     Example:
         >>> from captum_attn import TTCAV
-        >>> sets = {"good": ["a gem", "superb", "a delight", "funny", "gripping"], "bad": ["dull", "awful"] * 3}
+        >>> good, bad = "superb funny warm fine charming", "awful stale dull boring tedious"
+        >>> sets = {"good": good.split(), "bad": bad.split()}
         >>> found = {}
         >>> for name in ("discriminant", "logistic"):
         ...     ttcav = TTCAV(model, processor=tokenizer, estimator=name)

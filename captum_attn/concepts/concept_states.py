@@ -50,10 +50,26 @@ class ConceptStates:
     Attributes:
         hidden: (T, D) of each layer, on the CPU, in the model's dtype.
         counts: int64 (E,), how many tokens each of the E examples has.
+        predicted: int64 (E,), the class that the model predicts; -1 where its output is not one of several classes.
     """
 
     hidden: list[Tensor]
     counts: Tensor
+    predicted: Tensor
+
+    def only(self, examples: Sequence[int]) -> ConceptStates:
+        """The states of some examples, by their numbers."""
+        kept = torch.zeros(len(self.counts), dtype=torch.bool)
+        kept[list(examples)] = True
+        of_tokens = torch.repeat_interleave(kept, self.counts)
+        return ConceptStates([hidden[of_tokens] for hidden in self.hidden], self.counts[kept], self.predicted[kept])
+
+
+def predicted_classes(output: Tensor) -> Tensor:
+    """int64 (B,), the class that an output (B, C) predicts; -1 of an output of another form, or of one class."""
+    if output.dim() == 2 and output.shape[1] > 1:
+        return output.argmax(-1)
+    return torch.full((len(output),), -1, device=output.device)
 
 
 class StateStore:
@@ -117,6 +133,7 @@ class StateStore:
     def key(self, batches: Sequence[ModelInputs], layers: Sequence[Layer], scope: Scope, readout_target: Target) -> str:
         """A hash of everything that states depend on but the weights."""
         settings = (
+            "with predictions",  # which files of former versions lack
             scope,
             None if self._special_ids is None else sorted(self._special_ids),
             [asdict(layer) for layer in layers],
@@ -138,7 +155,7 @@ class StateStore:
     ) -> ConceptStates:
         """The states of a concept's tokens from the model, which are not kept; arguments as in :meth:`states`."""
         hidden: list[list[Tensor]] = [[] for _ in layers]
-        counts = []
+        counts, predicted = [], []
         modules = {layer.module for layer in layers}
         readout = scope == "readout"
         for examples in batches:
@@ -157,8 +174,9 @@ class StateStore:
                 for kept, layer in zip(hidden, layers, strict=True):
                     kept.append(layer.of(run).hidden.detach()[chosen].cpu())
                 counts.append(chosen.sum(-1).cpu())
+                predicted.append(predicted_classes(run.output.detach()).cpu())
             done(len(batch))
-        return ConceptStates([torch.cat(parts) for parts in hidden], torch.cat(counts))
+        return ConceptStates([torch.cat(parts) for parts in hidden], torch.cat(counts), torch.cat(predicted))
 
     def _path(self, key: str) -> Path | None:
         return None if self._folder is None else self._folder / f"{key[:32]}.pt"
@@ -169,7 +187,7 @@ class StateStore:
             return None
         try:
             content = torch.load(path, weights_only=True)
-            states = ConceptStates(content["hidden"], content["counts"])
+            states = ConceptStates(content["hidden"], content["counts"], content["predicted"])
             problem = None
             if content["key"] != key or content["checksum"] != _checksum(states):
                 problem = "is corrupt"
@@ -193,6 +211,7 @@ class StateStore:
             "checksum": _checksum(states),
             "hidden": states.hidden,
             "counts": states.counts,
+            "predicted": states.predicted,
         }
         with NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
             torch.save(content, file)
@@ -201,6 +220,6 @@ class StateStore:
 
 def _checksum(states: ConceptStates) -> str:
     digest = hashlib.sha256()
-    for tensor in (*states.hidden, states.counts):
+    for tensor in (*states.hidden, states.counts, states.predicted):
         add_to_hash(digest, tensor)
     return digest.hexdigest()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from captum.concept import Concept
@@ -69,4 +69,36 @@ def check_enough(name: str, count: int) -> None:
     if count < FEWEST_EXAMPLES:
         raise ValueError(
             f"concept {name!r} has too few examples, {count}: expected at least {FEWEST_EXAMPLES}, better 30 or more"
+        )
+
+
+def kept_examples(
+    sets: Sequence[Sequence[Concept]], counts: Mapping[int, int], leave_out: Mapping[str, Collection[int]]
+) -> dict[int, list[int]]:
+    """The numbers of the examples that count, by the ids of their concepts, of which there are so many of each.
+
+    Raises:
+        ValueError: no such concept or example; too few that are left.
+    """
+    concepts = {concept.id: concept.name for members in sets for concept in members}
+    unknown = set(leave_out) - set(concepts.values())
+    if unknown:
+        raise ValueError(f"leave_out has no such concepts: {sorted(unknown)}, expected some of {[*concepts.values()]}")
+    kept = {}
+    for id, name in concepts.items():
+        left_out = set(leave_out.get(name, ()))
+        if not left_out <= set(range(counts[id])):
+            strange = sorted(left_out - set(range(counts[id])))
+            raise ValueError(f"concept {name!r} has {counts[id]} examples, from 0, so that {strange} are none of them")
+        kept[id] = [number for number in range(counts[id]) if number not in left_out]
+        check_enough(name, len(kept[id]))
+    return kept
+
+
+def check_different(name: str, count: int, different: int) -> None:
+    """Raise ``ValueError`` for a concept most of whose examples are copies."""
+    if different < FEWEST_EXAMPLES:
+        raise ValueError(
+            f"of the {count} examples of concept {name!r}, {count - different} are copies of each other, of other "
+            f"concepts' or of the explained inputs: expected at least {FEWEST_EXAMPLES} that are not"
         )

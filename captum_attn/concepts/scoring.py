@@ -14,6 +14,7 @@ from captum_attn.concepts.token_states import TokenStates, draw_negatives, held_
 from captum_attn.core import seeded
 from captum_attn.functional import (
     balanced_accuracy,
+    cauchy_combination,
     direction_p_value,
     examples_p_values,
     mean_cosine,
@@ -80,11 +81,39 @@ def layer_effects(tokens: TokenStates, gradient: Tensor) -> LayerEffects:
     return LayerEffects(shifts @ gradient, tokens.example_means @ gradient, p_direction)
 
 
-def p_examples(effects: Sequence[LayerEffects], concepts: Tensor, permutations: int, seed: int) -> Tensor:
-    """float64 (L, K), whether the examples (E,) of K concepts could be chance, in L layers."""
+class EffectPValues(NamedTuple):
+    """How sure the effects of K concepts are in L layers; NaN where they are undefined.
+
+    Attributes:
+        examples: float64 (L, K), whether the examples could be chance.
+        direction: float64 (L, K), whether the direction of the gradient could.
+    """
+
+    examples: Tensor
+    direction: Tensor
+
+    @property
+    def larger(self) -> Tensor:
+        """float64 (L, K): the less sure of both tests."""
+        return torch.maximum(self.examples, self.direction)
+
+    @property
+    def of_concepts(self) -> Tensor:
+        """float64 (K,), of each concept, all layers together: whether it has an effect in any."""
+        return cauchy_combination(self.larger)
+
+    @property
+    def surest(self) -> Tensor:
+        """int64 (K,), the layer where each concept's p-value is smallest."""
+        return self.larger.nan_to_num(torch.inf).argmin(0)
+
+
+def effect_p_values(effects: Sequence[LayerEffects], concepts: Tensor, permutations: int, seed: int) -> EffectPValues:
+    """Test the effects of K concepts in some layers, by random splits of their examples, int64 (E,)."""
     each = torch.stack([of_layer.example_effects for of_layer in effects])
     own = (concepts == concept for concept in range(int(concepts.max()) + 1))
-    return torch.stack([examples_p_values(each, one, permutations, seed) for one in own], 1)
+    chance = torch.stack([examples_p_values(each, one, permutations, seed) for one in own], 1)
+    return EffectPValues(chance, torch.stack([of_layer.p_direction for of_layer in effects]))
 
 
 def score_layer(tokens: TokenStates, pooled: Tensor, estimator: CAVEstimator, n_cavs: int, seed: int) -> LayerScores:

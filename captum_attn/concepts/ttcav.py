@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,9 +20,17 @@ from captum_attn.bench import OnError, Reader
 from captum_attn.concepts.cavs import ESTIMATORS, CAVEstimator, EstimatorName, fitted
 from captum_attn.concepts.concept_scores import ConceptScores, SetScores
 from captum_attn.concepts.concept_states import ConceptStates, Scope, StateStore, tokens_in_scope
-from captum_attn.concepts.experimental_sets import ExperimentalSets, check_enough, concept_sets
+from captum_attn.concepts.concept_warnings import warn_of_confounds, warn_of_inseparable, warn_of_weak_tests
+from captum_attn.concepts.confounds import ExplainedInputs, find_confounds
+from captum_attn.concepts.experimental_sets import (
+    ExperimentalSets,
+    check_different,
+    check_enough,
+    concept_sets,
+    kept_examples,
+)
 from captum_attn.concepts.layers import Layer, find_layers, layers_as_listed
-from captum_attn.concepts.scoring import layer_effects, p_examples, score_layer
+from captum_attn.concepts.scoring import effect_p_values, layer_effects, score_layer
 from captum_attn.concepts.sensitivity_maps import SensitivityMaps
 from captum_attn.concepts.token_states import TokenStates, draw_negatives, joined
 from captum_attn.core import (
@@ -39,11 +46,10 @@ from captum_attn.core import (
     special_ids_of,
     target_of_each,
     unwrapped,
-    warn_user,
 )
 from captum_attn.core.class_names import class_names
 from captum_attn.core.inputs import forward_args
-from captum_attn.functional import SIGNIFICANT, mean_shifts, pooled_gradient, token_sensitivity
+from captum_attn.functional import mean_shifts, pooled_gradient, token_sensitivity
 
 Weighting = Literal["attention", "uniform"]
 
@@ -59,6 +65,7 @@ class _Explained:
         tokens: which tokens are which.
         gradients: g of each layer, (B, N, D).
         weights: a of each layer, (B, N); 0 for tokens out of scope.
+        states: of each layer, (B, D), the mean of the tokens in scope.
     """
 
     inputs: ModelInputs
@@ -67,6 +74,7 @@ class _Explained:
     tokens: Tokens
     gradients: list[Tensor]
     weights: list[Tensor]
+    states: list[Tensor]
 
     def pooled(self) -> list[Tensor]:
         """p = Σ_i a_i g_i of each layer, (B, D)."""
@@ -195,6 +203,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         target: Target = None,
         additional_forward_args: Any = None,
         *,
+        leave_out: Mapping[str, Collection[int]] | None = None,
         show_progress: bool = True,
     ) -> ConceptScores:
         """Score concepts by the inputs of a class.
@@ -209,18 +218,22 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
                 there is nothing to compare with.
             target: which output is explained, in Captum's forms; ``None`` is the predicted class of each input.
             additional_forward_args: other arguments of the model beside a tensor of inputs, one or a tuple.
+            leave_out: numbers of examples, by the names of their concepts, that do not count, such as those which
+                :meth:`ConceptScores.suspicious` of another call tells: what is left of an effect without them?
             show_progress: show progress bars.
 
         Returns:
             The scores: see :class:`~captum_attn.concepts.ConceptScores`.
 
         Warns:
-            of concepts whose vectors separate held-out examples no better than chance, of too few permutations or
+            of concepts whose examples the model takes for the explained class more often than the others', or that hold
+            copies of inputs or of other examples; of concepts whose vectors separate held-out examples no better than
+            chance, of too few permutations or
             examples for the number of tests, of texts that are cut.
 
         Raises:
             TypeError, ValueError, IndexError: inputs, concepts, targets or layers that do not fit; a concept with fewer
-                than 5 examples, or with nothing to compare it with. Each says what was expected.
+                than 5 different examples, or with nothing to compare it with. Each says what was expected.
             UnreadableError: examples that cannot be read, by their numbers.
         """
         concepts = self.read_concepts(experimental_sets)
@@ -230,15 +243,28 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         states = self.read_states(concepts, layers, _readout_target(target, batches), show_progress=show_progress)
         clock.append(time.perf_counter())
         each = self._explained(batches, layers, self.tokens, target, show_progress)
-        explained = [(batch.pooled(), batch.targets, batch.outputs) for batch in each]
-        pooled = [torch.cat(parts) for parts in zip(*(parts for parts, *_ in explained), strict=True)]
-        targets, outputs = torch.cat([targets for _, targets, _ in explained]), explained[0][2]
+        explained = [(batch.pooled(), batch.states, batch.targets, batch.outputs) for batch in each]
+        pooled, of_inputs = (
+            [torch.cat(parts) for parts in zip(*(batch[k] for batch in explained), strict=True)] for k in (0, 1)
+        )
+        targets, outputs = torch.cat([batch[2] for batch in explained]), explained[0][3]
         clock.append(time.perf_counter())
-        found = self.score(concepts, states, layers, pooled, targets, outputs=outputs, show_progress=show_progress)
+        found = self.score(
+            concepts,
+            states,
+            layers,
+            pooled,
+            targets,
+            outputs=outputs,
+            input_states=of_inputs,
+            leave_out=leave_out,
+            show_progress=show_progress,
+        )
         clock.append(time.perf_counter())
         found.seconds |= {stage: clock[k + 1] - clock[k] for k, stage in enumerate(("states", "gradients", "vectors"))}
         warn_of_weak_tests(found.sets, self.permutations)
-        _warn_of_inseparable(found.sets)
+        warn_of_inseparable(found.sets)
+        warn_of_confounds(found.sets)
         return found
 
     def read_concepts(self, experimental_sets: ExperimentalSets) -> ReadConcepts:
@@ -301,6 +327,8 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         targets: Tensor,
         *,
         outputs: int = 0,
+        input_states: Sequence[Tensor] | None = None,
+        leave_out: Mapping[str, Collection[int]] | None = None,
         show_progress: bool = False,
     ) -> ConceptScores:
         """Score concepts by inputs whose pooled gradients are known.
@@ -312,11 +340,17 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
             pooled: (n, D) of each layer, of :meth:`pooled_gradients`.
             targets: int64 (n, k), what was explained.
             outputs: how many classes the model tells apart, by which their names are found.
+            input_states: (n, D) of each layer, the means of the inputs' tokens, by which copies of inputs are found.
+            leave_out: as of :meth:`interpret`.
             show_progress: show a progress bar.
         """
+        counts = {id: len(of_concept.counts) for id, of_concept in states.items()}
+        kept = kept_examples(concepts.sets, counts, leave_out or {})
+        states = {id: of_concept.only(kept[id]) for id, of_concept in states.items()}
+        explained = ExplainedInputs(pooled, input_states, targets)
         total = len(concepts.sets) * len(layers)
         with tqdm(total=total, desc="T-TCAV: CAVs", unit="layer", disable=not show_progress) as bar:
-            found = [self._scores(members, states, layers, pooled, bar.update) for members in concepts.sets]
+            found = [self._scores(members, states, kept, layers, explained, bar.update) for members in concepts.sets]
         return ConceptScores(found, targets, self._names(targets, outputs))
 
     @torch.inference_mode(False)
@@ -349,7 +383,8 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
             TypeError, ValueError, IndexError: as :meth:`interpret`; masks of another size, or of texts.
 
         Example:
-            >>> sets = {"praise": ["a gem", "superb", "funny", "warm", "fine"], "blame": ["awful", "stale", "dull"] * 2}
+            >>> praise, blame = "superb funny warm fine charming", "awful stale dull boring tedious"
+            >>> sets = {"praise": praise.split(), "blame": blame.split()}
             >>> maps = TTCAV(model, processor=tokenizer).sensitivity_maps(batch, sets, target=1, show_progress=False)
             >>> maps.values.shape  # inputs, layers, concepts, tokens
             torch.Size([2, 4, 2, 6])
@@ -369,8 +404,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         tokens = [self._joined(members, states, place) for place in range(len(layers))]
         vectors = list(map(self._map_vectors, tokens))
         effects = list(map(layer_effects, tokens, pooled))
-        chance = p_examples(effects, tokens[0].concepts, self.permutations, self.seed)
-        p_values = torch.maximum(chance, torch.stack([of_layer.p_direction for of_layer in effects]))
+        p_values = effect_p_values(effects, tokens[0].concepts, self.permutations, self.seed)
         longest = max(batch.tokens.real.shape[1] for batch in explained)
         for batch in explained:
             of_layers = [
@@ -390,7 +424,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
             explained[0].tokens.grid,
             torch.cat([batch.features for batch in batches]) if pictures else None,
             [text for batch in explained for text in self._texts(batch)] or None,
-            p_values=p_values,
+            p_values=p_values.larger,
             masks=masks,
         )
 
@@ -450,7 +484,11 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
                 selection = select_target(run, rows)
                 readout = run.readout_gradients(selection.scores, [layer.of(run) for layer in layers])
                 weights = self._weights(scope, tokens, readout)
-            yield _Explained(batch, selection.targets, run.output.shape[-1], tokens, readout.gradients, weights)
+                counted = tokens_in_scope(scope, tokens, readout.readout).double()
+                share = (counted / counted.sum(-1, keepdim=True)).float()
+                states = [pooled_gradient(layer.of(run).hidden.detach(), share) for layer in layers]
+            outputs = run.output.shape[-1]
+            yield _Explained(batch, selection.targets, outputs, tokens, readout.gradients, weights, states)
 
     def _weights(self, scope: Scope, tokens: Tokens, readout: ReadoutGradients) -> list[Tensor]:
         """a of each layer, (B, N); 0 for tokens out of scope."""
@@ -473,23 +511,27 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         self,
         concepts: Sequence[Concept],
         states: Mapping[int, ConceptStates],
+        kept: Mapping[int, list[int]],
         layers: Sequence[Layer],
-        pooled: Sequence[Tensor],
+        inputs: ExplainedInputs,
         done: Callable[[], Any],
     ) -> SetScores:
-        """The scores of one experimental set."""
-        found = []
-        for place, gradients in enumerate(pooled):
+        """The scores of one experimental set, by its states and the numbers of the examples that these are of."""
+        found, means = [], []
+        for place, gradients in enumerate(inputs.pooled):
             tokens = self._joined(concepts, states, place)
             found.append(score_layer(tokens, gradients, self._estimator, self.n_cavs, self.seed))
+            means.append(tokens.example_means + tokens.centre)
             done()
-        return SetScores(
-            concepts,
-            layers,
-            found,
-            p_examples([scores.effects for scores in found], tokens.concepts, self.permutations, self.seed),
-            [len(states[concept.id].counts) for concept in concepts],
+        p_values = effect_p_values([one.effects for one in found], tokens.concepts, self.permutations, self.seed)
+        predicted = torch.cat([states[concept.id].predicted for concept in concepts])
+        confounds = find_confounds(
+            means, tokens.concepts, p_values.surest, inputs.states, inputs.predicted_as_explained(predicted)
         )
+        for k, concept in enumerate(concepts):
+            own = confounds.copies[confounds.concepts == k]
+            check_different(concept.name, len(own), int((~own).sum()))
+        return SetScores(concepts, layers, found, p_values, [kept[concept.id] for concept in concepts], confounds)
 
     def _names(self, targets: Tensor, outputs: int) -> list[str]:
         """The targets (n, k) in words."""
@@ -512,28 +554,6 @@ def _readout_target(target: Target, batches: Sequence[ModelInputs]) -> Target:
     """The target (token, class) by which concepts' readout token is found; None for classes, which do not change it."""
     rows = set(target_of_each(target, sum(map(len, batches))) or ())
     return rows.pop() if len(rows) == 1 and len(next(iter(rows))) > 1 else None
-
-
-def warn_of_weak_tests(found: Sequence[SetScores], permutations: int) -> None:
-    """Warn if no p-value can survive the correction."""
-    concepts = sum(len(one.concepts) for one in found)
-    splits = [math.comb(sum(one.examples), count) for one in found for count in one.examples]
-    least = 2 / min(permutations + 1, *splits)
-    if least * concepts >= SIGNIFICANT:
-        warn_user(
-            f"no p-value can be below {least:.2g}, so that after a correction for {concepts} concepts nothing is "
-            f"significant: take more than permutations={permutations}, more examples, or fewer concepts"
-        )
-
-
-def _warn_of_inseparable(found: Sequence[SetScores]) -> None:
-    for scores in found:
-        for name, where in scores.inseparable().items():
-            warn_user(
-                f"concept {name!r} (set {scores.key}): in the layers {where}, its vectors separate held-out "
-                "examples no better than chance, as those of a concept without a meaning should; its scores mean "
-                "little there"
-            )
 
 
 def _check_choice(name: str, given: Any, choices: Collection[str]) -> None:

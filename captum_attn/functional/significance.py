@@ -130,8 +130,7 @@ def cauchy_combination(p_values: Tensor) -> Tensor:
         tensor([0.0100, 0.0200], dtype=torch.float64)
 
     Source: Liu and Xie 2020, *Cauchy combination test*, JASA 115; Fang, Chang, Park and Tseng 2023, *Heavy-tailed
-    distribution for combining dependent p-values*, for p-values near 1, which count as .999, lest one such test hide all
-    others.
+    distribution for combining dependent p-values*, for p-values near 1, which count as .999, lest one hide the others.
     """
     quantiles = stats.cauchy.isf(p_values.double().clamp(max=_LARGEST).cpu().numpy())
     with warnings.catch_warnings():

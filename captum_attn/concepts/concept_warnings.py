@@ -1,0 +1,57 @@
+"""What must be known before concepts are believed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from captum_attn.concepts.concept_scores import SetScores
+from captum_attn.core import warn_user
+from captum_attn.functional import SIGNIFICANT
+
+
+def warn_of_weak_tests(found: Sequence[SetScores], permutations: int) -> None:
+    """Warn if no p-value can survive the correction."""
+    concepts = sum(len(one.concepts) for one in found)
+    splits = [math.comb(sum(one.examples), count) for one in found for count in one.examples]
+    least = 2 / min(permutations + 1, *splits)
+    if least * concepts >= SIGNIFICANT:
+        warn_user(
+            f"no p-value can be below {least:.2g}, so that after a correction for {concepts} concepts nothing is "
+            f"significant: take more than permutations={permutations}, more examples, or fewer concepts"
+        )
+
+
+def warn_of_confounds(found: Sequence[SetScores]) -> None:
+    """Warn of concepts that may be the explained class in disguise, and of copies."""
+    for one in found:
+        confounds = one.confounds
+        more_often, shares = confounds.predicted_more_often(), confounds.predicted_shares()
+        for k, concept in enumerate(one.concepts):
+            copies = int(confounds.copies[confounds.concepts == k].sum())
+            if copies:
+                warn_user(
+                    f"concept {concept.name!r} (set {one.key}): {copies} of its {one.examples[k]} examples are "
+                    "copies of explained inputs, or of other examples before them: see scores.suspicious()"
+                )
+            if more_often[k]:
+                own, others = shares[k]
+                layer = one.layers[int(one.p_values.surest[k])].index
+                warn_user(
+                    f"concept {concept.name!r} (set {one.key}): the model takes {own:.0%} of its examples for what is "
+                    f"explained ({others:.0%} of the others), and {float(confounds.near[k]):.0%} lie on the inputs' "
+                    f"side of what tells these from the other concepts in layer {layer}. It may be a piece of the "
+                    "class: look at the examples, and see what is left without them, interpret(..., "
+                    "leave_out=scores.suspicious())"
+                )
+
+
+def warn_of_inseparable(found: Sequence[SetScores]) -> None:
+    """Warn of concepts whose vectors separate nothing."""
+    for scores in found:
+        for name, where in scores.inseparable().items():
+            warn_user(
+                f"concept {name!r} (set {scores.key}): in the layers {where}, its vectors separate held-out "
+                "examples no better than chance, as those of a concept without a meaning should; its scores mean "
+                "little there"
+            )

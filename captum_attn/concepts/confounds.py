@@ -1,0 +1,129 @@
+"""Is a concept the explained class in disguise? Examples that the model takes for it, that lie near it, and copies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from scipy.stats import fisher_exact
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from torch import Tensor
+
+from captum_attn.functional import SIGNIFICANT, holm
+
+_COPY = 1e-4
+"""The distance of copies, in units of the median distance of two states."""
+
+
+class ExplainedInputs(NamedTuple):
+    """What is known of the n inputs that are explained.
+
+    Attributes:
+        pooled: (n, D) of each layer, Σ_i a_i g_i.
+        states: (n, D) of each layer, the means of their tokens; None if they are not known.
+        targets: int64 (n, k), what is explained.
+    """
+
+    pooled: Sequence[Tensor]
+    states: Sequence[Tensor] | None
+    targets: Tensor
+
+    def predicted_as_explained(self, predicted: Tensor) -> Tensor | None:
+        """bool (E,), which examples, predicted int64 (E,), are what is explained; None where that is not one class."""
+        explained = self.targets.unique()
+        if self.targets.shape[1] != 1 or len(explained) != 1 or (predicted < 0).any():
+            return None
+        return predicted.eq(explained.cpu())
+
+
+@dataclass(frozen=True)
+class Confounds:
+    """What speaks against the E examples of K concepts as witnesses.
+
+    Attributes:
+        concepts: int64 (E,), the concept of each example, 0 to K - 1.
+        predicted: bool (E,), the model predicts what is explained; None where that is not one class.
+        copies: bool (E,), in all layers, the state is that of an explained input, or of an example before it.
+        near: float64 (K,), the share of a concept's examples that lie on the inputs' side of what tells these from the
+            other concepts, in the layer where its effect is surest; NaN where it is not known.
+    """
+
+    concepts: Tensor
+    predicted: Tensor | None
+    copies: Tensor
+    near: Tensor
+
+    @property
+    def suspicious(self) -> Tensor:
+        """bool (E,): predicted, or copies."""
+        return self.copies if self.predicted is None else self.copies | self.predicted
+
+    def predicted_shares(self) -> list[tuple[float, float]]:
+        """Of each concept, the share of its examples that are predicted, and of the others'; NaN if not known."""
+        if self.predicted is None:
+            return [(torch.nan, torch.nan)] * len(self.near)
+        owns = (self.concepts == concept for concept in range(len(self.near)))
+        hits = self.predicted.double()
+        return [(float(hits[own].mean()), float(hits[~own].mean())) for own in owns]
+
+    def predicted_more_often(self) -> Tensor:
+        """bool (K,), whether a concept's examples are predicted more often than the others' (Fisher's test, Holm)."""
+        if self.predicted is None:
+            return torch.zeros(len(self.near), dtype=torch.bool)
+        p_values = []
+        for concept in range(len(self.near)):
+            own = self.concepts == concept
+            table = [[int((self.predicted[of] == hit).sum()) for hit in (True, False)] for of in (own, ~own)]
+            p_values.append(fisher_exact(table, alternative="greater").pvalue)
+        return holm(torch.tensor(p_values, dtype=torch.double)) < SIGNIFICANT
+
+
+def find_confounds(
+    states: Sequence[Tensor],
+    concepts: Tensor,
+    surest: Tensor,
+    inputs: Sequence[Tensor] | None,
+    predicted: Tensor | None,
+) -> Confounds:
+    """Look at examples beside the explained inputs.
+
+    Args:
+        states: (E, D) of each layer, of the examples.
+        concepts: int64 (E,), their concepts.
+        surest: int64 (K,), the layer in which each concept's effect is surest.
+        inputs: (n, D) of each layer; None if they are not known.
+        predicted: bool (E,); None where what is explained is not one class.
+    """
+    near = [
+        torch.nan if inputs is None else near_inputs(states[layer], concepts, concept, inputs[layer])
+        for concept, layer in enumerate(surest.tolist())
+    ]
+    return Confounds(concepts.cpu(), predicted, copies_among(states, inputs), torch.tensor(near, dtype=torch.double))
+
+
+def copies_among(states: Sequence[Tensor], inputs: Sequence[Tensor] | None) -> Tensor:
+    """bool (E,), which examples are copies, by their mean states (E, D), and the inputs' (n, D), in all layers."""
+    found = []
+    for place, own in enumerate(states):
+        everything = own if inputs is None else torch.cat([own, inputs[place].to(own)])
+        distances = torch.cdist(own.double(), everything.double(), compute_mode="donot_use_mm_for_euclid_dist")
+        before = torch.ones_like(distances, dtype=torch.bool)
+        before[:, : len(own)] = before[:, : len(own)].tril(-1)
+        if distances.median() > 0:  # else nothing can be told from others there
+            found.append(((distances <= _COPY * distances.median()) & before).any(1).cpu())
+    return torch.stack(found).all(0) if found else torch.zeros(len(states[0]), dtype=torch.bool)
+
+
+def near_inputs(states: Tensor, concepts: Tensor, concept: int, inputs: Tensor) -> float:
+    """The share of one concept's examples, mean states (E, D), on the inputs' (n, D) side of the other concepts' mean.
+
+    Source: this library's; Fisher's discriminant, its covariance shrunk as Ledoit and Wolf 2004 have it.
+    """
+    own = concepts == concept
+    known = torch.cat([states[~own], inputs.to(states)]).double().cpu().numpy()
+    labels = torch.arange(len(known)) >= int((~own).sum())
+    discriminant = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=[0.5, 0.5])
+    discriminant.fit(known, labels.numpy())
+    return float(discriminant.predict(states[own].double().cpu().numpy()).mean())

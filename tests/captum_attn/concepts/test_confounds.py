@@ -1,0 +1,141 @@
+"""Concepts that are the explained class in disguise: told, and left out."""
+
+from __future__ import annotations
+
+import warnings
+
+import pandas as pd
+import pytest
+import torch
+from families import FAMILIES
+from scipy import stats
+from small_models import load_texture_model
+from textures import CLASSES, class_images, texture_images
+
+from captum_attn import TTCAV
+from captum_attn.concepts.confounds import Confounds, ExplainedInputs, copies_among, find_confounds, near_inputs
+
+QUIET = {"show_progress": False}
+
+
+def noise(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def images(count, seed, shift=0.0):
+    return torch.rand(count, 3, 12, 12, generator=torch.Generator().manual_seed(seed)) + shift
+
+
+@pytest.fixture(scope="module")
+def vit():
+    return FAMILIES["vit"].build()
+
+
+def test_copies_are_those_of_inputs_and_of_examples_before_them():
+    own, inputs = noise(9, 16), noise(4, 16, seed=1)
+    own[5], own[7], own[2] = own[1] * (1 + 1e-7), own[5], inputs[3]
+    other_layer = noise(9, 8, seed=2)
+    other_layer[[5, 7, 2, 8]] = other_layer[[1, 1, 3, 0]]
+    of_inputs = noise(4, 8, seed=3)
+    of_inputs[3] = other_layer[2]
+    assert copies_among([own, other_layer], [inputs, of_inputs]).nonzero().flatten().tolist() == [2, 5, 7]
+    assert copies_among([own], None).nonzero().flatten().tolist() == [5, 7]
+    assert not copies_among([torch.ones(9, 16)], [torch.ones(4, 16)]).any()  # nothing tells states from each other
+
+
+def test_near_is_on_the_inputs_side_of_the_others():
+    states = torch.cat([noise(30, 6), noise(30, 6, seed=1) + 4])
+    concepts = torch.arange(60) // 30
+    inputs = noise(40, 6, seed=2) - 4
+    half = torch.cat([noise(15, 6, seed=3) - 4, noise(15, 6, seed=4) + 4])
+    assert near_inputs(torch.cat([half, states[30:]]), concepts, 0, inputs) == 0.5
+    assert near_inputs(states, concepts, 1, inputs) == 0
+    found = find_confounds([states, states], concepts, torch.tensor([0, 1]), None, None)
+    assert found.near.isnan().all()
+    assert torch.tensor(found.predicted_shares()).isnan().all()
+    assert not found.predicted_more_often().any()
+    assert not found.suspicious.any()
+
+
+def test_what_is_predicted_more_often_is_that_by_the_hypergeometric_distribution():
+    concepts = torch.arange(60) // 20
+    predicted = torch.zeros(60, dtype=torch.bool)
+    predicted[:9], predicted[20:22], predicted[40:43] = True, True, True
+    found = Confounds(concepts, predicted, torch.zeros(60, dtype=torch.bool), torch.zeros(3))
+    assert found.predicted_shares() == [(0.45, 5 / 40), (0.1, 12 / 40), (0.15, 11 / 40)]
+    p_values = [stats.hypergeom.sf(count - 1, 60, 14, 20) for count in (9, 2, 3)]
+    assert 3 * p_values[0] < 0.05 < min(p_values[1:])
+    assert found.predicted_more_often().tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("targets", "predicted", "expected"),
+    [
+        ([[1], [1]], [0, 1, 1], [False, True, True]),
+        ([[1], [0]], [0, 1, 1], None),  # not one class
+        ([[3, 1], [3, 1]], [0, 1, 1], None),  # of a token
+        ([[1], [1]], [-1, -1, -1], None),  # an output that is not one of several classes
+    ],
+)
+def test_what_is_explained_may_be_predicted(targets, predicted, expected):
+    found = ExplainedInputs([], None, torch.tensor(targets)).predicted_as_explained(torch.tensor(predicted))
+    assert (found if found is None else found.tolist()) == expected
+
+
+def test_a_concept_that_is_the_class_is_told():
+    model, zebra = load_texture_model(), CLASSES.index("zebra")
+    concepts = {
+        "herd": class_images("zebra", 14, seed=5),
+        "dotted": texture_images("dotted", 14, seed=1),
+        "plain": texture_images("plain", 14, seed=1),
+    }
+    inputs = class_images("zebra", 20, seed=2)
+    with pytest.warns(UserWarning, match=r"'herd' \(set 0-1-2\): the model takes 100% of its examples .* \(0% of the"):
+        scores = TTCAV(model, n_cavs=2).interpret(inputs, concepts, zebra, **QUIET)
+    table = scores.concepts().set_index("concept")
+    with torch.no_grad():
+        for name, examples in concepts.items():
+            hits = model(examples).logits.argmax(-1) == zebra
+            assert table.predicted[name] == pytest.approx(float(hits.double().mean()))
+    assert table.near["herd"] > 0.5 > 0.1 > table.near["plain"]
+    assert scores.suspicious() == {"herd": list(range(14))}
+    with pytest.raises(ValueError, match="concept 'herd' has too few examples, 0"):
+        TTCAV(model).interpret(inputs, concepts, zebra, leave_out=scores.suspicious(), **QUIET)
+
+
+def test_what_is_left_out_is_as_if_it_had_not_been_given(vit):
+    sets = {"bright": images(9, 1, 0.5), "dark": images(8, 2, -0.5), "plain": images(8, 3)}
+    inputs, ttcav = images(6, 9), TTCAV(vit, n_cavs=3)
+    left = {"bright": [0, 4], "plain": [7]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = ttcav.interpret(inputs, sets, 0, leave_out=left, **QUIET)
+        kept = {"bright": [1, 2, 3, 5, 6, 7, 8], "dark": range(8), "plain": range(7)}
+        given = {name: examples[list(kept[name])] for name, examples in sets.items()}
+        expected = ttcav.interpret(inputs, given, 0, **QUIET)
+    pd.testing.assert_frame_equal(found.table(), expected.table())
+    pd.testing.assert_frame_equal(found.concepts(), expected.concepts())
+    assert found.of_set().numbers == [list(numbers) for numbers in kept.values()]
+    for wrong, message in (
+        ({"dim": [0]}, r"leave_out has no such concepts: \['dim'\], expected some of \['bright', 'dark', 'plain'\]"),
+        ({"dark": [8]}, r"concept 'dark' has 8 examples, from 0, so that \[8\] are none of them"),
+        ({"dark": range(4)}, "concept 'dark' has too few examples, 4"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ttcav.interpret(inputs, sets, 0, leave_out=wrong, **QUIET)
+
+
+def test_copies_are_told_and_do_not_make_a_concept(vit):
+    inputs, dark = images(6, 9), images(8, 2, -0.5)
+    bright = images(12, 1, 0.5)
+    bright[[3, 10, 11]] = torch.stack([bright[0], inputs[2], dark[7]])
+    dark[1] = bright[5]
+    ttcav = TTCAV(vit, n_cavs=2)
+    with pytest.warns(UserWarning, match=r"concept 'bright' .*: 2 of its 12 examples are copies"):
+        scores = ttcav.interpret(inputs, {"bright": bright, "dark": dark}, [0, 1] * 3, **QUIET)
+    assert scores.suspicious() == {"bright": [3, 10], "dark": [1, 7]}
+    assert scores.concepts().copies.tolist() == [2, 2]
+    same = bright[:1].expand(20, -1, -1, -1)
+    for examples, count, copies in ((same, 20, 19), (inputs, 6, 6)):
+        with pytest.raises(ValueError, match=f"of the {count} examples of concept 'odd', {copies} are copies of each"):
+            ttcav.interpret(inputs, {"odd": examples, "dark": dark}, 0, **QUIET)
