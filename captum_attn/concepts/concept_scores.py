@@ -15,6 +15,7 @@ from torch import Tensor
 from captum_attn.concepts.concept_figures import concepts_by_layers, scores_of_draws
 from captum_attn.concepts.confounds import Confounds
 from captum_attn.concepts.layers import Layer, layer_labels
+from captum_attn.concepts.power import WANTED, PowerCurve, power_curve, power_figure
 from captum_attn.concepts.scoring import EffectPValues, LayerScores
 from captum_attn.functional import SIGNIFICANT, holm
 
@@ -66,9 +67,22 @@ class SetScores:
             notes.append("constant score, no t-test")
         return "; ".join(notes)
 
-    def concept_notes(self, concept: int, significant: Tensor) -> str:
+    def power(self, concept: int, level: float) -> PowerCurve:
+        """How often a concept would be significant at a level, with more or fewer examples."""
+        effects = torch.stack([scores.effects.example_effects for scores in self.scores])
+        own = self.confounds.concepts == concept
+        return power_curve(effects, own, self.p_values.direction[:, concept], level, concept)
+
+    def concept_notes(self, concept: int, significant: Tensor, level: float) -> str:
         """What must be known before a concept is believed, of which bool (L,) layers are significant."""
         notes = [self.notes(int(self.p_values.surest[concept]), concept)]
+        if not significant.any() and not self.p_values.larger[:, concept].isnan().all():
+            needed = self.power(concept, level).needed()
+            notes.append(
+                "not even with 8 times the examples would an effect like this be significant"
+                if needed is None
+                else f"an effect like this takes some {needed} examples to be significant in {WANTED:.0%} of draws"
+            )
         effects = torch.stack([scores.effects.effect[concept] for scores in self.scores])[significant]
         if (effects > 0).any() and (effects < 0).any():
             notes.append("effects of both signs in significant layers")
@@ -175,7 +189,7 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
                         "copies": int(one.confounds.copies[one.confounds.concepts == k].sum()),
                         "examples": one.examples[k],
                         "inputs": len(self.targets),
-                        "note": one.concept_notes(k, significant[:, k]),
+                        "note": one.concept_notes(k, significant[:, k], self._level),
                     }
                 )
         return pd.DataFrame(rows)
@@ -193,6 +207,38 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
                 suspicious = one.confounds.suspicious[one.confounds.concepts == k].tolist()
                 found.setdefault(concept.name, []).extend(n for n, bad in zip(numbers, suspicious, strict=True) if bad)
         return {name: sorted(set(numbers)) for name, numbers in found.items() if numbers}
+
+    @property
+    def _level(self) -> float:
+        """At which the surest of all concepts is significant, after Holm's correction."""
+        return SIGNIFICANT / sum(len(one.concepts) for one in self.sets)
+
+    def power(self) -> pd.DataFrame:
+        """How many examples would show each concept's effect, if it is what it looks like.
+
+        Returns:
+            A row for each concept and number of examples: ``set``, ``concept``, ``examples``, of the others in the same
+            proportion; and ``power``, how often it would be significant, of 200 draws from those at hand: see
+            :func:`captum_attn.concepts.power.power_curve`.
+        """
+        import pandas as pd
+
+        rows = [
+            {"set": one.key, "concept": concept.name, "examples": examples, "power": power}
+            for one in self.sets
+            for k, concept in enumerate(one.concepts)
+            for examples, power in zip(*one.power(k, self._level), strict=True)
+        ]
+        return pd.DataFrame(rows)
+
+    def plot_power(self, experimental_set: str | None = None) -> Figure:
+        """:meth:`power`, a curve for each concept, with a dot at the number of examples at hand.
+
+        Args, Returns, Raises: as :meth:`plot`.
+        """
+        one = self.of_set(experimental_set)
+        curves = [one.power(k, self._level) for k in range(len(one.concepts))]
+        return power_figure(curves, [concept.name for concept in one.concepts], one.examples, self._title)
 
     def _corrected(self) -> list[Tensor]:
         """float64 (K,) of each set: p-values of concepts after Holm's correction for those of all sets."""

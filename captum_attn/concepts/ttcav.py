@@ -49,6 +49,7 @@ from captum_attn.core import (
 )
 from captum_attn.core.class_names import class_names
 from captum_attn.core.inputs import forward_args
+from captum_attn.core.propagation import GRADIENT, Propagation, propagation_named
 from captum_attn.functional import mean_shifts, pooled_gradient, token_sensitivity
 
 Weighting = Literal["attention", "uniform"]
@@ -123,6 +124,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
             weighted: that would change no score.
         estimator: of the vectors, ``"discriminant"``, ``"logistic"`` (the paper's) or ``"pattern"``, or another
             :class:`captum_attn.concepts.CAVEstimator`.
+        propagation: how gradients go down, plainly or by rules; see :class:`captum_attn.AttentionAttribution`.
         permutations: random splits of the examples, for p-values.
         batch_size: how many examples the model sees at a time.
         cache_dir: a folder in which concepts' states are kept, too, and found again by another process.
@@ -157,6 +159,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         tokens: Scope = "readout",
         weighting: Weighting = "attention",
         estimator: EstimatorName | CAVEstimator = "discriminant",
+        propagation: str | Propagation = GRADIENT,
         permutations: int = 9999,
         batch_size: int = 16,
         cache_dir: str | Path | None = None,
@@ -189,6 +192,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         self.layers = each
         self.n_cavs, self.tokens, self.weighting = n_cavs, tokens, weighting
         self.estimator, self.permutations, self.seed = estimator, permutations, seed
+        self.propagation = propagation_named(propagation)
         self.processor = processor
         self._special_ids = special_ids_of(processor) if hasattr(processor, "all_special_ids") else None
         self._reader = Reader(module, processor, batch_size, on_error)
@@ -479,7 +483,8 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         for batch in tqdm(batches, desc="T-TCAV: inputs", unit="batch", disable=not show_progress):
             rows = each and each[start : start + len(batch)]
             start += len(batch)
-            with observed_forward(self.model, batch, modules={layer.module for layer in layers}) as run:
+            modules = {layer.module for layer in layers}
+            with observed_forward(self.model, batch, modules=modules, propagation=self.propagation) as run:
                 tokens = run.tokens(self._special_ids)
                 selection = select_target(run, rows)
                 readout = run.readout_gradients(selection.scores, [layer.of(run) for layer in layers])

@@ -1,0 +1,107 @@
+"""How many examples would show a concept's effect, if it is what it looks like?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from scipy import stats
+from torch import Tensor
+
+from captum_attn.functional import cauchy_combination
+from captum_attn.visualization import as_written
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MULTIPLES = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+"""Of the examples at hand, in :func:`power_curve`."""
+
+WANTED = 0.8
+"""The power that is asked for, by custom (Cohen 1988)."""
+
+_DRAWS = 200
+
+
+class PowerCurve(NamedTuple):
+    """How often an effect would be significant.
+
+    Attributes:
+        examples: of the concept; of the others, in the same proportion as they are.
+        power: the share of draws.
+    """
+
+    examples: list[int]
+    power: list[float]
+
+    def needed(self) -> int | None:
+        """The fewest of these examples that would do; None if none would."""
+        enough = (count for count, power in zip(self.examples, self.power, strict=True) if power >= WANTED)
+        return next(enough, None)
+
+
+def power_curve(
+    example_effects: Tensor,
+    own: Tensor,
+    p_direction: Tensor,
+    level: float,
+    seed: int,
+    multiples: Sequence[float] = MULTIPLES,
+) -> PowerCurve:
+    """Draw more or fewer examples from those at hand, with replacement, and test these as the concept is tested.
+
+    What is at hand stands for what there is: effects that look larger than they are need more. The direction of the
+    gradient, which examples do not change, is as sure as it is.
+
+    Args:
+        example_effects: (L, E), of E examples in L layers.
+        own: bool (E,), those of the concept.
+        p_direction: float64 (L,).
+        level: below which one p-value for all layers is significant; after Holm's correction for K concepts, 0.05 / K.
+        seed: of the draws.
+        multiples: of the numbers of examples.
+
+    Example:
+        >>> effects = torch.randn(3, 40, generator=torch.Generator().manual_seed(0)).double()
+        >>> effects[:, :10] += 1
+        >>> power_curve(effects, torch.arange(40) < 10, torch.zeros(3), 0.05, 0, (0.5, 1, 4)).examples
+        [5, 10, 40]
+
+    Source: Efron and Tibshirani 1993, *An Introduction to the Bootstrap*, section 25.
+    """
+    generator, effects = torch.Generator().manual_seed(seed), example_effects.double().cpu()
+    sides = (effects[:, own.cpu()], effects[:, ~own.cpu()])
+    examples, power = [], []
+    for multiple in multiples:
+        counts = [max(2, round(multiple * side.shape[1])) for side in sides]
+        drawn = [
+            side[:, torch.randint(side.shape[1], (_DRAWS, count), generator=generator)].numpy()
+            for side, count in zip(sides, counts, strict=True)
+        ]
+        chance = torch.from_numpy(stats.ttest_ind(*drawn, axis=-1, equal_var=False).pvalue)  # (L, draws)
+        combined = cauchy_combination(torch.maximum(chance, p_direction[:, None]))
+        examples.append(counts[0])
+        power.append(float((combined < level).double().mean()))
+    return PowerCurve(examples, power)
+
+
+def power_figure(curves: Sequence[PowerCurve], concepts: Sequence[str], at_hand: Sequence[int], title: str) -> Figure:
+    """A curve for each concept, with a dot at the number of examples at hand."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.6, 3.8), layout="constrained")
+    axes = figure.add_subplot()
+    for curve, concept, count in zip(curves, concepts, at_hand, strict=True):
+        (line,) = axes.plot(curve.examples, curve.power, label=concept)
+        place = curve.examples.index(count)
+        axes.plot(count, curve.power[place], "o", color=line.get_color())
+    axes.axhline(WANTED, color="0.8", linewidth=1, zorder=0)
+    axes.set_xscale("log")
+    axes.set_ylim(-0.03, 1.03)
+    axes.set_xlabel("examples of the concept (dot: at hand)")
+    axes.set_ylabel("how often it would be significant")
+    axes.legend(fontsize=8, frameon=False)
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    return as_written(figure)
