@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _COLUMNS = {"tcav": "score", "tcav_effect": "effect", "tcav_p": "p_holm"}
 """Groups of metrics, and the columns of :meth:`captum_attn.concepts.ConceptScores.table` that they hold.
 
-``tcav_p/{concept}`` holds the ``p_holm`` of :meth:`captum_attn.concepts.ConceptScores.concepts`.
+``tcav_p/{concept}`` holds :attr:`captum_attn.concepts.ConceptScores.p_holm`.
 """
 
 
@@ -107,7 +107,7 @@ class ConceptMeasurement(Measurement):
             for concept in concepts
             for layer, label in labelled
         }
-        self._concept_names = {f"tcav_p/{plain_name(concept)}": concept for concept in concepts}
+        self._concept_names = [f"tcav_p/{plain_name(concept)}" for concept in concepts]
         self.names = [*self._cells, *self._concept_names]
 
     def _check_labels(self, probe: ProbeSet) -> None:
@@ -156,8 +156,8 @@ class ConceptMeasurement(Measurement):
         of_layers = {
             name: rows.loc[(concept, module), column] for name, (column, concept, module) in self._cells.items()
         }
-        p_values = self.scores.concepts().set_index("concept").p_holm
-        return of_layers | {name: p_values[concept] for name, concept in self._concept_names.items()}
+        (p_values,) = self.scores.p_holm
+        return of_layers | dict(zip(self._concept_names, p_values.tolist(), strict=True))
 
     def panels(self, frame: pd.DataFrame) -> list[list[Panel]]:
         """T-TCAV scores, a panel for each layer; below, effects; then concepts' p-values."""

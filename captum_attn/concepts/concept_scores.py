@@ -167,7 +167,7 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
         import pandas as pd
 
         rows: list[dict[str, Any]] = []
-        for one, corrected in zip(self.sets, self._corrected(), strict=True):
+        for one, corrected in zip(self.sets, self.p_holm, strict=True):
             significant, shares = self._of_layers(one, corrected) < SIGNIFICANT, one.confounds.predicted_shares()
             for k, concept in enumerate(one.concepts):
                 place = int(one.p_values.surest[k])
@@ -240,8 +240,9 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
         curves = [one.power(k, self._level) for k in range(len(one.concepts))]
         return power_figure(curves, [concept.name for concept in one.concepts], one.examples, self._title)
 
-    def _corrected(self) -> list[Tensor]:
-        """float64 (K,) of each set: p-values of concepts after Holm's correction for those of all sets."""
+    @property
+    def p_holm(self) -> list[Tensor]:
+        """float64 (K,) of each set: one p-value for each concept, after Holm's correction for those of all sets."""
         sizes = [len(one.concepts) for one in self.sets]
         return list(holm(torch.cat([one.p_values.of_concepts for one in self.sets])).split(sizes))
 
@@ -275,7 +276,7 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
         import pandas as pd
 
         rows: list[dict[str, Any]] = []
-        for one, corrected in zip(self.sets, self._corrected(), strict=True):
+        for one, corrected in zip(self.sets, self.p_holm, strict=True):
             p_values, of_layers = one.p_values.larger, self._of_layers(one, corrected)
             for place, (layer, scores) in enumerate(zip(one.layers, one.scores, strict=True)):
                 for k, concept in enumerate(one.concepts):
@@ -326,8 +327,8 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
         scores, effects, p_values = (
             torch.tensor(rows[column].to_numpy()).view(shape).mT for column in ("score", "effect", "p_holm")
         )
-        sure = self.concepts().query("set == @one.key")
-        names = [f"{concept}, {_p_value(p)}" for concept, p in zip(sure.concept, sure.p_holm, strict=True)]
+        (p_concepts,) = (p for p, other in zip(self.p_holm, self.sets, strict=True) if other is one)
+        names = [f"{c.name}, {_p_value(p)}" for c, p in zip(one.concepts, p_concepts.tolist(), strict=True)]
         return concepts_by_layers(scores, effects, p_values, names, layer_labels(one.layers), self._title)
 
     def plot_stability(self, experimental_set: str | None = None) -> Figure:
