@@ -108,7 +108,7 @@ def copies_among(states: Sequence[Tensor], inputs: Sequence[Tensor] | None) -> T
     found = []
     for place, own in enumerate(states):
         everything = own if inputs is None else torch.cat([own, inputs[place].to(own)])
-        distances = torch.cdist(own.double(), everything.double(), compute_mode="donot_use_mm_for_euclid_dist")
+        distances = torch.cdist(own.double(), everything.double())
         before = torch.ones_like(distances, dtype=torch.bool)
         before[:, : len(own)] = before[:, : len(own)].tril(-1)
         if distances.median() > 0:  # else nothing can be told from others there
