@@ -45,7 +45,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, Vi
 
 from captum_attn import TTCAV, ShapleyAttention
 from captum_attn.concepts import ConceptScores, agreement
-from captum_attn.core.patches import PatchGrid, patch_means
+from captum_attn.core import PatchGrid, patch_means
 
 if TYPE_CHECKING:
     from captum_attn.concepts import EstimatorName, Scope

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from captum_attn._moved import moved_names
 from captum_attn.concepts.concept_figures import concepts_over_image, concepts_under_text
-from captum_attn.core import Grid, patch_values
-from captum_attn.core.patches import patch_means
+from captum_attn.core import Grid, patch_means, patch_values
 
 if TYPE_CHECKING:
     import pandas as pd

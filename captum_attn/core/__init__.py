@@ -19,7 +19,7 @@ from captum_attn.core.models import (
     unwrapped,
 )
 from captum_attn.core.observers import InfluenceObserver, LayerObserver, ReadoutGradients, Watched
-from captum_attn.core.patches import Grid, PatchGrid, known_grid, patch_values
+from captum_attn.core.patches import Grid, PatchGrid, known_grid, patch_means, patch_values
 from captum_attn.core.perturb import Replacement, seeded
 from captum_attn.core.prompt_cache import keys_and_values, reads_cache
 from captum_attn.core.response_pass import ResponsePass, response_pass
@@ -67,6 +67,7 @@ __all__ = [
     "mapping_inputs",
     "observed_forward",
     "parameter_names",
+    "patch_means",
     "patch_values",
     "plain_response_logits",
     "reads_cache",

@@ -19,6 +19,8 @@ import torch
 import captum_attn
 from captum_attn._moved import MOVED
 from captum_attn.concepts.concept_scores import ConceptScores, SetScores
+from captum_attn.concepts.confounds import Confounds
+from captum_attn.concepts.scoring import EffectPValues
 from captum_attn.controls import Counterfactuals
 from captum_attn.controls.search import SearchSettings
 
@@ -304,7 +306,10 @@ def test_a_module_that_moved_shows_its_names_and_exports_them():
 
 @pytest.mark.usefixtures("fresh")
 def test_results_that_were_pickled_under_old_paths_are_read():
-    scores = ConceptScores([SetScores([], [], [], torch.zeros(0, 0), [])], torch.tensor([[1]]), ["good"])
+    nothing = torch.zeros(0, 0)
+    confounds = Confounds(torch.zeros(0), None, torch.zeros(0).bool(), torch.zeros(0))
+    one = SetScores([], [], [], EffectPValues(nothing, nothing), [], confounds)
+    scores = ConceptScores([one], torch.tensor([[1]]), ["good"])
     settings = SearchSettings([0], None, 0.05, 10, 0.1, 3)
     found = Counterfactuals(pd.DataFrame({"example": [0]}), settings, 0.3, "data", {})
     pickled = pickle.dumps((scores, found), protocol=2)  # has paths as plain lines
