@@ -56,6 +56,7 @@ INPUTS = 100  # of a class
 TRUE = {"zebra": "narrow stripes", "ladybird": "dotted"}
 RANDOM = "random"
 GRID = PatchGrid(8, 8, 6, 6)
+ANSWERS = ["concept", "significant", "effect", "p", "p_holm", "layer", "score", "layers", "predicted", "near", "note"]
 SHOWN = ["concept", "layer", "effect", "p", "p_holm", "significant", "score", "score_std", "accuracy", "cosine", "note"]
 PRAISE = """gripping superb delightful charming brilliant wonderful moving funny warm fresh clever beautiful touching
 powerful enjoyable remarkable stunning witty engaging excellent heartfelt thrilling inventive lovely amazing fascinating
@@ -163,8 +164,17 @@ def own_concepts(page: Page, arguments: argparse.Namespace) -> None:
     scores = ttcav.interpret(targets, concepts, target)
     sizes = ", ".join(f"{name} ({len(paths)})" for name, paths in concepts.items())
     page.title(f"{arguments.model}, {arguments.target or 'predicted class'}", f"{sizes}; {len(targets)} targets")
+    page.table(scores.concepts()[ANSWERS])
     page.figure("scores", scores.plot())
+    page.figure("power", scores.plot_power())
     page.table(scores.table()[SHOWN])
+    if suspicious := scores.suspicious():
+        left = {name: len(numbers) for name, numbers in suspicious.items()}
+        page.say(f"Without examples that the model takes for the class, or that are copies: {left}")
+        try:
+            page.table(ttcav.interpret(targets, concepts, target, leave_out=suspicious).concepts()[ANSWERS])
+        except ValueError as error:  # too few are left
+            page.say(str(error))
     maps = ttcav.sensitivity_maps(targets[:4], concepts, target)
     for example in range(len(maps.values)):
         page.figure(f"map_{example}", maps.plot(example))
@@ -195,6 +205,7 @@ def which_concepts(page: Page, model: ViTForImageClassification) -> None:
     for name, concepts in {"zebra": texture_concepts(1), "ladybird": texture_concepts(1), "snake": shapes}.items():
         scores = TTCAV(model).interpret(class_images(name, INPUTS, seed=2), concepts, CLASSES.index(name))
         page.say(f"{name}: {verdict(scores)}")
+        page.table(scores.concepts()[ANSWERS])
         page.figure(f"scores_{name}", scores.plot())
         page.figure(f"stability_{name}", scores.plot_stability())
         page.table(scores.table()[SHOWN])
@@ -298,9 +309,10 @@ def how_often_wrong(page: Page, model: ViTForImageClassification, seeds: int, pa
     """Size and power, ours and the paper's setting, over draws of examples."""
     page.title(
         "How often is it wrong?",
-        f"{seeds} draws of examples, {EXAMPLES} images of a concept. Found: the true concept is significant (Holm, 5 "
-        "%) with positive sign in at least half of the layers. Size: the share of p-values below 0.05 where there is "
-        f"nothing to find: the random concept, and all concepts of {seeds} untrained models.",
+        f"{seeds} draws of examples, {EXAMPLES} images of a concept. Found: the true concept is significant (Holm over "
+        "concepts, 5 %) with positive sign; in at least half of the layers, too. Size: the share of p-values below "
+        "0.05, of layers and of concepts, where there is nothing to find: the random concept, and all concepts of "
+        f"{seeds} untrained models.",
     )
     settings: dict[str, tuple[Scope, EstimatorName, str, int]] = {
         "default: readout, both tests": ("readout", "discriminant", "p", EXAMPLES),
@@ -324,11 +336,15 @@ def how_often_wrong(page: Page, model: ViTForImageClassification, seeds: int, pa
             "untrained models": untrained[p],
         }
         row: dict[str, object] = {"setting": name}
+        nulls = {"random concept": trained[trained.concept == RANDOM], "untrained models": untrained}
         for target in TRUE:
-            found = [found_in(part, p) for _, part in trained[trained.target == target].groupby("seed")]
-            row[f"{target} found"] = f"{sum(found)} of {len(found)}"
-        for null in ("random concept", "untrained models"):
-            row[f"size, {null}"] = float((curves[name][null].dropna() < 0.05).mean())
+            draws = [part for _, part in trained[trained.target == target].groupby("seed")]
+            row[f"{target} found"] = f"{sum(map(concept_found, draws))} of {len(draws)}" if p == "p" else ""
+            row[f"{target}, half of the layers"] = f"{sum(found_in(part, p) for part in draws)} of {len(draws)}"
+        for null, drawn in nulls.items():
+            row[f"size of layers, {null}"] = float((drawn[p].dropna() < 0.05).mean())
+            concepts = drawn.drop_duplicates(["seed", "target", "concept"]).p_concept
+            row[f"size of concepts, {null}"] = float((concepts < 0.05).mean()) if p == "p" else None
         rows.append(row)
     page.table(pd.DataFrame(rows))
     page.figure("size_and_power", size_and_power(curves))
@@ -340,9 +356,17 @@ def draw_tested(ttcav: TTCAV, seed: int, count: int | None = None) -> pd.DataFra
     concepts = texture_concepts(100 + seed, count)
     for name, true in TRUE.items():
         inputs = class_images(name, INPUTS, seed=200 + seed)
-        table = ttcav.interpret(inputs, concepts, CLASSES.index(name), show_progress=False).table()
-        tables.append(table.assign(seed=seed, target=name, true=table.concept == true))
+        scores = ttcav.interpret(inputs, concepts, CLASSES.index(name), show_progress=False)
+        table, answers = scores.table(), scores.concepts().set_index("concept")
+        own = {f"{column}_concept": table.concept.map(answers[column]) for column in ("p", "significant", "effect")}
+        tables.append(table.assign(seed=seed, target=name, true=table.concept == true, **own))
     return pd.concat(tables)
+
+
+def concept_found(table: pd.DataFrame) -> bool:
+    """Whether the true concept is significant with positive sign, in one draw."""
+    row = table[table.true].iloc[0]
+    return bool(row.significant_concept and row.effect_concept > 0)
 
 
 def found_in(table: pd.DataFrame, p: str) -> bool:

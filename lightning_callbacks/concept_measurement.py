@@ -16,6 +16,7 @@ from captum_attn.concepts import (
     ConceptScores,
     ConceptStates,
     ExperimentalSets,
+    ExplainedInputs,
     find_layers,
     layer_labels,
     warn_of_weak_tests,
@@ -147,8 +148,8 @@ class ConceptMeasurement(Measurement):
     def metrics(self, numbers: Tensor, labels: Tensor | None) -> Mapping[str, float]:
         targets, pooled = numbers.split([1, sum(self._widths)], dim=1)
         each = pooled.float().to(device_of(self._ttcav.model)).split(self._widths, dim=1)
-        known = (self._concepts, self._states, self._layers, each, targets.long())
-        self.scores = self._ttcav.score(*known, outputs=self._outputs)
+        inputs = ExplainedInputs(each, targets.long())
+        self.scores = self._ttcav.score(self._concepts, self._states, self._layers, inputs, outputs=self._outputs)
         if not self._warned:
             warn_of_weak_tests(self.scores.sets, self._ttcav.permutations)
             self._warned = True

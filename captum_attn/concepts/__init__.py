@@ -5,6 +5,7 @@ from captum_attn.concepts.cavs import CAVEstimator, CAVs, DiscriminantCAVs, Esti
 from captum_attn.concepts.concept_scores import ConceptScores, cav_agreement
 from captum_attn.concepts.concept_states import ConceptStates, Scope
 from captum_attn.concepts.concept_warnings import warn_of_weak_tests
+from captum_attn.concepts.confounds import ExplainedInputs
 from captum_attn.concepts.experimental_sets import ExperimentalSets
 from captum_attn.concepts.layers import Layer, find_layers, layer_labels
 from captum_attn.concepts.sensitivity_maps import SensitivityMaps
@@ -21,6 +22,7 @@ __all__ = [
     "DiscriminantCAVs",
     "EstimatorName",
     "ExperimentalSets",
+    "ExplainedInputs",
     "Layer",
     "LogisticCAVs",
     "Scope",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import NamedTuple
 
 import torch
@@ -11,10 +12,8 @@ from scipy.stats import fisher_exact
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch import Tensor
 
+from captum_attn.core import ModelInputs, add_to_hash
 from captum_attn.functional import SIGNIFICANT, holm
-
-_COPY = 1e-4
-"""The distance of copies, in units of the median distance of two states."""
 
 
 class ExplainedInputs(NamedTuple):
@@ -22,13 +21,15 @@ class ExplainedInputs(NamedTuple):
 
     Attributes:
         pooled: (n, D) of each layer, Σ_i a_i g_i.
-        states: (n, D) of each layer, the means of their tokens; None if they are not known.
         targets: int64 (n, k), what is explained.
+        states: (n, D) of each layer, the means of their tokens; None if they are not known.
+        contents: of each, as :func:`content_of_each` says it; none if they are not known.
     """
 
     pooled: Sequence[Tensor]
-    states: Sequence[Tensor] | None
     targets: Tensor
+    states: Sequence[Tensor] | None = None
+    contents: Sequence[str] = ()
 
     def predicted_as_explained(self, predicted: Tensor) -> Tensor | None:
         """bool (E,), which examples, predicted int64 (E,), are what is explained; None where that is not one class."""
@@ -45,7 +46,7 @@ class Confounds:
     Attributes:
         concepts: int64 (E,), the concept of each example, 0 to K - 1.
         predicted: bool (E,), the model predicts what is explained; None where that is not one class.
-        copies: bool (E,), in all layers, the state is that of an explained input, or of an example before it.
+        copies: bool (E,), those with the content of an explained input, or of an example before them.
         near: float64 (K,), the share of a concept's examples that lie on the inputs' side of what tells these from the
             other concepts, in the layer where its effect is surest; NaN where it is not known.
     """
@@ -84,8 +85,9 @@ def find_confounds(
     states: Sequence[Tensor],
     concepts: Tensor,
     surest: Tensor,
-    inputs: Sequence[Tensor] | None,
-    predicted: Tensor | None,
+    inputs: ExplainedInputs,
+    predicted: Tensor,
+    contents: Sequence[str],
 ) -> Confounds:
     """Look at examples beside the explained inputs.
 
@@ -93,27 +95,43 @@ def find_confounds(
         states: (E, D) of each layer, of the examples.
         concepts: int64 (E,), their concepts.
         surest: int64 (K,), the layer in which each concept's effect is surest.
-        inputs: (n, D) of each layer; None if they are not known.
-        predicted: bool (E,); None where what is explained is not one class.
+        inputs: that are explained.
+        predicted: int64 (E,), the classes that the model predicts.
+        contents: of each example.
     """
     near = [
-        torch.nan if inputs is None else near_inputs(states[layer], concepts, concept, inputs[layer])
+        torch.nan if inputs.states is None else near_inputs(states[layer], concepts, concept, inputs.states[layer])
         for concept, layer in enumerate(surest.tolist())
     ]
-    return Confounds(concepts.cpu(), predicted, copies_among(states, inputs), torch.tensor(near, dtype=torch.double))
+    copies = copies_among(contents, inputs.contents)
+    return Confounds(concepts.cpu(), inputs.predicted_as_explained(predicted), copies, torch.tensor(near).double())
 
 
-def copies_among(states: Sequence[Tensor], inputs: Sequence[Tensor] | None) -> Tensor:
-    """bool (E,), which examples are copies, by their mean states (E, D), and the inputs' (n, D), in all layers."""
+def content_of_each(batches: Iterable[ModelInputs]) -> list[str]:
+    """A hash of each input's ids, embeddings or pixels; without those that a mask of its own shape says are padding."""
     found = []
-    for place, own in enumerate(states):
-        everything = own if inputs is None else torch.cat([own, inputs[place].to(own)])
-        distances = torch.cdist(own.double(), everything.double())
-        before = torch.ones_like(distances, dtype=torch.bool)
-        before[:, : len(own)] = before[:, : len(own)].tril(-1)
-        if distances.median() > 0:  # else nothing can be told from others there
-            found.append(((distances <= _COPY * distances.median()) & before).any(1).cpu())
-    return torch.stack(found).all(0) if found else torch.zeros(len(states[0]), dtype=torch.bool)
+    for batch in batches:
+        mask = batch.keywords.get("attention_mask")
+        real = mask.bool() if isinstance(mask, Tensor) and mask.shape == batch.features.shape[:2] else None
+        for row, features in enumerate(batch.features):
+            digest = sha256()
+            add_to_hash(digest, features if real is None else features[real[row]])
+            found.append(digest.hexdigest())
+    return found
+
+
+def copies_among(examples: Sequence[str], inputs: Sequence[str]) -> Tensor:
+    """bool (E,), which examples have the content of an input, or of an example before them.
+
+    Example:
+        >>> copies_among(["a", "b", "a", "c"], ["c"])
+        tensor([False, False,  True,  True])
+    """
+    seen, found = set(inputs), []
+    for content in examples:
+        found.append(content in seen)
+        seen.add(content)
+    return torch.tensor(found, dtype=torch.bool)
 
 
 def near_inputs(states: Tensor, concepts: Tensor, concept: int, inputs: Tensor) -> float:

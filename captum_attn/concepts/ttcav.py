@@ -21,7 +21,7 @@ from captum_attn.concepts.cavs import ESTIMATORS, CAVEstimator, EstimatorName, f
 from captum_attn.concepts.concept_scores import ConceptScores, SetScores
 from captum_attn.concepts.concept_states import ConceptStates, Scope, StateStore, tokens_in_scope
 from captum_attn.concepts.concept_warnings import warn_of_confounds, warn_of_inseparable, warn_of_weak_tests
-from captum_attn.concepts.confounds import ExplainedInputs, find_confounds
+from captum_attn.concepts.confounds import ExplainedInputs, content_of_each, find_confounds
 from captum_attn.concepts.experimental_sets import (
     ExperimentalSets,
     check_different,
@@ -257,10 +257,8 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
             concepts,
             states,
             layers,
-            pooled,
-            targets,
+            ExplainedInputs(pooled, targets, of_inputs, content_of_each(batches)),
             outputs=outputs,
-            input_states=of_inputs,
             leave_out=leave_out,
             show_progress=show_progress,
         )
@@ -327,35 +325,33 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         concepts: ReadConcepts,
         states: Mapping[int, ConceptStates],
         layers: Sequence[Layer],
-        pooled: Sequence[Tensor],
-        targets: Tensor,
+        inputs: ExplainedInputs,
         *,
         outputs: int = 0,
-        input_states: Sequence[Tensor] | None = None,
         leave_out: Mapping[str, Collection[int]] | None = None,
         show_progress: bool = False,
     ) -> ConceptScores:
-        """Score concepts by inputs whose pooled gradients are known.
+        """Score concepts by inputs of which pooled gradients are known.
 
         Args:
             concepts: of :meth:`read_concepts`.
             states: of :meth:`read_states`.
             layers: those of the states.
-            pooled: (n, D) of each layer, of :meth:`pooled_gradients`.
-            targets: int64 (n, k), what was explained.
+            inputs: their gradients, of :meth:`pooled_gradients`, what was explained, and what else is known.
             outputs: how many classes the model tells apart, by which their names are found.
-            input_states: (n, D) of each layer, the means of the inputs' tokens, by which copies of inputs are found.
             leave_out: as of :meth:`interpret`.
             show_progress: show a progress bar.
         """
         counts = {id: len(of_concept.counts) for id, of_concept in states.items()}
         kept = kept_examples(concepts.sets, counts, leave_out or {})
         states = {id: of_concept.only(kept[id]) for id, of_concept in states.items()}
-        explained = ExplainedInputs(pooled, input_states, targets)
+        contents = {id: content_of_each(parts) for id, parts in concepts.examples.items()}
         total = len(concepts.sets) * len(layers)
         with tqdm(total=total, desc="T-TCAV: CAVs", unit="layer", disable=not show_progress) as bar:
-            found = [self._scores(members, states, kept, layers, explained, bar.update) for members in concepts.sets]
-        return ConceptScores(found, targets, self._names(targets, outputs))
+            found = [
+                self._scores(members, states, kept, contents, layers, inputs, bar.update) for members in concepts.sets
+            ]
+        return ConceptScores(found, inputs.targets, self._names(inputs.targets, outputs))
 
     @torch.inference_mode(False)
     def sensitivity_maps(
@@ -517,11 +513,14 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         concepts: Sequence[Concept],
         states: Mapping[int, ConceptStates],
         kept: Mapping[int, list[int]],
+        contents: Mapping[int, list[str]],
         layers: Sequence[Layer],
         inputs: ExplainedInputs,
         done: Callable[[], Any],
     ) -> SetScores:
-        """The scores of one experimental set, by its states and the numbers of the examples that these are of."""
+        """The scores of one experimental set, by its states, the numbers of the examples that these are of, and the
+        contents of all examples.
+        """
         found, means = [], []
         for place, gradients in enumerate(inputs.pooled):
             tokens = self._joined(concepts, states, place)
@@ -530,9 +529,8 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
             done()
         p_values = effect_p_values([one.effects for one in found], tokens.concepts, self.permutations, self.seed)
         predicted = torch.cat([states[concept.id].predicted for concept in concepts])
-        confounds = find_confounds(
-            means, tokens.concepts, p_values.surest, inputs.states, inputs.predicted_as_explained(predicted)
-        )
+        of_examples = [contents[concept.id][number] for concept in concepts for number in kept[concept.id]]
+        confounds = find_confounds(means, tokens.concepts, p_values.surest, inputs, predicted, of_examples)
         for k, concept in enumerate(concepts):
             own = confounds.copies[confounds.concepts == k]
             check_different(concept.name, len(own), int((~own).sum()))

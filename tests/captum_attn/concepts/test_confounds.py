@@ -13,7 +13,8 @@ from small_models import load_texture_model
 from textures import CLASSES, class_images, texture_images
 
 from captum_attn import TTCAV
-from captum_attn.concepts.confounds import Confounds, ExplainedInputs, copies_among, find_confounds, near_inputs
+from captum_attn.concepts.confounds import Confounds, ExplainedInputs, content_of_each, find_confounds, near_inputs
+from captum_attn.core import ModelInputs
 
 QUIET = {"show_progress": False}
 
@@ -31,16 +32,12 @@ def vit():
     return FAMILIES["vit"].build()
 
 
-def test_copies_are_those_of_inputs_and_of_examples_before_them():
-    own, inputs = noise(9, 16), noise(4, 16, seed=1)
-    own[5], own[7], own[2] = own[1] * (1 + 1e-7), own[5], inputs[3]
-    other_layer = noise(9, 8, seed=2)
-    other_layer[[5, 7, 2, 8]] = other_layer[[1, 1, 3, 0]]
-    of_inputs = noise(4, 8, seed=3)
-    of_inputs[3] = other_layer[2]
-    assert copies_among([own, other_layer], [inputs, of_inputs]).nonzero().flatten().tolist() == [2, 5, 7]
-    assert copies_among([own], None).nonzero().flatten().tolist() == [5, 7]
-    assert not copies_among([torch.ones(9, 16)], [torch.ones(4, 16)]).any()  # nothing tells states from each other
+def test_content_does_not_know_padding():
+    ids = torch.tensor([[5, 6, 7, 0], [0, 5, 6, 7], [5, 6, 0, 7]])
+    mask = torch.tensor([[1, 1, 1, 0], [0, 1, 1, 1], [1, 1, 1, 1]])
+    first, second, third = content_of_each([ModelInputs(ids, "input_ids", {"attention_mask": mask})])
+    assert first == second != third
+    assert len({*content_of_each([ModelInputs(ids[:2], "input_ids", {}), ModelInputs(ids[2:], "input_ids", {})])}) == 3
 
 
 def test_near_is_on_the_inputs_side_of_the_others():
@@ -50,7 +47,9 @@ def test_near_is_on_the_inputs_side_of_the_others():
     half = torch.cat([noise(15, 6, seed=3) - 4, noise(15, 6, seed=4) + 4])
     assert near_inputs(torch.cat([half, states[30:]]), concepts, 0, inputs) == 0.5
     assert near_inputs(states, concepts, 1, inputs) == 0
-    found = find_confounds([states, states], concepts, torch.tensor([0, 1]), None, None)
+    unknown = ExplainedInputs([], torch.tensor([[1], [0]]))
+    contents = [str(number) for number in range(60)]
+    found = find_confounds([states, states], concepts, torch.tensor([0, 1]), unknown, concepts, contents)
     assert found.near.isnan().all()
     assert torch.tensor(found.predicted_shares()).isnan().all()
     assert not found.predicted_more_often().any()
@@ -78,7 +77,7 @@ def test_what_is_predicted_more_often_is_that_by_the_hypergeometric_distribution
     ],
 )
 def test_what_is_explained_may_be_predicted(targets, predicted, expected):
-    found = ExplainedInputs([], None, torch.tensor(targets)).predicted_as_explained(torch.tensor(predicted))
+    found = ExplainedInputs([], torch.tensor(targets)).predicted_as_explained(torch.tensor(predicted))
     assert (found if found is None else found.tolist()) == expected
 
 

@@ -109,9 +109,11 @@ def test_a_token_and_a_name():
 @pytest.mark.parametrize("tokens", ["players", "readout"])
 def test_concepts(tokens):
     model, inputs = bert(), text_batch()
+    ids = torch.randint(5, 20, (12, 6), generator=torch.Generator().manual_seed(3))
+    mask = torch.ones_like(ids)
     concepts = {
-        name: {k: part.repeat(2, 1) for k, part in text_batch(padding).items()}
-        for name, padding in (("a", "right"), ("b", "left"))
+        name: {"input_ids": ids[rows], "attention_mask": mask[rows]}
+        for name, rows in (("a", slice(6)), ("b", slice(6, 12)))
     }
     scorer = TTCAV(model, layers=[1], tokens=tokens, n_cavs=3, permutations=19)
     with pytest.warns(UserWarning, match="p-value"):
