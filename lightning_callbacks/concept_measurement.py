@@ -73,6 +73,11 @@ class ConceptMeasurement(Measurement):
 
     def prepare(self, model: nn.Module, probe: ProbeSet) -> None:
         self._ttcav = TTCAV(model, **self._options)
+        if not self._ttcav.propagation.is_plain:
+            raise MisconfigurationException(
+                f"propagation={self._ttcav.propagation.name!r}: the monitor's pass, which concepts share, has plain "
+                "gradients; score them by TTCAV(propagation=...).interpret after training"
+            )
         read = self._ttcav.read_concepts(self._given)
         if len(read.sets) > 1:
             raise MisconfigurationException(

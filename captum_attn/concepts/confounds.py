@@ -87,7 +87,7 @@ def find_confounds(
     surest: Tensor,
     inputs: ExplainedInputs,
     predicted: Tensor,
-    contents: Sequence[str],
+    copies: Tensor,
 ) -> Confounds:
     """Look at examples beside the explained inputs.
 
@@ -97,13 +97,12 @@ def find_confounds(
         surest: int64 (K,), the layer in which each concept's effect is surest.
         inputs: that are explained.
         predicted: int64 (E,), the classes that the model predicts.
-        contents: of each example.
+        copies: bool (E,), of :func:`copies_among`.
     """
     near = [
         torch.nan if inputs.states is None else near_inputs(states[layer], concepts, concept, inputs.states[layer])
         for concept, layer in enumerate(surest.tolist())
     ]
-    copies = copies_among(contents, inputs.contents)
     return Confounds(concepts.cpu(), inputs.predicted_as_explained(predicted), copies, torch.tensor(near).double())
 
 

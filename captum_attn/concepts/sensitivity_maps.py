@@ -140,11 +140,11 @@ class SensitivityMaps:
     def _layer(self, layer: str | int | None, example: int, concepts: Sequence[int]) -> int:
         if layer is None:
             sensitive = (self.values[example] != 0).any(1).sum(-1)  # tokens, in each layer
-            seen = sensitive >= sensitive.max().clamp(max=2)
+            seen = (sensitive >= sensitive.max().clamp(max=2)).nonzero().flatten().cpu()
             if self.p_values is None:
-                return int(seen.nonzero()[-1])
+                return int(seen[-1])
             sure = self.p_values[:, list(concepts)].nan_to_num(torch.inf).amin(1)
-            return int(sure.masked_fill(~seen.cpu(), 2 * torch.inf).argmin())
+            return int(seen[sure[seen].argmin()])
         if isinstance(layer, int) and -len(self.layers) <= layer < len(self.layers):
             return layer % len(self.layers)
         if isinstance(layer, int) or layer not in self.layers:

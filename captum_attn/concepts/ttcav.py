@@ -21,7 +21,7 @@ from captum_attn.concepts.cavs import ESTIMATORS, CAVEstimator, EstimatorName, f
 from captum_attn.concepts.concept_scores import ConceptScores, SetScores
 from captum_attn.concepts.concept_states import ConceptStates, Scope, StateStore, tokens_in_scope
 from captum_attn.concepts.concept_warnings import warn_of_confounds, warn_of_inseparable, warn_of_weak_tests
-from captum_attn.concepts.confounds import ExplainedInputs, content_of_each, find_confounds
+from captum_attn.concepts.confounds import ExplainedInputs, content_of_each, copies_among, find_confounds
 from captum_attn.concepts.experimental_sets import (
     ExperimentalSets,
     check_different,
@@ -89,10 +89,12 @@ class ReadConcepts:
     Attributes:
         sets: the experimental sets.
         examples: of each concept, by its id, in batches.
+        contents: of each of these, by which copies are found.
     """
 
     sets: list[list[Concept]]
     examples: dict[int, list[ModelInputs]]
+    contents: dict[int, list[str]]
 
 
 class TTCAV(ConceptInterpreter):  # type: ignore[misc]
@@ -283,7 +285,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         examples = {id: self._reader.read(c.data_iter, f"concept {c.name!r}") for id, c in concepts.items()}
         for id, parts in examples.items():
             check_enough(concepts[id].name, sum(map(len, parts)))
-        return ReadConcepts(sets, examples)
+        return ReadConcepts(sets, examples, {id: content_of_each(parts) for id, parts in examples.items()})
 
     def read_states(
         self,
@@ -345,11 +347,11 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         counts = {id: len(of_concept.counts) for id, of_concept in states.items()}
         kept = kept_examples(concepts.sets, counts, leave_out or {})
         states = {id: of_concept.only(kept[id]) for id, of_concept in states.items()}
-        contents = {id: content_of_each(parts) for id, parts in concepts.examples.items()}
         total = len(concepts.sets) * len(layers)
         with tqdm(total=total, desc="T-TCAV: CAVs", unit="layer", disable=not show_progress) as bar:
             found = [
-                self._scores(members, states, kept, contents, layers, inputs, bar.update) for members in concepts.sets
+                self._scores(members, states, kept, concepts.contents, layers, inputs, bar.update)
+                for members in concepts.sets
             ]
         return ConceptScores(found, inputs.targets, self._names(inputs.targets, outputs))
 
@@ -521,6 +523,10 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         """The scores of one experimental set, by its states, the numbers of the examples that these are of, and the
         contents of all examples.
         """
+        each = [[contents[concept.id][number] for number in kept[concept.id]] for concept in concepts]
+        copies = copies_among([content for own in each for content in own], inputs.contents)
+        for concept, own in zip(concepts, copies.split(list(map(len, each))), strict=True):
+            check_different(concept.name, len(own), int((~own).sum()))
         found, means = [], []
         for place, gradients in enumerate(inputs.pooled):
             tokens = self._joined(concepts, states, place)
@@ -529,11 +535,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
             done()
         p_values = effect_p_values([one.effects for one in found], tokens.concepts, self.permutations, self.seed)
         predicted = torch.cat([states[concept.id].predicted for concept in concepts])
-        of_examples = [contents[concept.id][number] for concept in concepts for number in kept[concept.id]]
-        confounds = find_confounds(means, tokens.concepts, p_values.surest, inputs, predicted, of_examples)
-        for k, concept in enumerate(concepts):
-            own = confounds.copies[confounds.concepts == k]
-            check_different(concept.name, len(own), int((~own).sum()))
+        confounds = find_confounds(means, tokens.concepts, p_values.surest, inputs, predicted, copies)
         return SetScores(concepts, layers, found, p_values, [kept[concept.id] for concept in concepts], confounds)
 
     def _names(self, targets: Tensor, outputs: int) -> list[str]:

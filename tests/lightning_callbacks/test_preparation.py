@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_callbacks import AttributionModule, AttributionWriter, ExplanationMonitor
+from lightning_callbacks.concept_measurement import ConceptMeasurement
 
 
 def tried(fast, probe=None, loader=None, **arguments):
@@ -232,3 +233,8 @@ def test_an_empty_loader_of_predict_is_a_warning(tmp_path):
     with pytest.warns(UserWarning, match="the data loader is empty, so nothing was written"):
         trainer.predict(module, DataLoader(Texts(0), 4), return_predictions=False)
     assert not (tmp_path / "explained").exists()
+
+
+def test_rules_for_concepts_are_refused_where_their_pass_has_none():
+    with pytest.raises(MisconfigurationException, match="propagation='attnlrp': the monitor's pass"):
+        ConceptMeasurement({}, None, {"propagation": "attnlrp"}).prepare(FAMILIES["bert"].build(), None)

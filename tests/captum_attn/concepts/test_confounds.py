@@ -48,8 +48,8 @@ def test_near_is_on_the_inputs_side_of_the_others():
     assert near_inputs(torch.cat([half, states[30:]]), concepts, 0, inputs) == 0.5
     assert near_inputs(states, concepts, 1, inputs) == 0
     unknown = ExplainedInputs([], torch.tensor([[1], [0]]))
-    contents = [str(number) for number in range(60)]
-    found = find_confounds([states, states], concepts, torch.tensor([0, 1]), unknown, concepts, contents)
+    copies = torch.zeros(60, dtype=torch.bool)
+    found = find_confounds([states, states], concepts, torch.tensor([0, 1]), unknown, concepts, copies)
     assert found.near.isnan().all()
     assert torch.tensor(found.predicted_shares()).isnan().all()
     assert not found.predicted_more_often().any()
