@@ -11,10 +11,14 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pytest
 import torch
+from hypothesis import settings
 
 mpl.use("Agg")
 
 torch.set_num_threads(1)  # tiny tensors: threads cost more than they give
+
+settings.register_profile("same everywhere", deadline=None, derandomize=True, database=None)
+settings.load_profile("same everywhere")
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 from captum_attn._moved import moved_names
 from captum_attn.concepts.concept_figures import concepts_over_image, concepts_under_text
 from captum_attn.core import Grid, patch_means, patch_values
+from captum_attn.functional import energy_pointing_game, pointing_game
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -126,10 +127,8 @@ class SensitivityMaps:
         if self.masks is None:
             raise ValueError("there are no masks: give them to sensitivity_maps(..., masks=)")
         covered = patch_means(self.masks.double(), self.grid)[:, None, None]  # (n, 1, 1, rows, columns)
-        positive = self.patches.double().clamp(min=0).cpu()
-        share = (positive * covered).sum((-2, -1)) / positive.sum((-2, -1))  # NaN where nothing is positive
-        best = positive.flatten(-2).argmax(-1, keepdim=True)
-        top = covered.flatten(-2).expand_as(positive.flatten(-2)).gather(-1, best)[..., 0] > 0
+        patches = self.patches.double().cpu()
+        share, top = energy_pointing_game(patches, covered), pointing_game(patches, covered)
         area = covered.mean((-2, -1)).expand_as(share)
         places = pd.MultiIndex.from_product(
             [range(len(self.values)), self.layers, self.concepts], names=["input", "layer", "concept"]

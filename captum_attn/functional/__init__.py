@@ -39,7 +39,13 @@ from captum_attn.functional.games import (
 )
 from captum_attn.functional.group_games import group_shapley_values
 from captum_attn.functional.means import Mean, mean_over_inputs, mean_over_pairs
-from captum_attn.functional.plausibility import token_auprc, token_f1, token_iou
+from captum_attn.functional.plausibility import (
+    energy_pointing_game,
+    pointing_game,
+    token_auprc,
+    token_f1,
+    token_iou,
+)
 from captum_attn.functional.quadrature import gauss_legendre
 from captum_attn.functional.rankings import (
     RANKING_METRICS,
@@ -109,6 +115,7 @@ __all__ = [
     "check_top_k",
     "coalition_values",
     "direction_p_value",
+    "energy_pointing_game",
     "examples_p_values",
     "gauss_legendre",
     "group_shapley_values",
@@ -126,6 +133,7 @@ __all__ = [
     "mean_shifts",
     "permutation_shapley",
     "permuted_rows",
+    "pointing_game",
     "pooled_gradient",
     "rank_players",
     "response_scores",

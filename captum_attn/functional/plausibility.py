@@ -1,4 +1,4 @@
-"""Plausibility: does an explanation point to the tokens that people point to?
+"""Plausibility: does an explanation point to the tokens, or to the object, that people point to?
 
 It says nothing about what the model does: a faithful explanation of a wrong model should not look plausible.
 """
@@ -84,6 +84,45 @@ def token_iou(scores: Tensor, rationales: Tensor, players: Tensor) -> Tensor:
     """
     common, size = _common(scores, rationales, players)
     return common / (2 * size - common)
+
+
+def energy_pointing_game(values: Tensor, covered: Tensor) -> Tensor:
+    """The share of the positive values of a map that lies on an object.
+
+    Args:
+        values: float (..., rows, columns), of an image's patches or pixels.
+        covered: float (..., rows, columns), which share of each belongs to the object, 0 to 1.
+
+    Returns:
+        float (...); NaN where no value is positive.
+
+    Example:
+        >>> covered = torch.tensor([[1.0, 0.5], [0.0, 0.0]])
+        >>> energy_pointing_game(torch.tensor([[3.0, 2.0], [4.0, -9.0]]), covered)
+        tensor(0.4444)
+
+    Source: Wang et al. 2020 (Score-CAM), arXiv 1910.01279, section 4.3.
+    """
+    positive = values.clamp(min=0)
+    return (positive * covered).sum((-2, -1)) / positive.sum((-2, -1))
+
+
+def pointing_game(values: Tensor, covered: Tensor) -> Tensor:
+    """Whether the highest value of a map lies on an object, partly at least; if there are several, whether all do.
+
+    Args: as :func:`energy_pointing_game`.
+
+    Returns:
+        bool (...).
+
+    Example:
+        >>> pointing_game(torch.tensor([[3.0, 2.0], [4.0, -9.0]]), torch.tensor([[1.0, 0.5], [0.0, 0.0]]))
+        tensor(False)
+
+    Source: Zhang et al. 2016 (excitation backprop), arXiv 1608.00507, section 4.2.
+    """
+    highest = ~(values < values.amax((-2, -1), keepdim=True))
+    return ((covered > 0) | ~highest).flatten(-2).all(-1)
 
 
 def _common(scores: Tensor, rationales: Tensor, players: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from concept_folders import read_concepts, read_images
 from PIL import Image
 from scripts import run
 from small_models import TEXTURE_MODEL
-from textures import class_images, texture_images
+from textures import class_images, random_images, texture_images
 
 
 def save_image(image, path):
@@ -69,8 +69,14 @@ def test_folders_that_are_none_are_refused(tmp_path, dtd):
 
 def test_the_script_explains_folders_with_a_model_from_a_folder(dtd, targets, tmp_path):
     (dtd / "plain" / "broken.jpg").write_text("no picture")
+    for number, image in enumerate(random_images(25, seed=0)):
+        save_image(image, tmp_path / "null" / f"{number}.png")
     options = ["--concepts", str(dtd), "--targets", str(targets), "--model", str(TEXTURE_MODEL), "--target", "zebra"]
-    printed = run("ttcav_textures.py", *options, folder=tmp_path)
+    options += ["--null", str(tmp_path / "null"), "--splits", "2"]
+    printed = run("ttcav_images.py", *options, folder=tmp_path)
     assert "dotted (6), plain (7), striped (6); 4 targets" in printed
+    assert "Without examples that the model takes for the class, or that are copies" in printed
+    null = [line.split() for line in printed.splitlines() if "< .05" in line or "splits with" in line]
+    assert [int(row[-2]) for row in null] == [10, 40, 2]
     found = {path.name for path in (tmp_path / "found").iterdir()}
     assert {"index.html", "scores.png", "map_0.png", "map_3.png", "states"} <= found

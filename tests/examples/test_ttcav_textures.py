@@ -16,10 +16,9 @@ from ttcav_textures import (
     PRAISE,
     REVIEWS,
     TRUE,
-    covered,
     draw_tested,
     framed,
-    shares,
+    on_object,
     texture_concepts,
     verdict,
 )
@@ -32,7 +31,7 @@ QUIET = {"show_progress": False}
 
 @pytest.mark.parametrize("seed", range(2))
 def test_the_true_concept_is_found_with_its_sign_and_the_random_one_is_not(seed):
-    table = draw_tested(TTCAV(load_texture_model(), n_cavs=10, permutations=1999), seed)
+    table = draw_tested(TTCAV(load_texture_model(), n_cavs=10, permutations=1999), seed, 80)
     for name, concept in TRUE.items():
         of_class = table[table.target == name]
         true = of_class[of_class.concept == concept]
@@ -46,13 +45,13 @@ def test_heat_maps_lie_on_the_object(name, concept):
     label = CLASSES.index(name)
     images, labels, masks = labelled_images(120, seed=3)
     images, masks = images[labels == label], masks[labels == label]
-    area = covered(masks)
-    concepts = texture_concepts(3, count=30)
-    maps = TTCAV(load_texture_model(), n_cavs=10).sensitivity_maps(images, concepts, label, **QUIET)
-    for layer in range(3):
-        inside, by_area, top = shares(maps.patches[:, layer, list(concepts).index(concept)], area)
+    ttcav = TTCAV(load_texture_model(), n_cavs=10)
+    maps = ttcav.sensitivity_maps(images, texture_concepts(3, 30), label, masks=masks, **QUIET)
+    found = on_object(maps, concept)
+    assert [row[0] for row in found] == [0, 1, 2]  # patches of the last layer have no gradient
+    for _, share, by_area, top in found:
         assert by_area >= 2
-        assert inside == pytest.approx(by_area * float(area.mean()), rel=1e-5)
+        assert share == pytest.approx(by_area * float(masks.float().mean()), rel=1e-5)
         assert top > 0.8
 
 
@@ -64,12 +63,6 @@ def test_praise_raises_and_blame_lowers_what_the_sentiment_model_says():
     assert "- blame" in found
     assert "- praise" not in found
     assert "+ blame" not in found
-
-
-def test_shares_by_hand():
-    area = torch.tensor([[[1.0, 0.5], [0.0, 0.0]]])
-    maps = torch.tensor([[[3.0, 2.0], [4.0, -9.0]]])
-    assert shares(maps, area) == pytest.approx((4 / 9, (4 / 9) / 0.375, 0.0))
 
 
 def test_the_script_shows_everything(tmp_path, monkeypatch, capsys):
@@ -115,7 +108,7 @@ def test_the_fast_estimator_gives_the_papers_scores_within_their_spread():
     ttcav, found = TTCAV(load_texture_model(), n_cavs=20, permutations=99), {}
     for ttcav.estimator in ("logistic", "discriminant"):
         zebras = class_images("zebra", 60, seed=2)
-        found[str(ttcav.estimator)] = ttcav.interpret(zebras, texture_concepts(1), 0, **QUIET)
+        found[str(ttcav.estimator)] = ttcav.interpret(zebras, texture_concepts(1, 80), 0, **QUIET)
     table = agreement(found)
     within = table.difference.abs() <= 2 * table.spread
     assert within[table.concept == "narrow stripes"].all()

@@ -72,7 +72,7 @@ def test_rare_words_and_weak_words_can_go():
     assert pool(explanation_of(texts, values), top_k=99).feature_names == ["a", "b", "c"]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     texts=st.lists(st.lists(st.text("ab' .é我", max_size=3), min_size=1, max_size=6), min_size=1, max_size=4),
     words=st.booleans(),

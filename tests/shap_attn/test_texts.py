@@ -50,7 +50,7 @@ def test_segments_joined_give_back_the_text(kind, words, text):
 
 
 @KINDS
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(text=st.text(max_size=40), words=st.booleans())
 def test_any_text_comes_back(kind, text, words):
     (row,) = reader(kind, words=words).read(text)

@@ -82,7 +82,7 @@ def test_shared_words_by_hand():
 WORDS = st.lists(st.sampled_from("abcde"), max_size=8)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(WORDS, WORDS)
 def test_shared_words_are_the_same_words_in_the_order_of_both_texts(first, second):
     mine, theirs = shared(first, second)
@@ -91,7 +91,7 @@ def test_shared_words_are_the_same_words_in_the_order_of_both_texts(first, secon
     assert theirs == sorted(set(theirs))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(WORDS, st.lists(st.sampled_from("xyz"), max_size=4))
 def test_all_words_are_shared_with_a_text_that_only_adds_some(first, added):
     assert shared(first, first + added)[0] == list(range(len(first)))

@@ -112,7 +112,7 @@ def test_pattern_vectors_by_hand():
 
 
 @pytest.mark.parametrize("name", list(ESTIMATORS))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10_000))
 def test_vectors_do_not_depend_on_where_the_origin_is_or_in_what_order_examples_come(name, seed):
     states = token_states(seed=seed)
@@ -128,7 +128,7 @@ def test_vectors_do_not_depend_on_where_the_origin_is_or_in_what_order_examples_
 
 
 @pytest.mark.parametrize("name", list(ESTIMATORS))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10_000))
 def test_swapping_positives_and_negatives_turns_vectors_round(name, seed):
     states = token_states(seed=seed)
@@ -140,7 +140,7 @@ def test_swapping_positives_and_negatives_turns_vectors_round(name, seed):
     assert torch.allclose(there.vectors.norm(dim=1), torch.ones(6), atol=1e-5)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10_000))
 def test_turning_the_space_turns_the_vectors(seed):
     states = token_states(seed=seed)

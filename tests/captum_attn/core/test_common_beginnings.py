@@ -40,7 +40,7 @@ def test_logits_are_those_of_each_prompt_alone(name: str, size: int, monkeypatch
 
 
 @given(prompts=st.lists(st.lists(st.integers(3, 5), min_size=1, max_size=7), min_size=1, max_size=8))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_whatever_prompts_have_in_common(prompts: list[list[int]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(common_beginnings, "_FEWEST", 1)

@@ -27,7 +27,7 @@ def masks(draw, entries=(*BIASES, *FORBIDDEN), square=False):
     return torch.tensor(values, dtype=torch.float64).view(2, queries, keys).to(dtype)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(masks(), st.integers(0, 1000))
 def test_open_keys_are_those_that_softmax_gives_a_probability(mask, seed):
     scores = 4 * torch.randn(mask.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
@@ -35,28 +35,28 @@ def test_open_keys_are_those_that_softmax_gives_a_probability(mask, seed):
     assert torch.equal(open_keys(mask), probabilities > 0)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(masks(), st.sampled_from([-30.0, 2.0, 17.0]))
 def test_what_all_keys_of_a_row_have_in_common_forbids_nothing(mask, common):
     mask = mask.double()
     assert torch.equal(open_keys(mask + common), open_keys(mask))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(masks(), st.integers(0, 1000))
 def test_scores_that_a_mask_was_added_to_say_the_same(mask, seed):
     scores = torch.randn(mask.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     assert torch.equal(open_keys(mask.double() + scores), open_keys(mask))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(masks())
 def test_blind_rows_are_those_of_forbidden_keys_alone(mask):
     expected = [[all(entry <= -4e3 for entry in row) for row in example] for example in mask.tolist()]
     assert blind_rows(mask)[..., 0].tolist() == expected
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(masks(entries=(0.0, -torch.inf)))
 def test_boolean_masks_say_what_additive_ones_say(mask):
     allowed = mask == 0
@@ -65,7 +65,7 @@ def test_boolean_masks_say_what_additive_ones_say(mask):
     assert is_causal(allowed) == is_causal(mask)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(masks(square=True))
 def test_a_mask_is_causal_if_no_query_sees_a_later_key(mask):
     rows = [(query, row) for example in mask.tolist() for query, row in enumerate(example) if max(row) > -1e3]

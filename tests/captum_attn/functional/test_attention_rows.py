@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from captum_attn.functional import permuted_rows, uniform_rows
 
 
-@settings(deadline=None)
 @given(st.integers(1, 6), st.integers(0, 2**31), st.booleans())
 def test_a_permutation_moves_the_weights_of_the_keys_alone(length, seed, causal):
     generator = torch.Generator().manual_seed(seed)
@@ -44,7 +43,7 @@ def test_uniform_rows_sum_to_one_and_padding_keeps_its_own():
     torch.testing.assert_close(uniform_rows(attention, keys), expected)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 6), st.integers(0, 2**31))
 def test_uniform_rows_are_those_of_a_loop(length, seed):
     generator = torch.Generator().manual_seed(seed)

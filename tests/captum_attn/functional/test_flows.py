@@ -32,7 +32,7 @@ def largest_flow(capacities):
     return nx.maximum_flow_value(graph, top, "sink") if top in graph else 0.0
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), layers=st.integers(1, 4), length=st.integers(1, 6), spread=st.floats(0.1, 6))
 def test_the_flow_is_a_largest_one(seed, layers, length, spread):
     capacities = random_capacities(seed, layers, length, spread)
@@ -41,7 +41,7 @@ def test_the_flow_is_a_largest_one(seed, layers, length, spread):
     assert float(received.sum()) == pytest.approx(largest_flow(capacities[0]), rel=1e-5, abs=1e-12)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10_000), factor=st.floats(1e-6, 1e6), order=st.permutations([1, 2, 3]))
 def test_units_and_names_of_tokens_make_no_difference(seed, factor, order):
     capacities = random_capacities(seed, 3, 4)
@@ -129,7 +129,7 @@ def test_each_example_of_a_batch_is_on_its_own():
     assert not together[2].any()
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(
     sizes=st.lists(st.integers(1, 9), min_size=2, max_size=4), seed=st.integers(0, 10_000), spread=st.floats(0.01, 9)
 )

@@ -32,7 +32,7 @@ def enumerated(influence, groups, game, **rows):
 
 
 @pytest.mark.parametrize("game", GAMES)
-@settings(derandomize=True, deadline=None, max_examples=40, database=None)
+@settings(max_examples=40)
 @given(groups=st.lists(st.integers(-1, 4), min_size=5, max_size=9), seed=st.integers(0, 1000))
 def test_values_are_those_of_all_coalitions_of_groups(game, groups, seed):
     groups = torch.tensor(groups)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, f1_score, jaccard_score
 from torchmetrics.functional.classification import binary_average_precision
 
-from captum_attn.functional import token_auprc, token_f1, token_iou
+from captum_attn.functional import energy_pointing_game, pointing_game, token_auprc, token_f1, token_iou
 
 TOKENS = st.lists(st.tuples(st.integers(-50, 50), st.booleans(), st.booleans()), min_size=1, max_size=10)
 FEW_SCORES = st.lists(st.tuples(st.integers(-1, 1), st.booleans(), st.booleans()), min_size=1, max_size=6)
@@ -101,3 +101,18 @@ def test_shapes_and_dtypes_are_checked():
     with pytest.raises(ValueError, match="NaN, which cannot be ranked"):
         token_auprc(torch.tensor([[0.0, torch.nan]]), torch.ones(1, 2).bool(), torch.ones(1, 2).bool())
     assert token_auprc(torch.tensor([[0.0, torch.nan]]), torch.ones(1, 2).bool(), torch.eye(2)[:1].bool()).item() == 1
+
+
+@given(st.lists(st.tuples(st.integers(-3, 3), st.sampled_from([0.0, 0.25, 1.0])), min_size=6, max_size=6))
+def test_pointing_games_patch_by_patch(patches):
+    values, covered = (torch.tensor(one, dtype=torch.double).view(2, 3) for one in zip(*patches, strict=True))
+    energy = sum(value for value, _ in patches if value > 0)
+    share = float(energy_pointing_game(values, covered))
+    if energy:
+        assert share == pytest.approx(sum(value * cover for value, cover in patches if value > 0) / energy)
+    else:
+        assert share != share
+    best = max(value for value, _ in patches)
+    assert bool(pointing_game(values, covered)) == all(cover > 0 for value, cover in patches if value == best)
+    both = energy_pointing_game(torch.stack([values, values + 1]), covered), pointing_game(values[None], covered)
+    assert [one.shape[0] for one in both] == [2, 1]

@@ -114,7 +114,7 @@ def both(first, second):
     return torch.tensor([first, second], dtype=torch.float32)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_tau_is_that_of_counting_pairs_and_of_scipy_with_any_ties(data):
     first = data.draw(TIED)
@@ -125,14 +125,14 @@ def test_tau_is_that_of_counting_pairs_and_of_scipy_with_any_ties(data):
         assert found == pytest.approx(kendalltau(first, second).statistic, abs=1e-12)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(DISTINCT)
 def test_a_ranking_agrees_with_itself_and_is_opposed_to_its_reverse(ranks):
     tau = kendall_tau(both(ranks, [-rank for rank in ranks]))
     assert tau.tolist() == [[1, -1], [-1, 1]]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_agreement_does_not_depend_on_which_method_or_token_comes_first(data):
     scores = torch.tensor([data.draw(st.lists(st.integers(-4, 4), min_size=6, max_size=6)) for _ in range(3)]).double()
@@ -143,7 +143,7 @@ def test_agreement_does_not_depend_on_which_method_or_token_comes_first(data):
     torch.testing.assert_close(found, found.mT, equal_nan=True)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(TIED, st.sampled_from([torch.exp, torch.arctan, lambda x: 3 * x + 5]))
 def test_only_the_order_counts(scores, monotone):
     scores = torch.tensor([scores, sorted(scores)]).double()
@@ -162,7 +162,7 @@ def test_half_precision_scores_are_ranked():
     assert kendall_tau(scores)[0, 1] == -1
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_overlap_is_the_mean_over_all_ways_to_break_ties(data):
     first = data.draw(st.lists(st.integers(0, 2), min_size=2, max_size=5))

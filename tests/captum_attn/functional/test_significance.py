@@ -81,7 +81,7 @@ def test_the_cosine_of_random_directions_is_significant_as_often_as_the_level_sa
     assert stats.kstest(p_values, "uniform").pvalue > 0.01
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(scale=st.floats(1e-6, 1e6), seed=st.integers(0, 1000))
 def test_a_direction_has_no_length_and_no_sign(scale, seed):
     gradient, shift = torch.randn(2, 12, generator=torch.Generator().manual_seed(seed)).double()
@@ -90,7 +90,7 @@ def test_a_direction_has_no_length_and_no_sign(scale, seed):
     assert direction_p_value(shift, gradient, torch.eye(12)) == pytest.approx(expected, rel=1e-6)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 1000))
 def test_the_direction_test_is_the_same_in_all_coordinates(seed):
     generator = torch.Generator().manual_seed(seed)
@@ -139,7 +139,7 @@ def test_holm_by_hand():
     torch.testing.assert_close(holm(p_values), torch.tensor([0.03, 0.06, 0.06, 0.02], dtype=torch.double))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
 def test_holm_rejects_what_the_step_down_procedure_rejects(p_values):
     corrected = holm(torch.tensor(p_values, dtype=torch.double)).tolist()
@@ -188,7 +188,7 @@ def test_tests_that_depend_on_each_other_are_significant_together_as_often_as_th
 
 
 @given(st.lists(st.floats(1e-6, 1), min_size=1, max_size=12))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_combination_lies_between_the_least_and_bonferronis(p_values):
     found = float(cauchy_combination(torch.tensor(p_values)))
     expected = stats.cauchy.sf(np.mean([math.tan((0.5 - min(p, 0.999)) * math.pi) for p in p_values]))

@@ -38,7 +38,7 @@ def test_maps_by_hand():
     torch.testing.assert_close(token_sensitivity(gradient, attention, vectors, rescaled=True), expected)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(SEEDS, st.booleans())
 def test_sensitivities_are_those_of_a_loop_and_add_up_to_the_inputs(seed, rescaled):
     gradient, vectors = drawn(seed, 2, 5, 3), drawn(seed + 1, 4, 3)
@@ -59,7 +59,7 @@ def test_sensitivities_are_those_of_a_loop_and_add_up_to_the_inputs(seed, rescal
         torch.testing.assert_close(found.sum(-1), whole, rtol=1e-4, atol=1e-5)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(SEEDS)
 def test_pooled_gradients_are_those_of_a_loop(seed):
     gradient, attention = drawn(seed, 2, 5, 3), drawn(seed + 1, 2, 5).double()
@@ -70,7 +70,7 @@ def test_pooled_gradients_are_those_of_a_loop(seed):
     torch.testing.assert_close(pooled_gradient(gradient, attention), torch.stack(expected))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(SEEDS)
 def test_scores_count_signs_and_average_magnitudes(seed):
     pooled, vectors = drawn(seed, 7, 3), drawn(seed + 1, 4, 3)
@@ -86,7 +86,7 @@ def test_without_any_gradient_there_is_no_sign_count():
     assert not found.magnitude.any()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(0, 2), min_size=3, max_size=9), SEEDS)
 def test_shifts_lead_from_the_mean_of_the_others(labels, seed):
     labels = [0, 1, 2, *labels]
@@ -107,7 +107,7 @@ def test_the_mean_cosine_is_that_of_all_pairs(count):
         assert float(found) == pytest.approx(expected, nan_ok=True)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.booleans(), min_size=2, max_size=9), st.lists(st.booleans(), min_size=2, max_size=9))
 def test_balanced_accuracy_is_scikit_learns_where_examples_are_whole(positives, negatives):
     truth = [True] * len(positives) + [False] * len(negatives)

@@ -38,7 +38,7 @@ def observers(weights):
     yield NormalizedRelevanceObserver(watched, "rectified", weights)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 1000), rows=st.sampled_from([1, 2, 6]), heads=st.sampled_from([1, 2, 4]))
 def test_rows_under_weights_are_those_of_the_whole_matrix_however_it_is_cut(seed, rows, heads):
     attention, gradient = attention_and_gradient(seed)

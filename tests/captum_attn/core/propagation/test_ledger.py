@@ -175,7 +175,7 @@ class RandomNetwork(nn.Module):
 BLOCKS = [name for name in vars(RandomNetwork) if not name.startswith("_") and name != "forward"]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.sampled_from(BLOCKS), min_size=1, max_size=4), st.integers(0, 99), st.sampled_from(list(RULES)))
 def test_random_networks(blocks: list[str], seed: int, rules: str) -> None:
     model = RandomNetwork([*blocks, "fused"], seed).double().eval()
