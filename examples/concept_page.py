@@ -1,11 +1,14 @@
-"""A page of what T-TCAV found, printed as it comes."""
+"""What T-TCAV found, on a page and in words."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+
+from captum_attn.concepts import ConceptScores
 
 ANSWERS = ["concept", "significant", "effect", "p", "p_holm", "layer", "score", "layers", "predicted", "near", "note"]
 """Columns of ``ConceptScores.concepts()`` that are shown."""
@@ -47,3 +50,13 @@ class Page:
         document = "<!doctype html>\n<html lang='en'><meta charset='utf-8'><title>T-TCAV</title>"
         (self.folder / "index.html").write_text(document + "\n".join(self._parts) + "</html>\n", encoding="utf-8")
         print(f"\nWrote {self.folder / 'index.html'}")
+
+
+def verdict(scores: ConceptScores) -> str:
+    """The concepts that are significant, with their signs and in how many layers."""
+    table = scores.table()
+    found = table[table.significant].assign(sign=np.sign(table.effect)).groupby(["concept", "sign"], sort=False).size()
+    return (
+        ", ".join(f"{'+' if sign > 0 else '-'} {concept} in {n} layers" for (concept, sign), n in found.items())
+        or "none"
+    )

@@ -6,8 +6,8 @@ The small vision transformer in ``examples/models/vit-textures`` was trained on 
 zebras are finely striped and ladybirds dotted, whatever their shape, and snakes are long and thin, whatever their other
 texture. So it is known which concepts move which class. The script shows what T-TCAV finds, where in the image, how
 sure it is, and how often it is wrong: over ten draws of examples, for a concept without a meaning, and on untrained
-models. It ends with words of praise and blame in the shipped sentiment model. ``index.html`` shows everything. For
-images of your own there is ``ttcav_images.py``.
+models. ``index.html`` shows everything. For images of your own there is ``ttcav_images.py``, for texts
+``ttcav_texts.py``.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import torch
-from concept_page import ANSWERS, SHOWN, Page
+from concept_page import ANSWERS, SHOWN, Page, verdict
 from matplotlib.figure import Figure
-from small_models import load_text_model, load_texture_model
+from small_models import load_texture_model
 from textures import (
     CLASSES,
     SHAPES,
@@ -54,28 +54,6 @@ INPUTS = 100  # of a class
 TRUE = {"zebra": "narrow stripes", "ladybird": "dotted"}
 RANDOM = "random"
 GRID = PatchGrid(8, 8, 6, 6)
-PRAISE = """gripping superb delightful charming brilliant wonderful moving funny warm fresh clever beautiful touching
-powerful enjoyable remarkable stunning witty engaging excellent heartfelt thrilling inventive lovely amazing fascinating
-hilarious smart"""
-BLAME = """dull awful boring tedious stale clumsy terrible lifeless bland ugly annoying stupid dreadful weak pointless
-messy predictable shallow pretentious horrible sloppy forgettable tiresome silly lame mediocre unfunny empty"""
-NEUTRAL = """red wooden round daily local northern square digital annual central metal rural wide blue nightly german
-plastic morning western public tall liquid yellow electric urban monthly southern paper"""
-FRAMES = ("the film is {}", "a {} story", "it is {}")
-REVIEWS = (
-    "a gripping , funny and warm film",
-    "one of the best films of the year",
-    "i loved every minute of it",
-    "a delight from start to finish",
-    "the cast is superb , and the story is moving",
-    "smart , fresh and beautifully made",
-    "it is a charming little film",
-    "thrilling , and never less than fascinating",
-    "a heartfelt story , told with wit",
-    "you will leave the cinema with a smile",
-    "powerful and deeply touching",
-    "an inventive and hilarious ride",
-)
 
 
 def main() -> None:
@@ -86,7 +64,6 @@ def main() -> None:
     where(page, model)
     robustness(page, model)
     how_often_wrong(page, model, arguments.seeds, arguments.paper)
-    sentiment(page)
     page.write()
 
 
@@ -119,16 +96,6 @@ def which_concepts(page: Page, model: ViTForImageClassification) -> None:
         page.figure(f"scores_{name}", scores.plot())
         page.figure(f"stability_{name}", scores.plot_stability())
         page.table(scores.table()[SHOWN])
-
-
-def verdict(scores: ConceptScores) -> str:
-    """The concepts that are significant, with their signs and in how many layers."""
-    table = scores.table()
-    found = table[table.significant].assign(sign=np.sign(table.effect)).groupby(["concept", "sign"], sort=False).size()
-    return (
-        ", ".join(f"{'+' if sign > 0 else '-'} {concept} in {n} layers" for (concept, sign), n in found.items())
-        or "none"
-    )
 
 
 def where(page: Page, model: ViTForImageClassification) -> None:
@@ -304,25 +271,6 @@ def size_and_power(curves: Mapping[str, Mapping[str, pd.Series]]) -> Figure:
     panels[0].set_ylabel("share of p-values below it")
     panels[0].legend(frameon=False, fontsize=9)
     return figure
-
-
-def sentiment(page: Page) -> None:
-    """Words of praise and blame in the shipped sentiment model."""
-    model, tokenizer = load_text_model()
-    concepts = {"praise": framed(PRAISE), "blame": framed(BLAME), "neutral": framed(NEUTRAL)}
-    ttcav = TTCAV(model, processor=tokenizer)
-    scores = ttcav.interpret(list(REVIEWS), concepts, target=1, show_progress=False)
-    page.title("Words", f"Adjectives of praise, blame and neither; {len(REVIEWS)} positive reviews; target: positive.")
-    page.say(verdict(scores))
-    page.figure("scores_sentiment", scores.plot())
-    page.table(scores.table()[SHOWN])
-    mixed = ["a slow and tedious start , but a brilliant and moving end"]
-    page.figure("map_sentiment", ttcav.sensitivity_maps(mixed, concepts, 1, show_progress=False).plot(0, layer=0))
-
-
-def framed(words: str) -> list[str]:
-    """Short texts, each around one of the words."""
-    return [FRAMES[place % len(FRAMES)].format(word) for place, word in enumerate(words.split())]
 
 
 if __name__ == "__main__":

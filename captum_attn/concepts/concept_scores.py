@@ -15,9 +15,9 @@ from torch import Tensor
 from captum_attn.concepts.concept_figures import concepts_by_layers, scores_of_draws
 from captum_attn.concepts.confounds import Confounds
 from captum_attn.concepts.layers import Layer, layer_labels
-from captum_attn.concepts.power import WANTED, PowerCurve, power_curve, power_figure
+from captum_attn.concepts.power import MULTIPLES, WANTED, PowerCurve, power_curve, power_figure
 from captum_attn.concepts.scoring import EffectPValues, LayerScores
-from captum_attn.functional import SIGNIFICANT, holm
+from captum_attn.functional import SIGNIFICANT, cauchy_combination, holm
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,16 +77,20 @@ class SetScores:
         """What must be known before a concept is believed, of which bool (L,) layers are significant."""
         notes = [self.notes(int(self.p_values.surest[concept]), concept)]
         if not significant.any() and not self.p_values.larger[:, concept].isnan().all():
-            needed = self.power(concept, level).needed()
-            notes.append(
-                "not even with 8 times the examples would an effect like this be significant"
-                if needed is None
-                else f"an effect like this takes some {needed} examples to be significant in {WANTED:.0%} of draws"
-            )
+            notes.append(self.wanting(concept, level))
         effects = torch.stack([scores.effects.effect[concept] for scores in self.scores])[significant]
         if (effects > 0).any() and (effects < 0).any():
             notes.append("effects of both signs in significant layers")
         return "; ".join(filter(None, notes))
+
+    def wanting(self, concept: int, level: float) -> str:
+        """What a concept would take to be significant."""
+        needed = self.power(concept, level).needed()
+        if needed is not None:
+            return f"an effect like this takes some {needed} examples to be significant in {WANTED:.0%} of draws"
+        if float(cauchy_combination(self.p_values.direction[:, concept])) >= level:
+            return "the gradient's direction could be chance, however many examples there are"
+        return f"not even with {MULTIPLES[-1]:.0f} times the examples would an effect like this be significant"
 
     def separates(self, layer: int, concept: int) -> bool:
         """Whether the accuracy on held-out examples is above one half, at the 5 % level."""

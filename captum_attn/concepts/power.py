@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -79,7 +80,9 @@ def power_curve(
             side[:, torch.randint(side.shape[1], (_DRAWS, count), generator=generator)].numpy()
             for side, count in zip(sides, counts, strict=True)
         ]
-        chance = torch.from_numpy(stats.ttest_ind(*drawn, axis=-1, equal_var=False).pvalue)  # (L, draws)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # where one example is drawn again and again
+            chance = torch.from_numpy(stats.ttest_ind(*drawn, axis=-1, equal_var=False).pvalue)  # (L, draws)
         combined = cauchy_combination(torch.maximum(chance, p_direction[:, None]))
         examples.append(counts[0])
         power.append(float((combined < level).double().mean()))

@@ -87,10 +87,12 @@ class EffectPValues(NamedTuple):
     Attributes:
         examples: float64 (L, K), whether the examples could be chance.
         direction: float64 (L, K), whether the direction of the gradient could.
+        effects: float32 (L, K), of which they are.
     """
 
     examples: Tensor
     direction: Tensor
+    effects: Tensor
 
     @property
     def larger(self) -> Tensor:
@@ -104,8 +106,10 @@ class EffectPValues(NamedTuple):
 
     @property
     def surest(self) -> Tensor:
-        """int64 (K,), the layer where each concept's p-value is smallest."""
-        return self.larger.nan_to_num(torch.inf).argmin(0)
+        """int64 (K,), the layer where each concept's p-value is smallest; of several, that of the largest effect."""
+        larger = self.larger.nan_to_num(torch.inf)
+        strength = self.effects.abs().nan_to_num(0.0).to(larger)
+        return strength.masked_fill(larger > larger.amin(0), -1.0).argmax(0)
 
 
 def effect_p_values(effects: Sequence[LayerEffects], concepts: Tensor, permutations: int, seed: int) -> EffectPValues:
@@ -113,7 +117,8 @@ def effect_p_values(effects: Sequence[LayerEffects], concepts: Tensor, permutati
     each = torch.stack([of_layer.example_effects for of_layer in effects])
     own = (concepts == concept for concept in range(int(concepts.max()) + 1))
     chance = torch.stack([examples_p_values(each, one, permutations, seed) for one in own], 1)
-    return EffectPValues(chance, torch.stack([of_layer.p_direction for of_layer in effects]))
+    direction = torch.stack([of_layer.p_direction for of_layer in effects])
+    return EffectPValues(chance, direction, torch.stack([of_layer.effect for of_layer in effects]))
 
 
 def score_layer(tokens: TokenStates, pooled: Tensor, estimator: CAVEstimator, n_cavs: int, seed: int) -> LayerScores:

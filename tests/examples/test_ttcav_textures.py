@@ -8,19 +8,13 @@ import pytest
 import torch
 import ttcav_textures
 from scripts import run
-from small_models import load_text_model, load_texture_model
+from small_models import load_texture_model
 from textures import CLASSES, class_images, labelled_images
 from ttcav_textures import (
-    BLAME,
-    NEUTRAL,
-    PRAISE,
-    REVIEWS,
     TRUE,
     draw_tested,
-    framed,
     on_object,
     texture_concepts,
-    verdict,
 )
 
 from captum_attn import TTCAV
@@ -55,16 +49,6 @@ def test_heat_maps_lie_on_the_object(name, concept):
         assert top > 0.8
 
 
-def test_praise_raises_and_blame_lowers_what_the_sentiment_model_says():
-    model, tokenizer = load_text_model()
-    concepts = {"praise": framed(PRAISE), "blame": framed(BLAME), "neutral": framed(NEUTRAL)}
-    found = verdict(TTCAV(model, processor=tokenizer, n_cavs=10).interpret(list(REVIEWS), concepts, 1, **QUIET))
-    assert "+ praise" in found
-    assert "- blame" in found
-    assert "- praise" not in found
-    assert "+ blame" not in found
-
-
 def test_the_script_shows_everything(tmp_path, monkeypatch, capsys):
     for name in ("EXAMPLES", "INPUTS"):
         monkeypatch.setattr(ttcav_textures, name, 40)
@@ -78,10 +62,8 @@ def test_the_script_shows_everything(tmp_path, monkeypatch, capsys):
     found = {path.name for path in (tmp_path / "found").iterdir()}
     pictures = {
         "scores_zebra.png",
-        "scores_sentiment.png",
         "two_objects_zebra.png",
         "size_and_power.png",
-        "map_sentiment.png",
     }
     assert {"index.html", *pictures} <= found
     page = (tmp_path / "found" / "index.html").read_text(encoding="utf-8")

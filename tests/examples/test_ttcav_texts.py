@@ -1,0 +1,48 @@
+"""T-TCAV on texts finds what is known to be true."""
+
+from __future__ import annotations
+
+import pytest
+from scripts import run
+from small_models import ANSWER_MODEL, load_answering_model
+from ttcav_texts import with_reply
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("texts")
+    printed = run("ttcav_texts.py", "--model", str(ANSWER_MODEL), "--layers", "1", "3", folder=folder)
+    return printed, {path.name for path in (folder / "found").iterdir()}
+
+
+def section(printed, title):
+    """What is printed under a title, and the verdict in it."""
+    lines = printed.split(f"{title}\n{'-' * len(title)}\n")[1].splitlines()
+    return lines[1]
+
+
+def test_praise_raises_and_blame_lowers_what_the_sentiment_model_says(found):
+    words = section(found[0], "Words")
+    assert "+ praise" in words
+    assert "- blame" in words
+    assert "- praise" not in words
+    assert "+ blame" not in words
+
+
+def test_a_decoder_answers_what_is_asked_whatever_it_is_about(found):
+    assert section(found[0], "Questions") == "+ asks for the colour in 4 layers, - asks for the year in 4 layers"
+
+
+def test_a_chat_model_is_explained_and_everything_shown(found):
+    printed, files = found
+    assert "polite" in printed.split("Tone")[1]
+    assert {"index.html", "map_sentiment.png"} <= files
+    assert {f"scores_{name}.png" for name in ("sentiment", "questions", "tone")} <= files
+
+
+def test_a_reply_whose_tokens_depend_on_the_prompt_is_refused():
+    _, tokenizer = load_answering_model()
+    given = with_reply(tokenizer, ["The mill was", "It was"], " painted")
+    assert given["attention_mask"][:, -1].all()
+    with pytest.raises(SystemExit, match="has other tokens behind a prompt"):
+        with_reply(tokenizer, ["The mill was pain"], "ted")
