@@ -15,7 +15,7 @@ concept, and about one that is nothing to zebras, is compared with what it is
 
 Steps are signs of gradients (projected gradient descent; Madry et al. 2018, arXiv 1706.06083). For each: the share of
 predictions that changed, the mean-shift effect in the third layer in units of its value before, the T-TCAV score
-there, the concept's p-value of all layers (Holm). ``attack_concepts.csv``, ``.md`` and ``.png`` show it: scores against
+there, the concept's p-value of all layers (Holm). ``attack_concepts.csv``, ``.md`` and ``.png`` show it: scores beside
 effects.
 """
 
@@ -29,6 +29,7 @@ from typing import Any
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from small_models import TEXTURE_MODEL, load_texture_model
 from textures import (
     CLASSES,
@@ -67,7 +68,7 @@ def main() -> None:
     frame.to_csv(options.out / "attack_concepts.csv", index=False)
     text = markdown(frame)
     (options.out / "attack_concepts.md").write_text(text, encoding="utf-8")
-    scores_against_effects(frame).savefig(options.out / "attack_concepts.png", dpi=130)
+    effects_and_scores(frame).savefig(options.out / "attack_concepts.png", dpi=130)
     print(text)
 
 
@@ -241,39 +242,35 @@ def markdown(frame: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
-def scores_against_effects(frame: pd.DataFrame) -> Figure:
-    """A point for each attack and concept: the score over the effect, in units of the true concept's before."""
-    figure = Figure(figsize=(9, 5.5), layout="constrained")
-    axes = figure.add_subplot()
+def effects_and_scores(frame: pd.DataFrame) -> Figure:
+    """A row for each attack: the effects in units of the true concept's before, and beside them the scores."""
+    attacks = list(dict.fromkeys(frame.attack))
     unit = float(frame[(frame.attack == "as they are") & (frame.concept == TRUE)].effect.abs().iloc[0])
-    for concept, colour in ((TRUE, "#d6273e"), (OTHER, "#1f77d6")):
-        own = frame[frame.concept == concept]
-        for sure, rows in own.groupby("significant"):
-            face = colour if sure else "none"
-            axes.scatter(
-                rows.effect / unit,
-                rows.score,
-                s=40,
-                color=face,
-                edgecolors=colour,
-                label=f"{concept}, {'' if sure else 'not '}significant",
-            )
-        for row in own.itertuples():
-            axes.annotate(
-                row.attack,
-                (row.effect / unit, row.score),
-                fontsize=6,
-                color="0.4",
-                xytext=(4, 3),
-                textcoords="offset points",
-            )
-    axes.axhline(0.5, color="0.85", zorder=0)
-    axes.axvline(0, color="0.85", zorder=0)
-    axes.set_xlabel(f"mean-shift effect on the zebra's logit, in units of that of {TRUE} as it is")
-    axes.set_ylabel("T-TCAV score")
-    axes.set_ylim(-0.05, 1.08)
-    axes.legend(fontsize=8, frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
+    figure = Figure(figsize=(9, 1.2 + 0.26 * len(attacks)), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    columns = {
+        f"mean-shift effect ({TRUE} as it is: 1)": frame.effect / unit,
+        "T-TCAV score": frame.score,
+    }
+    for axes, (label, values) in zip(panels, columns.items(), strict=True):
+        for concept, colour, shift in ((TRUE, "#d6273e", -0.12), (OTHER, "#1f77d6", 0.12)):
+            own = frame.concept == concept
+            rows = [attacks.index(attack) + shift for attack in frame.attack[own]]
+            faces = [colour if sure else "white" for sure in frame.significant[own]]
+            axes.scatter(values[own], rows, s=34, c=faces, edgecolors=colour, label=concept, zorder=2)
+        axes.set_xlabel(label)
+        axes.grid(axis="y", color="0.92", zorder=0)
+        axes.tick_params(axis="y", length=0)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+    for axes, middle in zip(panels, (0, 0.5), strict=True):
+        axes.axvline(middle, color="0.7", linewidth=1, zorder=1)
+    panels[0].set_yticks(range(len(attacks)), attacks, fontsize=8)
+    panels[0].set_ylim(len(attacks) - 0.5, -0.5)
+    marks = [Line2D([], [], marker="o", linestyle="", color=colour) for colour in ("#d6273e", "#1f77d6")]
+    marks.append(Line2D([], [], marker="o", linestyle="", color="0.4", markerfacecolor="white"))
+    figure.legend(
+        marks, [TRUE, OTHER, "not significant"], loc="outside upper right", ncols=3, fontsize=8, frameon=False
+    )
     return figure
 
 
