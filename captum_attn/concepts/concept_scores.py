@@ -83,6 +83,10 @@ class SetScores:
             notes.append("effects of both signs in significant layers")
         return "; ".join(filter(None, notes))
 
+    def layer_p_holm(self, corrected: Tensor) -> Tensor:
+        """float64 (L, K), after Holm's correction for a concept's layers, and never below its own, float64 (K,)."""
+        return torch.maximum(torch.stack([holm(of_concept) for of_concept in self.p_values.larger.mT], 1), corrected)
+
     def wanting(self, concept: int, level: float) -> str:
         """What a concept would take to be significant."""
         needed = self.power(concept, level).needed()
@@ -172,7 +176,8 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
 
         rows: list[dict[str, Any]] = []
         for one, corrected in zip(self.sets, self.p_holm, strict=True):
-            significant, shares = self._of_layers(one, corrected) < SIGNIFICANT, one.confounds.predicted_shares()
+            significant, shares = one.layer_p_holm(corrected) < SIGNIFICANT, one.confounds.predicted_shares()
+            copies = one.confounds.copies_of_each()
             for k, concept in enumerate(one.concepts):
                 place = int(one.p_values.surest[k])
                 defined = int((~one.p_values.larger[:, k].isnan()).sum())
@@ -190,7 +195,7 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
                         "layers": f"{int(significant[:, k].sum())} of {defined}",
                         "predicted": shares[k][0],
                         "near": float(one.confounds.near[k]),
-                        "copies": int(one.confounds.copies[one.confounds.concepts == k].sum()),
+                        "copies": copies[k],
                         "examples": one.examples[k],
                         "inputs": len(self.targets),
                         "note": one.concept_notes(k, significant[:, k], self._level),
@@ -250,11 +255,6 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
         sizes = [len(one.concepts) for one in self.sets]
         return list(holm(torch.cat([one.p_values.of_concepts for one in self.sets])).split(sizes))
 
-    @staticmethod
-    def _of_layers(one: SetScores, corrected: Tensor) -> Tensor:
-        """float64 (L, K), after Holm's correction for the layers of a concept, and never below the concept's own."""
-        return torch.maximum(torch.stack([holm(of_concept) for of_concept in one.p_values.larger.mT], 1), corrected)
-
     def table(self) -> pd.DataFrame:
         """Everything about each concept in each layer, one row each.
 
@@ -281,7 +281,7 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
 
         rows: list[dict[str, Any]] = []
         for one, corrected in zip(self.sets, self.p_holm, strict=True):
-            p_values, of_layers = one.p_values.larger, self._of_layers(one, corrected)
+            p_values, of_layers = one.p_values.larger, one.layer_p_holm(corrected)
             for place, (layer, scores) in enumerate(zip(one.layers, one.scores, strict=True)):
                 for k, concept in enumerate(one.concepts):
                     rows.append(

@@ -27,8 +27,7 @@ def warn_of_confounds(found: Sequence[SetScores]) -> None:
     for one in found:
         confounds = one.confounds
         more_often, shares = confounds.predicted_more_often(), confounds.predicted_shares()
-        for k, concept in enumerate(one.concepts):
-            copies = int(confounds.copies[confounds.concepts == k].sum())
+        for k, (concept, copies) in enumerate(zip(one.concepts, confounds.copies_of_each(), strict=True)):
             if copies:
                 warn_user(
                     f"concept {concept.name!r} (set {one.key}): {copies} of its {one.examples[k]} examples are "

@@ -61,6 +61,10 @@ class Confounds:
         """bool (E,): predicted, or copies."""
         return self.copies if self.predicted is None else self.copies | self.predicted
 
+    def copies_of_each(self) -> list[int]:
+        """How many of each concept's examples are copies."""
+        return torch.bincount(self.concepts[self.copies], minlength=len(self.near)).tolist()
+
     def predicted_shares(self) -> list[tuple[float, float]]:
         """Of each concept, the share of its examples that are predicted, and of the others'; NaN if not known."""
         if self.predicted is None:

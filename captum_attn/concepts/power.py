@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
@@ -15,6 +16,8 @@ from captum_attn.visualization import as_written
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+Floats = NDArray[np.float64]
 
 MULTIPLES = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 """Of the examples at hand, in :func:`power_curve`."""
@@ -71,22 +74,27 @@ def power_curve(
 
     Source: Efron and Tibshirani 1993, *An Introduction to the Bootstrap*, section 25.
     """
-    generator, effects = torch.Generator().manual_seed(seed), example_effects.double().cpu()
+    random, effects = np.random.default_rng(seed), example_effects.double().cpu().numpy()
     sides = (effects[:, own.cpu()], effects[:, ~own.cpu()])
     examples, power = [], []
     for multiple in multiples:
         counts = [max(2, round(multiple * side.shape[1])) for side in sides]
-        drawn = [
-            side[:, torch.randint(side.shape[1], (_DRAWS, count), generator=generator)].numpy()
-            for side, count in zip(sides, counts, strict=True)
-        ]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # where one example is drawn again and again
-            chance = torch.from_numpy(stats.ttest_ind(*drawn, axis=-1, equal_var=False).pvalue)  # (L, draws)
+        drawn = [figure for side, count in zip(sides, counts, strict=True) for figure in _redrawn(side, count, random)]
+        with np.errstate(divide="ignore", invalid="ignore"):  # one example, again and again, has no variance
+            chance = torch.from_numpy(stats.ttest_ind_from_stats(*drawn, equal_var=False).pvalue).nan_to_num(1.0)
         combined = cauchy_combination(torch.maximum(chance, p_direction[:, None]))
         examples.append(counts[0])
         power.append(float((combined < level).double().mean()))
     return PowerCurve(examples, power)
+
+
+def _redrawn(values: Floats, count: int, random: np.random.Generator) -> tuple[Floats, Floats, int]:
+    """Means and standard deviations (L, draws) of so many of the values (L, n), drawn with replacement."""
+    times = random.multinomial(count, np.full(values.shape[1], 1 / values.shape[1]), _DRAWS).T
+    means = values @ times / count
+    centred = values - values.mean(1, keepdims=True)
+    squares = centred**2 @ times / count - (centred @ times / count) ** 2
+    return means, np.sqrt(squares.clip(min=0) * count / (count - 1)), count
 
 
 def power_figure(curves: Sequence[PowerCurve], concepts: Sequence[str], at_hand: Sequence[int], title: str) -> Figure:
