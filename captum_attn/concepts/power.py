@@ -33,7 +33,7 @@ class PowerCurve(NamedTuple):
 
     Attributes:
         examples: of the concept; of the others, in the same proportion as they are.
-        power: the share of draws.
+        power: the share of draws; NaN where no layer has a gradient.
     """
 
     examples: list[int]
@@ -84,7 +84,7 @@ def power_curve(
             chance = torch.from_numpy(stats.ttest_ind_from_stats(*drawn, equal_var=False).pvalue).nan_to_num(1.0)
         combined = cauchy_combination(torch.maximum(chance, p_direction[:, None]))
         examples.append(counts[0])
-        power.append(float((combined < level).double().mean()))
+        power.append(float((combined < level).double().where(~combined.isnan(), torch.nan).mean()))
     return PowerCurve(examples, power)
 
 

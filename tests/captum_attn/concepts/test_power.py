@@ -44,6 +44,8 @@ def test_more_examples_do_not_make_a_direction_sure() -> None:
     found = power_curve(effects(30, 30, 2.0), own, torch.tensor([0.2]), LEVEL, 0)
     assert found.power == [0] * len(MULTIPLES)
     assert found.needed() is None
+    undefined = power_curve(effects(30, 30, 0.0), own, torch.tensor([torch.nan]), LEVEL, 0)
+    assert all(power != power for power in undefined.power)
     assert PowerCurve([5, 10, 20], [0.3, 0.85, 0.9]).needed() == 10
 
 
