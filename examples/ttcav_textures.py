@@ -16,7 +16,7 @@ import argparse
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -46,13 +46,18 @@ from captum_attn.core import PatchGrid, patch_means
 from captum_attn.functional import energy_pointing_game, pointing_game
 
 if TYPE_CHECKING:
-    from captum_attn.concepts import EstimatorName, Scope
+    from captum_attn.concepts import EstimatorName
 
 EXAMPLES = 80  # of each concept
 FEW = 30  # the same in the paper's setting, whose logistic regressions take long
 INPUTS = 100  # of a class
 TRUE = {"zebra": "narrow stripes", "ladybird": "dotted"}
 RANDOM = "random"
+WAYS: dict[str, dict[str, Any]] = {
+    "T-TCAV": {},
+    "T-TCAV, AttnLRP": {"propagation": "attnlrp"},
+    "T-TCAV, uniform weights": {"weighting": "uniform"},
+}
 GRID = PatchGrid(8, 8, 6, 6)
 
 
@@ -103,18 +108,19 @@ def where(page: Page, model: ViTForImageClassification) -> None:
     page.title(
         "Where in the image?",
         "Share of the positive sensitivity to the true concept that is on the object, and how many times the object's "
-        "area that is; the same without attention weights; and for the readout token's attention alone.",
+        "area that is; the same under AttnLRP's rules, and without attention weights; and for the readout token's "
+        "attention alone.",
     )
     rows, concepts = [], texture_concepts(1, EXAMPLES)
     for name, concept in TRUE.items():
         label = CLASSES.index(name)
         images, labels, masks = labelled_images(400, seed=5)
         images, masks = images[labels == label], masks[labels == label]
-        for weighting in ("attention", "uniform"):
-            ttcav = TTCAV(model, weighting=weighting)
+        for kind, given in WAYS.items():
+            ttcav = TTCAV(model, **given)
             maps = ttcav.sensitivity_maps(images, concepts, label, masks=masks, show_progress=False)
-            rows += [(name, f"T-TCAV, {weighting} weights", *row) for row in on_object(maps, concept)]
-            if weighting == "attention":
+            rows += [(name, kind, *row) for row in on_object(maps, concept)]
+            if not given:
                 zebra_or_ladybird = class_images(name, 1, seed=12)
                 one = ttcav.sensitivity_maps(zebra_or_ladybird, concepts, label, show_progress=False)
                 page.figure(f"map_{name}", one.plot(0, [*TRUE.values(), "zigzag", "plain"]))
@@ -187,20 +193,20 @@ def how_often_wrong(page: Page, model: ViTForImageClassification, seeds: int, pa
         "0.05, of layers and of concepts, where there is nothing to find: the random concept, and all concepts of "
         f"{seeds} untrained models.",
     )
-    settings: dict[str, tuple[Scope, EstimatorName, str, int]] = {
-        "default: readout, both tests": ("readout", "discriminant", "p", EXAMPLES),
-        "players, both tests": ("players", "discriminant", "p", EXAMPLES),
+    settings: dict[str, tuple[dict[str, Any], str, int]] = {
+        "default: readout, both tests": ({}, "p", EXAMPLES),
+        "the same under AttnLRP's rules": ({"propagation": "attnlrp"}, "p", EXAMPLES),
+        "players, both tests": ({"tokens": "players"}, "p", EXAMPLES),
     }
     if paper:
-        settings[f"paper: all tokens, logistic, t-test ({FEW} images)"] = ("all", "logistic", "t_test", FEW)
+        papers = {"tokens": "all", "estimator": "logistic"}
+        settings[f"paper: all tokens, logistic, t-test ({FEW} images)"] = (papers, "t_test", FEW)
     rows, curves = [], {}
-    for name, (tokens, estimator, p, count) in settings.items():
+    for name, (given, p, count) in settings.items():
         torch.manual_seed(0)
         untrained_models = [random_model().eval() for _ in range(seeds)]
         trained, untrained = (
-            pd.concat(
-                [draw_tested(TTCAV(one, tokens=tokens, estimator=estimator), k, count) for k, one in enumerate(models)]
-            )
+            pd.concat([draw_tested(TTCAV(one, **given), k, count) for k, one in enumerate(models)], ignore_index=True)
             for models in ([model] * seeds, untrained_models)
         )
         curves[name] = {
@@ -214,6 +220,10 @@ def how_often_wrong(page: Page, model: ViTForImageClassification, seeds: int, pa
             draws = [part for _, part in trained[trained.target == target].groupby("seed")]
             row[f"{target} found"] = f"{sum(map(concept_found, draws))} of {len(draws)}" if p == "p" else ""
             row[f"{target}, half of the layers"] = f"{sum(found_in(part, p) for part in draws)} of {len(draws)}"
+        of_layers = trained.dropna(subset="p").groupby(["seed", "target", "layer"])
+        for column in ("effect", "score"):
+            highest = trained.loc[of_layers[column].idxmax(), "true"]
+            row[f"highest {column}: the true one"] = float(highest.mean())
         for null, drawn in nulls.items():
             row[f"size of layers, {null}"] = float((drawn[p].dropna() < 0.05).mean())
             concepts = drawn.drop_duplicates(["seed", "target", "concept"]).p_concept
@@ -254,7 +264,7 @@ def found_in(table: pd.DataFrame, p: str) -> bool:
 
 def size_and_power(curves: Mapping[str, Mapping[str, pd.Series]]) -> Figure:
     """The share of p-values below each level: where nothing is to find, a test of the right size is on the diagonal."""
-    figure = Figure(figsize=(11.5, 4.2), layout="constrained")
+    figure = Figure(figsize=(3.6 * len(curves), 3.9), layout="constrained")
     panels = figure.subplots(1, len(curves), sharey=True)
     for axes, (name, of_kind) in zip(panels, curves.items(), strict=True):
         levels = np.logspace(-4, 0, 200)

@@ -126,7 +126,10 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
             weighted: that would change no score.
         estimator: of the vectors, ``"discriminant"``, ``"logistic"`` (the paper's) or ``"pattern"``, or another
             :class:`captum_attn.concepts.CAVEstimator`.
-        propagation: how gradients go down, plainly or by rules; see :class:`captum_attn.AttentionAttribution`.
+        propagation: how gradients go down, plainly or by rules; see :class:`captum_attn.AttentionAttribution`. Under
+            ``"attnlrp"``, more of a heat map lies on the object, and the concept that is known to be the true one has
+            the highest score more often (README); but effects are relevance then, no longer the first-order change of
+            the output.
         permutations: random splits of the examples, for p-values.
         batch_size: how many examples the model sees at a time.
         cache_dir: a folder in which concepts' states are kept, too, and found again by another process.
