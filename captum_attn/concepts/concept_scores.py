@@ -17,7 +17,7 @@ from captum_attn.concepts.confounds import Confounds
 from captum_attn.concepts.layers import Layer, layer_labels
 from captum_attn.concepts.power import MULTIPLES, WANTED, PowerCurve, power_curve, power_figure
 from captum_attn.concepts.scoring import EffectPValues, LayerScores
-from captum_attn.functional import SIGNIFICANT, cauchy_combination, holm
+from captum_attn.functional import SIGNIFICANT, cauchy_combination, holm, holm_levels
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -175,7 +175,7 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
         import pandas as pd
 
         rows: list[dict[str, Any]] = []
-        for one, corrected in zip(self.sets, self.p_holm, strict=True):
+        for one, corrected, levels in zip(self.sets, self.p_holm, self._levels, strict=True):
             significant, shares = one.layer_p_holm(corrected) < SIGNIFICANT, one.confounds.predicted_shares()
             copies = one.confounds.copies_of_each()
             for k, concept in enumerate(one.concepts):
@@ -198,7 +198,7 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
                         "copies": copies[k],
                         "examples": one.examples[k],
                         "inputs": len(self.targets),
-                        "note": one.concept_notes(k, significant[:, k], self._level),
+                        "note": one.concept_notes(k, significant[:, k], float(levels[k])),
                     }
                 )
         return pd.DataFrame(rows)
@@ -218,9 +218,10 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
         return {name: sorted(set(numbers)) for name, numbers in found.items() if numbers}
 
     @property
-    def _level(self) -> float:
-        """At which the surest of all concepts is significant, after Holm's correction."""
-        return SIGNIFICANT / sum(len(one.concepts) for one in self.sets)
+    def _levels(self) -> list[Tensor]:
+        """float64 (K,) of each set, below which p-values its concepts are significant."""
+        sizes = [len(one.concepts) for one in self.sets]
+        return list(holm_levels(torch.cat([one.p_values.of_concepts for one in self.sets])).split(sizes))
 
     def power(self) -> pd.DataFrame:
         """How many examples would show each concept's effect, if it is what it looks like.
@@ -234,9 +235,9 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
 
         rows = [
             {"set": one.key, "concept": concept.name, "examples": examples, "power": power}
-            for one in self.sets
-            for k, concept in enumerate(one.concepts)
-            for examples, power in zip(*one.power(k, self._level), strict=True)
+            for one, levels in zip(self.sets, self._levels, strict=True)
+            for k, (concept, level) in enumerate(zip(one.concepts, levels.tolist(), strict=True))
+            for examples, power in zip(*one.power(k, level), strict=True)
         ]
         return pd.DataFrame(rows)
 
@@ -246,7 +247,8 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
         Args, Returns, Raises: as :meth:`plot`.
         """
         one = self.of_set(experimental_set)
-        curves = [one.power(k, self._level) for k in range(len(one.concepts))]
+        (levels,) = (levels for levels, other in zip(self._levels, self.sets, strict=True) if other is one)
+        curves = [one.power(k, level) for k, level in enumerate(levels.tolist())]
         return power_figure(curves, [concept.name for concept in one.concepts], one.examples, self._title)
 
     @property

@@ -62,7 +62,8 @@ def power_curve(
         example_effects: (L, E), of E examples in L layers.
         own: bool (E,), those of the concept.
         p_direction: float64 (L,).
-        level: below which one p-value for all layers is significant; after Holm's correction for K concepts, 0.05 / K.
+        level: below which one p-value for all layers is significant; after Holm's correction for K concepts, 0.05 / K
+            for the surest of them.
         seed: of the draws.
         multiples: of the numbers of examples.
 

@@ -66,6 +66,7 @@ from captum_attn.functional.significance import (
     direction_p_value,
     examples_p_values,
     holm,
+    holm_levels,
     t_test_p_values,
 )
 from captum_attn.functional.tcav import (
@@ -120,6 +121,7 @@ __all__ = [
     "gauss_legendre",
     "group_shapley_values",
     "holm",
+    "holm_levels",
     "jensen_shannon",
     "kendall_tau",
     "kernel_shapley",

@@ -156,6 +156,26 @@ def holm(p_values: Tensor) -> Tensor:
     return corrected
 
 
+def holm_levels(p_values: Tensor) -> Tensor:
+    """Below which p-value each of m tests is significant at the 5 % level, by Holm's correction, given the others.
+
+    Args:
+        p_values: (m,); NaN for a test that is undefined, which does not count.
+
+    Returns:
+        float64 (m,): .05 / (m - r), if r tests with smaller p-values are significant; NaN stays NaN.
+
+    Example:
+        >>> holm_levels(torch.tensor([0.01, 0.04, float("nan"), 0.03]))
+        tensor([0.0167, 0.0250,    nan, 0.0250], dtype=torch.float64)
+
+    Source: Holm 1979, *A simple sequentially rejective multiple test procedure*.
+    """
+    before = (p_values < p_values[:, None]) & (holm(p_values) < SIGNIFICANT)
+    tested = ~p_values.isnan()
+    return (SIGNIFICANT / (tested.sum() - before.sum(1)).clamp(min=1).double()).where(tested, torch.nan)
+
+
 def t_test_p_values(scores: Tensor) -> Tensor:
     """The paper's test: one-sample t-tests of scores (n, C) against 0.5, (C,); NaN for a score that is constant.
 

@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.linalg import helmert
 
-from captum_attn.functional import cauchy_combination, direction_p_value, examples_p_values, holm, t_test_p_values
+from captum_attn.functional import (
+    cauchy_combination,
+    direction_p_value,
+    examples_p_values,
+    holm,
+    holm_levels,
+    t_test_p_values,
+)
 
 
 def enumerated_p_value(effects, own):
@@ -150,12 +157,15 @@ def test_holm_rejects_what_the_step_down_procedure_rejects(p_values):
             break
         rejected.append(place)
     assert sorted(rejected) == [place for place, p in enumerate(corrected) if p < 0.05]
+    levels = holm_levels(torch.tensor(p_values, dtype=torch.double)).tolist()
+    assert sorted(rejected) == [place for place, p in enumerate(p_values) if p < levels[place]]
 
 
 def test_undefined_tests_do_not_count():
     nan = float("nan")
     assert holm(torch.tensor([0.02, nan, nan]))[0] == pytest.approx(0.02)
     assert holm(torch.tensor([nan])).isnan().all()
+    assert holm_levels(torch.tensor([0.02, nan, nan])).tolist() == pytest.approx([0.05, nan, nan], nan_ok=True)
 
 
 def test_the_papers_test_is_a_t_test_against_one_half():
