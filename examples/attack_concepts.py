@@ -22,7 +22,7 @@ effects.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,61 +95,69 @@ class Attacks:
             "random": random_images(count, seed=1),
         }
         self.inputs = class_images("zebra", options.inputs, seed=2)
-        self.before = self.answers("as they are", self.concepts, self.inputs, self.inputs)
 
     def answers(
-        self, attack: str, concepts: Images, inputs: Tensor, before: Tensor, **ttcav: Any
+        self,
+        attack: str,
+        concepts: Images,
+        inputs: Tensor,
+        changed: Sequence[tuple[Tensor, Tensor]] = (),
+        model: ViTForImageClassification | None = None,
+        layer: int | None = None,
     ) -> list[dict[str, Any]]:
-        """The rows of the true concept, and of the other where it plays."""
-        model = ttcav.pop("model", self.model)
-        layer = ttcav.get("layers", LAYER)
-        explainer = TTCAV(model, permutations=self.options.permutations, **ttcav)
-        scores = explainer.interpret(inputs, concepts, ZEBRA, show_progress=False)
+        """The rows of the true concept, and of the other where it plays; images that changed beside what they were."""
+        ttcav = TTCAV(model or self.model, layer, permutations=self.options.permutations)
+        scores = ttcav.interpret(inputs, concepts, ZEBRA, show_progress=False)
+        shown = LAYER if layer is None else layer
         answers = scores.concepts().set_index("concept")[["p_holm", "significant"]]
-        there = scores.table().query("layer == @layer").set_index("concept")[["effect", "score"]]
-        changed = [predicted(self.model, one) != predicted(self.model, other) for one, other in self._pairs(concepts)]
-        changed.append(predicted(model, inputs) != predicted(model, before))
-        row = {"attack": attack, "layer": layer, "predictions changed": float(torch.cat(changed).double().mean())}
-        shown = [name for name in (TRUE, OTHER) if name in concepts]
-        return [{**row, "concept": name, **there.loc[name], **answers.loc[name]} for name in shown]
-
-    def _pairs(self, concepts: Images) -> list[tuple[Tensor, Tensor]]:
-        """Examples that were changed, and what they were."""
-        own = [(concepts[name], self.concepts[name]) for name in concepts if name in self.concepts]
-        return [(now, then) for now, then in own if now.shape == then.shape and not torch.equal(now, then)]
+        there = scores.table().query("layer == @shown").set_index("concept")[["effect", "score"]]
+        others = [predicted(self.model, now) != predicted(self.model, then) for now, then in changed]
+        share = float(torch.cat(others).double().mean()) if others else 0.0
+        row = {"attack": attack, "layer": shown, "predictions changed": share}
+        names = [name for name in (TRUE, OTHER) if name in concepts]
+        return [{**row, "concept": name, **there.loc[name], **answers.loc[name]} for name in names]
 
     def rows(self) -> list[dict[str, Any]]:
-        gradients = self.mean_gradients()
+        options, own = self.options, self.concepts
+        rng = generator(9, "two objects")
+        scenes = torch.stack([draw_two((TRUE, "fish"), ("dotted", "disc"), rng)[0] for _ in range(options.inputs)])
+        shapes = {shape: shape_images(shape, options.examples, seed=1) for shape in SHAPES}
+        pair = {name: own[name] for name in TEXTURES[:2]}
+        true = {name: own[name] for name in (TRUE, OTHER)}
+        rows = self.answers("as they are", own, self.inputs)
+        for attack, moved in self.attacked_examples().items():
+            pairs = [(images, own[name]) for name, images in moved.items()]
+            rows += self.answers(f"examples: {attack}", {**own, **moved}, self.inputs, pairs)
+        for attack, images in self.attacked_inputs().items():
+            rows += self.answers(f"inputs: {attack}", own, images, [(images, self.inputs)])
+        rows += self.answers("inputs: scenes of two objects", own, scenes)
+        rows += self.answers("concepts: the fine pair alone", pair, self.inputs)
+        rows += self.answers("concepts: shapes for negatives", {**true, **shapes}, self.inputs)
+        for layer in range(self.model.config.num_hidden_layers):
+            rows += self.answers(f"layer {layer} alone", own, self.inputs, layer=layer)
+        return rows
+
+    def attacked_examples(self) -> dict[str, Images]:
+        """Of each attack on concepts' examples, the concepts that it changes."""
+        gradients, epsilon = self.mean_gradients(), self.options.epsilon
 
         def effects(images: Tensor) -> Tensor:
             """Of each image, what its states add to the effects of its concept, layers alike."""
             states = readout_states(self.model, images)
             return torch.stack([state @ gradient for state, gradient in zip(states, gradients, strict=True)]).sum(0)
 
-        less = {**self.concepts, TRUE: self.stepped(self.concepts[TRUE], lambda images: -effects(images), keep=True)}
-        more = {**self.concepts, OTHER: self.stepped(self.concepts[OTHER], effects, keep=True)}
-        noisy = {name: self.noisy(images) for name, images in self.concepts.items()}
-        away = self.stepped(self.inputs, lambda images: -self.margin(images), keep=False)
-        rng = generator(9, "two objects")
-        scenes = torch.stack([draw_two((TRUE, "fish"), ("dotted", "disc"), rng)[0] for _ in range(self.options.inputs)])
-        shapes = {shape: shape_images(shape, self.options.examples, seed=1) for shape in SHAPES}
-        pair = {name: self.concepts[name] for name in TEXTURES[:2]}
-        true = {name: self.concepts[name] for name in (TRUE, OTHER)}
-        rows = [
-            *self.before,
-            *self.answers("examples: less of the true one", less, self.inputs, self.inputs),
-            *self.answers("examples: more of the other one", more, self.inputs, self.inputs),
-            *self.answers("examples: noise", noisy, self.inputs, self.inputs),
-            *self.answers("inputs: the score falls", self.concepts, self.insensitive(), self.inputs),
-            *self.answers("inputs: the prediction changes", self.concepts, away, self.inputs),
-            *self.answers("inputs: noise", self.concepts, self.noisy(self.inputs), self.inputs),
-            *self.answers("inputs: scenes of two objects", self.concepts, scenes, scenes),
-            *self.answers("concepts: the fine pair alone", pair, self.inputs, self.inputs),
-            *self.answers("concepts: shapes for negatives", {**true, **shapes}, self.inputs, self.inputs),
-        ]
-        for layer in range(self.model.config.num_hidden_layers):
-            rows += self.answers(f"layer {layer} alone", self.concepts, self.inputs, self.inputs, layers=layer)
-        return rows
+        less = stepped(self.model, self.concepts[TRUE], lambda images: -effects(images), epsilon, keep=True)
+        more = stepped(self.model, self.concepts[OTHER], effects, epsilon, keep=True)
+        noise = {name: noisy(images, epsilon, name) for name, images in self.concepts.items()}
+        return {"less of the true one": {TRUE: less}, "more of the other one": {OTHER: more}, "noise": noise}
+
+    def attacked_inputs(self) -> dict[str, Tensor]:
+        """The inputs under each attack on them."""
+        model, epsilon = self.model, self.options.epsilon
+        falls = stepped(model, self.inputs, self.insensitivity(), epsilon, keep=True)
+        away = stepped(model, self.inputs, lambda images: -margin(model, images), epsilon, keep=False)
+        noise = noisy(self.inputs, epsilon, "inputs")
+        return {"the score falls": falls, "the prediction changes": away, "noise": noise}
 
     def of_another_model(self, seed: int) -> list[dict[str, Any]]:
         """The same of a model that is trained from another seed, on other images."""
@@ -160,65 +168,69 @@ class Attacks:
         train(model, images, labels, epochs)
         test, classes, _ = labelled_images(500, seed + 10_000)
         accuracy = float(correct(model, test, classes).double().mean())
-        name = f"model of seed {seed}, {accuracy:.0%} right"
-        return self.answers(name, self.concepts, self.inputs, self.inputs, model=model)
+        return self.answers(f"model of seed {seed}, {accuracy:.0%} right", self.concepts, self.inputs, model=model)
 
     def mean_gradients(self) -> list[Tensor]:
         """p̄ of each layer, in units of its length."""
-        states = readout_states(self.model, self.inputs, keep=True)
-        logits = states.pop()
+        states, logits = states_and_logits(self.model, self.inputs)
         gradients = torch.autograd.grad(logits[:, ZEBRA].sum(), states)
         return [gradient[:, 0].mean(0) / gradient[:, 0].mean(0).norm() for gradient in gradients]
 
-    def insensitive(self) -> Tensor:
-        """Inputs of which the output is less sensitive to the true concept, with the same predictions."""
+    def insensitivity(self) -> Callable[[Tensor], Tensor]:
+        """A function of inputs: how little the output is sensitive to the true concept."""
         eager = ViTForImageClassification.from_pretrained(TEXTURE_MODEL, attn_implementation="eager").eval()
-        states = (
-            readout_states(eager, self.concepts[TRUE]),
-            readout_states(eager, torch.cat([images for name, images in self.concepts.items() if name != TRUE])),
-        )
-        shifts = [(own.mean(0) - other.mean(0)).detach() for own, other in zip(*states, strict=True)]
+        own = readout_states(eager, self.concepts[TRUE])
+        others = readout_states(eager, torch.cat([images for name, images in self.concepts.items() if name != TRUE]))
+        shifts = [(one.mean(0) - other.mean(0)).detach() for one, other in zip(own, others, strict=True)]
 
-        def sensitivity(images: Tensor) -> Tensor:
-            *hidden, logits = readout_states(eager, images, keep=True)
+        def insensitive(images: Tensor) -> Tensor:
+            hidden, logits = states_and_logits(eager, images)
             gradients = torch.autograd.grad(logits[:, ZEBRA].sum(), hidden, create_graph=True)
             each = [gradient[:, 0] @ shift for gradient, shift in zip(gradients, shifts, strict=True)]
             return -torch.stack(each).sum(0)
 
-        return self.stepped(self.inputs, sensitivity, keep=True)
-
-    def margin(self, images: Tensor) -> Tensor:
-        """By how much the zebra's logit exceeds the others'."""
-        logits = self.model(images).logits
-        others = logits.index_fill(1, torch.tensor([ZEBRA]), -torch.inf)
-        margin: Tensor = logits[:, ZEBRA] - others.logsumexp(1)
-        return margin
-
-    def stepped(self, images: Tensor, rises: Callable[[Tensor], Tensor], keep: bool) -> Tensor:
-        """Images near the given ones of which a function is larger; with ``keep``, of the same predictions."""
-        epsilon, classes, found = self.options.epsilon, predicted(self.model, images), images.clone()
-        for _ in range(STEPS):
-            moved = found.clone().requires_grad_()
-            (gradient,) = torch.autograd.grad(rises(moved).sum(), moved)
-            stepped = found + 2.5 * epsilon / STEPS * gradient.sign()
-            stepped = stepped.clamp(images - epsilon, images + epsilon).clamp(0, 1)
-            allowed = predicted(self.model, stepped) == classes if keep else torch.ones_like(classes, dtype=torch.bool)
-            found = torch.where(allowed[:, None, None, None], stepped, found)
-        return found
-
-    def noisy(self, images: Tensor) -> Tensor:
-        """With noise as large as an attack's steps at most."""
-        signs = torch.randint(2, images.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
-        moved: Tensor = images + self.options.epsilon * signs
-        return moved.clamp(0, 1)
+        return insensitive
 
 
-def readout_states(model: ViTForImageClassification, images: Tensor, keep: bool = False) -> list[Tensor]:
-    """The class token's states (n, D) after each layer; with ``keep``, all tokens' states in the graph, and logits."""
+def margin(model: ViTForImageClassification, images: Tensor) -> Tensor:
+    """By how much the zebra's logit exceeds the others'."""
+    logits = model(images).logits
+    others = logits.index_fill(1, torch.tensor([ZEBRA]), -torch.inf)
+    found: Tensor = logits[:, ZEBRA] - others.logsumexp(1)
+    return found
+
+
+def stepped(
+    model: ViTForImageClassification, images: Tensor, rises: Callable[[Tensor], Tensor], epsilon: float, keep: bool
+) -> Tensor:
+    """Images near the given ones of which a function is larger; with ``keep``, of the same predictions."""
+    classes, found = predicted(model, images), images.clone()
+    for _ in range(STEPS):
+        moved = found.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(rises(moved).sum(), moved)
+        step = found + 2.5 * epsilon / STEPS * gradient.sign()
+        step = step.clamp(images - epsilon, images + epsilon).clamp(0, 1)
+        allowed = predicted(model, step) == classes if keep else torch.ones_like(classes, dtype=torch.bool)
+        found = torch.where(allowed[:, None, None, None], step, found)
+    return found
+
+
+def noisy(images: Tensor, epsilon: float, name: str) -> Tensor:
+    """With noise as large as an attack's steps at most, of its own for each name."""
+    signs = generator(0, f"noise of {name}").integers(2, size=tuple(images.shape)) * 2 - 1
+    moved: Tensor = images + epsilon * torch.from_numpy(signs)
+    return moved.clamp(0, 1).to(images.dtype)
+
+
+def states_and_logits(model: ViTForImageClassification, images: Tensor) -> tuple[list[Tensor], Tensor]:
+    """All tokens' states (n, N, D) after each layer, and the logits."""
     output = model(images, output_hidden_states=True)
-    if keep:
-        return [*output.hidden_states[1:], output.logits]
-    return [hidden[:, 0] for hidden in output.hidden_states[1:]]
+    return list(output.hidden_states[1:]), output.logits
+
+
+def readout_states(model: ViTForImageClassification, images: Tensor) -> list[Tensor]:
+    """The class token's states (n, D) after each layer."""
+    return [hidden[:, 0] for hidden in states_and_logits(model, images)[0]]
 
 
 @torch.no_grad()
@@ -228,7 +240,7 @@ def predicted(model: ViTForImageClassification, images: Tensor) -> Tensor:
 
 
 def markdown(frame: pd.DataFrame) -> str:
-    """A table; effects of the true concept in units of what they were."""
+    """A table; each concept's effects in units of what they were."""
     before = frame[frame.attack == "as they are"].set_index("concept").effect.abs()
     lines = [
         "| attack | concept | predictions changed | effect / before | score | p | significant |",

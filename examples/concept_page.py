@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -53,10 +52,9 @@ class Page:
 
 
 def verdict(scores: ConceptScores) -> str:
-    """The concepts that are significant, with their signs and in how many layers."""
-    table = scores.table()
-    found = table[table.significant].assign(sign=np.sign(table.effect)).groupby(["concept", "sign"], sort=False).size()
+    """The concepts that are significant, with the signs of their effects and in how many layers they are."""
+    found = scores.concepts().query("significant")
+    rows = zip(found.concept, found.effect, found.layers, strict=True)
     return (
-        ", ".join(f"{'+' if sign > 0 else '-'} {concept} in {n} layers" for (concept, sign), n in found.items())
-        or "none"
+        ", ".join(f"{'+' if effect > 0 else '-'} {concept} in {layers}" for concept, effect, layers in rows) or "none"
     )

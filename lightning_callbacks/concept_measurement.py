@@ -156,7 +156,7 @@ class ConceptMeasurement(Measurement):
         inputs = ExplainedInputs(each, targets.long())
         self.scores = self._ttcav.score(self._concepts, self._states, self._layers, inputs, outputs=self._outputs)
         if not self._warned:
-            warn_of_weak_tests(self.scores.sets, self._ttcav.permutations)
+            warn_of_weak_tests(self.scores.sets)
             self._warned = True
         rows = self.scores.table().set_index(["concept", "module"])
         of_layers = {

@@ -40,7 +40,13 @@ class Reader:
     on_error: OnError = "raise"
 
     def read(self, data: Any, what: str, companions: tuple[Any, ...] = ()) -> list[ModelInputs]:
-        """All examples, in batches on the model's device.
+        """All examples, in batches on the model's device: :meth:`read_numbered` without the numbers."""
+        return self.read_numbered(data, what, companions)[0]
+
+    def read_numbered(
+        self, data: Any, what: str, companions: tuple[Any, ...] = ()
+    ) -> tuple[list[ModelInputs], list[int]]:
+        """All examples, in batches on the model's device, and the number of each as given, past those left out.
 
         Args:
             data: a tensor, or the mapping that a tokenizer or an image processor returns; a sequence of texts, pairs of
@@ -55,13 +61,14 @@ class Reader:
             ValueError: no examples, or companions of something else than a tensor.
         """
         problems: list[str] = []
+        numbers: list[int] = []
+        read: list[ModelInputs] = []
         device = device_of(self.model)
         with torch.random.fork_rng([]):  # a DataLoader draws a seed, shuffled or not
-            read = [
-                batch[part].to(device)
-                for batch in self._batches(data, what, companions, problems)
-                for part in batch.parts(self.batch_size)
-            ]
+            for batch, places in self._batches(data, what, companions, problems):
+                start = numbers[-1] + 1 if numbers else 0
+                numbers += range(start, start + len(batch)) if places is None else places
+                read += [batch[part].to(device) for part in batch.parts(self.batch_size)]
         if problems:
             found = f"{what}: {len(problems)} could not be read: {'; '.join(problems[:5])}"
             if not read:
@@ -71,9 +78,9 @@ class Reader:
             warn_user(f"{found}. Left out")
         if not read:
             raise ValueError(f"{what}: there are no examples; an iterator that was used up gives none")
-        return read
+        return read, numbers
 
-    def _batches(self, data: Any, what: str, companions: tuple[Any, ...], problems: list[str]) -> Iterator[ModelInputs]:
+    def _batches(self, data: Any, what: str, companions: tuple[Any, ...], problems: list[str]) -> Iterator[_Numbered]:
         if isinstance(data, str | Path):
             raise TypeError(f"{what}: expected examples, got {data!r}: a single one goes into a list")
         if isinstance(data, tuple) and _is_features(data):
@@ -88,9 +95,9 @@ class Reader:
                 f"{what}: additional_forward_args go with a tensor of inputs, not with {type(data).__name__}"
             )
         if isinstance(data, Tensor):
-            yield tensor_inputs(self.model, data, companions)
+            yield tensor_inputs(self.model, data, companions), None
         elif isinstance(data, Mapping):
-            yield mapping_inputs(self.model, data)
+            yield mapping_inputs(self.model, data), None
         elif not isinstance(data, Iterable):
             raise TypeError(f"{what}: expected examples or an iterable of batches, got {type(data).__name__}")
         else:
@@ -98,13 +105,13 @@ class Reader:
 
     def _from_iterable(
         self, data: Iterable[Any], what: str, companions: tuple[Any, ...], problems: list[str]
-    ) -> Iterator[ModelInputs]:
+    ) -> Iterator[_Numbered]:
         items = self._items(data, problems)
-        first = next(items, _END)
+        number, first = next(items, (0, _END))
         if first is _END:
             return
         if not self._is_example(first):
-            for item in chain([first], items):
+            for _, item in chain([(number, first)], items):
                 batch = tuple(item) if _is_features(item) else item
                 yield from self._batches(batch, what, companions, problems)
             return
@@ -112,13 +119,14 @@ class Reader:
             raise TypeError(
                 f"{what}: {type(first).__name__} needs processor=, the model's tokenizer or image processor"
             )
-        loaded = ((place, self._loaded(place, item, problems)) for place, item in enumerate(chain([first], items)))
+        numbered = chain([(number, first)], items)
+        loaded = ((place, self._loaded(place, item, problems)) for place, item in numbered)
         examples = [(place, example) for place, example in loaded if example is not None]
         for start in range(0, len(examples), self.batch_size):
             yield from self._processed(examples[start : start + self.batch_size], what, problems)
 
-    def _items(self, data: Iterable[Any], problems: list[str]) -> Iterator[Any]:
-        """What an iterable yields, past what fails where it can go on."""
+    def _items(self, data: Iterable[Any], problems: list[str]) -> Iterator[tuple[int, Any]]:
+        """What an iterable yields, with its place, past what fails where it can go on."""
         items, failures = iter(data), 0
         for place in count():
             try:
@@ -126,7 +134,7 @@ class Reader:
                 if item is None:
                     problems.append(f"number {place} (None)")
                 else:
-                    yield item
+                    yield place, item
                 failures = 0
             except StopIteration:
                 return
@@ -151,10 +159,10 @@ class Reader:
             problems.append(f"number {place} ({_described(error)})")
             return None
 
-    def _processed(self, examples: Sequence[tuple[int, Any]], what: str, problems: list[str]) -> Iterator[ModelInputs]:
+    def _processed(self, examples: Sequence[tuple[int, Any]], what: str, problems: list[str]) -> Iterator[_Numbered]:
         """Examples as one batch; one by one where that fails, to find out which of them it is."""
         try:
-            yield self._inputs([example for _, example in examples], what)
+            yield self._inputs([example for _, example in examples], what), [place for place, _ in examples]
         except (TypeError, ValueError, RuntimeError, KeyError) as error:
             if len(examples) == 1:
                 problems.append(f"number {examples[0][0]} ({_described(error)})")
@@ -209,6 +217,9 @@ def _is_features(data: Any) -> bool:
     tensors = isinstance(data, tuple | list) and len(data) > 0 and all(isinstance(part, Tensor) for part in data)
     return tensors and data[0].dim() > 1 and not (isinstance(data, list) and _is_single(data[0]))
 
+
+_Numbered = tuple[ModelInputs, Sequence[int] | None]
+"""A batch, and the numbers of its examples; None where they follow on those before."""
 
 _END = object()
 _PATIENCE = 20  # failures in a row, after which an iterator will not go on

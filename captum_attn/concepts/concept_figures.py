@@ -1,4 +1,4 @@
-"""Figures of T-TCAV: concepts by layers, and concepts on one input."""
+"""Figures of T-TCAV: concepts by layers, concepts by numbers of examples, and concepts on one input."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from captum_attn.visualization import as_written, diverging_colours, draw_patche
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from captum_attn.concepts.power import PowerCurve
 
 
 def concepts_by_layers(
@@ -116,6 +118,29 @@ def scores_of_draws(
     return as_written(figure)
 
 
+def powers_by_examples(
+    curves: Sequence[PowerCurve], wanted: float, concepts: Sequence[str], at_hand: Sequence[int], title: str
+) -> Figure:
+    """A curve for each concept, with a dot at the number of examples at hand, and a line at the power wanted."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.6, 3.8), layout="constrained")
+    axes = figure.add_subplot()
+    for curve, concept, count in zip(curves, concepts, at_hand, strict=True):
+        (line,) = axes.plot(curve.examples, curve.power, label=concept)
+        place = curve.examples.index(count)
+        axes.plot(count, curve.power[place], "o", color=line.get_color())
+    axes.axhline(wanted, color="0.8", linewidth=1, zorder=0)
+    axes.set_xscale("log")
+    axes.set_ylim(-0.03, 1.03)
+    axes.set_xlabel("examples of the concept (dot: at hand)")
+    axes.set_ylabel("how often it would be significant")
+    axes.legend(fontsize=8, frameon=False)
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    return as_written(figure)
+
+
 def concepts_over_image(
     pixels: Tensor, patches: Tensor, grid: Grid, names: Sequence[str], title: str, mask: Tensor | None = None
 ) -> Figure:
@@ -147,7 +172,8 @@ def concepts_over_image(
         axes.set_title(fill(name, 20), fontsize=9)
     for axes in panels:
         if mask is not None and axes.images:
-            axes.contour(mask.cpu().numpy(), levels=[0.5], colors="black", linewidths=0.8)
+            centres = (0.5, pixels.shape[2] - 0.5, 0.5, pixels.shape[1] - 0.5)  # of the outermost pixels
+            axes.contour(mask.cpu().numpy(), levels=[0.5], extent=centres, colors="black", linewidths=0.8)
         axes.set_axis_off()
     figure.colorbar(ScalarMappable(scale, colours), ax=panels, shrink=0.8, label=_SENSITIVITY)
     figure.suptitle(title, fontsize=10)

@@ -12,10 +12,11 @@ import torch
 from captum.concept import Concept
 from torch import Tensor
 
-from captum_attn.concepts.concept_figures import concepts_by_layers, scores_of_draws
+from captum_attn.concepts.concept_figures import concepts_by_layers, powers_by_examples, scores_of_draws
 from captum_attn.concepts.confounds import Confounds
+from captum_attn.concepts.experimental_sets import ExampleNumbers
 from captum_attn.concepts.layers import Layer, layer_labels
-from captum_attn.concepts.power import MULTIPLES, WANTED, PowerCurve, power_curve, power_figure
+from captum_attn.concepts.power import MULTIPLES, WANTED, PowerCurve, power_curve
 from captum_attn.concepts.scoring import EffectPValues, LayerScores
 from captum_attn.functional import SIGNIFICANT, cauchy_combination, holm, holm_levels
 
@@ -33,7 +34,7 @@ class SetScores:
         layers: the L layers.
         scores: of each layer.
         p_values: how sure the effects are.
-        numbers: of each concept, the numbers of the examples that count.
+        numbered: of each concept, the contents of the examples that count, by their numbers as they were given.
         confounds: what speaks against these.
     """
 
@@ -41,7 +42,7 @@ class SetScores:
     layers: Sequence[Layer]
     scores: Sequence[LayerScores]
     p_values: EffectPValues
-    numbers: Sequence[Sequence[int]]
+    numbered: Sequence[Mapping[int, str]]
     confounds: Confounds
 
     @property
@@ -52,7 +53,7 @@ class SetScores:
     @property
     def examples(self) -> list[int]:
         """How many examples of each concept count."""
-        return list(map(len, self.numbers))
+        return list(map(len, self.numbered))
 
     def notes(self, layer: int, concept: int) -> str:
         """What must be known before a score is believed."""
@@ -71,14 +72,14 @@ class SetScores:
         """How often a concept would be significant at a level, with more or fewer examples."""
         effects = torch.stack([scores.effects.example_effects for scores in self.scores])
         own = self.confounds.concepts == concept
-        return power_curve(effects, own, self.p_values.direction[:, concept], level, concept)
+        return power_curve(effects, own, self.p_values.direction[:, concept], level, concept, self.p_values.least)
 
-    def concept_notes(self, concept: int, significant: Tensor, level: float) -> str:
-        """What must be known before a concept is believed, of which bool (L,) layers are significant."""
+    def concept_notes(self, concept: int, layers: Tensor, level: float) -> str:
+        """What must be known before a concept, significant below a level, is believed; and its bool (L,) layers."""
         notes = [self.notes(int(self.p_values.surest[concept]), concept)]
-        if not significant.any() and not self.p_values.larger[:, concept].isnan().all():
+        if float(self.p_values.of_concepts[concept]) >= level:
             notes.append(self.wanting(concept, level))
-        effects = torch.stack([scores.effects.effect[concept] for scores in self.scores])[significant]
+        effects = self.p_values.effects[layers, concept]
         if (effects > 0).any() and (effects < 0).any():
             notes.append("effects of both signs in significant layers")
         return "; ".join(filter(None, notes))
@@ -89,7 +90,7 @@ class SetScores:
 
     def wanting(self, concept: int, level: float) -> str:
         """What a concept would take to be significant."""
-        needed = self.power(concept, level).needed()
+        needed = self.power(concept, level).needed(self.examples[concept])
         if needed is not None:
             return f"an effect like this takes some {needed} examples to be significant in {WANTED:.0%} of draws"
         if float(cauchy_combination(self.p_values.direction[:, concept])) >= level:
@@ -203,19 +204,27 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
                 )
         return pd.DataFrame(rows)
 
-    def suspicious(self) -> dict[str, list[int]]:
+    def suspicious(self) -> ExampleNumbers:
         """The numbers of suspicious examples of each concept that has some: for ``leave_out=`` of another call.
+
+        Numbers are places among the examples as they were given, also where some of these could not be read.
 
         These are examples that the model takes for the class which is explained, and copies of inputs or of other
         examples. Without them, an effect is what the concept's other examples have: less than the whole, where it is
         the concept that makes the model take them for it.
         """
-        found: dict[str, list[int]] = {}
+        found: dict[str, dict[int, str]] = {}
+        ids: dict[str, set[int]] = {}
         for one in self.sets:
-            for k, (concept, numbers) in enumerate(zip(one.concepts, one.numbers, strict=True)):
+            for k, (concept, numbered) in enumerate(zip(one.concepts, one.numbered, strict=True)):
                 suspicious = one.confounds.suspicious[one.confounds.concepts == k].tolist()
-                found.setdefault(concept.name, []).extend(n for n, bad in zip(numbers, suspicious, strict=True) if bad)
-        return {name: sorted(set(numbers)) for name, numbers in found.items() if numbers}
+                told = {n: content for (n, content), bad in zip(numbered.items(), suspicious, strict=True) if bad}
+                found.setdefault(concept.name, {}).update(told)
+                ids.setdefault(concept.name, set()).add(concept.id)
+        shared = [name for name, told in found.items() if told and len(ids[name]) > 1]
+        if shared:
+            raise ValueError(f"several concepts are named {shared[0]!r}: give each a name of its own")
+        return ExampleNumbers(found)
 
     @property
     def _levels(self) -> list[Tensor]:
@@ -228,7 +237,7 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
 
         Returns:
             A row for each concept and number of examples: ``set``, ``concept``, ``examples``, of the others in the same
-            proportion; and ``power``, how often it would be significant, of 200 draws from those at hand: see
+            proportion; and ``power``, how often it would be significant, in draws from those at hand: see
             :func:`captum_attn.concepts.power.power_curve`.
         """
         import pandas as pd
@@ -249,7 +258,8 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
         one = self.of_set(experimental_set)
         (levels,) = (levels for levels, other in zip(self._levels, self.sets, strict=True) if other is one)
         curves = [one.power(k, level) for k, level in enumerate(levels.tolist())]
-        return power_figure(curves, [concept.name for concept in one.concepts], one.examples, self._title)
+        names = [concept.name for concept in one.concepts]
+        return powers_by_examples(curves, WANTED, names, one.examples, self._title)
 
     @property
     def p_holm(self) -> list[Tensor]:
@@ -267,7 +277,8 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
               draws of the other concepts;
             - ``p``, its p-value, the larger one of ``p_examples`` and ``p_direction``; ``p_holm``, the same after
               Holm's correction for the concept's layers, and never below the concept's own, as :meth:`concepts` has it:
-              first a concept is significant, then some of its layers; ``significant``, whether that is below 0.05;
+              first a concept is significant, then some of its layers, in which 5 % holds for each concept by itself;
+              ``significant``, whether that is below 0.05;
             - ``score``, the T-TCAV score: the share of inputs with positive sensitivity, the mean over the vectors;
               ``score_std``, its spread over them; ``magnitude``, the mean sensitivity;
             - ``t_test``, the paper's p-value of the scores against 0.5, for comparison. **Do not rely on it**: vectors

@@ -58,7 +58,9 @@ class ConceptStates:
     predicted: Tensor
 
     def only(self, examples: Sequence[int]) -> ConceptStates:
-        """The states of some examples, by their numbers."""
+        """The states of some examples, by their places."""
+        if len(examples) == len(self.counts):
+            return self
         kept = torch.zeros(len(self.counts), dtype=torch.bool)
         kept[list(examples)] = True
         of_tokens = torch.repeat_interleave(kept, self.counts)

@@ -6,19 +6,21 @@ import math
 from collections.abc import Sequence
 
 from captum_attn.concepts.concept_scores import SetScores
+from captum_attn.concepts.experimental_sets import FEWEST_EXAMPLES
 from captum_attn.core import warn_user
 from captum_attn.functional import SIGNIFICANT
 
 
-def warn_of_weak_tests(found: Sequence[SetScores], permutations: int) -> None:
+def warn_of_weak_tests(found: Sequence[SetScores]) -> None:
     """Warn if no p-value can survive the correction."""
     concepts = sum(len(one.concepts) for one in found)
     splits = [math.comb(sum(one.examples), count) for one in found for count in one.examples]
-    least = 2 / min(permutations + 1, *splits)
+    least = max(2 / min(splits), *(one.p_values.least for one in found))
     if least * concepts >= SIGNIFICANT:
         warn_user(
             f"no p-value can be below {least:.2g}, so that after a correction for {concepts} concepts nothing is "
-            f"significant: take more than permutations={permutations}, more examples, or fewer concepts"
+            f"significant: take more than permutations={found[0].p_values.permutations}, more examples, or fewer "
+            "concepts"
         )
 
 
@@ -35,13 +37,18 @@ def warn_of_confounds(found: Sequence[SetScores]) -> None:
                 )
             if more_often[k]:
                 own, others = shares[k]
+                left = one.examples[k] - int(confounds.suspicious[confounds.concepts == k].sum())
                 layer = one.layers[int(one.p_values.surest[k])].index
                 warn_user(
                     f"concept {concept.name!r} (set {one.key}): the model takes {own:.0%} of its examples for what is "
                     f"explained ({others:.0%} of the others), and {float(confounds.near[k]):.0%} lie on the inputs' "
                     f"side of what tells these from the other concepts in layer {layer}. It may be a piece of the "
-                    "class: look at the examples, and see what is left without them, interpret(..., "
-                    "leave_out=scores.suspicious())"
+                    "class: look at the examples, and "
+                    + (
+                        "see what is left without them, interpret(..., leave_out=scores.suspicious())"
+                        if left >= FEWEST_EXAMPLES
+                        else f"take others, of which it is not, for without them {left} would be left"
+                    )
                 )
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import NamedTuple
 
 import torch
@@ -12,7 +11,6 @@ from scipy.stats import fisher_exact
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch import Tensor
 
-from captum_attn.core import ModelInputs, add_to_hash
 from captum_attn.functional import SIGNIFICANT, holm
 
 
@@ -23,7 +21,8 @@ class ExplainedInputs(NamedTuple):
         pooled: (n, D) of each layer, Σ_i a_i g_i.
         targets: int64 (n, k), what is explained.
         states: (n, D) of each layer, the means of their tokens; None if they are not known.
-        contents: of each, as :func:`content_of_each` says it; none if they are not known.
+        contents: of each, as :func:`~captum_attn.concepts.experimental_sets.content_of_each` says it; none if they are
+            not known.
     """
 
     pooled: Sequence[Tensor]
@@ -101,7 +100,7 @@ def find_confounds(
         surest: int64 (K,), the layer in which each concept's effect is surest.
         inputs: that are explained.
         predicted: int64 (E,), the classes that the model predicts.
-        copies: bool (E,), of :func:`copies_among`.
+        copies: bool (E,), those that are copies of inputs, or of examples before them.
     """
     near = [
         torch.nan if inputs.states is None else near_inputs(states[layer], concepts, concept, inputs.states[layer])
@@ -110,38 +109,15 @@ def find_confounds(
     return Confounds(concepts.cpu(), inputs.predicted_as_explained(predicted), copies, torch.tensor(near).double())
 
 
-def content_of_each(batches: Iterable[ModelInputs]) -> list[str]:
-    """A hash of each input's ids, embeddings or pixels; without those that a mask of its own shape says are padding."""
-    found = []
-    for batch in batches:
-        mask = batch.keywords.get("attention_mask")
-        real = mask.bool() if isinstance(mask, Tensor) and mask.shape == batch.features.shape[:2] else None
-        for row, features in enumerate(batch.features):
-            digest = sha256()
-            add_to_hash(digest, features if real is None else features[real[row]])
-            found.append(digest.hexdigest())
-    return found
-
-
-def copies_among(examples: Sequence[str], inputs: Sequence[str]) -> Tensor:
-    """bool (E,), which examples have the content of an input, or of an example before them.
-
-    Example:
-        >>> copies_among(["a", "b", "a", "c"], ["c"])
-        tensor([False, False,  True,  True])
-    """
-    seen, found = set(inputs), []
-    for content in examples:
-        found.append(content in seen)
-        seen.add(content)
-    return torch.tensor(found, dtype=torch.bool)
-
-
 def near_inputs(states: Tensor, concepts: Tensor, concept: int, inputs: Tensor) -> float:
     """The share of one concept's examples, mean states (E, D), on the inputs' (n, D) side of the other concepts' mean.
 
+    NaN for a single input.
+
     Source: this library's; Fisher's discriminant, its covariance shrunk as Ledoit and Wolf 2004 have it.
     """
+    if len(inputs) < 2:
+        return torch.nan
     own = concepts == concept
     known = torch.cat([states[~own], inputs.to(states)]).double().cpu().numpy()
     labels = torch.arange(len(known)) >= int((~own).sum())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,11 +11,8 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
+from captum_attn.concepts.experimental_sets import FEWEST_EXAMPLES
 from captum_attn.functional import cauchy_combination
-from captum_attn.visualization import as_written
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Floats = NDArray[np.float64]
 
@@ -25,7 +22,8 @@ MULTIPLES = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 WANTED = 0.8
 """The power that is asked for, by custom (Cohen 1988)."""
 
-_DRAWS = 200
+DRAWS = 200
+"""Of examples, for each number of them."""
 
 
 class PowerCurve(NamedTuple):
@@ -39,10 +37,10 @@ class PowerCurve(NamedTuple):
     examples: list[int]
     power: list[float]
 
-    def needed(self) -> int | None:
-        """The fewest of these examples that would do; None if none would."""
-        enough = (count for count, power in zip(self.examples, self.power, strict=True) if power >= WANTED)
-        return next(enough, None)
+    def needed(self, at_hand: int = 0) -> int | None:
+        """The fewest of these examples, more than those at hand, that would do; None if none would."""
+        each = zip(self.examples, self.power, strict=True)
+        return next((count for count, power in each if power >= WANTED and count > at_hand), None)
 
 
 def power_curve(
@@ -51,6 +49,7 @@ def power_curve(
     p_direction: Tensor,
     level: float,
     seed: int,
+    least: float = 0.0,
     multiples: Sequence[float] = MULTIPLES,
 ) -> PowerCurve:
     """Draw more or fewer examples from those at hand, with replacement, and test these as the concept is tested.
@@ -65,12 +64,13 @@ def power_curve(
         level: below which one p-value for all layers is significant; after Holm's correction for K concepts, 0.05 / K
             for the surest of them.
         seed: of the draws.
+        least: below which no p-value of examples can be, for want of random splits.
         multiples: of the numbers of examples.
 
     Example:
         >>> effects = torch.randn(3, 40, generator=torch.Generator().manual_seed(0)).double()
         >>> effects[:, :10] += 1
-        >>> power_curve(effects, torch.arange(40) < 10, torch.zeros(3), 0.05, 0, (0.5, 1, 4)).examples
+        >>> power_curve(effects, torch.arange(40) < 10, torch.zeros(3), 0.05, 0, multiples=(0.5, 1, 4)).examples
         [5, 10, 40]
 
     Source: Efron and Tibshirani 1993, *An Introduction to the Bootstrap*, section 25.
@@ -79,11 +79,13 @@ def power_curve(
     sides = (effects[:, own.cpu()], effects[:, ~own.cpu()])
     examples, power = [], []
     for multiple in multiples:
-        counts = [max(2, round(multiple * side.shape[1])) for side in sides]
+        counts = [round(multiple * side.shape[1]) for side in sides]
+        if min(counts) < FEWEST_EXAMPLES:
+            continue
         drawn = [figure for side, count in zip(sides, counts, strict=True) for figure in _redrawn(side, count, random)]
         with np.errstate(divide="ignore", invalid="ignore"):  # one example, again and again, has no variance
             chance = torch.from_numpy(stats.ttest_ind_from_stats(*drawn, equal_var=False).pvalue).nan_to_num(1.0)
-        combined = cauchy_combination(torch.maximum(chance, p_direction[:, None]))
+        combined = cauchy_combination(torch.maximum(chance.clamp(min=least), p_direction[:, None]))
         examples.append(counts[0])
         power.append(float((combined < level).double().where(~combined.isnan(), torch.nan).mean()))
     return PowerCurve(examples, power)
@@ -91,29 +93,8 @@ def power_curve(
 
 def _redrawn(values: Floats, count: int, random: np.random.Generator) -> tuple[Floats, Floats, int]:
     """Means and standard deviations (L, draws) of so many of the values (L, n), drawn with replacement."""
-    times = random.multinomial(count, np.full(values.shape[1], 1 / values.shape[1]), _DRAWS).T
+    times = random.multinomial(count, np.full(values.shape[1], 1 / values.shape[1]), DRAWS).T
     means = values @ times / count
     centred = values - values.mean(1, keepdims=True)
     squares = centred**2 @ times / count - (centred @ times / count) ** 2
     return means, np.sqrt(squares.clip(min=0) * count / (count - 1)), count
-
-
-def power_figure(curves: Sequence[PowerCurve], concepts: Sequence[str], at_hand: Sequence[int], title: str) -> Figure:
-    """A curve for each concept, with a dot at the number of examples at hand."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.6, 3.8), layout="constrained")
-    axes = figure.add_subplot()
-    for curve, concept, count in zip(curves, concepts, at_hand, strict=True):
-        (line,) = axes.plot(curve.examples, curve.power, label=concept)
-        place = curve.examples.index(count)
-        axes.plot(count, curve.power[place], "o", color=line.get_color())
-    axes.axhline(WANTED, color="0.8", linewidth=1, zorder=0)
-    axes.set_xscale("log")
-    axes.set_ylim(-0.03, 1.03)
-    axes.set_xlabel("examples of the concept (dot: at hand)")
-    axes.set_ylabel("how often it would be significant")
-    axes.legend(fontsize=8, frameon=False)
-    axes.set_title(title, fontsize=10, loc="left")
-    axes.spines[["top", "right"]].set_visible(False)
-    return as_written(figure)

@@ -76,6 +76,7 @@ class LayerScores:
 
 def layer_effects(tokens: TokenStates, gradient: Tensor) -> LayerEffects:
     """The effects of concepts, by their tokens' states and the mean pooled gradient p̄ (D,) of inputs."""
+    gradient = gradient.float()
     shifts, spread = mean_shifts(tokens.example_means, tokens.concepts), tokens.example_covariance
     p_direction = torch.tensor([direction_p_value(gradient, shift, spread) for shift in shifts], dtype=torch.double)
     return LayerEffects(shifts @ gradient, tokens.example_means @ gradient, p_direction)
@@ -88,11 +89,18 @@ class EffectPValues(NamedTuple):
         examples: float64 (L, K), whether the examples could be chance.
         direction: float64 (L, K), whether the direction of the gradient could.
         effects: float32 (L, K), of which they are.
+        permutations: random splits of examples, by which ``examples`` are at least :attr:`least`.
     """
 
     examples: Tensor
     direction: Tensor
     effects: Tensor
+    permutations: int
+
+    @property
+    def least(self) -> float:
+        """The smallest p-value that so many random splits can give."""
+        return 2 / (self.permutations + 1)
 
     @property
     def larger(self) -> Tensor:
@@ -118,7 +126,7 @@ def effect_p_values(effects: Sequence[LayerEffects], concepts: Tensor, permutati
     own = (concepts == concept for concept in range(int(concepts.max()) + 1))
     chance = torch.stack([examples_p_values(each, one, permutations, seed) for one in own], 1)
     direction = torch.stack([of_layer.p_direction for of_layer in effects])
-    return EffectPValues(chance, direction, torch.stack([of_layer.effect for of_layer in effects]))
+    return EffectPValues(chance, direction, torch.stack([of_layer.effect for of_layer in effects]), permutations)
 
 
 def score_layer(tokens: TokenStates, pooled: Tensor, estimator: CAVEstimator, n_cavs: int, seed: int) -> LayerScores:

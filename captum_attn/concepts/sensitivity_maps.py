@@ -25,8 +25,8 @@ class SensitivityMaps:
 
     Attributes:
         values: (n, L, K, N), s_i = a_i ⟨g_i, v⟩ of n inputs, L layers, K concepts and N tokens, in units of the
-            explained output, where v is as long as the concept lies from the others; 0 for tokens out of scope.
-            float32, or float64 for a float64 model.
+            explained output, where v is as long as the concept lies from the others along it; 0 for tokens out of
+            scope. float32, or float64 for a float64 model.
         concepts: names of the K concepts.
         layers: names of the L layers.
         targets: int64 (n, k), what was explained.
@@ -55,11 +55,7 @@ class SensitivityMaps:
     masks: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if self.masks is None:
-            return
-        expected = "none, of texts" if self.pixels is None else (len(self.pixels), *self.pixels.shape[-2:])
-        if self.masks.dtype != torch.bool or self.pixels is None or self.masks.shape != expected:
-            raise ValueError(f"masks must be bool {expected}, got {self.masks.dtype} {tuple(self.masks.shape)}")
+        check_masks(self.masks, self.pixels)
 
     def __repr__(self) -> str:
         return f"SensitivityMaps(values {tuple(self.values.shape)}, concepts {list(self.concepts)})"
@@ -81,8 +77,8 @@ class SensitivityMaps:
         Args:
             example: which of the n inputs.
             concepts: some of them, or one. Default: all.
-            layer: its name, or its place among ``layers``. Default: of those in which the output depends on most
-                tokens, that where the effect of one of the concepts is surest.
+            layer: its name, or its place among ``layers``. Default: of those in which the output depends on several
+                tokens, if there are such, that where the effect of one of the concepts is surest.
 
         Returns:
             A matplotlib figure that belongs to no window. Red raises the explained output, blue lowers it; all concepts
@@ -116,8 +112,9 @@ class SensitivityMaps:
 
         Returns:
             A row for each input, layer and concept: ``input`` (its number), ``layer``, ``concept``; ``share`` of the
-            positive sensitivity that lies on the object, NaN where there is none; ``area``, the object's share of the
-            image; ``ratio`` of both, 1 if the map does not see it; ``top``, whether its most sensitive patch is on it.
+            positive sensitivity that lies on the object; ``area``, the object's share of the image; ``ratio`` of both,
+            1 if the map does not see it; ``top``, 1 if its most sensitive patch is on it, else 0. NaN where no
+            sensitivity is positive.
 
         Raises:
             ValueError: no masks were given.
@@ -126,9 +123,10 @@ class SensitivityMaps:
 
         if self.masks is None:
             raise ValueError("there are no masks: give them to sensitivity_maps(..., masks=)")
-        covered = patch_means(self.masks.double(), self.grid)[:, None, None]  # (n, 1, 1, rows, columns)
+        covered = patch_means(self.masks.cpu().double(), self.grid)[:, None, None]  # (n, 1, 1, rows, columns)
         patches = self.patches.double().cpu()
-        share, top = energy_pointing_game(patches, covered), pointing_game(patches, covered)
+        share = energy_pointing_game(patches, covered)
+        top = pointing_game(patches, covered).double().where(~share.isnan(), torch.nan)
         area = covered.mean((-2, -1)).expand_as(share)
         places = pd.MultiIndex.from_product(
             [range(len(self.values)), self.layers, self.concepts], names=["input", "layer", "concept"]
@@ -151,6 +149,18 @@ class SensitivityMaps:
                 f"unknown layer {layer!r}: expected one of {', '.join(map(repr, self.layers))}, or its place"
             )
         return list(self.layers).index(layer)
+
+
+def check_masks(masks: Tensor | None, pixels: Tensor | None) -> None:
+    """Raise ``ValueError`` for masks that do not fit images (n, C, h, w)."""
+    if masks is None:
+        return
+    expected = "none, of texts" if pixels is None else (len(pixels), *pixels.shape[-2:])
+    if masks.dtype != torch.bool or pixels is None or masks.shape != expected:
+        raise ValueError(
+            f"masks must be bool {expected}, of the images as the model reads them, got {masks.dtype} "
+            f"{tuple(masks.shape)}"
+        )
 
 
 __getattr__ = moved_names(__name__, "captum_attn.functional", ["token_sensitivity"])

@@ -21,17 +21,16 @@ from captum_attn.concepts.cavs import ESTIMATORS, CAVEstimator, EstimatorName, f
 from captum_attn.concepts.concept_scores import ConceptScores, SetScores
 from captum_attn.concepts.concept_states import ConceptStates, Scope, StateStore, tokens_in_scope
 from captum_attn.concepts.concept_warnings import warn_of_confounds, warn_of_inseparable, warn_of_weak_tests
-from captum_attn.concepts.confounds import ExplainedInputs, content_of_each, copies_among, find_confounds
+from captum_attn.concepts.confounds import ExplainedInputs, find_confounds
 from captum_attn.concepts.experimental_sets import (
     ExperimentalSets,
-    check_different,
-    check_enough,
-    concept_sets,
-    kept_examples,
+    ReadConcepts,
+    content_of_each,
+    read_with,
 )
 from captum_attn.concepts.layers import Layer, find_layers, layers_as_listed
 from captum_attn.concepts.scoring import effect_p_values, layer_effects, score_layer
-from captum_attn.concepts.sensitivity_maps import SensitivityMaps
+from captum_attn.concepts.sensitivity_maps import SensitivityMaps, check_masks
 from captum_attn.concepts.token_states import TokenStates, draw_negatives, joined
 from captum_attn.core import (
     ModelInputs,
@@ -56,7 +55,7 @@ Weighting = Literal["attention", "uniform"]
 
 
 @dataclass(frozen=True)
-class _Explained:
+class _ExplainedBatch:
     """A batch of inputs: what was explained, and for each layer how the output draws on the tokens' states.
 
     Attributes:
@@ -80,21 +79,6 @@ class _Explained:
     def pooled(self) -> list[Tensor]:
         """p = Σ_i a_i g_i of each layer, (B, D)."""
         return list(map(pooled_gradient, self.gradients, self.weights))
-
-
-@dataclass(frozen=True)
-class ReadConcepts:
-    """Concepts whose examples are read.
-
-    Attributes:
-        sets: the experimental sets.
-        examples: of each concept, by its id, in batches.
-        contents: of each of these, by which copies are found.
-    """
-
-    sets: list[list[Concept]]
-    examples: dict[int, list[ModelInputs]]
-    contents: dict[int, list[str]]
 
 
 class TTCAV(ConceptInterpreter):  # type: ignore[misc]
@@ -245,8 +229,10 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
                 than 5 different examples, or with nothing to compare it with. Each says what was expected.
             UnreadableError: examples that cannot be read, by their numbers.
         """
-        concepts = self.read_concepts(experimental_sets)
+        concepts = self.read_concepts(experimental_sets).without(leave_out or {})
         batches = self._read_inputs(inputs, additional_forward_args)
+        contents = content_of_each(batches)
+        concepts.check_different(contents)
         layers = find_layers(self.model, batches[0][:1], self.layers)
         clock = [time.perf_counter()]
         states = self.read_states(concepts, layers, _readout_target(target, batches), show_progress=show_progress)
@@ -262,14 +248,13 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
             concepts,
             states,
             layers,
-            ExplainedInputs(pooled, targets, of_inputs, content_of_each(batches)),
+            ExplainedInputs(pooled, targets, of_inputs, contents),
             outputs=outputs,
-            leave_out=leave_out,
             show_progress=show_progress,
         )
         clock.append(time.perf_counter())
         found.seconds |= {stage: clock[k + 1] - clock[k] for k, stage in enumerate(("states", "gradients", "vectors"))}
-        warn_of_weak_tests(found.sets, self.permutations)
+        warn_of_weak_tests(found.sets)
         warn_of_inseparable(found.sets)
         warn_of_confounds(found.sets)
         return found
@@ -283,12 +268,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         Raises:
             TypeError, ValueError, UnreadableError: as :meth:`interpret`, of concepts.
         """
-        sets = concept_sets(experimental_sets)
-        concepts = {concept.id: concept for members in sets for concept in members}
-        examples = {id: self._reader.read(c.data_iter, f"concept {c.name!r}") for id, c in concepts.items()}
-        for id, parts in examples.items():
-            check_enough(concepts[id].name, sum(map(len, parts)))
-        return ReadConcepts(sets, examples, {id: content_of_each(parts) for id, parts in examples.items()})
+        return read_with(self._reader, experimental_sets)
 
     def read_states(
         self,
@@ -333,29 +313,22 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         inputs: ExplainedInputs,
         *,
         outputs: int = 0,
-        leave_out: Mapping[str, Collection[int]] | None = None,
         show_progress: bool = False,
     ) -> ConceptScores:
         """Score concepts by inputs of which pooled gradients are known.
 
         Args:
-            concepts: of :meth:`read_concepts`.
+            concepts: of :meth:`read_concepts`; some of their examples may be left out.
             states: of :meth:`read_states`.
             layers: those of the states.
             inputs: their gradients, of :meth:`pooled_gradients`, what was explained, and what else is known.
             outputs: how many classes the model tells apart, by which their names are found.
-            leave_out: as of :meth:`interpret`.
             show_progress: show a progress bar.
         """
-        counts = {id: len(of_concept.counts) for id, of_concept in states.items()}
-        kept = kept_examples(concepts.sets, counts, leave_out or {})
-        states = {id: of_concept.only(kept[id]) for id, of_concept in states.items()}
+        states = {id: of_concept.only(concepts.kept[id]) for id, of_concept in states.items()}
         total = len(concepts.sets) * len(layers)
         with tqdm(total=total, desc="T-TCAV: CAVs", unit="layer", disable=not show_progress) as bar:
-            found = [
-                self._scores(members, states, kept, concepts.contents, layers, inputs, bar.update)
-                for members in concepts.sets
-            ]
+            found = [self._scores(members, concepts, states, layers, inputs, bar.update) for members in concepts.sets]
         return ConceptScores(found, inputs.targets, self._names(inputs.targets, outputs))
 
     @torch.inference_mode(False)
@@ -374,7 +347,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
 
         The vectors lead from token to token: they are fitted to the states of all players (of all tokens under
         ``tokens="all"``), and a concept's vector is the mean of ``n_cavs``, as long as the concept's examples lie from
-        the others. So values are in units of the explained output.
+        the others along it. So values are in units of the explained output.
 
         Args:
             inputs, target, additional_forward_args, show_progress: as in :meth:`interpret`.
@@ -395,12 +368,14 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
             torch.Size([2, 4, 2, 6])
             >>> maps.plot(0, layer=2).savefig("praise.png")
         """
-        sets = concept_sets(concepts)
-        if len(sets) > 1:
-            raise ValueError(f"maps are of one experimental set, got {len(sets)}")
-        (members,) = sets
-        read = self.read_concepts(sets)
+        read = self.read_concepts(concepts)
+        if len(read.sets) > 1:
+            raise ValueError(f"maps are of one experimental set, got {len(read.sets)}")
+        (members,) = read.sets
         batches = self._read_inputs(inputs, additional_forward_args)
+        pictures = batches[0].modality == "pixels"
+        pixels = torch.cat([batch.features for batch in batches]) if pictures else None
+        check_masks(masks, pixels)
         layers = find_layers(self.model, batches[0][:1], self.layers)
         scope: Scope = "all" if self.tokens == "all" else "players"
         states = self._states(read, layers, scope, None, show_progress)
@@ -417,7 +392,6 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
                 for gradient, weights, cavs in zip(batch.gradients, batch.weights, vectors, strict=True)
             ]
             values.append(_lengthened(torch.stack(of_layers, 1), longest))
-        pictures = batches[0].modality == "pixels"
         targets = torch.cat([batch.targets for batch in explained])
         return SensitivityMaps(
             torch.cat(values),
@@ -427,7 +401,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
             self._names(targets, explained[0].outputs),
             torch.cat([_lengthened(batch.tokens.real, longest) for batch in explained]),
             explained[0].tokens.grid,
-            torch.cat([batch.features for batch in batches]) if pictures else None,
+            pixels,
             [text for batch in explained for text in self._texts(batch)] or None,
             p_values=p_values.larger,
             masks=masks,
@@ -455,7 +429,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         done: Callable[[int], Any] | None = None,
     ) -> dict[int, ConceptStates]:
         """The states of each concept's tokens, by its id."""
-        names = {concept.id: concept.name for members in concepts.sets for concept in members}
+        names = concepts.names
         if keep:
             self._store.refresh()
         total = sum(len(batch) for parts in concepts.examples.values() for batch in parts)
@@ -478,7 +452,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         scope: Scope,
         target: Target,
         show_progress: bool,
-    ) -> Iterator[_Explained]:
+    ) -> Iterator[_ExplainedBatch]:
         """One forward and one backward pass for each batch."""
         each, start = target_of_each(target, sum(map(len, batches))), 0
         for batch in tqdm(batches, desc="T-TCAV: inputs", unit="batch", disable=not show_progress):
@@ -494,7 +468,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
                 share = (counted / counted.sum(-1, keepdim=True)).float()
                 states = [pooled_gradient(layer.of(run).hidden.detach(), share) for layer in layers]
             outputs = run.output.shape[-1]
-            yield _Explained(batch, selection.targets, outputs, tokens, readout.gradients, weights, states)
+            yield _ExplainedBatch(batch, selection.targets, outputs, tokens, readout.gradients, weights, states)
 
     def _weights(self, scope: Scope, tokens: Tokens, readout: ReadoutGradients) -> list[Tensor]:
         """a of each layer, (B, N); 0 for tokens out of scope."""
@@ -515,31 +489,26 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
 
     def _scores(
         self,
-        concepts: Sequence[Concept],
+        members: Sequence[Concept],
+        concepts: ReadConcepts,
         states: Mapping[int, ConceptStates],
-        kept: Mapping[int, list[int]],
-        contents: Mapping[int, list[str]],
         layers: Sequence[Layer],
         inputs: ExplainedInputs,
         done: Callable[[], Any],
     ) -> SetScores:
-        """The scores of one experimental set, by its states, the numbers of the examples that these are of, and the
-        contents of all examples.
-        """
-        each = [[contents[concept.id][number] for number in kept[concept.id]] for concept in concepts]
-        copies = copies_among([content for own in each for content in own], inputs.contents)
-        for concept, own in zip(concepts, copies.split(list(map(len, each))), strict=True):
-            check_different(concept.name, len(own), int((~own).sum()))
+        """The scores of one experimental set, by the states of its examples that count."""
         found, means = [], []
         for place, gradients in enumerate(inputs.pooled):
-            tokens = self._joined(concepts, states, place)
+            tokens = self._joined(members, states, place)
             found.append(score_layer(tokens, gradients, self._estimator, self.n_cavs, self.seed))
             means.append(tokens.example_means + tokens.centre)
             done()
         p_values = effect_p_values([one.effects for one in found], tokens.concepts, self.permutations, self.seed)
-        predicted = torch.cat([states[concept.id].predicted for concept in concepts])
+        predicted = torch.cat([states[concept.id].predicted for concept in members])
+        copies = concepts.copies(members, inputs.contents)
         confounds = find_confounds(means, tokens.concepts, p_values.surest, inputs, predicted, copies)
-        return SetScores(concepts, layers, found, p_values, [kept[concept.id] for concept in concepts], confounds)
+        examples = [concepts.examples_that_count(concept) for concept in members]
+        return SetScores(members, layers, found, p_values, examples, confounds)
 
     def _names(self, targets: Tensor, outputs: int) -> list[str]:
         """The targets (n, k) in words."""
@@ -549,7 +518,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         rows = targets.tolist()
         return [f"target {row[0] if len(row) == 1 else tuple(row)}" for row in rows]
 
-    def _texts(self, batch: _Explained) -> list[list[str]]:
+    def _texts(self, batch: _ExplainedBatch) -> list[list[str]]:
         """The tokens of texts; none without a tokenizer."""
         to_tokens = getattr(self.processor, "convert_ids_to_tokens", None)
         if batch.inputs.modality != "ids" or to_tokens is None:

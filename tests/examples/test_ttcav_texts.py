@@ -16,9 +16,8 @@ def found(tmp_path_factory):
 
 
 def section(printed, title):
-    """What is printed under a title, and the verdict in it."""
-    lines = printed.split(f"{title}\n{'-' * len(title)}\n")[1].splitlines()
-    return lines[1]
+    """The verdict that is printed under a title."""
+    return printed.split(f"{title}\n{'-' * len(title)}\n")[1].splitlines()[1]
 
 
 def test_praise_raises_and_blame_lowers_what_the_sentiment_model_says(found):
@@ -30,7 +29,7 @@ def test_praise_raises_and_blame_lowers_what_the_sentiment_model_says(found):
 
 
 def test_a_decoder_answers_what_is_asked_whatever_it_is_about(found):
-    assert section(found[0], "Questions") == "+ asks for the colour in 4 layers, - asks for the year in 4 layers"
+    assert section(found[0], "Questions") == "+ asks for the colour in 4 of 4, - asks for the year in 4 of 4"
 
 
 def test_a_chat_model_is_explained_and_everything_shown(found):
