@@ -52,7 +52,7 @@ class Page:
 
 
 def verdict(scores: ConceptScores) -> str:
-    """The concepts that are significant, with the signs of their effects and in how many layers they are."""
+    """The concepts that are significant, with the signs of their effects, and in how many layers they are so."""
     found = scores.concepts().query("significant")
     rows = zip(found.concept, found.effect, found.layers, strict=True)
     return (

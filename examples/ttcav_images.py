@@ -26,7 +26,9 @@ from concept_page import ANSWERS, SHOWN, Page
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from captum_attn import TTCAV
+from captum_attn.bench import UnreadableError
 from captum_attn.concepts import ConceptScores
+from captum_attn.concepts.experimental_sets import FEWEST_EXAMPLES
 
 PARTS = 5  # of the images without a meaning
 
@@ -42,9 +44,11 @@ def main() -> None:
         processor = AutoImageProcessor.from_pretrained(options.model)
     except (OSError, ValueError) as error:
         raise SystemExit(str(error)) from error
+    if options.null and len(null) < PARTS * FEWEST_EXAMPLES:
+        raise SystemExit(f"--null: {len(null)} images are too few for {PARTS} parts of at least {FEWEST_EXAMPLES}")
     target = None if options.target is None else class_number(model.config.id2label, options.target)
-    kept = {"processor": processor, "on_error": "skip", "cache_dir": page.folder / "states", "layers": options.layers}
-    ttcav = TTCAV(model, **kept)
+    kept = {"processor": processor, "cache_dir": page.folder / "states", "layers": options.layers}
+    ttcav = TTCAV(model, on_error="skip", **kept)
     sizes = ", ".join(f"{name} ({len(paths)})" for name, paths in concepts.items())
     page.title(f"{options.model}, {options.target or 'predicted class'}", f"{sizes}; {len(targets)} targets")
     scores = ttcav.interpret(targets, concepts, target)
@@ -63,7 +67,10 @@ def main() -> None:
     if null:
         note = f"Parts of {len(null)} images, {PARTS} at a time, {options.splits} times: how often is one significant?"
         page.title("How often is it wrong?", note)
-        page.table(false_alarms(TTCAV(model, n_cavs=1, **kept), targets, null, target, options.splits))
+        try:
+            page.table(false_alarms(TTCAV(model, n_cavs=1, **kept), targets, null, target, options.splits))
+        except (ValueError, UnreadableError) as error:
+            page.say(str(error))
     page.write()
 
 

@@ -308,7 +308,7 @@ def test_a_module_that_moved_shows_its_names_and_exports_them():
 def test_results_that_were_pickled_under_old_paths_are_read():
     nothing = torch.zeros(0, 0)
     confounds = Confounds(torch.zeros(0), None, torch.zeros(0).bool(), torch.zeros(0))
-    one = SetScores([], [], [], EffectPValues(nothing, nothing, nothing), [], confounds)
+    one = SetScores([], [], [], EffectPValues(nothing, nothing, nothing, 99), [], confounds)
     scores = ConceptScores([one], torch.tensor([[1]]), ["good"])
     settings = SearchSettings([0], None, 0.05, 10, 0.1, 3)
     found = Counterfactuals(pd.DataFrame({"example": [0]}), settings, 0.3, "data", {})

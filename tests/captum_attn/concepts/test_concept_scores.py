@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import io
+import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,8 +20,9 @@ from captum_attn.concepts.cavs import CAVs
 from captum_attn.concepts.concept_scores import ConceptScores
 from captum_attn.concepts.sensitivity_maps import SensitivityMaps
 from captum_attn.concepts.token_states import draw_negatives
-from captum_attn.core import mapping_inputs, observed_forward
+from captum_attn.core import mapping_inputs, observed_forward, tensor_inputs
 from captum_attn.core.perturb import seeded
+from captum_attn.core.propagation import ATTNLRP
 
 QUIET = {"show_progress": False}
 pytestmark = pytest.mark.filterwarnings("ignore:concept .* its vectors separate held-out")
@@ -385,11 +387,39 @@ def test_the_share_on_an_object(vit):
             assert row["ratio"] == pytest.approx(row["share"] / area)
             best = divmod(int(patches.argmax()), 3)
             assert row["top"] == (best == (0, 0) if number == 0 else best[1] < 2)
-    maps.plot(1).savefig(io.BytesIO())
+    (outline,) = maps.plot(1).axes[0].collections  # between the sixth column and the seventh
+    assert {x for path in outline.get_paths() for x in path.vertices[:, 0].tolist()} == {6.0}
+    blind = replace(maps, values=maps.values.clamp(max=0))
+    assert blind.on_object()[["share", "top"]].isna().all().all()
     for wrong in (masks[:1], masks[:, 1:], masks.float()):
-        with pytest.raises(ValueError, match=r"masks must be bool \(2, 12, 12\), got"):
+        with pytest.raises(ValueError, match=r"masks must be bool \(2, 12, 12\), of the images as"):
             TTCAV(vit, 0, n_cavs=3).sensitivity_maps(images(2, 9), SETS, 0, masks=wrong, **QUIET)
 
 
 def test_scores_without_sets_are_empty():
     assert ConceptScores([], torch.zeros(0, 1), [], {}) == {}
+
+
+def test_maps_of_a_float64_model(vit):
+    plain, double = (TTCAV(model, 0, n_cavs=3) for model in (vit, copy.deepcopy(vit).double()))
+    sets = {name: examples.double() for name, examples in SETS.items()}
+    found = double.sensitivity_maps(images(2, 9).double(), sets, 0, **QUIET)
+    assert found.values.dtype == torch.float64
+    expected = plain.sensitivity_maps(images(2, 9), SETS, 0, **QUIET)
+    torch.testing.assert_close(found.values.float(), expected.values, rtol=1e-3, atol=1e-6)
+
+
+def test_effects_under_rules_are_by_gradients_under_rules(vit):
+    inputs = images(4, 9)
+    found = TTCAV(vit, 0, n_cavs=3, propagation="attnlrp").interpret(inputs, SETS, 0, **QUIET)
+    with observed_forward(vit, tensor_inputs(vit, inputs), propagation=ATTNLRP, modules={"vit.layers.0"}) as run:
+        (states,) = (one for one in run.states if one.module == "vit.layers.0")
+        (gradient,) = torch.autograd.grad(run.output[:, 0].sum(), states.hidden)
+    with torch.no_grad():
+        read = {name: vit(e, output_hidden_states=True).hidden_states[1][:, 0] for name, e in SETS.items()}
+    for k, name in enumerate(SETS):
+        others = torch.cat([hidden for other, hidden in read.items() if other != name])
+        expected = gradient[:, 0].mean(0) @ (read[name].mean(0) - others.mean(0))
+        assert float(found.of_set().p_values.effects[0, k]) == pytest.approx(float(expected), rel=1e-3)
+    plain = TTCAV(vit, 0, n_cavs=3).interpret(inputs, SETS, 0, **QUIET)
+    assert not torch.allclose(plain.of_set().p_values.effects, found.of_set().p_values.effects, rtol=0.01)

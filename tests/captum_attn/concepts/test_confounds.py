@@ -7,13 +7,15 @@ import warnings
 import pandas as pd
 import pytest
 import torch
+from captum.concept import Concept
 from families import FAMILIES
 from scipy import stats
-from small_models import load_texture_model
+from small_models import load_text_model, load_texture_model
 from textures import CLASSES, class_images, texture_images
 
 from captum_attn import TTCAV
-from captum_attn.concepts.confounds import Confounds, ExplainedInputs, content_of_each, find_confounds, near_inputs
+from captum_attn.concepts.confounds import Confounds, ExplainedInputs, find_confounds, near_inputs
+from captum_attn.concepts.experimental_sets import content_of_each
 from captum_attn.core import ModelInputs
 
 QUIET = {"show_progress": False}
@@ -40,6 +42,19 @@ def test_content_does_not_know_padding():
     assert len({*content_of_each([ModelInputs(ids[:2], "input_ids", {}), ModelInputs(ids[2:], "input_ids", {})])}) == 3
 
 
+def test_content_is_all_that_the_model_reads_of_an_example():
+    ids, zeros = torch.tensor([[5, 6, 7], [5, 6, 7]]), torch.zeros(2, 3, dtype=torch.long)
+    boxes = torch.arange(24).view(2, 3, 4)
+    first, second = content_of_each([ModelInputs(ids, "input_ids", {"bbox": boxes})])
+    assert first != second
+    by_place = content_of_each([ModelInputs(ids, None, positional=(boxes,), places=("bbox",))])
+    assert by_place == [first, second]
+    alone, again = content_of_each([ModelInputs(ids, "input_ids", {})])
+    assert alone == again not in (first, second)
+    given = {"attention_mask": torch.ones_like(ids), "token_type_ids": zeros, "scale": torch.tensor(2.0)}
+    assert content_of_each([ModelInputs(ids, "input_ids", given)]) == [alone, alone]
+
+
 def test_near_is_on_the_inputs_side_of_the_others():
     states = torch.cat([noise(30, 6), noise(30, 6, seed=1) + 4])
     concepts = torch.arange(60) // 30
@@ -47,6 +62,9 @@ def test_near_is_on_the_inputs_side_of_the_others():
     half = torch.cat([noise(15, 6, seed=3) - 4, noise(15, 6, seed=4) + 4])
     assert near_inputs(torch.cat([half, states[30:]]), concepts, 0, inputs) == 0.5
     assert near_inputs(states, concepts, 1, inputs) == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.tensor(near_inputs(states, concepts, 1, inputs[:1])).isnan()
     unknown = ExplainedInputs([], torch.tensor([[1], [0]]))
     copies = torch.zeros(60, dtype=torch.bool)
     found = find_confounds([states, states], concepts, torch.tensor([0, 1]), unknown, concepts, copies)
@@ -89,7 +107,8 @@ def test_a_concept_that_is_the_class_is_told():
         "plain": texture_images("plain", 14, seed=1),
     }
     inputs = class_images("zebra", 20, seed=2)
-    with pytest.warns(UserWarning, match=r"'herd' \(set 0-1-2\): the model takes 100% of its examples .* \(0% of the"):
+    told = r"'herd' \(set 0-1-2\): the model takes 100% of its examples .* \(0% of the.* without them 0 would be left"
+    with pytest.warns(UserWarning, match=told):
         scores = TTCAV(model, n_cavs=2).interpret(inputs, concepts, zebra, **QUIET)
     table = scores.concepts().set_index("concept")
     with torch.no_grad():
@@ -114,9 +133,9 @@ def test_what_is_left_out_is_as_if_it_had_not_been_given(vit):
         expected = ttcav.interpret(inputs, given, 0, **QUIET)
     pd.testing.assert_frame_equal(found.table(), expected.table())
     pd.testing.assert_frame_equal(found.concepts(), expected.concepts())
-    assert found.of_set().numbers == [list(numbers) for numbers in kept.values()]
+    assert [list(numbered) for numbered in found.of_set().numbered] == [list(numbers) for numbers in kept.values()]
     for wrong, message in (
-        ({"dim": [0]}, r"leave_out has no such concepts: \['dim'\], expected some of \['bright', 'dark', 'plain'\]"),
+        ({"dim": [0]}, r"leave_out: 0 concepts are named 'dim', of \['bright', 'dark', 'plain'\]"),
         ({"dark": [8]}, r"concept 'dark' has 8 examples, from 0, so that \[8\] are none of them"),
         ({"dark": range(4)}, "concept 'dark' has too few examples, 4"),
     ):
@@ -138,3 +157,65 @@ def test_copies_are_told_and_do_not_make_a_concept(vit):
     for examples, count, copies in ((same, 20, 19), (inputs, 6, 6)):
         with pytest.raises(ValueError, match=f"of the {count} examples of concept 'odd', {copies} are copies of each"):
             ttcav.interpret(inputs, {"odd": examples, "dark": dark}, 0, **QUIET)
+
+
+class Shuffled:
+    """Other images at each reading."""
+
+    def __init__(self, examples):
+        self.examples, self.turn = examples, 0
+
+    def __iter__(self):
+        self.turn += 1
+        return iter(self.examples.roll(self.turn, 0).split(4))
+
+
+def test_numbers_of_other_examples_are_refused(vit):
+    inputs, bright = images(6, 9), images(12, 1, 0.5)
+    bright[3] = bright[0]
+    ttcav = TTCAV(vit, n_cavs=2)
+    sets = {"bright": Shuffled(bright), "dark": images(8, 2, -0.5)}
+    scores = ttcav.interpret(inputs, sets, [0, 1] * 3, **QUIET)
+    with pytest.raises(ValueError, match="'bright' that have other numbers now: does its data loader shuffle"):
+        ttcav.interpret(inputs, sets, [0, 1] * 3, leave_out=scores.suspicious(), **QUIET)
+    sets["bright"] = bright
+    told = ttcav.interpret(inputs, sets, [0, 1] * 3, **QUIET).suspicious()
+    assert ttcav.interpret(inputs, sets, [0, 1] * 3, leave_out=told, **QUIET).suspicious() == {}
+
+
+def test_a_name_of_two_concepts_tells_of_neither(vit):
+    first, second = images(8, 1, 0.5), images(8, 4)
+    second[5] = second[2]
+    dark = Concept(0, "dark", [images(8, 2, -0.5)])
+    sets = [[dark, Concept(1, "random", [first])], [dark, Concept(2, "random", [second])]]
+    ttcav, inputs = TTCAV(vit, n_cavs=2), images(6, 9)
+    scores = ttcav.interpret(inputs, sets, 0, **QUIET)
+    with pytest.raises(ValueError, match="several concepts are named 'random': give each a name of its own"):
+        scores.suspicious()
+    with pytest.raises(ValueError, match="leave_out: 2 concepts are named 'random'"):
+        ttcav.interpret(inputs, sets, 0, leave_out={"random": [0]}, **QUIET)
+
+
+def test_numbers_are_those_given_also_past_what_cannot_be_read(vit):
+    model, tokenizer = load_text_model()
+    praise = ["a gem", None, "superb", "a delight", None, "a gem", "funny", "gripping", "charming"]
+    blame = ["a mess", "awful", "a bore", "stale", "tedious"]
+    ttcav, inputs = TTCAV(model, n_cavs=2, processor=tokenizer, on_error="skip"), ["a gripping film"]
+    with pytest.warns(UserWarning, match="2 could not be read: number 1"):
+        scores = ttcav.interpret(inputs, {"praise": praise, "blame": blame}, 0, **QUIET)
+    assert list(scores.of_set().numbered[0]) == [0, 2, 3, 5, 6, 7, 8]
+    assert scores.suspicious()["praise"] == [5]
+    with pytest.warns(UserWarning, match="2 could not be read"):
+        left = ttcav.interpret(inputs, {"praise": praise, "blame": blame}, 0, leave_out={"praise": [5, 7]}, **QUIET)
+    assert list(left.of_set().numbered[0]) == [0, 2, 3, 6, 8]
+
+
+def test_what_can_be_refused_is_refused_before_the_model_reads(vit, monkeypatch):
+    ttcav, inputs, sets = TTCAV(vit, n_cavs=2), images(6, 9), {"bright": images(9, 1, 0.5), "dark": images(8, 2, -0.5)}
+    monkeypatch.setattr(vit.vit.embeddings, "forward", None)
+    with pytest.raises(ValueError, match="0 concepts are named 'dim'"):
+        ttcav.interpret(inputs, sets, 0, leave_out={"dim": [0]}, **QUIET)
+    with pytest.raises(ValueError, match="6 are copies of each other"):
+        ttcav.interpret(inputs, {**sets, "same": inputs}, 0, **QUIET)
+    with pytest.raises(ValueError, match="masks must be bool"):
+        ttcav.sensitivity_maps(inputs, sets, 0, masks=torch.ones(6, 3, 3, dtype=torch.bool), **QUIET)
