@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -153,12 +153,13 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
 
     def of_set(self, key: str | None = None) -> SetScores:
         """All scores of an experimental set, by its key; of the first one without. ``KeyError`` if there is none."""
-        if key is None:
-            return self.sets[0]
-        try:
-            return next(one for one in self.sets if one.key == key)
-        except StopIteration:
-            raise KeyError(f"there is no set {key!r}: expected one of {', '.join(map(repr, self))}") from None
+        return self.sets[self._place(key)]
+
+    def _place(self, key: str | None) -> int:
+        keys = [one.key for one in self.sets]
+        if key is not None and key not in keys:
+            raise KeyError(f"there is no set {key!r}: expected one of {', '.join(map(repr, keys))}")
+        return 0 if key is None else keys.index(key)
 
     def concepts(self) -> pd.DataFrame:
         """The answer for each concept, one row each.
@@ -229,8 +230,7 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
     @property
     def _levels(self) -> list[Tensor]:
         """float64 (K,) of each set, below which p-values its concepts are significant."""
-        sizes = [len(one.concepts) for one in self.sets]
-        return list(holm_levels(torch.cat([one.p_values.of_concepts for one in self.sets])).split(sizes))
+        return self._of_concepts(holm_levels)
 
     def power(self) -> pd.DataFrame:
         """How many examples would show each concept's effect, if it is what it looks like.
@@ -255,17 +255,21 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
 
         Args, Returns, Raises: as :meth:`plot`.
         """
-        one = self.of_set(experimental_set)
-        (levels,) = (levels for levels, other in zip(self._levels, self.sets, strict=True) if other is one)
-        curves = [one.power(k, level) for k, level in enumerate(levels.tolist())]
+        place = self._place(experimental_set)
+        one, levels = self.sets[place], self._levels[place].tolist()
+        curves = [one.power(k, level) for k, level in enumerate(levels)]
         names = [concept.name for concept in one.concepts]
         return powers_by_examples(curves, WANTED, names, one.examples, self._title)
 
     @property
     def p_holm(self) -> list[Tensor]:
         """float64 (K,) of each set: one p-value for each concept, after Holm's correction for those of all sets."""
+        return self._of_concepts(holm)
+
+    def _of_concepts(self, function: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        """A function (m,) of the p-values of all concepts, for each set."""
         sizes = [len(one.concepts) for one in self.sets]
-        return list(holm(torch.cat([one.p_values.of_concepts for one in self.sets])).split(sizes))
+        return list(function(torch.cat([one.p_values.of_concepts for one in self.sets])).split(sizes))
 
     def table(self) -> pd.DataFrame:
         """Everything about each concept in each layer, one row each.
@@ -338,14 +342,14 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
         Raises:
             KeyError: no such set.
         """
-        one = self.of_set(experimental_set)
+        place = self._place(experimental_set)
+        one, p_concepts = self.sets[place], self.p_holm[place].tolist()
         rows = self.table().query("set == @one.key")
         shape = (len(one.layers), len(one.concepts))
         scores, effects, p_values = (
             torch.tensor(rows[column].to_numpy()).view(shape).mT for column in ("score", "effect", "p_holm")
         )
-        (p_concepts,) = (p for p, other in zip(self.p_holm, self.sets, strict=True) if other is one)
-        names = [f"{c.name}, {_p_value(p)}" for c, p in zip(one.concepts, p_concepts.tolist(), strict=True)]
+        names = [f"{c.name}, {_p_value(p)}" for c, p in zip(one.concepts, p_concepts, strict=True)]
         return concepts_by_layers(scores, effects, p_values, names, layer_labels(one.layers), self._title)
 
     def plot_stability(self, experimental_set: str | None = None) -> Figure:

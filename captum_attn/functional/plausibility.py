@@ -91,7 +91,7 @@ def energy_pointing_game(values: Tensor, covered: Tensor) -> Tensor:
 
     Args:
         values: float (..., rows, columns), of an image's patches or pixels.
-        covered: float (..., rows, columns), which share of each belongs to the object, 0 to 1.
+        covered: float (..., rows, columns), which share of each belongs to the object, 0 to 1; both are broadcast.
 
     Returns:
         float (...); NaN where no value is positive.
