@@ -8,13 +8,15 @@ transformer, and ``--target`` the class that is explained, of which ``--targets`
 answer for each concept, how sure it is in each layer, how many examples it would take, where in some images, and what
 is left without the examples that the model takes for the class.
 
-``--null`` names a folder of images without a meaning: these are split into parts at random, again and again, and how
-often a part is a significant concept says how often this test is wrong, on these images and this model.
+``--null`` names a folder of images without a meaning, or one of the concepts: these are split into parts at random,
+again and again, and how often a part is a significant concept says how often this test is wrong, on these images and
+this model.
 """
 
 from __future__ import annotations
 
 import argparse
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ import pandas as pd
 import torch
 from concept_folders import read_concepts, read_images
 from concept_page import ANSWERS, SHOWN, Page
+from scipy.stats import binomtest
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from captum_attn import TTCAV
@@ -39,7 +42,7 @@ def main() -> None:
     try:
         concepts = read_concepts(options.concepts, options.only, options.most)
         targets = read_images(options.targets, options.most)
-        null = read_images(options.null, options.most) if options.null else []
+        null = concepts.get(options.null) or (read_images(Path(options.null), options.most) if options.null else [])
         model = AutoModelForImageClassification.from_pretrained(options.model, dtype=torch.float32)
         processor = AutoImageProcessor.from_pretrained(options.model)
     except (OSError, ValueError) as error:
@@ -82,7 +85,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--target", help="the class that is explained, by name or number (default: the predicted one)")
     parser.add_argument("--model", required=True, help="folder or hub name of a vision transformer that classifies")
     parser.add_argument("--layers", type=int, nargs="+", help="some of its layers, by number (default: all)")
-    parser.add_argument("--null", type=Path, help="a folder of images without a meaning")
+    parser.add_argument("--null", help="a folder of images without a meaning, or one of the concepts")
     parser.add_argument("--splits", type=int, default=20, help="of these (default: %(default)s)")
     parser.add_argument(
         "--most", type=int, default=120, help="images of each concept and targets (default: %(default)s)"
@@ -118,7 +121,9 @@ def false_alarms(
     for split in range(splits):
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(split)) % PARTS
         others = {f"part {part}": (order != part).nonzero().flatten().tolist() for part in range(PARTS)}
-        scores = ttcav.interpret(targets, concepts, target, leave_out=others, show_progress=False)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*its vectors separate")  # as they should
+            scores = ttcav.interpret(targets, concepts, target, leave_out=others, show_progress=False)
         answers.append(scores.concepts().assign(split=split))
         layers.append(scores.table().assign(split=split))
     of_concepts, of_layers = pd.concat(answers), pd.concat(layers).dropna(subset="p")
@@ -127,8 +132,12 @@ def false_alarms(
         "layers, p < .05": of_layers.p < 0.05,
         "splits with a significant concept": of_concepts.groupby("split").significant.any(),
     }
-    rows = [(name, int(hits.sum()), len(hits), float(hits.mean())) for name, hits in found.items()]
-    return pd.DataFrame(rows, columns=["what", "found", "of", "share"])
+    rows = []
+    for name, hits in found.items():
+        test = binomtest(int(hits.sum()), len(hits))
+        low, high = test.proportion_ci()  # as if they were independent
+        rows.append((name, test.k, test.n, test.statistic, f"{low:.3f} to {high:.3f}"))
+    return pd.DataFrame(rows, columns=["what", "found", "of", "share", "95 % interval"])
 
 
 if __name__ == "__main__":

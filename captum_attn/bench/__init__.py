@@ -30,7 +30,7 @@ from captum_attn.bench.method_scores import (
     token_scores,
 )
 from captum_attn.bench.perturbed_inputs import PerturbedInputs
-from captum_attn.bench.reading import OnError, Reader, UnreadableError
+from captum_attn.bench.reading import OnError, Reader, UnreadableError, check_in_order
 
 __all__ = [
     "INTERVENTIONS",
@@ -54,6 +54,7 @@ __all__ = [
     "WithArguments",
     "batches",
     "captum_baselines",
+    "check_in_order",
     "check_label",
     "check_methods",
     "checked_labels",

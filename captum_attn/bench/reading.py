@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import RandomSampler
 
 from captum_attn.core import ModelInputs, config_of, device_of, encode, length_limit, mapping_inputs, warn_user
 from captum_attn.core.encoding import padded, warn_of_cut
@@ -147,17 +148,23 @@ class Reader:
     def _loaded(self, place: int, example: Any, problems: list[str]) -> Any | None:
         """An example; an image in the model's colours, opened where it is a path."""
         if hasattr(example, "convert"):
-            return example.convert(self._colours)
+            return self._upright(example)
         if not isinstance(example, Path) and not (isinstance(example, str) and not self._reads_text):
             return example
         from PIL import Image
 
         try:
             with Image.open(example) as image:
-                return image.convert(self._colours)
+                return self._upright(image)
         except Exception as error:
             problems.append(f"number {place} ({_described(error)})")
             return None
+
+    def _upright(self, image: Any) -> Any:
+        """A PIL image as its metadata turn it, in the model's colours."""
+        from PIL import ImageOps
+
+        return ImageOps.exif_transpose(image).convert(self._colours)
 
     def _processed(self, examples: Sequence[tuple[int, Any]], what: str, problems: list[str]) -> Iterator[_Numbered]:
         """Examples as one batch; one by one where that fails, to find out which of them it is."""
@@ -216,6 +223,12 @@ def _is_features(data: Any) -> bool:
     """Whether it is a tuple or list of a batch's tensors, as a ``TensorDataset`` yields them."""
     tensors = isinstance(data, tuple | list) and len(data) > 0 and all(isinstance(part, Tensor) for part in data)
     return tensors and data[0].dim() > 1 and not (isinstance(data, list) and _is_single(data[0]))
+
+
+def check_in_order(data: Any, what: str) -> None:
+    """Raise ``ValueError`` for a data loader that shuffles, where something is given for each of its examples."""
+    if isinstance(getattr(data, "sampler", None), RandomSampler):
+        raise ValueError(f"the data loader shuffles, so that {what} would be of other examples: give shuffle=False")
 
 
 _Numbered = tuple[ModelInputs, Sequence[int] | None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
@@ -23,11 +24,11 @@ if TYPE_CHECKING:
 def concepts_by_layers(
     scores: Tensor, effects: Tensor, p_values: Tensor, concepts: Sequence[str], layers: Sequence[str], title: str
 ) -> Figure:
-    """A map of T-TCAV scores, with marks where the effect is significant.
+    """A map of effects, with T-TCAV scores in it, and marks where the effect is significant.
 
     Args:
         scores: (K, L), between 0 and 1; NaN where undefined.
-        effects: (K, L), whose sign a mark shows.
+        effects: (K, L), which colours show, in units of the largest in a layer; their signs are the marks.
         p_values: (K, L), corrected.
         concepts, layers: names of rows and columns.
         title: above the axes.
@@ -38,14 +39,15 @@ def concepts_by_layers(
     figure = Figure(figsize=(width, 1.9 + 0.42 * len(concepts)), layout="constrained")
     axes = figure.add_subplot()
     sure = p_values < SIGNIFICANT
-    colours = diverging_colours()(scores.nan_to_num(0.5).numpy())
+    strength = effects / effects.abs().amax(0).clamp(min=torch.finfo(torch.float32).tiny)
+    colours = diverging_colours()((0.5 + strength / 2).numpy())
     colours[..., 3] = np.where(sure.numpy(), 1.0, 0.35)
     colours[scores.isnan().numpy()] = (0.9, 0.9, 0.9, 1.0)
     axes.imshow(colours, aspect="auto")
     for row, column in np.ndindex(*scores.shape):
         score = float(scores[row, column])
         mark = (" ▲" if effects[row, column] > 0 else " ▼") if sure[row, column] else ""
-        dark = sure[row, column] and abs(score - 0.5) > 0.3
+        dark = sure[row, column] and abs(strength[row, column]) > 0.6
         axes.text(
             column,
             row,
@@ -63,8 +65,8 @@ def concepts_by_layers(
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     figure.supxlabel(
-        "number, colour: T-TCAV score (none: no gradient)\n"
-        "p: the concept's, of all layers (Holm); ▲ the effect raises, ▼ lowers the output; pale: not significant (5 %)",
+        "colour: effect, of the layer's largest; ▲ it raises, ▼ lowers the output; pale: not significant (5 %)\n"
+        "number: T-TCAV score (none: no gradient); p: the concept's, of all layers (Holm)",
         fontsize=7,
     )
     return as_written(figure)
@@ -128,13 +130,13 @@ def powers_by_examples(
     axes = figure.add_subplot()
     for curve, concept, count in zip(curves, concepts, at_hand, strict=True):
         (line,) = axes.plot(curve.examples, curve.power, label=concept)
-        place = curve.examples.index(count)
-        axes.plot(count, curve.power[place], "o", color=line.get_color())
+        if count in curve.examples:
+            axes.plot(count, curve.power[curve.examples.index(count)], "o", color=line.get_color())
     axes.axhline(wanted, color="0.8", linewidth=1, zorder=0)
     axes.set_xscale("log")
     axes.set_ylim(-0.03, 1.03)
     axes.set_xlabel("examples of the concept (dot: at hand)")
-    axes.set_ylabel("how often it would be significant")
+    axes.set_ylabel("how often they would be significant")
     axes.legend(fontsize=8, frameon=False)
     axes.set_title(title, fontsize=10, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
@@ -142,11 +144,11 @@ def powers_by_examples(
 
 
 def concepts_over_image(
-    pixels: Tensor, patches: Tensor, grid: Grid, names: Sequence[str], title: str, mask: Tensor | None = None
+    pixels: Tensor, patches: Tensor, grid: Grid, names: Sequence[str], title: str, unit: str, mask: Tensor | None = None
 ) -> Figure:
     """An image (C, h, w), and beside it the sensitivity of its patches (K, rows, columns) to each of K concepts.
 
-    A mask, bool (h, w), is outlined.
+    A mask, bool (h, w), is outlined; the scale's unit is written beside it.
 
     Raises:
         ValueError: nothing says where the patches lie.
@@ -175,12 +177,12 @@ def concepts_over_image(
             centres = (0.5, pixels.shape[2] - 0.5, 0.5, pixels.shape[1] - 0.5)  # of the outermost pixels
             axes.contour(mask.cpu().numpy(), levels=[0.5], extent=centres, colors="black", linewidths=0.8)
         axes.set_axis_off()
-    figure.colorbar(ScalarMappable(scale, colours), ax=panels, shrink=0.8, label=_SENSITIVITY)
+    figure.colorbar(ScalarMappable(scale, colours), ax=panels, shrink=0.8, label=unit)
     figure.suptitle(title, fontsize=10)
     return as_written(figure)
 
 
-def concepts_under_text(tokens: Sequence[str], values: Tensor, names: Sequence[str], title: str) -> Figure:
+def concepts_under_text(tokens: Sequence[str], values: Tensor, names: Sequence[str], title: str, unit: str) -> Figure:
     """The sensitivity (K, N) of N tokens to each of K concepts: a row for each, as many times as the text has lines."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -204,14 +206,19 @@ def concepts_under_text(tokens: Sequence[str], values: Tensor, names: Sequence[s
         axes.spines[:].set_visible(False)
     lines[0].set_title(title, fontsize=10, loc="left")
     bar = figure.colorbar(ScalarMappable(scale, colours), ax=list(lines), shrink=0.9, aspect=12)
-    bar.set_label(_SENSITIVITY, fontsize=8)
+    bar.set_label(unit, fontsize=8)
     return as_written(figure)
 
 
 _TOKENS_IN_A_LINE = 30
-_SENSITIVITY = "change of the output,\ntowards the concept"
 _DOT = "#1f77d6"
 
 
 def _limit(values: Tensor) -> float:
-    return float(values.abs().max().clamp(min=torch.finfo(torch.float32).tiny))
+    """The end of a scale; 1 where there is nothing to show."""
+    return float(values.abs().max()) or 1.0
+
+
+def written_p(p: float) -> str:
+    """A p-value as figures have it: ``"p = .012"``."""
+    return "undefined" if math.isnan(p) else "p < .001" if p < 0.001 else f"p = {p:.3f}".replace("0.", ".")

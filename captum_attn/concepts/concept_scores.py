@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -12,7 +11,7 @@ import torch
 from captum.concept import Concept
 from torch import Tensor
 
-from captum_attn.concepts.concept_figures import concepts_by_layers, powers_by_examples, scores_of_draws
+from captum_attn.concepts.concept_figures import concepts_by_layers, powers_by_examples, scores_of_draws, written_p
 from captum_attn.concepts.confounds import Confounds
 from captum_attn.concepts.experimental_sets import ExampleNumbers
 from captum_attn.concepts.layers import Layer, layer_labels
@@ -64,20 +63,21 @@ class SetScores:
             notes.append("score and effect disagree")
         if not self.separates(layer, concept):
             notes.append("its vectors separate no better than chance")
-        if scores.t_test[concept].isnan() and not scores.sign_count[concept].isnan().any():
-            notes.append("constant score, no t-test")
         return "; ".join(notes)
 
     def power(self, concept: int, level: float) -> PowerCurve:
-        """How often a concept would be significant at a level, with more or fewer examples."""
+        """How often a concept's examples would be significant at a level, were they more or fewer."""
         effects = torch.stack([scores.effects.example_effects for scores in self.scores])
         own = self.confounds.concepts == concept
-        return power_curve(effects, own, self.p_values.direction[:, concept], level, concept, self.p_values.least)
+        return power_curve(effects, own, level, concept, self.p_values.least)
 
     def concept_notes(self, concept: int, layers: Tensor, level: float) -> str:
         """What must be known before a concept, significant below a level, is believed; and its bool (L,) layers."""
         notes = [self.notes(int(self.p_values.surest[concept]), concept)]
-        if float(self.p_values.of_concepts[concept]) >= level:
+        significant = float(self.p_values.of_concepts[concept]) < level
+        if significant and not layers.any():
+            notes.append("no layer is significant by itself")
+        elif not significant and self.separates(int(self.p_values.surest[concept]), concept):
             notes.append(self.wanting(concept, level))
         effects = self.p_values.effects[layers, concept]
         if (effects > 0).any() and (effects < 0).any():
@@ -90,11 +90,15 @@ class SetScores:
 
     def wanting(self, concept: int, level: float) -> str:
         """What a concept would take to be significant."""
+        p_direction = float(cauchy_combination(self.p_values.direction[:, concept]))
+        if p_direction >= level:
+            return (
+                f"the gradient's direction could be chance ({written_p(p_direction)}): other concepts in the set, or "
+                "random examples, can make that test more powerful"
+            )
         needed = self.power(concept, level).needed(self.examples[concept])
         if needed is not None:
             return f"an effect like this takes some {needed} examples to be significant in {WANTED:.0%} of draws"
-        if float(cauchy_combination(self.p_values.direction[:, concept])) >= level:
-            return "the gradient's direction could be chance, however many examples there are"
         return f"not even with {MULTIPLES[-1]:.0f} times the examples would an effect like this be significant"
 
     def separates(self, layer: int, concept: int) -> bool:
@@ -237,8 +241,8 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
 
         Returns:
             A row for each concept and number of examples: ``set``, ``concept``, ``examples``, of the others in the same
-            proportion; and ``power``, how often it would be significant, in draws from those at hand: see
-            :func:`captum_attn.concepts.power.power_curve`.
+            proportion; and ``power``, how often these would be significant, in draws from those at hand, if the
+            gradient's direction is: see :func:`captum_attn.concepts.power.power_curve`.
         """
         import pandas as pd
 
@@ -287,7 +291,7 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
               ``score_std``, its spread over them; ``magnitude``, the mean sensitivity;
             - ``t_test``, the paper's p-value of the scores against 0.5, for comparison. **Do not rely on it**: vectors
               that share their positives are not independent, so that it finds most concepts significant, on untrained
-              models, too;
+              models, too. NaN where all vectors have one score;
             - ``accuracy`` of the vectors on held-out examples' tokens, and ``accuracy_error``, its standard error;
               ``cosine``, the mean among the vectors;
             - ``examples`` of the concept, ``inputs``; ``note``, where something is wrong.
@@ -349,7 +353,7 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
         scores, effects, p_values = (
             torch.tensor(rows[column].to_numpy()).view(shape).mT for column in ("score", "effect", "p_holm")
         )
-        names = [f"{c.name}, {_p_value(p)}" for c, p in zip(one.concepts, p_concepts, strict=True)]
+        names = [f"{c.name}, {written_p(p)}" for c, p in zip(one.concepts, p_concepts, strict=True)]
         return concepts_by_layers(scores, effects, p_values, names, layer_labels(one.layers), self._title)
 
     def plot_stability(self, experimental_set: str | None = None) -> Figure:
@@ -439,10 +443,6 @@ def _compared(found: ConceptScores) -> list[Any]:
         (one.key, [concept.name for concept in one.concepts], list(found[one.key]), one.scores[0].sign_count.shape[1])
         for one in found.sets
     ]
-
-
-def _p_value(p: float) -> str:
-    return "undefined" if math.isnan(p) else "p < .001" if p < 0.001 else f"p = {p:.3f}".replace("0.", ".")
 
 
 def _spread(values: Tensor) -> float:

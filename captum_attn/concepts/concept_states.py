@@ -18,6 +18,8 @@ from captum_attn.core import (
     Target,
     Tokens,
     add_to_hash,
+    code_fingerprint,
+    config_of,
     device_of,
     fingerprint,
     observed_forward,
@@ -126,8 +128,8 @@ class StateStore:
         return states
 
     def refresh(self) -> None:
-        """Look at the model's weights anew; forget the states of others."""
-        weights = fingerprint(self._model)
+        """Look at the model's weights and behaviour anew; forget the states of others."""
+        weights = f"{fingerprint(self._model)} {behaviour(self._model)}"
         if weights != self._weights:
             self._kept.clear()
             self._weights = weights
@@ -176,9 +178,16 @@ class StateStore:
                 for kept, layer in zip(hidden, layers, strict=True):
                     kept.append(layer.of(run).hidden.detach()[chosen].cpu())
                 counts.append(chosen.sum(-1).cpu())
-                predicted.append(predicted_classes(run.output.detach()).cpu())
+                predicted.append(self._predicted(run.output.detach()).cpu())
             done(len(batch))
         return ConceptStates([torch.cat(parts) for parts in hidden], torch.cat(counts), torch.cat(predicted))
+
+    def _predicted(self, output: Tensor) -> Tensor:
+        """:func:`predicted_classes`, where outputs are classes that exclude each other."""
+        kind = getattr(config_of(self._model), "problem_type", None)
+        if kind in (None, "single_label_classification"):
+            return predicted_classes(output)
+        return torch.full((len(output),), -1)
 
     def _path(self, key: str) -> Path | None:
         return None if self._folder is None else self._folder / f"{key[:32]}.pt"
@@ -218,6 +227,19 @@ class StateStore:
         with NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
             torch.save(content, file)
         Path(file.name).replace(path)
+
+
+def behaviour(model: nn.Module) -> str:
+    """A hash of what a model does beside its weights: its modules' code, their hooks, and plain attributes."""
+    digest = hashlib.sha256()
+    for name, module in model.named_modules():
+        plain = {key: value for key, value in vars(module).items() if isinstance(value, bool | int | float | str)}
+        plain.pop("training", None)
+        hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+        functions = [getattr(hook, "__func__", hook) for hook in hooks]  # not what a method is bound to
+        code = [code_fingerprint(function) for function in (type(module).forward, *functions)]
+        add_to_hash(digest, (name, sorted(plain.items()), code))
+    return digest.hexdigest()
 
 
 def _checksum(states: ConceptStates) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
-from captum_attn.concepts.concept_scores import SetScores
+from captum_attn.concepts.concept_scores import ConceptScores, SetScores
 from captum_attn.concepts.experimental_sets import FEWEST_EXAMPLES
 from captum_attn.core import warn_user
 from captum_attn.functional import SIGNIFICANT
@@ -22,6 +24,23 @@ def warn_of_weak_tests(found: Sequence[SetScores]) -> None:
             f"significant: take more than permutations={found[0].p_values.permutations}, more examples, or fewer "
             "concepts"
         )
+
+
+def warn_of_several_classes(found: ConceptScores) -> None:
+    """Warn of inputs that are explained for different outputs."""
+    names = Counter(found.target_names)
+    if len(names) > 1:
+        each = ", ".join(f"{name} ({count})" for name, count in names.most_common(5))
+        warn_user(
+            f"the inputs are explained for several outputs, {each}: effects are means over them, and nothing can tell "
+            "whether a concept is the class in disguise; give inputs of one class, or target="
+        )
+
+
+def warn_of_cropped(processor: Any) -> None:
+    """Warn of masks beside an image processor that crops."""
+    if getattr(processor, "do_center_crop", False):
+        warn_user("the image processor crops images: masks must be of what is left of them, resized and cropped alike")
 
 
 def warn_of_confounds(found: Sequence[SetScores]) -> None:

@@ -12,7 +12,7 @@ from captum.concept import Concept
 from torch import Tensor
 
 from captum_attn.bench import Reader
-from captum_attn.core import ModelInputs, add_to_hash
+from captum_attn.core import ModelInputs, add_to_hash, as_index, is_index
 
 ExperimentalSets = Sequence[Sequence[Concept]] | Sequence[Concept] | Mapping[str, Any]
 
@@ -127,7 +127,7 @@ class ReadConcepts:
                 raise ValueError(f"leave_out: {names.count(name)} concepts are named {name!r}, of {names}")
         kept = {}
         for id, name in self.names.items():
-            left_out = set(leave_out.get(name, ()))
+            left_out = {_number(given) for given in leave_out.get(name, ())}
             self._check_numbers(id, left_out, getattr(leave_out, "contents", {}).get(name, {}))
             kept[id] = [place for place in self.kept[id] if self.numbers[id][place] not in left_out]
             check_enough(name, len(kept[id]))
@@ -185,6 +185,13 @@ def read_with(reader: Reader, experimental_sets: ExperimentalSets) -> ReadConcep
     return found
 
 
+def _number(given: Any) -> int:
+    """An example's number; ``TypeError`` for what is none, such as a mask's entry."""
+    if not is_index(given):
+        raise TypeError(f"leave_out has the numbers of examples, got {given!r} among them")
+    return as_index(given)
+
+
 def content_of_each(batches: Iterable[ModelInputs]) -> list[str]:
     """A hash of what the model reads of each input; without what a mask of its tokens says is padding."""
     return [_content(batch, number) for batch in batches for number in range(len(batch))]
@@ -198,6 +205,7 @@ def _content(batch: ModelInputs, number: int) -> str:
         real = given.pop("attention_mask").bool()[number]
     digest = sha256()
     for name, value in [("", batch.features), *sorted(given.items())]:
+        value = value if value.is_floating_point() else value.long()
         row = value[number] if real is None or value.shape[1:2] != real.shape else value[number][real]
         if not name or row.any():
             digest.update(name.encode())

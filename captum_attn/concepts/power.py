@@ -31,7 +31,7 @@ class PowerCurve(NamedTuple):
 
     Attributes:
         examples: of the concept; of the others, in the same proportion as they are.
-        power: the share of draws; NaN where no layer has a gradient.
+        power: the share of draws. None where no layer has a gradient.
     """
 
     examples: list[int]
@@ -46,21 +46,19 @@ class PowerCurve(NamedTuple):
 def power_curve(
     example_effects: Tensor,
     own: Tensor,
-    p_direction: Tensor,
     level: float,
     seed: int,
     least: float = 0.0,
     multiples: Sequence[float] = MULTIPLES,
 ) -> PowerCurve:
-    """Draw more or fewer examples from those at hand, with replacement, and test these as the concept is tested.
+    """Draw more or fewer examples from those at hand, with replacement, and test whether they could be chance.
 
-    What is at hand stands for what there is: effects that look larger than they are need more. The direction of the
-    gradient, which examples do not change, is as sure as it is.
+    What is at hand stands for what there is: effects that look larger than they are need more. Of the two tests of a
+    concept, this is of its examples; how sure the gradient's direction would be with others is not known.
 
     Args:
         example_effects: (L, E), of E examples in L layers.
         own: bool (E,), those of the concept.
-        p_direction: float64 (L,).
         level: below which one p-value for all layers is significant; after Holm's correction for K concepts, 0.05 / K
             for the surest of them.
         seed: of the draws.
@@ -70,12 +68,15 @@ def power_curve(
     Example:
         >>> effects = torch.randn(3, 40, generator=torch.Generator().manual_seed(0)).double()
         >>> effects[:, :10] += 1
-        >>> power_curve(effects, torch.arange(40) < 10, torch.zeros(3), 0.05, 0, multiples=(0.5, 1, 4)).examples
+        >>> power_curve(effects, torch.arange(40) < 10, 0.05, 0, multiples=(0.5, 1, 4)).examples
         [5, 10, 40]
 
     Source: Efron and Tibshirani 1993, *An Introduction to the Bootstrap*, section 25.
     """
-    random, effects = np.random.default_rng(seed), example_effects.double().cpu().numpy()
+    defined = example_effects.any(1)
+    random, effects = np.random.default_rng(seed), example_effects[defined].double().cpu().numpy()
+    if not defined.any():
+        return PowerCurve([], [])
     sides = (effects[:, own.cpu()], effects[:, ~own.cpu()])
     examples, power = [], []
     for multiple in multiples:
@@ -85,9 +86,8 @@ def power_curve(
         drawn = [figure for side, count in zip(sides, counts, strict=True) for figure in _redrawn(side, count, random)]
         with np.errstate(divide="ignore", invalid="ignore"):  # one example, again and again, has no variance
             chance = torch.from_numpy(stats.ttest_ind_from_stats(*drawn, equal_var=False).pvalue).nan_to_num(1.0)
-        combined = cauchy_combination(torch.maximum(chance.clamp(min=least), p_direction[:, None]))
         examples.append(counts[0])
-        power.append(float((combined < level).double().where(~combined.isnan(), torch.nan).mean()))
+        power.append(float((cauchy_combination(chance.clamp(min=least)) < level).double().mean()))
     return PowerCurve(examples, power)
 
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from captum_attn._moved import moved_names
-from captum_attn.concepts.concept_figures import concepts_over_image, concepts_under_text
+from captum_attn.concepts.concept_figures import concepts_over_image, concepts_under_text, written_p
 from captum_attn.core import Grid, patch_means, patch_values
+from captum_attn.core.propagation import GRADIENT
 from captum_attn.functional import energy_pointing_game, pointing_game
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class SensitivityMaps:
         real: bool (n, N), the tokens that are no padding.
         p_values: float64 (L, K), of the concepts' effects by these tokens; NaN where they have no gradient.
         masks: bool (n, h, w) of images, the pixels of the object in question; None if they are not known.
+        propagation: how gradients went down; under rules, values are relevance, and have no unit.
 
     Raises:
         ValueError: masks of another size, or of texts.
@@ -53,6 +55,7 @@ class SensitivityMaps:
     tokens: Sequence[Sequence[str]] | None = None
     p_values: Tensor | None = None
     masks: Tensor | None = None
+    propagation: str = GRADIENT.name
 
     def __post_init__(self) -> None:
         check_masks(self.masks, self.pixels)
@@ -77,12 +80,12 @@ class SensitivityMaps:
         Args:
             example: which of the n inputs.
             concepts: some of them, or one. Default: all.
-            layer: its name, or its place among ``layers``. Default: of those in which the output depends on several
-                tokens, if there are such, that where the effect of one of the concepts is surest.
+            layer: its name, or its place among ``layers``. Default: of those in which the output depends on at least
+                half as many tokens as in any, that where the effect of one of the concepts is surest.
 
         Returns:
             A matplotlib figure that belongs to no window. Red raises the explained output, blue lowers it; all concepts
-            have one scale.
+            have one scale. Beside each stands the p-value of its effect by these tokens in this layer, uncorrected.
 
         Raises:
             ValueError: an unknown concept or layer.
@@ -96,24 +99,29 @@ class SensitivityMaps:
             raise ValueError(f"unknown concepts {unknown}: expected some of {', '.join(map(repr, self.concepts))}")
         chosen = [list(self.concepts).index(name) for name in names]
         place = self._layer(layer, example, chosen)
-        title = f"{self.target_names[example]}, {self.layers[place]}"
+        plain = self.propagation == GRADIENT.name
+        title = ", ".join([self.target_names[example], self.layers[place], *([] if plain else [self.propagation])])
+        unit = f"{'change of the output' if plain else 'relevance'},\ntowards the concept"
+        if self.p_values is not None:
+            each = self.p_values[place, chosen].tolist()
+            names = [f"{name}, {written_p(p)}" for name, p in zip(names, each, strict=True)]
         if not self.values[example, place].any():
             title += ": no gradient on these tokens"
         if self.pixels is not None:
             patches = self.patches[example, place, chosen]
             mask = None if self.masks is None else self.masks[example]
-            return concepts_over_image(self.pixels[example], patches, self.grid, names, title, mask)
+            return concepts_over_image(self.pixels[example], patches, self.grid, names, title, unit, mask)
         values = self.values[example, place, chosen][:, self.real[example]]
         tokens = self.tokens[example] if self.tokens else [str(number) for number in range(values.shape[1])]
-        return concepts_under_text(tokens, values, names, title)
+        return concepts_under_text(tokens, values, names, title, unit)
 
     def on_object(self) -> pd.DataFrame:
         """How much of each concept's sensitivity lies on the masked object.
 
         Returns:
             A row for each input, layer and concept: ``input`` (its number), ``layer``, ``concept``; ``share`` of the
-            positive sensitivity that lies on the object; ``area``, the object's share of the image; ``ratio`` of both,
-            1 if the map does not see it; ``top``, 1 if its most sensitive patch is on it, else 0. NaN where no
+            positive sensitivity that lies on the object; ``area``, the object's share of the patches; ``ratio`` of
+            both, 1 if the map does not see it; ``top``, 1 if its most sensitive patch is on it, else 0. NaN where no
             sensitivity is positive.
 
         Raises:
@@ -137,7 +145,7 @@ class SensitivityMaps:
     def _layer(self, layer: str | int | None, example: int, concepts: Sequence[int]) -> int:
         if layer is None:
             sensitive = (self.values[example] != 0).any(1).sum(-1)  # tokens, in each layer
-            seen = (sensitive >= sensitive.max().clamp(max=2)).nonzero().flatten().cpu()
+            seen = (2 * sensitive >= sensitive.max()).nonzero().flatten().cpu()
             if self.p_values is None:
                 return int(seen[-1])
             sure = self.p_values[:, list(concepts)].nan_to_num(torch.inf).amin(1)

@@ -16,11 +16,17 @@ from captum.log import log_usage
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from captum_attn.bench import OnError, Reader
+from captum_attn.bench import OnError, Reader, check_in_order
 from captum_attn.concepts.cavs import ESTIMATORS, CAVEstimator, EstimatorName, fitted
 from captum_attn.concepts.concept_scores import ConceptScores, SetScores
 from captum_attn.concepts.concept_states import ConceptStates, Scope, StateStore, tokens_in_scope
-from captum_attn.concepts.concept_warnings import warn_of_confounds, warn_of_inseparable, warn_of_weak_tests
+from captum_attn.concepts.concept_warnings import (
+    warn_of_confounds,
+    warn_of_cropped,
+    warn_of_inseparable,
+    warn_of_several_classes,
+    warn_of_weak_tests,
+)
 from captum_attn.concepts.confounds import ExplainedInputs, find_confounds
 from captum_attn.concepts.experimental_sets import (
     ExperimentalSets,
@@ -39,6 +45,7 @@ from captum_attn.core import (
     Target,
     Tokens,
     device_of,
+    is_index,
     observed_forward,
     seeded,
     select_target,
@@ -221,21 +228,24 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         Warns:
             of concepts whose examples the model takes for the explained class more often than the others', or that hold
             copies of inputs or of other examples; of concepts whose vectors separate held-out examples no better than
-            chance, of too few permutations or
-            examples for the number of tests, of texts that are cut.
+            chance, of inputs that are explained for several outputs, of too few permutations or examples for the number
+            of tests, of texts that are cut.
 
         Raises:
             TypeError, ValueError, IndexError: inputs, concepts, targets or layers that do not fit; a concept with fewer
-                than 5 different examples, or with nothing to compare it with. Each says what was expected.
+                than 5 different examples, or with nothing to compare it with; targets for each of the inputs of a data
+                loader that shuffles. Each says what was expected.
             UnreadableError: examples that cannot be read, by their numbers.
         """
+        _check_order(inputs, target)
         concepts = self.read_concepts(experimental_sets).without(leave_out or {})
         batches = self._read_inputs(inputs, additional_forward_args)
         contents = content_of_each(batches)
         concepts.check_different(contents)
         layers = find_layers(self.model, batches[0][:1], self.layers)
         clock = [time.perf_counter()]
-        states = self.read_states(concepts, layers, _readout_target(target, batches), show_progress=show_progress)
+        readout_target = self._readout_target(target, batches)
+        states = self.read_states(concepts, layers, readout_target, show_progress=show_progress)
         clock.append(time.perf_counter())
         each = self._explained(batches, layers, self.tokens, target, show_progress)
         explained = [(batch.pooled(), batch.states, batch.targets, batch.outputs) for batch in each]
@@ -254,6 +264,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         )
         clock.append(time.perf_counter())
         found.seconds |= {stage: clock[k + 1] - clock[k] for k, stage in enumerate(("states", "gradients", "vectors"))}
+        warn_of_several_classes(found)
         warn_of_weak_tests(found.sets)
         warn_of_inseparable(found.sets)
         warn_of_confounds(found.sets)
@@ -368,6 +379,10 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
             torch.Size([2, 4, 2, 6])
             >>> maps.plot(0, layer=2).savefig("praise.png")
         """
+        _check_order(inputs, target)
+        if masks is not None:
+            check_in_order(inputs, "masks")
+            warn_of_cropped(self.processor)
         read = self.read_concepts(concepts)
         if len(read.sets) > 1:
             raise ValueError(f"maps are of one experimental set, got {len(read.sets)}")
@@ -405,6 +420,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
             [text for batch in explained for text in self._texts(batch)] or None,
             p_values=p_values.larger,
             masks=masks,
+            propagation=self.propagation.name,
         )
 
     def _map_vectors(self, tokens: TokenStates) -> Tensor:
@@ -470,6 +486,17 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
             outputs = run.output.shape[-1]
             yield _ExplainedBatch(batch, selection.targets, outputs, tokens, readout.gradients, weights, states)
 
+    def _readout_target(self, target: Target, batches: Sequence[ModelInputs]) -> Target:
+        """The output by which concepts' readout token is found; None where all outputs have the same."""
+        rows = set(target_of_each(target, sum(map(len, batches))) or ())
+        if self.tokens != "readout" or len(rows) != 1:
+            return None
+        (row,) = rows
+        with observed_forward(self.model, batches[0][:1]) as run:
+            of_all = run.find_readout(run.output.flatten(1).sum(1))
+            own = run.find_readout(select_target(run, [row]).scores)
+        return None if torch.equal(own, of_all) else row
+
     def _weights(self, scope: Scope, tokens: Tokens, readout: ReadoutGradients) -> list[Tensor]:
         """a of each layer, (B, N); 0 for tokens out of scope."""
         counted = tokens_in_scope(scope, tokens, readout.readout)
@@ -527,10 +554,9 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         return [to_tokens(ids[real].tolist()) for ids, real in pairs]
 
 
-def _readout_target(target: Target, batches: Sequence[ModelInputs]) -> Target:
-    """The target (token, class) by which concepts' readout token is found; None for classes, which do not change it."""
-    rows = set(target_of_each(target, sum(map(len, batches))) or ())
-    return rows.pop() if len(rows) == 1 and len(next(iter(rows))) > 1 else None
+def _check_order(inputs: Any, target: Target) -> None:
+    if isinstance(target, list | Tensor) and not is_index(target):
+        check_in_order(inputs, "targets")
 
 
 def _check_choice(name: str, given: Any, choices: Collection[str]) -> None:

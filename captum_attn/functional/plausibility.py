@@ -96,6 +96,9 @@ def energy_pointing_game(values: Tensor, covered: Tensor) -> Tensor:
     Returns:
         float (...); NaN where no value is positive.
 
+    Raises:
+        ValueError: other patches, or what is no share.
+
     Example:
         >>> covered = torch.tensor([[1.0, 0.5], [0.0, 0.0]])
         >>> energy_pointing_game(torch.tensor([[3.0, 2.0], [4.0, -9.0]]), covered)
@@ -103,6 +106,7 @@ def energy_pointing_game(values: Tensor, covered: Tensor) -> Tensor:
 
     Source: Wang et al. 2020 (Score-CAM), arXiv 1910.01279, section 4.3.
     """
+    _check_covered(values, covered)
     positive = values.clamp(min=0)
     return (positive * covered).sum((-2, -1)) / positive.sum((-2, -1))
 
@@ -121,8 +125,17 @@ def pointing_game(values: Tensor, covered: Tensor) -> Tensor:
 
     Source: Zhang et al. 2016 (excitation backprop), arXiv 1608.00507, section 4.2.
     """
+    _check_covered(values, covered)
     highest = ~(values < values.amax((-2, -1), keepdim=True))
     return ((covered > 0) | ~highest).flatten(-2).all(-1)
+
+
+def _check_covered(values: Tensor, covered: Tensor) -> None:
+    if values.shape[-2:] != covered.shape[-2:] or ((covered < 0) | (covered > 1)).any():
+        raise ValueError(
+            f"covered must be shares between 0 and 1 of the {tuple(values.shape[-2:])} patches, got "
+            f"{tuple(covered.shape[-2:])} of {float(covered.min()):g} to {float(covered.max()):g}"
+        )
 
 
 def _common(scores: Tensor, rationales: Tensor, players: Tensor) -> tuple[Tensor, Tensor]:

@@ -125,6 +125,9 @@ def cauchy_combination(p_values: Tensor) -> Tensor:
     Returns:
         float64 (...); NaN where all tests are undefined.
 
+    Raises:
+        ValueError: p-values beyond 0 and 1.
+
     Example:
         >>> cauchy_combination(torch.tensor([[0.01, 0.01], [0.01, 0.5], [0.01, float("nan")]]))
         tensor([0.0100, 0.0200], dtype=torch.float64)
@@ -132,6 +135,8 @@ def cauchy_combination(p_values: Tensor) -> Tensor:
     Source: Liu and Xie 2020, *Cauchy combination test*, JASA 115; Fang, Chang, Park and Tseng 2023, *Heavy-tailed
     distribution for combining dependent p-values*, for p-values near 1, which count as .999, lest one hide the others.
     """
+    if ((p_values < 0) | (p_values > 1)).any():
+        raise ValueError("p-values must be between 0 and 1")
     quantiles = stats.cauchy.isf(p_values.double().clamp(max=_LARGEST).cpu().numpy())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of tests that are all undefined

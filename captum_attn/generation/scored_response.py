@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import torch
@@ -61,7 +62,9 @@ class ScoredResponse(nn.Module):
             raise ValueError(f"parts must have shape (S, {count}), got {tuple(parts.shape)}")
         self.model, self.count, self.score = model, count, score
         self.register_buffer("parts", torch.ones(1, count) if parts is None else parts, persistent=False)
-        self.config = config_of(model)
+        self.config: Any = copy(config_of(model))
+        if self.config is not None:
+            self.config.problem_type = "regression"  # scores, no classes
 
     def extra_repr(self) -> str:
         """What tells it from other scorers of the same model."""
@@ -139,6 +142,8 @@ def scored_places(response_ids: Tensor) -> Tensor:
 
 def _given(model: nn.Module, ids: Tensor, mask: Tensor | None, **optional: Any) -> dict[str, Any]:
     """The model's arguments, positions counted without padding."""
+    if mask is None:
+        _check_unpadded(config_of(model), ids)
     real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
     if not real[:, 0].all() and "position_ids" not in parameter_names(model):
         raise ValueError(
@@ -146,6 +151,14 @@ def _given(model: nn.Module, ids: Tensor, mask: Tensor | None, **optional: Any) 
             "length together, or one at a time"
         )
     return Responses(ids, real, 1).given_to(model, slice(0, ids.shape[1]), **optional)
+
+
+def _check_unpadded(config: Any, ids: Tensor) -> None:
+    """Raise ``ValueError`` if some rows look padded, with a token that begins or ends no text."""
+    begins, ends, pad = (getattr(config, f"{name}_token_id", None) for name in ("bos", "eos", "pad"))
+    others = [begins, *(ends if isinstance(ends, list) else [ends])]
+    if pad is not None and pad not in others and ((ids[:, 0] == pad) | (ids[:, -1] == pad)).any():
+        raise ValueError(f"some rows begin or end with padding (token {pad}): give attention_mask=, too")
 
 
 def response_inputs(

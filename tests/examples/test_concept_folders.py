@@ -77,6 +77,6 @@ def test_the_script_explains_folders_with_a_model_from_a_folder(dtd, targets, tm
     assert "dotted (6), plain (7), striped (6); 4 targets" in printed
     assert "Without examples that the model takes for the class, or that are copies" in printed
     null = [line.split() for line in printed.splitlines() if "< .05" in line or "splits with" in line]
-    assert [int(row[-2]) for row in null] == [10, 40, 2]
+    assert [int(row[-5]) for row in null] == [10, 40, 2]
     found = {path.name for path in (tmp_path / "found").iterdir()}
     assert {"index.html", "scores.png", "map_0.png", "map_3.png", "states"} <= found

@@ -51,6 +51,20 @@ def test_pictures_and_their_paths_are_the_same(vit, pictures, paths):
         assert max(map(len, batches)) <= 2
 
 
+def test_pictures_are_turned_as_their_metadata_say(vit, tmp_path):
+    lying = Image.fromarray(np.arange(432, dtype=np.uint8).reshape(12, 12, 3))
+    exif = lying.getexif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    lying.save(tmp_path / "lying.png", exif=exif)
+    reader = Reader(vit, to_pixels, batch_size=2)
+    (of_path,), (of_image,), (upright,) = (
+        reader.read([given], "inputs")
+        for given in (tmp_path / "lying.png", Image.open(tmp_path / "lying.png"), lying.rotate(-90))
+    )
+    assert torch.equal(of_path.features, upright.features)
+    assert torch.equal(of_image.features, upright.features)
+
+
 def test_pictures_that_cannot_be_read_are_named(vit, paths):
     paths[1].write_text("no picture")
     paths[3].unlink()

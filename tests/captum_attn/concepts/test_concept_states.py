@@ -45,7 +45,7 @@ class Counted:
         return ttcav.interpret(INPUTS, concepts, 0, show_progress=False).table()
 
 
-ONCE = 1 + 3  # the first input tells the layers, then all three are explained
+ONCE = 2 + 3  # the first input tells the layers, and what is read from where; then all three are explained
 
 
 def test_states_are_computed_once():
@@ -200,3 +200,60 @@ def test_damaged_files_are_computed_again_and_said_to_be(tmp_path, damage):
         counted.run(TTCAV(counted.model, n_cavs=2, cache_dir=tmp_path))
     assert counted.seen == ONCE
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_what_a_model_does_beside_its_weights_makes_other_states(tmp_path):
+    counted = Counted()
+    model = Scaled(counted.model)
+    ttcav = TTCAV(model, n_cavs=2, cache_dir=tmp_path)
+    first = ttcav.interpret(INPUTS, CONCEPTS, 0, show_progress=False).table()
+    model.scale = -1.0
+    expected = TTCAV(model, n_cavs=2).interpret(INPUTS, CONCEPTS, 0, show_progress=False).table()
+    assert not expected.equals(first)
+    for one in (ttcav, TTCAV(model, n_cavs=2, cache_dir=tmp_path)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a file that is no longer of use
+            assert one.interpret(INPUTS, CONCEPTS, 0, show_progress=False).table().equals(expected)
+    hook = counted.model.vit.layers[0].register_forward_hook(lambda module, args, output: output + 1)
+    steered = ttcav.interpret(INPUTS, CONCEPTS, 0, show_progress=False).table()
+    hook.remove()
+    assert not steered.equals(expected)
+    assert ttcav.interpret(INPUTS, CONCEPTS, 0, show_progress=False).table().equals(expected)
+
+
+class Scaled(nn.Module):
+    """A model whose first layer's states are scaled by a plain number."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.config, self.scale = model, model.config, 1.0
+        model.vit.layers[0].mlp.register_forward_hook(lambda module, args, output: self.scale * output)
+
+    def forward(self, pixel_values):
+        return self.model(pixel_values=pixel_values)
+
+
+class TwoReadouts(nn.Module):
+    """A model of two outputs, which are read from its first token and from its last."""
+
+    def __init__(self, only=None):
+        super().__init__()
+        torch.manual_seed(0)
+        self.model, self.only = FAMILIES["bert"].build().bert, only
+        self.config, self.heads = self.model.config, nn.Linear(32, 2)
+
+    def forward(self, input_ids):
+        hidden = self.model(input_ids=input_ids).last_hidden_state
+        weights = 5 * self.heads.weight
+        both = torch.stack([hidden[:, 0] @ weights[0], hidden[:, -1] @ weights[1]], 1)
+        return both if self.only is None else both[:, self.only :][:, :1]
+
+
+@pytest.mark.parametrize("output", [0, 1])
+def test_states_are_of_the_token_that_the_explained_output_is_read_from(output):
+    ids = torch.randint(5, 60, (24, 7), generator=torch.Generator().manual_seed(0))
+    sets, inputs = {"first": ids[:8], "second": ids[8:16]}, ids[16:]
+    found = TTCAV(TwoReadouts(), n_cavs=2).interpret(inputs, sets, output, show_progress=False).table()
+    alone = TTCAV(TwoReadouts(only=output), n_cavs=2).interpret(inputs, sets, 0, show_progress=False).table()
+    assert found.effect.tolist() == pytest.approx(alone.effect.tolist(), rel=1e-4)
+    assert found.score.tolist() == pytest.approx(alone.score.tolist())

@@ -12,6 +12,7 @@ from families import FAMILIES
 from scipy import stats
 from small_models import load_text_model, load_texture_model
 from textures import CLASSES, class_images, texture_images
+from torch.utils.data import DataLoader, TensorDataset
 
 from captum_attn import TTCAV
 from captum_attn.concepts.confounds import Confounds, ExplainedInputs, find_confounds, near_inputs
@@ -49,6 +50,7 @@ def test_content_is_all_that_the_model_reads_of_an_example():
     assert first != second
     by_place = content_of_each([ModelInputs(ids, None, positional=(boxes,), places=("bbox",))])
     assert by_place == [first, second]
+    assert content_of_each([ModelInputs(ids.int(), "input_ids", {"bbox": boxes})]) == [first, second]
     alone, again = content_of_each([ModelInputs(ids, "input_ids", {})])
     assert alone == again not in (first, second)
     given = {"attention_mask": torch.ones_like(ids), "token_type_ids": zeros, "scale": torch.tensor(2.0)}
@@ -157,6 +159,40 @@ def test_copies_are_told_and_do_not_make_a_concept(vit):
     for examples, count, copies in ((same, 20, 19), (inputs, 6, 6)):
         with pytest.raises(ValueError, match=f"of the {count} examples of concept 'odd', {copies} are copies of each"):
             ttcav.interpret(inputs, {"odd": examples, "dark": dark}, 0, **QUIET)
+
+
+def test_masks_are_no_numbers_of_examples(vit):
+    ttcav, sets = TTCAV(vit, n_cavs=2), {"bright": images(9, 1, 0.5), "dark": images(8, 2, -0.5)}
+    mask = torch.zeros(9, dtype=torch.bool)
+    for given in (mask, mask.tolist(), mask.numpy(), ["3"], [1.0]):
+        with pytest.raises(TypeError, match="leave_out has the numbers of examples, got"):
+            ttcav.interpret(images(6, 9), sets, 0, leave_out={"bright": given}, **QUIET)
+
+
+def test_what_is_given_for_each_input_takes_them_in_order(vit):
+    inputs, sets = images(6, 9), {"bright": images(9, 1, 0.5), "dark": images(8, 2, -0.5)}
+    ttcav, masks = TTCAV(vit, n_cavs=2), torch.ones(6, 12, 12, dtype=torch.bool)
+    shuffled = DataLoader(TensorDataset(inputs), batch_size=2, shuffle=True)
+    with pytest.raises(ValueError, match="shuffles, so that targets would be of other examples"):
+        ttcav.interpret(shuffled, sets, [0, 1] * 3, **QUIET)
+    with pytest.raises(ValueError, match="shuffles, so that masks would be of other examples"):
+        ttcav.sensitivity_maps(shuffled, sets, 0, masks=masks, **QUIET)
+    assert len(ttcav.interpret(shuffled, sets, 0, **QUIET).targets) == 6
+    ordered = DataLoader(TensorDataset(inputs), batch_size=2)
+    with pytest.warns(UserWarning, match=r"explained for several outputs, .* \(3\), .* \(3\): effects are means"):
+        assert len(ttcav.interpret(ordered, sets, [0, 1] * 3, **QUIET).targets) == 6
+
+
+def test_masks_beside_a_processor_that_crops(vit):
+    class Cropping:
+        do_center_crop = True
+
+        def __call__(self, given):
+            return torch.stack(given)
+
+    ttcav, masks = TTCAV(vit, 0, n_cavs=2, processor=Cropping()), torch.ones(6, 12, 12, dtype=torch.bool)
+    with pytest.warns(UserWarning, match="processor crops images: masks must be of what is left"):
+        ttcav.sensitivity_maps(images(6, 9), {"bright": images(9, 1), "dark": images(8, 2)}, 0, masks=masks, **QUIET)
 
 
 class Shuffled:

@@ -34,25 +34,21 @@ def of_the_t_test(count: int, shift: float) -> float:
 @pytest.mark.parametrize("layers", [1, 5])
 def test_power_is_that_of_a_t_test(shift: float, layers: int) -> None:
     own = torch.arange(400) < 200
-    found = power_curve(effects(200, 200, shift, layers), own, torch.zeros(layers), LEVEL, 0, multiples=(0.1, 0.2, 0.5))
+    found = power_curve(effects(200, 200, shift, layers), own, LEVEL, 0, multiples=(0.1, 0.2, 0.5))
     assert found.examples == [20, 40, 100]
     assert found.power == pytest.approx([of_the_t_test(count, shift) for count in found.examples], abs=0.1)
 
 
-def test_more_examples_do_not_make_a_direction_sure() -> None:
-    own = torch.arange(60) < 30
-    found = power_curve(effects(30, 30, 2.0), own, torch.tensor([0.2]), LEVEL, 0)
-    assert found.power == [0] * len(MULTIPLES)
-    assert found.needed() is None
-    undefined = power_curve(effects(30, 30, 0.0), own, torch.tensor([torch.nan]), LEVEL, 0)
-    assert all(power != power for power in undefined.power)
-    assert PowerCurve([5, 10, 20], [0.3, 0.85, 0.9]).needed() == 10
+def test_what_is_needed_is_the_fewest_beyond_those_at_hand() -> None:
+    curve = PowerCurve([5, 10, 20], [0.3, 0.85, 0.9])
+    assert (curve.needed(), curve.needed(10), curve.needed(20)) == (10, 20, None)
+    assert power_curve(torch.zeros(2, 60), torch.arange(60) < 30, LEVEL, 0) == PowerCurve([], [])
 
 
 def test_more_examples_do_not_make_up_for_too_few_random_splits() -> None:
-    own, nothing = torch.arange(60) < 30, torch.zeros(1)
-    assert max(power_curve(effects(30, 30, 2.0), own, nothing, 0.01, 0).power) == 1
-    assert max(power_curve(effects(30, 30, 2.0), own, nothing, 0.01, 0, least=0.02).power) == 0
+    own = torch.arange(60) < 30
+    assert max(power_curve(effects(30, 30, 2.0), own, 0.01, 0).power) == 1
+    assert max(power_curve(effects(30, 30, 2.0), own, 0.01, 0, least=0.02).power) == 0
 
 
 def test_what_is_not_significant_says_how_many_examples_it_would_take() -> None:
@@ -66,14 +62,14 @@ def test_what_is_not_significant_says_how_many_examples_it_would_take() -> None:
     assert not table.significant.any()
     curves = scores.power()
     assert curves.examples.tolist() == [round(8 * multiple) for multiple in MULTIPLES[2:]] * 3  # 5 at least
-    direction = dict(zip(sets, cauchy_combination(scores.sets[0].p_values.direction).tolist(), strict=True))
-    for concept, rows in curves.groupby("concept"):
+    one = scores.sets[0]
+    direction = dict(zip(sets, cauchy_combination(one.p_values.direction).tolist(), strict=True))
+    for k, (concept, rows) in enumerate(curves.groupby("concept", sort=False)):
         enough = rows[(rows.power >= 0.8) & (rows.examples > 8)]
-        wanting = (
-            "direction could be chance" if direction[concept] >= LEVEL / 3 else "not even with 8 times the examples"
-        )
-        expected = f"takes some {enough.examples.iloc[0]} examples" if len(enough) else wanting
-        assert expected in table.note[concept]
+        expected = f"takes some {enough.examples.iloc[0]} examples" if len(enough) else "not even with 8 times the"
+        if direction[concept] >= LEVEL / 3:
+            expected = "the gradient's direction could be chance (p = "
+        assert (expected in table.note[concept]) == one.separates(int(one.p_values.surest[k]), k)
     (axes,) = scores.plot_power().axes
     assert [text.get_text() for text in axes.get_legend().get_texts()] == list(sets)
     drawn = {line.get_label(): line.get_ydata() for line in axes.get_lines() if line.get_label() in sets}

@@ -116,3 +116,11 @@ def test_pointing_games_patch_by_patch(patches):
     assert bool(pointing_game(values, covered)) == all(cover > 0 for value, cover in patches if value == best)
     both = energy_pointing_game(torch.stack([values, values + 1]), covered), pointing_game(values[None], covered)
     assert [one.shape[0] for one in both] == [2, 1]
+
+
+def test_what_is_no_share_of_a_patch_is_refused():
+    values = torch.rand(2, 3)
+    for covered in (torch.full((2, 3), 255.0), torch.full((2, 3), -0.1), torch.ones(3, 2)):
+        for game in (energy_pointing_game, pointing_game):
+            with pytest.raises(ValueError, match=r"covered must be shares between 0 and 1 of the \(2, 3\) patches"):
+                game(values, covered)

@@ -210,3 +210,9 @@ def test_a_combination_lies_between_the_least_and_bonferronis(p_values):
 def test_no_tests_have_no_combination():
     assert cauchy_combination(torch.full((3, 2), math.nan)).isnan().all()
     assert float(cauchy_combination(torch.tensor([1e-4, 1.0]))) < 2.3e-4  # one test near 1 hides none
+
+
+@pytest.mark.parametrize("p", [-0.1, 1.5])
+def test_what_is_no_p_value_is_not_combined(p):
+    with pytest.raises(ValueError, match="p-values must be between 0 and 1"):
+        cauchy_combination(torch.tensor([0.5, p]))
