@@ -114,7 +114,7 @@ class Reader:
         if not self._is_example(first):
             for _, item in chain([(number, first)], items):
                 batch = tuple(item) if _is_features(item) else item
-                yield from self._batches(batch, what, companions, problems)
+                yield from ((read, None) for read, _ in self._batches(batch, what, companions, problems))
             return
         if self.processor is None and not isinstance(first, Tensor):
             raise TypeError(

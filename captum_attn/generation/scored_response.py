@@ -33,14 +33,14 @@ class ScoredResponse(nn.Module):
 
     Raises:
         ValueError: a model that is no causal language model, another score, no tokens, or parts of other shapes; when
-            called, padding where the response should stand.
+            called, padding where the response should stand, or without a mask.
 
     Example:
         >>> from captum_attn import AttnLRP
         >>> scored = ScoredResponse(decoder, count=2)
-        >>> scored(ids).shape == (len(ids), 1)
-        True
-        >>> AttnLRP(scored).attribute(ids, target=0).shape == ids.shape
+        >>> scored(ids[:1]).shape
+        torch.Size([1, 1])
+        >>> AttnLRP(scored).attribute(ids[:1], target=0).shape == ids[:1].shape
         True
     """
 

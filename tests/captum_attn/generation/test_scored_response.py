@@ -65,6 +65,19 @@ def test_padding_in_the_place_of_a_response_is_refused() -> None:
         ScoredResponse(model, 2)(torch.tensor([[5, 6, 7, 8], [5, 6, 7, 0]]), torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]))
 
 
+@pytest.mark.parametrize("side", [0, -1])
+def test_padding_without_a_mask_is_refused(side: int) -> None:
+    model = decoder("gpt2")
+    model.config.pad_token_id, model.config.bos_token_id, model.config.eos_token_id = 0, 1, 2
+    ids = torch.full((2, 5), 7)
+    assert ScoredResponse(model, 2)(ids).shape == (2, 1)
+    ids[1, side] = 0
+    with pytest.raises(ValueError, match=r"some rows begin or end with padding \(token 0\): give attention_mask="):
+        ScoredResponse(model, 2)(ids)
+    model.config.bos_token_id = model.config.eos_token_id = 0  # a token that may begin and end texts
+    assert ScoredResponse(model, 2)(ids).shape == (2, 1)
+
+
 def test_models_that_count_padding_read_prompts_one_at_a_time(chat: Any) -> None:
     sizes = {"d_model": 32, "decoder_layers": 3, "decoder_attention_heads": 4, "decoder_ffn_dim": 48, "init_std": 0.3}
     torch.manual_seed(0)
