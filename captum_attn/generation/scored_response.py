@@ -38,10 +38,11 @@ class ScoredResponse(nn.Module):
     Example:
         >>> from captum_attn import AttnLRP
         >>> scored = ScoredResponse(decoder, count=2)
-        >>> scored(ids[:1]).shape
+        >>> prompt_and_response = torch.tensor([[5, 6, 7, 8]])
+        >>> scored(prompt_and_response).shape
         torch.Size([1, 1])
-        >>> AttnLRP(scored).attribute(ids[:1], target=0).shape == ids[:1].shape
-        True
+        >>> AttnLRP(scored).attribute(prompt_and_response, target=0).shape
+        torch.Size([1, 4])
     """
 
     parts: Tensor
