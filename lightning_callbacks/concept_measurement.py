@@ -79,6 +79,7 @@ class ConceptMeasurement(Measurement):
                 "gradients; score them by TTCAV(propagation=...).interpret after training"
             )
         read = self._ttcav.read_concepts(self._given)
+        read.check_different(())
         if len(read.sets) > 1:
             raise MisconfigurationException(
                 f"concepts must be one experimental set, got {len(read.sets)}: use a monitor for each, with another "

@@ -387,6 +387,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         if len(read.sets) > 1:
             raise ValueError(f"maps are of one experimental set, got {len(read.sets)}")
         (members,) = read.sets
+        read.check_different(())
         batches = self._read_inputs(inputs, additional_forward_args)
         pictures = batches[0].modality == "pixels"
         pixels = torch.cat([batch.features for batch in batches]) if pictures else None

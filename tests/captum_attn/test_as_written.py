@@ -39,10 +39,10 @@ FIGURES = {
         TITLE,
     ),
     "concepts over an image": lambda: of_concepts.concepts_over_image(
-        torch.rand(3, 8, 8), torch.rand(COUNT, 2, 2), GRID, NAMES, TITLE
+        torch.rand(3, 8, 8), torch.rand(COUNT, 2, 2), GRID, NAMES, TITLE, NAMES[1]
     ),
     "concepts under a text": lambda: of_concepts.concepts_under_text(
-        NAMES * 7, torch.rand(2, 7 * COUNT), NAMES[:2], TITLE
+        NAMES * 7, torch.rand(2, 7 * COUNT), NAMES[:2], TITLE, NAMES[1]
     ),
     "boxes by layer": lambda: of_controls.boxes_by_layer(
         {name: {layer: torch.rand(3) for layer in NAMES} for name in ("$$", "$x^$")},

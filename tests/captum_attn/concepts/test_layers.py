@@ -122,11 +122,11 @@ def test_names_and_numbers_are_found_together_as_one_by_one():
     assert together[0] == Layer("bert.encoder.layer.0", "bert.encoder.layer.0", 0, 0)
 
 
-def test_scores_take_a_pass_for_each_batch_and_one_for_the_layers():
+def test_scores_take_a_pass_for_each_batch_and_two_for_layers_and_readout():
     model = FAMILIES["vit"].build()
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(10, 3, 12, 12, generator=generator)
     ttcav = TTCAV(model, layers=[0, "vit.layers.1"], n_cavs=2, batch_size=5)
     with Passes(model) as passes:
         ttcav.interpret(images[:3], {"some": images, "others": -images}, target=1, show_progress=False)
-    assert passes.examples == [1, 5, 5, 5, 5, 3]
+    assert passes.examples == [1, 1, 5, 5, 5, 5, 3]
