@@ -203,11 +203,10 @@ def _content(batch: ModelInputs, number: int) -> str:
         real = given.pop("attention_mask").bool()[number]
     digest = sha256()
     for name, value in [("", batch.features), *sorted(given.items())]:
-        value = value if value.is_floating_point() else value.long()
         row = value[number] if real is None or value.shape[1:2] != real.shape else value[number][real]
         if not name or row.any():
             digest.update(name.encode())
-            add_to_hash(digest, row)
+            add_to_hash(digest, row if row.is_floating_point() else row.long())
     return digest.hexdigest()
 
 

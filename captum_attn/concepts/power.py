@@ -31,7 +31,7 @@ class PowerCurve(NamedTuple):
 
     Attributes:
         examples: of the concept; of the others, in the same proportion as they are.
-        power: the share of draws. None where no layer has a gradient.
+        power: the share of draws. Both are empty where no layer has a gradient.
     """
 
     examples: list[int]
