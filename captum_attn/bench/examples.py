@@ -15,7 +15,8 @@ from torch import Tensor
 from captum_attn.bench.rationales import GivenText, chosen_tokens, given_text, spans_of_rationales, warn_of_lost_spans
 from captum_attn.core import Grid, add_to_hash, device_of, encode, known_grid, length_limit, special_token_ids
 from captum_attn.core.class_names import class_number
-from captum_attn.core.encoding import padded, warn_of_cut
+from captum_attn.core.encoding import warn_of_cut
+from captum_attn.core.padded_texts import padded
 from captum_attn.core.patches import at_patches, patch_means
 
 Words = Sequence[str]
@@ -91,12 +92,12 @@ class Texts(Examples):
         empty = [row for row, ids in enumerate(self._encoded["input_ids"]) if special.issuperset(ids)]
         if empty:
             raise ValueError(f"the texts {empty} have no tokens but special ones: leave them out")
-        self._device = device_of(model)
+        self._model, self._device = model, device_of(model)
         self.lengths = [len(ids) for ids in self._encoded["input_ids"]]
 
     def batch(self, rows: Sequence[int]) -> dict[str, Any]:
         part = {name: [column[row] for row in rows] for name, column in self._encoded.items()}
-        return {name: column.to(self._device) for name, column in padded(self._tokenizer, part).items()}
+        return {name: column.to(self._device) for name, column in padded(self._tokenizer, part, self._model).items()}
 
     def read_rationales(self, given: Any) -> Any:
         if not self._tokenizer.is_fast:

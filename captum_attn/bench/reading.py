@@ -10,11 +10,13 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import RandomSampler
+from torch.utils.data import RandomSampler, default_collate
 
 from captum_attn.core import ModelInputs, config_of, device_of, encode, length_limit, mapping_inputs, warn_user
-from captum_attn.core.encoding import padded, warn_of_cut
+from captum_attn.core.encoding import warn_of_cut
 from captum_attn.core.inputs import tensor_inputs
+from captum_attn.core.models import parameter_names
+from captum_attn.core.padded_texts import padded
 
 OnError = Literal["raise", "skip"]
 
@@ -112,6 +114,11 @@ class Reader:
         if first is _END:
             return
         if not self._is_example(first):
+            if getattr(data, "collate_fn", None) is default_collate and _has_column_of_texts(first):
+                raise ValueError(
+                    f"{what}: the data loader puts each part of its examples, such as texts and names, into a column: "
+                    "let it yield texts alone; of pairs of texts, let it keep lists, collate_fn=list"
+                )
             for _, item in chain([(number, first)], items):
                 batch = tuple(item) if _is_features(item) else item
                 yield from ((read, None) for read, _ in self._batches(batch, what, companions, problems))
@@ -149,7 +156,7 @@ class Reader:
         """An example; an image in the model's colours, opened where it is a path."""
         if hasattr(example, "convert"):
             return self._upright(example)
-        if not isinstance(example, Path) and not (isinstance(example, str) and not self._reads_text):
+        if not isinstance(example, Path) and not (isinstance(example, str) and self._reads_paths):
             return example
         from PIL import Image
 
@@ -200,11 +207,17 @@ class Reader:
         limit = length_limit(self.processor, self.model, None)
         encoded = encode(self.processor, *columns, limit=limit)
         warn_of_cut(len(encoded.cut), len(examples), limit, "the model does not read the rest", whose=what)
-        return padded(self.processor, encoded.read)
+        return padded(self.processor, encoded.read, self.model)
 
     @property
     def _colours(self) -> str:
         return "L" if getattr(config_of(self.model), "num_channels", 3) == 1 else "RGB"
+
+    @property
+    def _reads_paths(self) -> bool:
+        """Whether strings are paths of images; for a function, the model's arguments tell."""
+        taken = parameter_names(self.model)
+        return not self._reads_text and ("input_ids" not in taken or "pixel_values" in taken)
 
     @property
     def _reads_text(self) -> bool:
@@ -223,6 +236,11 @@ def _is_features(data: Any) -> bool:
     """Whether it is a tuple or list of a batch's tensors, as a ``TensorDataset`` yields them."""
     tensors = isinstance(data, tuple | list) and len(data) > 0 and all(isinstance(part, Tensor) for part in data)
     return tensors and data[0].dim() > 1 and not (isinstance(data, list) and _is_single(data[0]))
+
+
+def _has_column_of_texts(batch: Any) -> bool:
+    """Whether a tuple of texts stands in a list: a column of examples, as PyTorch collates them, which looks a pair."""
+    return isinstance(batch, list) and any(isinstance(part, tuple) and _is_single(part) for part in batch)
 
 
 def check_in_order(data: Any, what: str) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from captum_attn.core.models import config_of, text_config
 from captum_attn.core.user_warnings import warn_user
@@ -61,23 +60,6 @@ def encode(
         if limit is None or max(map(len, whole["input_ids"])) <= limit:
             return Encoded(whole, whole)
         return Encoded(whole, tokenizer(*columns, truncation=True, max_length=limit, verbose=False, **options))
-
-
-def padded(tokenizer: Any, columns: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Columns of encoded texts as tensors (B, N), padded to the longest of them, on the tokenizer's side.
-
-    Raises:
-        ValueError: texts of several lengths, and a tokenizer without a pad token.
-
-    Example:
-        >>> padded(tokenizer, encode(tokenizer, ["a gripping film", "dull"]).read)["attention_mask"].sum(-1)
-        tensor([5, 3])
-    """
-    if tokenizer.pad_token_id is not None:
-        return dict(tokenizer.pad(dict(columns), padding=True, return_tensors="pt", verbose=False))
-    if len(set(map(len, columns["input_ids"]))) > 1:
-        raise ValueError("the tokenizer has no pad token: set tokenizer.pad_token, or use batch_size=1")
-    return {name: torch.tensor(column) for name, column in columns.items()}
 
 
 def length_limit(tokenizer: Any, model: Callable[..., Any], asked: int | None) -> int | None:

@@ -15,8 +15,8 @@ from captum_attn.core.models import (
     takes_keyword,
     text_config,
 )
-from captum_attn.core.responses import Responses, check_causal, plain_response_logits, predicts_alike
-from captum_attn.core.tried_models import TriedModels
+from captum_attn.core.responses import Responses, check_causal, plain_response_logits
+from captum_attn.core.tried_models import TriedModels, predicts_alike
 
 _tried = TriedModels()
 

@@ -13,7 +13,8 @@ from captum_attn.core.encoding import reserved_positions
 from captum_attn.core.forward import plain_output
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.models import config_of, device_of, takes_keyword
-from captum_attn.core.tried_models import TriedModels
+from captum_attn.core.padded_texts import counted_positions
+from captum_attn.core.tried_models import TriedModels, predicts_alike
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +66,7 @@ class Responses:
     @property
     def positions(self) -> Tensor:
         """int64 (B, N), each token's place in its text."""
-        return (self.real.cumsum(-1) - 1).clamp(min=0)
+        return counted_positions(self.real)
 
     def given_to(self, model: Callable[..., Any], places: slice, **optional: Any) -> dict[str, Any]:
         """A model's arguments of some places; where there is padding before one, with positions that do not count it.
@@ -109,11 +110,3 @@ def check_causal(model: Callable[..., Any]) -> None:
     if not predicts_alike(plain_response_logits(model, part), plain_response_logits(model, whole)[:, :1]):
         raise ValueError(f"{name} is no causal language model: what it says of a token depends on later ones")
     _tried.add(model, "causal")
-
-
-def predicts_alike(logits: Tensor, whole: Tensor) -> bool:
-    """Whether two passes predicted the same, as far as their numbers go."""
-    finite = whole.isfinite()  # some models rule tokens out
-    logits, whole = logits[finite], whole[finite]
-    off = (logits - whole).abs().amax() / whole.abs().amax()
-    return bool(off <= (1e-3 if whole.dtype in (torch.float32, torch.float64) else 0.05))

@@ -172,3 +172,27 @@ def test_used_up_iterators_are_noticed(vit):
 def test_other_things_are_refused(vit, given, error, message):
     with pytest.raises(error, match=message):
         Reader(vit, None, 2).read(given, "inputs")
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("names", [["a", "b", "c"], [0, 1, 2]])
+def test_columns_of_a_data_loader_are_no_pairs_of_texts(size, names):
+    model, tokenizer = load_text_model()
+    pairs = list(zip(["a gripping film", "dull", "so charming"], names, strict=True))
+    with pytest.raises(ValueError, match="concept 'praise': the data loader puts each part of its examples"):
+        Reader(model, tokenizer, 2).read(DataLoader(pairs, batch_size=size), "concept 'praise'")
+
+
+def test_pairs_of_texts_come_from_a_data_loader_that_keeps_lists():
+    model, tokenizer = load_text_model()
+    pairs = [("a gripping film", "dull"), ("so charming", "a mess")]
+    reader = Reader(model, tokenizer, 2)
+    (of_loader,), (of_list,) = (reader.read(one, "pairs") for one in (DataLoader(pairs, 2, collate_fn=list), pairs))
+    assert torch.equal(of_loader.features, of_list.features)
+
+
+def test_a_function_may_read_texts():
+    model, tokenizer = load_text_model()
+    texts = ["a gripping film", "dull"]
+    (found,) = Reader(model, lambda each: tokenizer(each, padding=True, return_tensors="pt"), 2).read(texts, "texts")
+    assert torch.equal(found.features, Reader(model, tokenizer, 2).read(texts, "texts")[0].features)
