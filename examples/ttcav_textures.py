@@ -121,9 +121,7 @@ def where(page: Page, model: ViTForImageClassification) -> None:
             maps = ttcav.sensitivity_maps(images, concepts, label, masks=masks, show_progress=False)
             rows += [(name, kind, *row) for row in on_object(maps, concept)]
             if not given:
-                zebra_or_ladybird = class_images(name, 1, seed=12)
-                one = ttcav.sensitivity_maps(zebra_or_ladybird, concepts, label, show_progress=False)
-                page.figure(f"map_{name}", one.plot(0, [*TRUE.values(), "zigzag", "plain"]))
+                page.figure(f"map_{name}", maps.plot(1, [*TRUE.values(), "zigzag", "plain"]))
         attention = ShapleyAttention(model, game="cls").attribute_tokens(images, label, per="layer").patches
         area = patch_means(masks.float(), GRID)
         for layer, of_layer in enumerate(attention.unbind(1)):

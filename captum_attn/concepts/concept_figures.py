@@ -171,7 +171,7 @@ def concepts_over_image(
         axes.imshow(grey, cmap="gray", extent=whole, vmin=0, vmax=1)
         strength = (values.abs() / limit).sqrt().numpy()  # what matters little shows the image
         draw_patches(axes, values, pixels, extent, cmap=colours, norm=scale, alpha=0.9 * strength)
-        axes.set_title(fill(name, 20), fontsize=9)
+        axes.set_title(_wrapped(name, 24), fontsize=8)
     for axes in panels:
         if mask is not None and axes.images:
             centres = (0.5, pixels.shape[2] - 0.5, 0.5, pixels.shape[1] - 0.5)  # of the outermost pixels
@@ -200,7 +200,7 @@ def concepts_under_text(tokens: Sequence[str], values: Tensor, names: Sequence[s
         shown = tokens[line]
         axes.imshow(values[:, line].cpu().double().numpy(), cmap=colours, norm=scale, aspect="auto")
         axes.set_xlim(-0.5, longest - 0.5)
-        axes.set_yticks(range(len(names)), [fill(name, 24) for name in names])
+        axes.set_yticks(range(len(names)), [_wrapped(name, 28) for name in names], fontsize=8)
         axes.set_xticks(range(len(shown)), list(shown), rotation=60, ha="right", fontsize=9)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
@@ -212,6 +212,10 @@ def concepts_under_text(tokens: Sequence[str], values: Tensor, names: Sequence[s
 
 _TOKENS_IN_A_LINE = 30
 _DOT = "#1f77d6"
+
+
+def _wrapped(text: str, width: int) -> str:
+    return "\n".join(fill(line, width) for line in text.split("\n"))
 
 
 def _limit(values: Tensor) -> float:

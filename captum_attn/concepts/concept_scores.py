@@ -54,6 +54,12 @@ class SetScores:
         """How many examples of each concept count."""
         return list(map(len, self.numbered))
 
+    @property
+    def tested(self) -> Tensor:
+        """float64 (K,), the p-values that count as tests, or (1,) of two concepts, which are each other's opposites."""
+        of_concepts = self.p_values.of_concepts
+        return of_concepts.amax(0, keepdim=True) if len(of_concepts) == 2 else of_concepts
+
     def notes(self, layer: int, concept: int) -> str:
         """What must be known before a score is believed."""
         scores, notes = self.scores[layer], []
@@ -271,9 +277,10 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
         return self._of_concepts(holm)
 
     def _of_concepts(self, function: Callable[[Tensor], Tensor]) -> list[Tensor]:
-        """A function (m,) of the p-values of all concepts, for each set."""
-        sizes = [len(one.concepts) for one in self.sets]
-        return list(function(torch.cat([one.p_values.of_concepts for one in self.sets])).split(sizes))
+        """A function (m,) of the p-values that count as tests, for the concepts of each set."""
+        tested = [one.tested for one in self.sets]
+        found = function(torch.cat(tested)).split(list(map(len, tested)))
+        return [each.expand(len(one.concepts)) for one, each in zip(self.sets, found, strict=True)]
 
     def table(self) -> pd.DataFrame:
         """Everything about each concept in each layer, one row each.

@@ -15,12 +15,12 @@ from captum_attn.functional import SIGNIFICANT
 
 def warn_of_weak_tests(found: Sequence[SetScores]) -> None:
     """Warn if no p-value can survive the correction."""
-    concepts = sum(len(one.concepts) for one in found)
+    tests = sum(len(one.tested) for one in found)
     splits = [math.comb(sum(one.examples), count) for one in found for count in one.examples]
     least = max(2 / min(splits), *(one.p_values.least for one in found))
-    if least * concepts >= SIGNIFICANT:
+    if least * tests >= SIGNIFICANT:
         warn_user(
-            f"no p-value can be below {least:.2g}, so that after a correction for {concepts} concepts nothing is "
+            f"no p-value can be below {least:.2g}, so that after a correction for {tests} tests nothing is "
             f"significant: take more than permutations={found[0].p_values.permutations}, more examples, or fewer "
             "concepts"
         )
@@ -57,11 +57,11 @@ def warn_of_confounds(found: Sequence[SetScores]) -> None:
             if more_often[k]:
                 own, others = shares[k]
                 left = one.examples[k] - int(confounds.suspicious[confounds.concepts == k].sum())
-                layer = one.layers[int(one.p_values.surest[k])].index
+                layer, near = one.layers[int(one.p_values.surest[k])].index, float(confounds.near[k])
+                lie = f", and {near:.0%} lie on the inputs' side of what tells these from the others in layer {layer}"
                 warn_user(
                     f"concept {concept.name!r} (set {one.key}): the model takes {own:.0%} of its examples for what is "
-                    f"explained ({others:.0%} of the others), and {float(confounds.near[k]):.0%} lie on the inputs' "
-                    f"side of what tells these from the other concepts in layer {layer}. It may be a piece of the "
+                    f"explained ({others:.0%} of the others){'' if math.isnan(near) else lie}. It may be a piece of the "
                     "class: look at the examples, and "
                     + (
                         "see what is left without them, interpret(..., leave_out=scores.suspicious())"

@@ -52,8 +52,8 @@ class LayerScores:
 
     Attributes:
         cavs: (K, m, D), unit vectors.
-        sign_count: (K, m), the share of inputs whose sensitivity to the vector is positive; NaN where the pooled
-            gradients of all inputs are zero.
+        sign_count: (K, m), the share of inputs whose sensitivity to the vector is positive, of those with a gradient;
+            NaN where none has one.
         magnitude: (K, m), the mean sensitivity of the inputs to the vector.
         effects: mean-shift effects.
         effect_of_draws: (K, m), these against each draw of the others.

@@ -13,7 +13,7 @@ from captum_attn._moved import moved_names
 from captum_attn.concepts.concept_figures import concepts_over_image, concepts_under_text, written_p
 from captum_attn.core import Grid, patch_means, patch_values
 from captum_attn.core.propagation import GRADIENT
-from captum_attn.functional import energy_pointing_game, pointing_game
+from captum_attn.functional import energy_pointing_game, holm, pointing_game
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,12 +80,13 @@ class SensitivityMaps:
         Args:
             example: which of the n inputs.
             concepts: some of them, or one. Default: all.
-            layer: its name, or its place among ``layers``. Default: of those in which the output depends on at least
-                half as many tokens as in any, that where the effect of one of the concepts is surest.
+            layer: its name, or its place among ``layers``. Default, for each concept: of those in which the output
+                depends on at least half as many tokens as in any, that where its effect is surest.
 
         Returns:
             A matplotlib figure that belongs to no window. Red raises the explained output, blue lowers it; all concepts
-            have one scale. Beside each stands the p-value of its effect by these tokens in this layer, uncorrected.
+            have one scale. Beside each stands the p-value of its effect by these tokens in this layer, after Holm's
+            correction for the layers.
 
         Raises:
             ValueError: an unknown concept or layer.
@@ -98,22 +99,24 @@ class SensitivityMaps:
         if unknown or not names:
             raise ValueError(f"unknown concepts {unknown}: expected some of {', '.join(map(repr, self.concepts))}")
         chosen = [list(self.concepts).index(name) for name in names]
-        place = self._layer(layer, example, chosen)
+        places = [self._layer(layer, example, concept) for concept in chosen]
         plain = self.propagation == GRADIENT.name
-        title = ", ".join([self.target_names[example], self.layers[place], *([] if plain else [self.propagation])])
+        title = [self.target_names[example]]
+        if len(set(places)) == 1:
+            title.append(self.layers[places[0]])
+        if not plain:
+            title.append(self.propagation)
         unit = f"{'change of the output' if plain else 'relevance'},\ntowards the concept"
-        if self.p_values is not None:
-            each = self.p_values[place, chosen].tolist()
-            names = [f"{name}, {written_p(p)}" for name, p in zip(names, each, strict=True)]
-        if not self.values[example, place].any():
-            title += ": no gradient on these tokens"
+        names = [self._label(*each, len(set(places)) > 1) for each in zip(names, places, chosen, strict=True)]
+        values = self.values[example, places, chosen]
+        heading = ", ".join(title) + ("" if values.any() else ": no gradient on these tokens")
         if self.pixels is not None:
-            patches = self.patches[example, place, chosen]
             mask = None if self.masks is None else self.masks[example]
-            return concepts_over_image(self.pixels[example], patches, self.grid, names, title, unit, mask)
-        values = self.values[example, place, chosen][:, self.real[example]]
+            patches = patch_values(values, self.grid)
+            return concepts_over_image(self.pixels[example], patches, self.grid, names, heading, unit, mask)
+        values = values[:, self.real[example]]
         tokens = self.tokens[example] if self.tokens else [str(number) for number in range(values.shape[1])]
-        return concepts_under_text(tokens, values, names, title, unit)
+        return concepts_under_text(tokens, values, names, heading, unit)
 
     def on_object(self) -> pd.DataFrame:
         """How much of each concept's sensitivity lies on the masked object.
@@ -142,14 +145,20 @@ class SensitivityMaps:
         columns = {"share": share, "area": area, "ratio": share / area, "top": top}
         return pd.DataFrame({name: one.flatten().numpy() for name, one in columns.items()}, places).reset_index()
 
-    def _layer(self, layer: str | int | None, example: int, concepts: Sequence[int]) -> int:
+    def _label(self, name: str, place: int, concept: int, with_layer: bool) -> str:
+        """A concept's name, and below it where and how sure its effect is."""
+        facts = [self.layers[place]] if with_layer else []
+        if self.p_values is not None:
+            facts.append(written_p(float(holm(self.p_values[:, concept])[place])))
+        return "\n".join([name, ", ".join(facts)] if facts else [name])
+
+    def _layer(self, layer: str | int | None, example: int, concept: int) -> int:
         if layer is None:
             sensitive = (self.values[example] != 0).any(1).sum(-1)  # tokens, in each layer
             seen = (2 * sensitive >= sensitive.max()).nonzero().flatten().cpu()
             if self.p_values is None:
                 return int(seen[-1])
-            sure = self.p_values[:, list(concepts)].nan_to_num(torch.inf).amin(1)
-            return int(seen[sure[seen].argmin()])
+            return int(seen[self.p_values[:, concept].nan_to_num(torch.inf)[seen].argmin()])
         if isinstance(layer, int) and -len(self.layers) <= layer < len(self.layers):
             return layer % len(self.layers)
         if isinstance(layer, int) or layer not in self.layers:

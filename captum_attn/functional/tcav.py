@@ -75,7 +75,8 @@ def tcav_scores(pooled: Tensor, vectors: Tensor) -> TCAVScores:
         vectors: v (C, D), of the same dtype.
 
     Returns:
-        Of that dtype; no sign count (NaN) where the pooled gradients of all inputs are zero.
+        Of that dtype. Inputs whose pooled gradient is zero, such as those of a saturated output, have no sign and are
+        not counted; NaN where none is left.
 
     Example:
         >>> tcav_scores(torch.tensor([[1.0, 0.0], [3.0, -1.0]]), torch.eye(2))
@@ -85,8 +86,8 @@ def tcav_scores(pooled: Tensor, vectors: Tensor) -> TCAVScores:
     Vectors (TCAV)*, arXiv 1711.11279, section 3.3; the magnitude as captum has it.
     """
     sensitivity = pooled @ vectors.mT
-    sign_count = (sensitivity > 0).to(pooled).mean(0)
-    return TCAVScores(sign_count if pooled.any() else torch.full_like(sign_count, torch.nan), sensitivity.mean(0))
+    sign_count = (sensitivity[pooled.any(-1)] > 0).to(pooled).mean(0)
+    return TCAVScores(sign_count, sensitivity.mean(0))
 
 
 def mean_shifts(means: Tensor, concepts: Tensor) -> Tensor:

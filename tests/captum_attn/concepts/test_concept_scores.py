@@ -108,6 +108,17 @@ def test_each_concept_has_one_p_value_and_its_layers_have_theirs_after_it(of_ima
     assert (table.significant == (table.p_holm < 0.05)).all()
 
 
+def test_of_two_concepts_one_counts_as_a_test(of_texts, vit):
+    concepts = of_texts.concepts()
+    assert concepts.p[0] == pytest.approx(concepts.p[1])
+    assert concepts.p_holm.tolist() == pytest.approx([concepts.p.max()] * 2)
+    of_set = [Concept(id, name, [part]) for id, (name, part) in enumerate(SETS.items())]
+    both = TTCAV(vit, n_cavs=2).interpret(images(6, 9), [of_set, of_set[1:]], 0, **QUIET).concepts()
+    *three, first, second = both.p.tolist()
+    corrected = by_holm([*three, max(first, second)])
+    assert both.p_holm.tolist() == pytest.approx([*corrected, corrected[-1]])
+
+
 def test_layers_without_gradients_are_undefined_and_noted(of_images):
     last = of_images.table().query("layer == 2")
     assert last[["score", "p", "p_holm", "t_test"]].isna().all().all()
@@ -287,9 +298,14 @@ def test_rescaling_changes_no_sign_and_no_score(text_ttcav):
     assert ratio.max() == pytest.approx(float(ratio.min()), rel=1e-4)
 
 
-def with_p(concepts, p_values):
-    """As figures name them."""
-    return [f"{name}, p = {p:.3f}".replace("0.", ".") for name, p in zip(concepts, p_values.tolist(), strict=True)]
+def labels(maps, concepts, layer):
+    """As figures name concepts, with p-values after Holm's correction for the layers that have a gradient."""
+    found = []
+    for name in concepts:
+        own = maps.p_values[:, list(maps.concepts).index(name)]
+        corrected = by_holm([p for p in own.tolist() if not math.isnan(p)])[layer]
+        found.append(f"{name}\np = {corrected:.3f}".replace("0.", "."))
+    return found
 
 
 def test_maps_of_texts_have_their_tokens(text_ttcav):
@@ -303,7 +319,7 @@ def test_maps_of_texts_have_their_tokens(text_ttcav):
     assert [label.get_text() for label in axes.get_xticklabels()] == maps.tokens[0]
     drawn = axes.images[0].get_array()
     surest = int(maps.p_values[:3].amin(1).argmin())  # layer 3 has no gradient
-    assert [label.get_text() for label in axes.get_yticklabels()] == with_p(WORDS, maps.p_values[surest])
+    assert [label.get_text() for label in axes.get_yticklabels()] == labels(maps, WORDS, surest)
     torch.testing.assert_close(torch.tensor(drawn), maps.values[0, surest, :, :7].double())
     assert f"layer.{surest}" in axes.get_title(loc="left")
     of_blame = int(maps.p_values[:3, 1].argmin())
@@ -314,13 +330,25 @@ def test_maps_of_images_have_a_panel_for_each_concept(vit):
     maps = TTCAV(vit, n_cavs=5).sensitivity_maps(images(2, 9), SETS, 0, **QUIET)
     figure = maps.plot(1, layer="vit.layers.0")
     panels = [axes for axes in figure.axes if axes.images]
-    assert [axes.get_title() for axes in panels] == ["input", *with_p(SETS, maps.p_values[0])]
+    assert [axes.get_title() for axes in panels] == ["input", *labels(maps, SETS, 0)]
     drawn = torch.tensor(panels[2].images[-1].get_array())
     torch.testing.assert_close(drawn, maps.patches[1, 0, 1].double())
     assert len({axes.images[-1].get_clim() for axes in panels[1:]}) == 1
-    (alone,) = with_p(["plain"], maps.p_values[0, 2:])
     single = maps.plot(0, concepts="plain", layer=0)
-    assert [axes.get_title() for axes in single.axes if axes.images] == ["input", alone]
+    assert [axes.get_title() for axes in single.axes if axes.images] == ["input", *labels(maps, ["plain"], 0)]
+
+
+def test_each_concept_is_shown_where_its_effect_is_surest(vit):
+    maps = TTCAV(vit, n_cavs=5).sensitivity_maps(images(2, 9), SETS, 0, **QUIET)
+    maps.p_values[:2] = torch.tensor([[0.2, 0.01, 0.3], [0.1, 0.04, 0.3]])
+    figure = maps.plot(1)
+    shown = {"bright": (1, ".200"), "dark $": (0, ".020"), "plain": (0, ".600")}
+    panels = [axes for axes in figure.axes if axes.images][1:]
+    for k, (axes, (name, (layer, p))) in enumerate(zip(panels, shown.items(), strict=True)):
+        assert axes.get_title() == f"{name}\nvit.layers.{layer}, p = {p}"
+        torch.testing.assert_close(torch.tensor(axes.images[-1].get_array()), maps.patches[1, layer, k].double())
+    assert figure.get_suptitle() == "LABEL_0"
+    assert maps.plot(1, ["dark $", "plain"]).get_suptitle() == "LABEL_0, vit.layers.0"
 
 
 @pytest.mark.parametrize("name", ["by quadrants, cut out", "padded around"])

@@ -349,7 +349,7 @@ def test_one_set_needs_no_list_around_it():
 
 def test_tests_that_nothing_can_pass_are_warned_of():
     with pytest.warns(
-        UserWarning, match=r"no p-value can be below 0.02, so that after a correction for 3 concepts nothing"
+        UserWarning, match=r"no p-value can be below 0.02, so that after a correction for 3 tests nothing"
     ):
         TTCAV(vit(), n_cavs=1, permutations=99).interpret(images(4, 9), image_concepts(), 0, **QUIET)
     with warnings.catch_warnings():

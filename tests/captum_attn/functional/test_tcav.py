@@ -86,6 +86,11 @@ def test_without_any_gradient_there_is_no_sign_count():
     assert not found.magnitude.any()
 
 
+def test_inputs_without_a_gradient_are_not_counted():
+    pooled = torch.tensor([[1.0, -1.0], [0.0, 0.0], [2.0, 1.0], [0.0, 3.0]])
+    assert tcav_scores(pooled, torch.eye(2)).sign_count.tolist() == pytest.approx([2 / 3, 2 / 3])
+
+
 @settings(max_examples=30)
 @given(st.lists(st.integers(0, 2), min_size=3, max_size=9), SEEDS)
 def test_shifts_lead_from_the_mean_of_the_others(labels, seed):
