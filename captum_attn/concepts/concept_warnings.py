@@ -61,8 +61,9 @@ def warn_of_confounds(found: Sequence[SetScores]) -> None:
                 lie = f", and {near:.0%} lie on the inputs' side of what tells these from the others in layer {layer}"
                 warn_user(
                     f"concept {concept.name!r} (set {one.key}): the model takes {own:.0%} of its examples for what is "
-                    f"explained ({others:.0%} of the others){'' if math.isnan(near) else lie}. It may be a piece of the "
-                    "class: look at the examples, and "
+                    f"explained ({others:.0%} of the others)"
+                    + ("" if math.isnan(near) else lie)
+                    + ". It may be a piece of the class: look at the examples, and "
                     + (
                         "see what is left without them, interpret(..., leave_out=scores.suspicious())"
                         if left >= FEWEST_EXAMPLES
