@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import RandomSampler, default_collate
+from torch.utils.data import DataLoader, IterableDataset, SequentialSampler, default_collate
 
 from captum_attn.core import ModelInputs, config_of, device_of, encode, length_limit, mapping_inputs, warn_user
 from captum_attn.core.encoding import warn_of_cut
@@ -68,9 +69,8 @@ class Reader:
         read: list[ModelInputs] = []
         device = device_of(self.model)
         with torch.random.fork_rng([]):  # a DataLoader draws a seed, shuffled or not
-            for batch, places in self._batches(data, what, companions, problems):
-                start = numbers[-1] + 1 if numbers else 0
-                numbers += range(start, start + len(batch)) if places is None else places
+            for batch, places in self._batches(data, what, companions, problems, 0):
+                numbers += places
                 read += [batch[part].to(device) for part in batch.parts(self.batch_size)]
         if problems:
             found = f"{what}: {len(problems)} could not be read: {'; '.join(problems[:5])}"
@@ -83,7 +83,10 @@ class Reader:
             raise ValueError(f"{what}: there are no examples; an iterator that was used up gives none")
         return read, numbers
 
-    def _batches(self, data: Any, what: str, companions: tuple[Any, ...], problems: list[str]) -> Iterator[_Numbered]:
+    def _batches(
+        self, data: Any, what: str, companions: tuple[Any, ...], problems: list[str], start: int
+    ) -> Generator[_Numbered, None, int]:
+        """All examples, numbered from ``start`` on; returns how many were given, with those that cannot be read."""
         if isinstance(data, str | Path):
             raise TypeError(f"{what}: expected examples, got {data!r}: a single one goes into a list")
         if isinstance(data, tuple) and _is_features(data):
@@ -98,45 +101,44 @@ class Reader:
                 f"{what}: additional_forward_args go with a tensor of inputs, not with {type(data).__name__}"
             )
         if isinstance(data, Tensor):
-            yield tensor_inputs(self.model, data, companions), None
+            batch = tensor_inputs(self.model, data, companions)
         elif isinstance(data, Mapping):
-            yield mapping_inputs(self.model, data), None
-        elif not isinstance(data, Iterable):
-            raise TypeError(f"{what}: expected examples or an iterable of batches, got {type(data).__name__}")
+            batch = mapping_inputs(self.model, data)
+        elif isinstance(data, Iterable):
+            return (yield from self._from_iterable(data, what, problems, start))
         else:
-            yield from self._from_iterable(data, what, companions, problems)
+            raise TypeError(f"{what}: expected examples or an iterable of batches, got {type(data).__name__}")
+        yield batch, range(start, start + len(batch))
+        return len(batch)
 
     def _from_iterable(
-        self, data: Iterable[Any], what: str, companions: tuple[Any, ...], problems: list[str]
-    ) -> Iterator[_Numbered]:
-        items = self._items(data, problems)
-        number, first = next(items, (0, _END))
+        self, data: Iterable[Any], what: str, problems: list[str], start: int
+    ) -> Generator[_Numbered, None, int]:
+        items = self._items(data, problems, start)
+        number, first = next(items, (start, _END))
         if first is _END:
-            return
+            return len(data) if isinstance(data, Sized) else 0
+        _check_kind(data, first, what)
         if not self._is_example(first):
-            if getattr(data, "collate_fn", None) is default_collate and _has_column_of_texts(first):
-                raise ValueError(
-                    f"{what}: the data loader puts each part of its examples, such as texts and names, into a column: "
-                    "let it yield texts alone; of pairs of texts, let it keep lists, collate_fn=list"
-                )
+            given = 0
             for _, item in chain([(number, first)], items):
                 batch = tuple(item) if _is_features(item) else item
-                yield from ((read, None) for read, _ in self._batches(batch, what, companions, problems))
-            return
+                given += yield from self._batches(batch, what, (), problems, start + given)
+            return given
         if self.processor is None and not isinstance(first, Tensor):
             raise TypeError(
                 f"{what}: {type(first).__name__} needs processor=, the model's tokenizer or image processor"
             )
-        numbered = chain([(number, first)], items)
-        loaded = ((place, self._loaded(place, item, problems)) for place, item in numbered)
+        loaded = [(place, self._loaded(place, item, problems)) for place, item in chain([(number, first)], items)]
         examples = [(place, example) for place, example in loaded if example is not None]
-        for start in range(0, len(examples), self.batch_size):
-            yield from self._processed(examples[start : start + self.batch_size], what, problems)
+        for place in range(0, len(examples), self.batch_size):
+            yield from self._processed(examples[place : place + self.batch_size], what, problems)
+        return len(data) if isinstance(data, Sized) else loaded[-1][0] + 1 - start
 
-    def _items(self, data: Iterable[Any], problems: list[str]) -> Iterator[tuple[int, Any]]:
+    def _items(self, data: Iterable[Any], problems: list[str], start: int) -> Iterator[tuple[int, Any]]:
         """What an iterable yields, with its place, past what fails where it can go on."""
         items, failures = iter(data), 0
-        for place in count():
+        for place in count(start):
             try:
                 item = next(items)
                 if item is None:
@@ -156,7 +158,7 @@ class Reader:
         """An example; an image in the model's colours, opened where it is a path."""
         if hasattr(example, "convert"):
             return self._upright(example)
-        if not isinstance(example, Path) and not (isinstance(example, str) and self._reads_paths):
+        if not isinstance(example, Path) and not (isinstance(example, str) and self._is_path(example)):
             return example
         from PIL import Image
 
@@ -166,6 +168,11 @@ class Reader:
         except Exception as error:
             problems.append(f"number {place} ({_described(error)})")
             return None
+
+    def _is_path(self, text: str) -> bool:
+        """Whether it is no text: images are named by their paths, and a function may read texts."""
+        reads_pixels = hasattr(self.processor, "preprocess") or "pixel_values" in parameter_names(self.model)
+        return not self._reads_text and (reads_pixels or os.path.isfile(text))
 
     def _upright(self, image: Any) -> Any:
         """A PIL image as its metadata turn it, in the model's colours."""
@@ -177,7 +184,7 @@ class Reader:
         """Examples as one batch; one by one where that fails, to find out which of them it is."""
         try:
             yield self._inputs([example for _, example in examples], what), [place for place, _ in examples]
-        except (TypeError, ValueError, RuntimeError, KeyError) as error:
+        except (TypeError, ValueError, RuntimeError, KeyError, AttributeError) as error:
             if len(examples) == 1:
                 problems.append(f"number {examples[0][0]} ({_described(error)})")
                 return
@@ -214,12 +221,6 @@ class Reader:
         return "L" if getattr(config_of(self.model), "num_channels", 3) == 1 else "RGB"
 
     @property
-    def _reads_paths(self) -> bool:
-        """Whether strings are paths of images; for a function, the model's arguments tell."""
-        taken = parameter_names(self.model)
-        return not self._reads_text and ("input_ids" not in taken or "pixel_values" in taken)
-
-    @property
     def _reads_text(self) -> bool:
         return hasattr(self.processor, "all_special_ids")
 
@@ -228,7 +229,7 @@ def _is_single(item: Any) -> bool:
     """Whether an item of a sequence is an example, not a batch of them."""
     if isinstance(item, Tensor):
         return item.dim() == (3 if item.is_floating_point() else 1)
-    pair = isinstance(item, tuple) and all(isinstance(part, str) for part in item)
+    pair = isinstance(item, tuple) and len(item) == 2 and all(isinstance(part, str) for part in item)
     return isinstance(item, str | Path) or pair or hasattr(item, "convert") or hasattr(item, "__array__")
 
 
@@ -238,19 +239,37 @@ def _is_features(data: Any) -> bool:
     return tensors and data[0].dim() > 1 and not (isinstance(data, list) and _is_single(data[0]))
 
 
-def _has_column_of_texts(batch: Any) -> bool:
-    """Whether a tuple of texts stands in a list: a column of examples, as PyTorch collates them, which looks a pair."""
-    return isinstance(batch, list) and any(isinstance(part, tuple) and _is_single(part) for part in batch)
+def _check_kind(data: Iterable[Any], first: Any, what: str) -> None:
+    """Raise ``ValueError`` where it cannot be told what tuples are, or a batch holds something beside its examples."""
+    parts = list(first) if isinstance(first, list | tuple) else []
+    texts = [isinstance(part, tuple) and all(isinstance(text, str) for text in part) for part in parts]
+    if isinstance(first, tuple) and parts and all(isinstance(part, str) for part in parts):
+        unclear = not isinstance(data, Sequence)
+    else:
+        in_columns = getattr(data, "collate_fn", None) is default_collate and any(texts)
+        unclear = in_columns or (any(texts) and not all(texts))
+    if unclear:
+        raise ValueError(
+            f"{what}: tuples of texts are columns of examples, such as texts and names, in a data loader, but pairs of "
+            "texts in a list, so that it is not clear what these are: yield lists of texts, or, of pairs, let the "
+            "loader keep lists, collate_fn=list"
+        )
 
 
 def check_in_order(data: Any, what: str) -> None:
     """Raise ``ValueError`` for a data loader that shuffles, where something is given for each of its examples."""
-    if isinstance(getattr(data, "sampler", None), RandomSampler):
-        raise ValueError(f"the data loader shuffles, so that {what} would be of other examples: give shuffle=False")
+    if not isinstance(data, DataLoader) or isinstance(data.dataset, IterableDataset):
+        return
+    sampler = getattr(data.batch_sampler, "sampler", data.batch_sampler) or data.sampler
+    if not isinstance(sampler, SequentialSampler):
+        raise ValueError(
+            f"the data loader shuffles, or has a sampler of its own ({type(sampler).__name__}), so that {what} would "
+            "be of other examples: give shuffle=False"
+        )
 
 
-_Numbered = tuple[ModelInputs, Sequence[int] | None]
-"""A batch, and the numbers of its examples; None where they follow on those before."""
+_Numbered = tuple[ModelInputs, Sequence[int]]
+"""A batch, and the numbers of its examples, as they were given."""
 
 _END = object()
 _PATIENCE = 20  # failures in a row, after which an iterator will not go on

@@ -133,7 +133,8 @@ def powers_by_examples(
         if count in curve.examples:
             axes.plot(count, curve.power[curve.examples.index(count)], "o", color=line.get_color())
     axes.axhline(wanted, color="0.8", linewidth=1, zorder=0)
-    axes.set_xscale("log")
+    if any(curve.examples for curve in curves):
+        axes.set_xscale("log")
     axes.set_ylim(-0.03, 1.03)
     axes.set_xlabel("examples of the concept (dot: at hand)")
     axes.set_ylabel("how often they would be significant")

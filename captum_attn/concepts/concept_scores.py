@@ -58,7 +58,7 @@ class SetScores:
     def tested(self) -> Tensor:
         """float64 (K,), the p-values that count as tests, or (1,) of two concepts, which are each other's opposites."""
         of_concepts = self.p_values.of_concepts
-        return of_concepts.amax(0, keepdim=True) if len(of_concepts) == 2 else of_concepts
+        return of_concepts[:1] if len(of_concepts) == 2 else of_concepts
 
     def notes(self, layer: int, concept: int) -> str:
         """What must be known before a score is believed."""
@@ -80,10 +80,10 @@ class SetScores:
     def concept_notes(self, concept: int, layers: Tensor, level: float) -> str:
         """What must be known before a concept, significant below a level, is believed; and its bool (L,) layers."""
         notes = [self.notes(int(self.p_values.surest[concept]), concept)]
-        significant = float(self.p_values.of_concepts[concept]) < level
-        if significant and not layers.any():
+        p = float(self.p_values.of_concepts[concept])
+        if p < level and not layers.any():
             notes.append("no layer is significant by itself")
-        elif not significant and self.separates(int(self.p_values.surest[concept]), concept):
+        elif p >= level and self.separates(int(self.p_values.surest[concept]), concept):
             notes.append(self.wanting(concept, level))
         effects = self.p_values.effects[layers, concept]
         if (effects > 0).any() and (effects < 0).any():

@@ -68,6 +68,18 @@ class ConceptStates:
         of_tokens = torch.repeat_interleave(kept, self.counts)
         return ConceptStates([hidden[of_tokens] for hidden in self.hidden], self.counts[kept], self.predicted[kept])
 
+    def begin_with(self, first: ConceptStates) -> bool:
+        """Whether these are the states of their first examples, up to rounding."""
+        count, known = len(first.counts), int(first.counts.sum())
+        if not torch.equal(self.counts[:count], first.counts):
+            return False
+        return all(_alike(own[:known], other) for own, other in zip(self.hidden, first.hidden, strict=True))
+
+
+def _alike(states: Tensor, others: Tensor) -> bool:
+    off = 1e-3 if others.dtype in (torch.float32, torch.float64) else 0.05
+    return torch.allclose(states, others, rtol=off, atol=off * float(others.abs().mean()))
+
 
 def predicted_classes(output: Tensor) -> Tensor:
     """int64 (B,), the class that an output (B, C) predicts; -1 of an output of another form, or of one class."""
@@ -80,7 +92,8 @@ class StateStore:
     """Computes hidden states of concepts, and keeps them in memory, and in files if it has a folder.
 
     They are known by a hash of the concept's examples and of all settings, and belong to a hash of all of the model's
-    weights: where these are others, the states are computed again. A file says what it holds and has a checksum.
+    weights: where these are others, or the first example has other states now, they are computed again. A file says
+    what it holds and has a checksum.
 
     Args:
         model: the model.
@@ -119,6 +132,9 @@ class StateStore:
         """
         key = self.key(batches, layers, scope, readout_target)
         states = self._kept.get(key) or self._load(name, key)
+        if states is not None:  # what else the model may do now, such as what a hook is bound to, is tried
+            first = self.compute([batches[0][:1]], layers, scope, readout_target, lambda _: None)
+            states = states if states.begin_with(first) else None
         if states is None:
             states = self.compute(batches, layers, scope, readout_target, done)
             self._save(key, states)
@@ -159,7 +175,8 @@ class StateStore:
     ) -> ConceptStates:
         """The states of a concept's tokens from the model, which are not kept; arguments as in :meth:`states`."""
         hidden: list[list[Tensor]] = [[] for _ in layers]
-        counts, predicted = [], []
+        counts: list[Tensor] = []
+        predicted: list[Tensor] = []
         modules = {layer.module for layer in layers}
         readout = scope == "readout"
         for examples in batches:
@@ -172,8 +189,10 @@ class StateStore:
                     selected = select_target(run, targets).scores
                 chosen = tokens_in_scope(scope, tokens, run.readout_rows(selected))
                 if not chosen.any(-1).all():
+                    idle = (~chosen.any(-1)).nonzero().flatten() + sum(map(len, counts))
                     raise ValueError(
-                        "the output of some examples does not depend on any token, so nothing is read there"
+                        f"the output of the examples {idle.tolist()} depends on none of their tokens, so nothing is "
+                        "read there: is it saturated? Explain logits, not probabilities, or leave them out"
                     )
                 for kept, layer in zip(hidden, layers, strict=True):
                     kept.append(layer.of(run).hidden.detach()[chosen].cpu())

@@ -27,9 +27,9 @@ def warn_of_weak_tests(found: Sequence[SetScores]) -> None:
 
 
 def warn_of_several_classes(found: ConceptScores) -> None:
-    """Warn of inputs that are explained for different outputs."""
+    """Warn of inputs that are explained for different outputs, of whatever token."""
     names = Counter(found.target_names)
-    if len(names) > 1:
+    if len(found.targets[:, -1].unique()) > 1:
         each = ", ".join(f"{name} ({count})" for name, count in names.most_common(5))
         warn_user(
             f"the inputs are explained for several outputs, {each}: effects are means over them, and nothing can tell "

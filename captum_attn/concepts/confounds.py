@@ -112,10 +112,11 @@ def find_confounds(
 def near_inputs(states: Tensor, concepts: Tensor, concept: int, inputs: Tensor) -> float:
     """The share of one concept's examples, mean states (E, D), on the inputs' (n, D) side of the other concepts' mean.
 
-    NaN for a single input.
+    NaN for a single input. Inputs without a state (NaN), of which no token is read, do not count.
 
     Source: this library's; Fisher's discriminant, its covariance shrunk as Ledoit and Wolf 2004 have it.
     """
+    inputs = inputs[inputs.isfinite().all(-1)]
     if len(inputs) < 2:
         return torch.nan
     own = concepts == concept

@@ -196,7 +196,9 @@ def content_of_each(batches: Iterable[ModelInputs]) -> list[str]:
 
 
 def _content(batch: ModelInputs, number: int) -> str:
-    """That of one input. What is zero throughout counts as not given, which is how models read token types."""
+    """That of one input. What is zero throughout counts as not given, which is how models read token types; as do
+    positions from 0 on.
+    """
     given = {name: v for name, v in batch.companions.items() if isinstance(v, Tensor) and v.shape[:1] == (len(batch),)}
     mask, real = given.get("attention_mask"), None
     if mask is not None and mask.shape == batch.features.shape[:2]:
@@ -204,7 +206,8 @@ def _content(batch: ModelInputs, number: int) -> str:
     digest = sha256()
     for name, value in [("", batch.features), *sorted(given.items())]:
         row = value[number] if real is None or value.shape[1:2] != real.shape else value[number][real]
-        if not name or row.any():
+        counted = name == "position_ids" and row.dim() == 1 and torch.equal(row, torch.arange(len(row)).to(row))
+        if not name or (row.any() and not counted):
             digest.update(name.encode())
             add_to_hash(digest, row if row.is_floating_point() else row.long())
     return digest.hexdigest()

@@ -121,10 +121,14 @@ class EffectPValues(NamedTuple):
 
 
 def effect_p_values(effects: Sequence[LayerEffects], concepts: Tensor, permutations: int, seed: int) -> EffectPValues:
-    """Test the effects of K concepts in some layers, by random splits of their examples, int64 (E,)."""
+    """Test the effects of K concepts in some layers, by random splits of their examples, int64 (E,).
+
+    Of two concepts, which are each other's opposites, both have the p-value of one.
+    """
     each = torch.stack([of_layer.example_effects for of_layer in effects])
-    own = (concepts == concept for concept in range(int(concepts.max()) + 1))
-    chance = torch.stack([examples_p_values(each, one, permutations, seed) for one in own], 1)
+    count = int(concepts.max()) + 1
+    tested = [examples_p_values(each, concepts == k, permutations, seed) for k in range(1 if count == 2 else count)]
+    chance = torch.stack(tested, 1).expand(-1, count)
     direction = torch.stack([of_layer.p_direction for of_layer in effects])
     return EffectPValues(chance, direction, torch.stack([of_layer.effect for of_layer in effects]), permutations)
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -44,6 +45,7 @@ from captum_attn.core import (
     ReadoutGradients,
     Target,
     Tokens,
+    as_index,
     device_of,
     is_index,
     observed_forward,
@@ -242,6 +244,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         batches = self._read_inputs(inputs, additional_forward_args)
         contents = content_of_each(batches)
         concepts.check_different(contents)
+        _check_counted(target, batches, concepts)
         layers = find_layers(self.model, batches[0][:1], self.layers)
         clock = [time.perf_counter()]
         readout_target = self._readout_target(target, batches)
@@ -389,6 +392,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
         (members,) = read.sets
         read.check_different(())
         batches = self._read_inputs(inputs, additional_forward_args)
+        _check_counted(target, batches, read)
         pictures = batches[0].modality == "pixels"
         pixels = torch.cat([batch.features for batch in batches]) if pictures else None
         check_masks(masks, pixels)
@@ -558,6 +562,18 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
 def _check_order(inputs: Any, target: Target) -> None:
     if isinstance(target, list | Tensor) and not is_index(target):
         check_in_order(inputs, "targets")
+
+
+def _check_counted(target: Target, batches: Sequence[ModelInputs], concepts: ReadConcepts) -> None:
+    """Raise ``ValueError`` for tokens counted from the beginning of rows some of which begin with padding."""
+    rows = target_of_each(target, sum(map(len, batches))) or ()
+    early = any(len(row) > 1 and is_index(row[0]) and as_index(row[0]) >= 0 for row in rows)
+    masks = [batch.companions.get("attention_mask") for batch in chain(batches, *concepts.examples.values())]
+    if early and any(isinstance(mask, Tensor) and mask.dim() == 2 and not mask[:, 0].all() for mask in masks):
+        raise ValueError(
+            f"target {target} counts tokens from the beginning of rows, some of which begin with padding: count from "
+            "the end, as in (-1, class), or give batch_size=1"
+        )
 
 
 def _check_choice(name: str, given: Any, choices: Collection[str]) -> None:

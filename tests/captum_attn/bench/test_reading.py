@@ -179,8 +179,22 @@ def test_other_things_are_refused(vit, given, error, message):
 def test_columns_of_a_data_loader_are_no_pairs_of_texts(size, names):
     model, tokenizer = load_text_model()
     pairs = list(zip(["a gripping film", "dull", "so charming"], names, strict=True))
-    with pytest.raises(ValueError, match="concept 'praise': the data loader puts each part of its examples"):
+    with pytest.raises(ValueError, match="concept 'praise': tuples of texts are columns of examples"):
         Reader(model, tokenizer, 2).read(DataLoader(pairs, batch_size=size), "concept 'praise'")
+
+
+def test_what_may_be_pairs_or_batches_is_refused():
+    model, tokenizer = load_text_model()
+    texts = ["a gripping film", "dull", "so charming", "a mess"]
+    loader = DataLoader(list(zip(texts, range(4), strict=True)), batch_size=2)
+    reader = Reader(model, tokenizer, 4)
+    with pytest.raises(ValueError, match="so that it is not clear what these are"):
+        reader.read((column for column, _ in loader), "texts")
+    (expected,) = reader.read(texts, "texts")
+    for batches in ((list(column) for column, _ in loader), [tuple(texts[:3]), tuple(texts[3:])]):
+        read = reader.read(batches, "texts")
+        assert sum(map(len, read)) == 4
+        assert torch.equal(read[0].features[0, :5], expected.features[0, :5])
 
 
 def test_pairs_of_texts_come_from_a_data_loader_that_keeps_lists():

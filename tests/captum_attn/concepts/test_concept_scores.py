@@ -110,13 +110,21 @@ def test_each_concept_has_one_p_value_and_its_layers_have_theirs_after_it(of_ima
 
 def test_of_two_concepts_one_counts_as_a_test(of_texts, vit):
     concepts = of_texts.concepts()
-    assert concepts.p[0] == pytest.approx(concepts.p[1])
-    assert concepts.p_holm.tolist() == pytest.approx([concepts.p.max()] * 2)
+    for column in ("p", "layer", "significant", "note"):
+        assert concepts[column].nunique() == 1
+    assert concepts.effect[0] == pytest.approx(-concepts.effect[1])
+    assert concepts.p_holm.tolist() == concepts.p.tolist()
     of_set = [Concept(id, name, [part]) for id, (name, part) in enumerate(SETS.items())]
     both = TTCAV(vit, n_cavs=2).interpret(images(6, 9), [of_set, of_set[1:]], 0, **QUIET).concepts()
-    *three, first, second = both.p.tolist()
-    corrected = by_holm([*three, max(first, second)])
+    corrected = by_holm(both.p[:4].tolist())
     assert both.p_holm.tolist() == pytest.approx([*corrected, corrected[-1]])
+
+
+def test_nothing_is_planned_where_nothing_is_defined(vit):
+    scores = TTCAV(vit, 2, n_cavs=2, tokens="players").interpret(images(6, 9), SETS, 0, **QUIET)
+    assert scores.concepts().note.str.contains("no gradient on these tokens").all()
+    assert not scores.concepts().note.str.contains("examples would").any()
+    scores.plot_power().canvas.draw()
 
 
 def test_layers_without_gradients_are_undefined_and_noted(of_images):

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import warnings
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from captum.concept import Concept
 from families import FAMILIES
+from PIL import Image
 from scipy import stats
 from small_models import load_text_model, load_texture_model
 from textures import CLASSES, class_images, texture_images
-from torch.utils.data import DataLoader, TensorDataset
+from tokenizers_of_every_kind import TOKENIZERS
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SubsetRandomSampler, TensorDataset
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from captum_attn import TTCAV
 from captum_attn.concepts.confounds import Confounds, ExplainedInputs, find_confounds, near_inputs
@@ -172,11 +176,16 @@ def test_masks_are_no_numbers_of_examples(vit):
 def test_what_is_given_for_each_input_takes_them_in_order(vit):
     inputs, sets = images(6, 9), {"bright": images(9, 1, 0.5), "dark": images(8, 2, -0.5)}
     ttcav, masks = TTCAV(vit, n_cavs=2), torch.ones(6, 12, 12, dtype=torch.bool)
-    shuffled = DataLoader(TensorDataset(inputs), batch_size=2, shuffle=True)
-    with pytest.raises(ValueError, match="shuffles, so that targets would be of other examples"):
-        ttcav.interpret(shuffled, sets, [0, 1] * 3, **QUIET)
-    with pytest.raises(ValueError, match="shuffles, so that masks would be of other examples"):
-        ttcav.sensitivity_maps(shuffled, sets, 0, masks=masks, **QUIET)
+    images_alone = TensorDataset(inputs)
+    for shuffled in (
+        DataLoader(images_alone, batch_size=2, sampler=SubsetRandomSampler(range(6))),
+        DataLoader(images_alone, batch_sampler=BatchSampler(RandomSampler(images_alone), 2, drop_last=False)),
+        DataLoader(images_alone, batch_size=2, shuffle=True),
+    ):
+        with pytest.raises(ValueError, match="so that targets would be of other examples"):
+            ttcav.interpret(shuffled, sets, [0, 1] * 3, **QUIET)
+        with pytest.raises(ValueError, match="so that masks would be of other examples"):
+            ttcav.sensitivity_maps(shuffled, sets, 0, masks=masks, **QUIET)
     assert len(ttcav.interpret(shuffled, sets, 0, **QUIET).targets) == 6
     ordered = DataLoader(TensorDataset(inputs), batch_size=2)
     with pytest.warns(UserWarning, match=r"explained for several outputs, .* \(3\), .* \(3\): effects are means"):
@@ -255,3 +264,93 @@ def test_what_can_be_refused_is_refused_before_the_model_reads(vit, monkeypatch)
         ttcav.interpret(inputs, {**sets, "same": inputs}, 0, **QUIET)
     with pytest.raises(ValueError, match="masks must be bool"):
         ttcav.sensitivity_maps(inputs, sets, 0, masks=torch.ones(6, 3, 3, dtype=torch.bool), **QUIET)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_copies_are_told_however_texts_are_padded(side):
+    tokenizer = TOKENIZERS["word piece"]()
+    tokenizer.padding_side = side
+    model = FAMILIES["llama"].build()
+    model.resize_token_embeddings(len(tokenizer))
+    model.config.pad_token_id = tokenizer.pad_token_id
+    praise = ["a gem", "superb", "a delight", "warm and funny", "a good film", "charming", "gripping"]
+    sets = {"praise": praise, "blame": ["a mess", "awful", "a bore", "stale and dull", "tedious"]}
+    each = [TTCAV(model, n_cavs=2, processor=tokenizer, batch_size=size) for size in (1, 16)]
+    alone, together = (one.interpret(["a gem", "a delight"], sets, [0, 1], **QUIET) for one in each)
+    assert alone.concepts().copies.tolist() == together.concepts().copies.tolist() == [2, 0]
+    assert alone.concepts().p.tolist() == pytest.approx(together.concepts().p.tolist())
+    left = each[1].interpret(["a gem", "a delight"], sets, [0, 1], leave_out=alone.suspicious(), **QUIET)
+    assert list(left.of_set().numbered[0]) == [1, 3, 4, 5, 6]
+
+
+def test_numbers_run_on_past_what_a_loader_cannot_read(vit, tmp_path):
+    generator = np.random.default_rng(0)
+    paths = [tmp_path / f"{number}.png" for number in range(9)]
+    for path in paths:
+        Image.fromarray(generator.integers(0, 255, (12, 12, 3), dtype=np.uint8)).save(path)
+    paths[7].write_bytes(paths[0].read_bytes())
+    for number in (1, 3):
+        paths[number].write_text("no picture")
+
+    def read(pictures):
+        return torch.stack([torch.from_numpy(np.array(one)).permute(2, 0, 1) / 255 for one in pictures])
+
+    ttcav = TTCAV(vit, n_cavs=2, processor=read, on_error="skip")
+    for given in (paths, DataLoader(paths, batch_size=4, collate_fn=list), [paths[:2], paths[2:4], paths[4:]]):
+        with pytest.warns(UserWarning, match=r"2 could not be read: number 1 \(.*; number 3 \("):
+            scores = ttcav.interpret(images(4, 9), {"bright": given, "dark": images(8, 2, -0.5)}, [0, 1] * 2, **QUIET)
+        assert scores.suspicious()["bright"] == [7]
+
+
+class Saturated(torch.nn.Module):
+    """A classifier whose scores do not depend on images that are very bright."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.config = model, model.config
+
+    def forward(self, pixel_values):
+        scores = self.model(pixel_values=pixel_values).logits
+        return torch.where(pixel_values.mean((1, 2, 3))[:, None] > 2, scores.detach(), scores)
+
+
+def test_what_has_no_gradient_has_no_state(vit):
+    inputs, sets = images(6, 9), {"bright": images(9, 1, 0.5), "dark": images(8, 2, -0.5)}
+    blind = images(1, 3, 3)
+    ttcav = TTCAV(Saturated(vit), n_cavs=2)
+    expected = ttcav.interpret(inputs, sets, 0, **QUIET)
+    found = ttcav.interpret(torch.cat([inputs, blind]), sets, 0, **QUIET)
+    assert found.concepts().near.tolist() == pytest.approx(expected.concepts().near.tolist())
+    assert found.table().score.tolist() == pytest.approx(expected.table().score.tolist())
+    assert found.table().effect.tolist() == pytest.approx((expected.table().effect * 6 / 7).tolist(), rel=1e-4)
+    with pytest.raises(ValueError, match=r"the output of the examples \[20\] depends on none of their") as error:
+        ttcav.interpret(inputs, {**sets, "bright": torch.cat([images(20, 1, 0.5), blind])}, 0, **QUIET)
+    assert any("'bright'" in note for note in error.value.__notes__)
+
+
+def test_tokens_are_not_counted_from_a_beginning_that_is_padding():
+    tokenizer = TOKENIZERS["word piece"]()
+    tokenizer.padding_side = "left"
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    ).eval()
+    sets = {
+        "praise": ["a gem", "superb", "a delight", "warm and funny", "charming"],
+        "blame": ["a mess", "awful", "a bore", "stale and dull", "tedious"],
+    }
+    ttcav = TTCAV(model, n_cavs=2, processor=tokenizer)
+    with pytest.raises(ValueError, match=r"target \(2, 9\) counts tokens from the beginning of rows"):
+        ttcav.interpret(["a film", "a gripping film"], sets, (2, 9), **QUIET)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*several outputs")
+        for side in ("left", "right"):
+            tokenizer.padding_side = side
+            found = ttcav.interpret(["a film", "a gripping film"], sets, (-1, 9), **QUIET)
+            assert found.targets[:, 1].tolist() == [9, 9]
