@@ -13,10 +13,18 @@ import torch
 from torch import Tensor
 
 from captum_attn.bench.rationales import GivenText, chosen_tokens, given_text, spans_of_rationales, warn_of_lost_spans
-from captum_attn.core import Grid, add_to_hash, device_of, encode, known_grid, length_limit, special_token_ids
+from captum_attn.core import (
+    Grid,
+    add_to_hash,
+    device_of,
+    encode,
+    known_grid,
+    length_limit,
+    padded,
+    special_token_ids,
+)
 from captum_attn.core.class_names import class_number
 from captum_attn.core.encoding import warn_of_cut
-from captum_attn.core.padded_texts import padded
 from captum_attn.core.patches import at_patches, patch_means
 
 Words = Sequence[str]

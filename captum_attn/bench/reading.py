@@ -13,11 +13,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler, default_collate
 
-from captum_attn.core import ModelInputs, config_of, device_of, encode, length_limit, mapping_inputs, warn_user
+from captum_attn.core import (
+    ModelInputs,
+    config_of,
+    device_of,
+    encode,
+    length_limit,
+    mapping_inputs,
+    padded,
+    parameter_names,
+    tensor_inputs,
+    warn_user,
+)
 from captum_attn.core.encoding import warn_of_cut
-from captum_attn.core.inputs import tensor_inputs
-from captum_attn.core.models import parameter_names
-from captum_attn.core.padded_texts import padded
 
 OnError = Literal["raise", "skip"]
 

@@ -19,6 +19,7 @@ from captum_attn.core.models import (
     unwrapped,
 )
 from captum_attn.core.observers import InfluenceObserver, LayerObserver, ReadoutGradients, Watched
+from captum_attn.core.padded_texts import padded
 from captum_attn.core.patches import Grid, PatchGrid, known_grid, patch_means, patch_values
 from captum_attn.core.perturb import Replacement, seeded
 from captum_attn.core.prompt_cache import keys_and_values, reads_cache
@@ -66,6 +67,7 @@ __all__ = [
     "listed_indices",
     "mapping_inputs",
     "observed_forward",
+    "padded",
     "parameter_names",
     "patch_means",
     "patch_values",
