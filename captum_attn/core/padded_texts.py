@@ -25,7 +25,7 @@ def padded(tokenizer: Any, columns: Mapping[str, Any], model: Callable[..., Any]
         ValueError: texts of several lengths, and a tokenizer without a pad token; or a model for which padding counts.
 
     Example:
-        >>> padded(tokenizer, encode(tokenizer, ["a gripping film", "dull"]).read, model)["attention_mask"].sum(-1)
+        >>> padded(tokenizer, dict(tokenizer(["a gripping film", "dull"])), model)["attention_mask"].sum(-1)
         tensor([5, 3])
     """
     lengths = torch.tensor([len(ids) for ids in columns["input_ids"]])

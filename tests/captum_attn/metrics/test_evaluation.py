@@ -18,7 +18,13 @@ from models import left_untouched
 from small_models import digits, load_image_model, load_text_model
 from torch.nn.functional import softmax
 from torchmetrics.functional.classification import multiclass_f1_score
-from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+)
 
 from captum_attn import ShapleyAttention, ShapleyGradAttention
 from captum_attn.bench import MaskedModel, WithArguments
@@ -629,11 +635,15 @@ def test_spans_of_a_text_become_its_tokens(text_model):
 
 
 def test_spans_stand_where_the_tokens_do_under_left_padding(text_model):
-    _, tokenizer = text_model
+    encoder, tokenizer = text_model
+    config = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "n_embd": 32, "n_layer": 2}
+    decoder = GPT2ForSequenceClassification(GPT2Config(**config, n_head=4)).eval()
     tokenizer.padding_side = "left"
     try:
+        with pytest.raises(ValueError, match="padding on the left counts: BertForSequenceClassification"):
+            run((encoder, tokenizer), {"none": lambda batch, targets: 0}, data=["a film so dull", "dull"])
         result = run(
-            text_model,
+            (decoder, tokenizer),
             {"last word": lambda batch, targets: torch.arange(batch["input_ids"].shape[1]).float().expand(2, -1)},
             data=["a film so dull", "dull"],
             rationales=[[(10, 14)], [(0, 4)]],
