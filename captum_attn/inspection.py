@@ -20,7 +20,7 @@ from captum_attn.core.gradient_check import (
     tokens_mix_elsewhere,
 )
 from captum_attn.core.origins import FEATURES
-from captum_attn.core.patches import NoPatchGrid
+from captum_attn.core.patches import NoPatchGrid, PatchGrid
 from captum_attn.core.propagation import ATTNLRP, Propagation, propagation_named
 from captum_attn.core.run import understood
 from captum_attn.core.targets import Selection, as_tuples, no_selection, selected
@@ -317,7 +317,8 @@ def _of_tokens(batch: ModelInputs, tokens: Tokens, tokenizer: Any | None) -> dic
     if isinstance(grid, NoPatchGrid):
         facts["patches"] = f"none that could be found: {grid.reason}"
     elif grid:
-        facts["patches"] = f"{grid.rows} × {grid.columns}, of {float(grid.height):g} × {float(grid.width):g} pixels"
+        counts, sizes = (" × ".join(f"{float(number):g}" for number in each) for each in (grid.counts, grid.sizes))
+        facts["patches"] = f"{counts}, of {sizes} {'pixels' if isinstance(grid, PatchGrid) else 'entries'}"
     return facts
 
 

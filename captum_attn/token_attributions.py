@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from captum_attn.core import Grid, known_grid, patch_values
-from captum_attn.core.patches import spread_over_pixels
+from captum_attn.core.patches import spread_over
 
 
 @dataclass(frozen=True, repr=False)
@@ -67,16 +67,15 @@ class TokenAttributions:
         Raises:
             ValueError: an image of which nothing says where its patches lie, or with patches that cover no pixel.
         """
-        if features.dim() == 2:
-            return self.values
         if self.of_features is not None:
             return self.of_features
-        if features.dim() == 3:
-            return (self.values / features.shape[-1]).unsqueeze(-1).expand_as(features).contiguous()
-        _, channels, height, width = features.shape
-        self._warn_of_others()
-        spread = spread_over_pixels(self.patches / channels, self.grid, height, width)
-        return spread.unsqueeze(1).expand_as(features).contiguous()
+        if self.grid is not None:
+            patches = self.patches
+            self._warn_of_others()
+            return spread_over(patches, self.grid, features.shape)
+        if features.dim() == 2:
+            return self.values
+        return (self.values / features.shape[-1]).unsqueeze(-1).expand_as(features).contiguous()
 
     def _warn_of_others(self) -> None:
         """Warn of values of tokens that are no patches."""

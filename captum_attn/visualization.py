@@ -11,7 +11,7 @@ import torch
 from captum.attr import visualization
 from torch import Tensor
 
-from captum_attn.core import Grid, PatchGrid, known_grid
+from captum_attn.core import Grid, PatchGrid, image_grid
 from captum_attn.token_attributions import TokenAttributions
 
 if TYPE_CHECKING:
@@ -284,7 +284,7 @@ def _extent(image: Tensor, patches: Tensor, grid: Grid) -> tuple[float, float, f
             stacklevel=3,
         )
         return whole.extent
-    grid = known_grid(grid)
+    grid = image_grid(grid)
     if patches.shape != (grid.rows, grid.columns):
         raise ValueError(f"got {tuple(patches.shape)} patches and a grid of {grid.rows} × {grid.columns}")
     left, right, bottom, top = grid.extent

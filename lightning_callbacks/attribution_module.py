@@ -133,7 +133,7 @@ class AttributionModule(ExplainingModule):
     def _attributed(self, given: LabelledInputs, batch: ModelInputs) -> tuple[TokenAttributions, Tensor]:
         """The attributions of B inputs, and which of their tokens are no padding, bool (B, N)."""
         target = self._target_of(given)
-        if batch.modality == "pixels":
+        if batch.is_cut:
             result: TokenAttributions = self.attribution.attribute_tokens(given.inputs, target=target)
             return result, torch.ones_like(result.players)
         real = real_tokens(batch, batch.features.shape[1], config_of(self.model))

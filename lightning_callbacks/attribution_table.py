@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from captum_attn import TokenAttributions
-from captum_attn.core import Grid
+from captum_attn.core import Grid, PatchGrid
 
 _PLACE = {
     "rows": pa.int64(),
@@ -87,7 +87,7 @@ def _place(grid: Grid, image_size: Sequence[int] | None, rows: int, length: int)
     values: dict[str, Any] = {}
     if image_size is not None:
         values |= dict(zip(("image_height", "image_width"), image_size, strict=True))
-    if grid:
+    if isinstance(grid, PatchGrid):
         values |= {"rows": grid.rows, "columns": grid.columns, "positions": grid.tokens(length).tolist()}
         values |= {"patch_height": grid.height, "patch_width": grid.width, "top": grid.top, "left": grid.left}
     return {name: pa.array([values.get(name)] * rows, kind) for name, kind in _PLACE.items()}

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from captum_attn.core import parameter_names
 from captum_attn.core.descriptions import described
-from captum_attn.core.feature_names import FEATURE_NAMES, features_name
-from captum_attn.core.inputs import TOKEN_NOTES, check_features, constant, modality
+from captum_attn.core.feature_names import features_name, modality_of, name_for, usual_name
+from captum_attn.core.inputs import TOKEN_NOTES, check_features, constant
 from captum_attn.core.models import takes_keyword
 from lightning_callbacks.companions import class_counts, companion_names, could_be_companion
 
@@ -86,10 +86,10 @@ def _inputs_and_rest(given: Any, model: nn.Module) -> tuple[Mapping[str, Any], l
     features, others = _first(given), list(given[1:]) if isinstance(given, list | tuple) else []
     named = features if isinstance(features, Mapping) else {}
     if isinstance(features, Tensor) and (not others or _can_be_attributed(features)):
-        kind = modality(features)
+        kind = modality_of(features, None)
         taken, classes = parameter_names(model), class_counts(model)
         names = [] if kind == "pixels" else companion_names(features, others, taken, classes)
-        named = {FEATURE_NAMES[kind]: features, **dict(zip(names, others, strict=False))}
+        named = {name_for(features, taken) or usual_name(kind): features, **dict(zip(names, others, strict=False))}
         others = others[len(names) :]
     return named, [] if len(others) == 1 and others[0] is None else others
 
@@ -110,7 +110,7 @@ def _is_labels(part: Any, features: Any, of_mapping: bool) -> bool:
         return True
     if part.is_floating_point() and part.dim() > 2:
         return False  # other features
-    return of_mapping or modality(features) == "pixels" or not could_be_companion(part, features)
+    return of_mapping or modality_of(features, None) == "pixels" or not could_be_companion(part, features)
 
 
 def _taken(model: nn.Module, main: str, features: Mapping[str, Any]) -> set[str]:
@@ -142,7 +142,7 @@ def _not_understood(given: Any, batch_inputs: BatchInputs | None) -> TypeError:
 
 
 def _ambiguous(given: Sequence[Any], main: str, features: Any, batch_inputs: BatchInputs | None) -> TypeError:
-    of_mapping, of_pixels = isinstance(given[0], Mapping), main == FEATURE_NAMES["pixels"]
+    of_mapping, of_pixels = isinstance(given[0], Mapping), main == usual_name("pixels")
     known = (
         "beside a mapping without labels: labels"
         if of_mapping

@@ -20,7 +20,7 @@ from captum_attn.bench import (
     random_scores,
     token_scores,
 )
-from captum_attn.core import ModelInputs, Replacement
+from captum_attn.core import ModelInputs, PatchGrid, Replacement
 from captum_attn.functional import PERCENTAGES, mean_over_inputs
 from captum_attn.metrics import Metric, Need, ScoredBatch, known_metrics
 from lightning_callbacks.history import ExplainedExample, Group
@@ -249,6 +249,7 @@ def _as_needed(need: Need, columns: Tensor) -> Tensor:
 
 def _explained(batch: ProbeBatch, whole: WholeInputs, scores: Tensor, place: int) -> ExplainedExample:
     players = whole.players[place].nonzero().flatten()
+    grid = whole.grid if isinstance(whole.grid, PatchGrid) else None
     if whole.grid:  # the patches, row by row
         players = whole.grid.tokens(whole.players.shape[1]).to(players.device)
     return ExplainedExample(
@@ -257,7 +258,7 @@ def _explained(batch: ProbeBatch, whole: WholeInputs, scores: Tensor, place: int
         players.tolist(),
         int(whole.targets[place]),
         float(whole.confidence[place]),
-        (whole.grid.rows, whole.grid.columns) if whole.grid else None,
+        (grid.rows, grid.columns) if grid else None,
         whole.probabilities.shape[1],
-        whole.grid.extent if whole.grid else None,
+        grid.extent if grid else None,
     )

@@ -31,7 +31,6 @@ from torch import Tensor
 from captum_attn.bench.masked_model import MaskedModel, check_masked
 from captum_attn.bench.method_scores import Scorer, patch_scores
 from captum_attn.core import ModelInputs, evaluation_mode, parameter_names, same_random_state
-from captum_attn.core.feature_names import FEATURE_NAMES
 from captum_attn.core.inputs import constant
 from captum_attn.core.perturb import replace_tokens
 from captum_attn.core.scores import output_scores
@@ -113,7 +112,7 @@ class GradientBaseline:
             settings["baselines"] = self._features(replaced)
         if "internal_batch_size" in taken:
             settings["internal_batch_size"] = max(self.masked.batch_size, len(inputs))
-        name = FEATURE_NAMES["pixels" if inputs.modality == "pixels" else "embeddings"]
+        name = (inputs.name or "pixel_values") if inputs.is_cut else "inputs_embeds"
 
         def logits(features: Tensor, examples: Tensor) -> Tensor:
             try:
@@ -138,10 +137,10 @@ class GradientBaseline:
         return patch_scores(values.detach(), whole.grid, whole.players.shape[1])
 
     def _features(self, inputs: ModelInputs) -> Tensor:
-        if inputs.modality == "pixels":
+        if inputs.is_cut:
             return inputs.features
         model: Any = self.masked.model
-        if FEATURE_NAMES["embeddings"] not in parameter_names(model) or not hasattr(model, "get_input_embeddings"):
+        if "inputs_embeds" not in parameter_names(model) or not hasattr(model, "get_input_embeddings"):
             raise ValueError(_NO_EMBEDDINGS.format(type(model).__name__))
         embeddings: Tensor = model.get_input_embeddings()(inputs.features).detach()
         return embeddings

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from captum_attn.bench.masked_model import WholeInputs
 from captum_attn.core import Grid, known_grid, seeded
 from captum_attn.core.inputs import COMPANION_NAMES
-from captum_attn.core.patches import at_patches, patch_sums
+from captum_attn.core.patches import at_patches, feature_sums
 
 Scorer = Callable[[Mapping[str, Any], Tensor], Tensor]
 """A function of a batch and its targets int64 (B,) that returns attributions."""
@@ -112,7 +112,7 @@ def token_scores(name: str, method: Any, batch: Mapping[str, Any], whole: WholeI
     if not isinstance(given, Tensor):
         raise TypeError(f"method {name!r} returned {type(given).__name__}, expected a tensor of attributions")
     players, scores = whole.players, given.detach()
-    if scores.dim() == 4 and whole.grid is not None and scores.shape[2:] == whole.inputs.features.shape[2:]:
+    if whole.grid is not None and scores.shape[2:] == whole.inputs.features.shape[2:] and scores.dim() > 2:
         scores = patch_scores(scores, whole.grid, players.shape[1])
     elif scores.dim() == 3:
         scores = scores.sum(-1)
@@ -131,7 +131,7 @@ def token_scores(name: str, method: Any, batch: Mapping[str, Any], whole: WholeI
 
 def patch_scores(attributions: Tensor, grid: Grid, length: int) -> Tensor:
     """Attributions of pixels (B, C, h, w), summed over each patch, as scores of the tokens (B, N)."""
-    return at_patches(patch_sums(attributions.sum(1), grid), known_grid(grid), length)
+    return at_patches(feature_sums(attributions, grid), known_grid(grid), length)
 
 
 def random_scores(rows: Sequence[int], players: Tensor, seed: int) -> Tensor:

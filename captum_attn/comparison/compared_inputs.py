@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from captum_attn.bench import RANDOM, Method, WholeInputs, random_scores, token_scores
-from captum_attn.core import PatchGrid, known_grid
+from captum_attn.core import PatchGrid, image_grid
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def described(whole: WholeInputs, place: int, tokenizer: Any | None) -> Compared
     if whole.grid is None:
         ids = whole.inputs.features[place].cpu()[players].tolist()
         return ComparedInput(_names(ids, tokenizer), target, probability)
-    grid = known_grid(whole.grid)
+    grid = image_grid(whole.grid)
     patch_of = {token: patch for patch, token in enumerate(grid.tokens(whole.players.shape[1]).tolist())}
     if not patch_of.keys() >= {*players.tolist()}:
         raise ValueError("some players are no patches of the image, where their scores could be shown")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from captum_attn.core import Grid, known_grid
+from captum_attn.core import Grid, image_grid
 from captum_attn.functional import SIGNIFICANT
 from captum_attn.visualization import as_written, diverging_colours, draw_patches, shown_pixels
 
@@ -163,7 +163,7 @@ def concepts_over_image(
     rows = -(-(len(names) + 1) // columns)
     figure = Figure(figsize=(2.1 * columns + 0.6, 2.3 * rows + 0.4), layout="constrained")
     panels = list(figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat)
-    extent, whole = known_grid(grid).extent, (0, pixels.shape[2], pixels.shape[1], 0)
+    extent, whole = image_grid(grid).extent, (0, pixels.shape[2], pixels.shape[1], 0)
     panels[0].imshow(picture, cmap="gray", extent=whole)
     panels[0].set_title("input", fontsize=9)
     grey = picture.mean(-1) if picture.ndim == 3 else picture

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from captum_attn.core import Grid, known_grid, patch_values
+from captum_attn.core import Grid, image_grid, patch_values
 from captum_attn.visualization import as_written, diverging_colours
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def _two_images(own: Tensor, other: Tensor, grid: Grid, title: str, note: str) -
     figure = Figure(figsize=(7.6, 3.9), layout="constrained")
     panels = figure.subplots(1, 2)
     for axes, name, values in zip(panels, ("the model's own", "counterfactual"), maps, strict=True):
-        heat = axes.imshow(values, cmap="Blues", vmin=0, vmax=high, extent=known_grid(grid).extent)
+        heat = axes.imshow(values, cmap="Blues", vmin=0, vmax=high, extent=image_grid(grid).extent)
         axes.set_title(f"{name}, mean over heads", fontsize=9)
         axes.set_xticks([])
         axes.set_yticks([])

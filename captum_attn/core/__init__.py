@@ -20,7 +20,7 @@ from captum_attn.core.models import (
 )
 from captum_attn.core.observers import InfluenceObserver, LayerObserver, ReadoutGradients, Watched
 from captum_attn.core.padded_texts import padded
-from captum_attn.core.patches import Grid, PatchGrid, known_grid, patch_means, patch_values
+from captum_attn.core.patches import Grid, PatchGrid, PatchLayout, image_grid, known_grid, patch_means, patch_values
 from captum_attn.core.perturb import Replacement, seeded
 from captum_attn.core.prompt_cache import keys_and_values, reads_cache
 from captum_attn.core.response_pass import ResponsePass, response_pass
@@ -41,6 +41,7 @@ __all__ = [
     "ModelInputs",
     "ObservedForward",
     "PatchGrid",
+    "PatchLayout",
     "ReadoutGradients",
     "Replacement",
     "ResponsePass",
@@ -60,6 +61,7 @@ __all__ = [
     "encode",
     "evaluation_mode",
     "fingerprint",
+    "image_grid",
     "is_index",
     "keys_and_values",
     "known_grid",

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from captum_attn.core.masks import is_causal
+from captum_attn.core.masks import blind_rows, is_causal, open_keys
 from captum_attn.core.origins import Origin
 from captum_attn.core.private_names import version_of
 from captum_attn.core.tiles import Attention, Block, Tile, widen
@@ -101,6 +101,11 @@ class AttentionCall(ABC):
         """(B, H, ...), something that differs from example to example and from head to head."""
 
     @property
+    @abstractmethod
+    def attended(self) -> Tensor:
+        """bool (B, K), the keys that some query may attend to: those of padding no query may."""
+
+    @property
     def numbers(self) -> list[int]:
         """The numbers of all calls that are this one."""
         return [self.layer]
@@ -153,6 +158,14 @@ class FusedCall(AttentionCall):
     def causal(self) -> bool:
         mask = self.attention.mask
         return self.attention.causal or (mask is not None and is_causal(mask))
+
+    @property
+    def attended(self) -> Tensor:
+        mask, (batch, _, _, keys) = self.attention.mask, self.shape
+        if mask is None:
+            return torch.ones(batch, keys, dtype=torch.bool, device=self.attention.query.device)
+        mask = mask[(None,) * (4 - mask.dim())]
+        return (open_keys(mask) & ~blind_rows(mask)).any(1).any(1).expand(batch, keys)
 
     @property
     def like(self) -> Tensor:
@@ -245,9 +258,19 @@ class EagerCall(AttentionCall):
     @property
     def causal(self) -> bool:
         """Eager code gives queries that may attend to nothing (padding) one probability for all keys: no evidence."""
+        return is_causal(self._open)
+
+    @property
+    def attended(self) -> Tensor:
+        found = self._open.any(1).any(1)
+        return torch.where(found.any(-1, keepdim=True), found, True)
+
+    @property
+    def _open(self) -> Tensor:
+        """bool (B, H, Q, K), the keys of each query that attends to some more than to others."""
         attention = self.probabilities[..., self.tokens]
         uniform = attention.amax(-1, keepdim=True) == attention.amin(-1, keepdim=True)
-        return is_causal((attention > 0) & ~uniform)
+        return (attention > 0) & ~uniform
 
     @property
     def like(self) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from captum_attn.core import image_cells
+from captum_attn.core import cells
 from captum_attn.core.cell_numbers import (
     NONE,
     SEVERAL,
@@ -29,8 +29,8 @@ from captum_attn.core.cell_numbers import (
     moved,
     reshaped,
 )
+from captum_attn.core.cells import Axis, Cells, Option
 from captum_attn.core.function_arguments import tensors_in
-from captum_attn.core.image_cells import Cells, Option
 
 
 @dataclass(frozen=True)
@@ -258,10 +258,13 @@ def _unfolded(call: Call) -> Tensor | Sequence[Tensor]:
     return moved(function, [call.leading], call.result.shape)
 
 
-def _of_channels(call: Call) -> Tensor | None:
-    """``conv1d`` with a kernel of one entry."""
+def _of_tokens(call: Call) -> Found:
+    """``conv1d``: with a kernel of one entry, of each token by itself; else along a sound, or along tokens."""
     narrow = call.option("weight", 1, None).shape[2] == 1 and call.result.shape[2] == call.leading.shape[2]
-    return joined_along(call.leading, [1]).expand(call.result.shape) if narrow else None
+    found = joined_along(call.leading, [1]).expand(call.result.shape) if narrow else None
+    if found is not None and not is_all(found, SEVERAL):
+        return found
+    return _along_sides(cells.convolved, 1)(call)
 
 
 def _padded(call: Call) -> Tensor | None:
@@ -272,23 +275,33 @@ def _padded(call: Call) -> Tensor | None:
     return moved(lambda numbers: torch.nn.functional.pad(numbers, sides, value=NONE), [call.leading], call.result.shape)
 
 
-def _on_image(change: Callable[[Cells, tuple[int, int], Option], Cells | None]) -> Rule:
-    """What a function of images (B, C, rows, columns) makes of the cells."""
+def _along_sides(change: Callable[[Cells, Sequence[int], Option], Cells | None], sides: int = 0) -> Rule:
+    """What a function of some last dimensions (B, C, ...) makes of the cells."""
 
     def rule(call: Call) -> Found:
         numbers, shape = call.leading, call.result.shape
-        if numbers.dim() not in (3, 4) or len(shape) != numbers.dim():
+        count = sides or len(shape) - 2
+        if numbers.dim() not in (count + 1, count + 2) or len(shape) != numbers.dim():
             return None
-        channels = joined_along(numbers.view(1, *numbers.shape) if numbers.dim() == 3 else numbers, [0])
-        channels = channels.expand(1, -1, *numbers.shape[-2:])[0]
-        seen = call.cells.seen_in_channels(channels)
-        cells = None if seen is None else change(seen, (shape[-2], shape[-1]), call.option)
-        if seen is None or cells is None:
+        channels = joined_along(numbers if numbers.dim() == count + 2 else numbers[None], [0])[0]
+        seen = call.cells.seen_in_channels(channels.expand(-1, *numbers.shape[-count:]))
+        found = None if seen is None else change(seen, tuple(shape[-count:]), call.option)
+        if seen is None or found is None:
             return None
-        pooled = len(cells) == 1 < len(seen) and call.name not in EMBEDDING
-        return filled(WHOLE, shape) if pooled else Cut(cells, cells.numbers(shape))
+        ends = list(range(-count, 0))
+        if count == 1 and _stays(seen.axes[0], found.axes[0]):
+            kept = seen.numbers([1] * (len(shape) - 1) + [seen.counts[0]], ends)
+            kept = torch.nn.functional.pad(kept, (0, found.counts[0] - seen.counts[0]), value=NONE)
+            return Cut(seen, kept.expand(*shape))
+        pooled = len(found) == 1 < len(seen) and call.name not in EMBEDDING
+        return filled(WHOLE, shape) if pooled else Cut(found, found.numbers(shape, ends))
 
     return rule
+
+
+def _stays(before: Axis, after: Axis) -> bool:
+    """Whether a convolution with an even kernel leaves cells where they are: between two of them, with one more."""
+    return before.step == after.step and after.first == before.first - before.step / 2 and after.count > before.count
 
 
 @cache
@@ -321,7 +334,7 @@ _PRODUCTS = {
     "einsum": "",
     "tensordot": "",
 }
-EMBEDDING = frozenset({"conv2d", "linear", "matmul", "__matmul__", "bmm", "mm"})
+EMBEDDING = frozenset({"conv1d", "conv2d", "conv3d", "linear", "matmul", "__matmul__", "bmm", "mm"})
 _ADDED = frozenset({"addmm", "baddbmm"})
 _ORDER_FIRST = frozenset({"norm", "vector_norm", "quantile", "nanquantile", "kthvalue"})
 _GROUPS: dict[Rule, str] = {
@@ -346,7 +359,7 @@ _GROUPS: dict[Rule, str] = {
     _reduced: "sum mean nansum nanmean amax amin max min std var std_mean var_mean norm vector_norm logsumexp prod "
     "median nanmedian quantile nanquantile aminmax all any argmax argmin count_nonzero",
     _products: " ".join(_PRODUCTS),
-    _of_channels: "conv1d",
+    _of_tokens: "conv1d",
     _padded: "pad",
 }
 _RULES: dict[str, Rule] = {name: rule for rule, names in _GROUPS.items() for name in names.split()}
@@ -360,13 +373,15 @@ _RULES |= {
     "view_as_real": lambda call: call.leading[..., None].expand(call.result.shape),
     "scaled_dot_product_attention": lambda call: joined_along(call.leading, [-1]).expand(call.result.shape),
 }
-ON_IMAGES: dict[str, Rule] = {
-    "conv2d": _on_image(image_cells.convolved),
-    "interpolate": _on_image(image_cells.interpolated),
-    "upsample": _on_image(image_cells.interpolated),
-    "max_pool2d": _on_image(image_cells.max_pooled),
-    "avg_pool2d": _on_image(image_cells.pooled),
-    "adaptive_avg_pool2d": _on_image(image_cells.pooled_to_size),
-    "adaptive_max_pool2d": _on_image(image_cells.pooled_to_size),
+_CHANGES = {
+    "conv": cells.convolved,
+    "max_pool": cells.max_pooled,
+    "avg_pool": cells.pooled,
+    "adaptive_avg_pool": cells.pooled_to_size,
+    "adaptive_max_pool": cells.pooled_to_size,
 }
-_RULES |= ON_IMAGES
+ON_SIDES: dict[str, Rule] = {
+    f"{name}{sides}d": _along_sides(change, sides) for name, change in _CHANGES.items() for sides in (1, 2, 3)
+}
+ON_SIDES |= {name: _along_sides(cells.interpolated) for name in ("interpolate", "upsample")}
+_RULES = {**ON_SIDES, **_RULES}

@@ -1,111 +1,164 @@
-"""How an image is cut into cells, and what functions of images (B, C, rows, columns) make of these."""
+"""How an input is cut into cells along its dimensions, and what functions of several dimensions make of these."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from captum_attn.core.patches import PatchGrid
+from captum_attn.core.patches import PatchLayout, Side, layout_of_sides
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Cells along one side of the given image: cell i covers its pixels from first + i · step on, ``step`` of them."""
+    """Cells along one dimension of the given input: cell i covers ``step`` of its entries, from first + i · step on."""
 
+    dim: int
     first: Fraction
     step: Fraction
     count: int
 
     def cut(self, start: int, every: int, count: int) -> Axis:
         """Some of the cells; or more than there are, with a negative ``start``."""
-        return Axis(self.first + start * self.step, every * self.step, count)
+        return Axis(self.dim, self.first + start * self.step, every * self.step, count)
 
     def resized(self, count: int, scale: Fraction) -> Axis:
         """Cells of another size, of which ``scale`` are as long as one of these."""
-        return Axis(self.first, self.step / scale, count)
+        return Axis(self.dim, self.first, self.step / scale, count)
 
     def between_centres(self, count: int) -> Axis:
         """Cells of another size, of which the first and the last have the same centres as these."""
         if count == 1 or self.count == 1:
             return self.resized(count, Fraction(count, self.count))
         step = self.step * Fraction(self.count - 1, count - 1)
-        return Axis(self.first + (self.step - step) / 2, step, count)
+        return Axis(self.dim, self.first + (self.step - step) / 2, step, count)
 
     def windows(self, reach: int, stride: int, padding: int, count: int) -> Axis:
         """What a convolution reads: for each window, a stride around its centre."""
         centred = Fraction(reach - stride, 2) - padding
-        return Axis(self.first + centred * self.step, stride * self.step, count)
+        return Axis(self.dim, self.first + centred * self.step, stride * self.step, count)
 
 
 @dataclass(frozen=True)
 class Cells:
-    """Rows and columns of cells, and what cut the image so; pixels are cells, too."""
+    """Cells along some dimensions, and what cut the input so; its entries are cells, too.
 
-    rows: Axis
-    columns: Axis
+    Attributes:
+        axes: in the order in which cells are numbered, the last one's first.
+        made_by: what cut the input so.
+    """
+
+    axes: tuple[Axis, ...]
     made_by: str
 
     def __len__(self) -> int:
-        return self.rows.count * self.columns.count
+        return math.prod(self.counts)
 
     def __str__(self) -> str:
-        return f"{self.made_by} {self.rows.count} × {self.columns.count}"
+        return f"{self.made_by} {' × '.join(map(str, self.counts))}"
 
     @property
-    def place(self) -> tuple[Axis, Axis]:
-        """What cells have in common that are the same, whatever made them."""
-        return self.rows, self.columns
+    def counts(self) -> tuple[int, ...]:
+        return tuple(axis.count for axis in self.axes)
 
-    def numbers(self, shape: Sequence[int]) -> Tensor:
-        """The number of the cell that each entry of a tensor (B, C, rows, columns) belongs to, held once."""
-        return torch.arange(len(self), device="cpu").view(self.rows.count, self.columns.count).expand(*shape)
+    @property
+    def place(self) -> frozenset[Axis]:
+        """What cells have in common that are the same, whatever made them."""
+        return frozenset(self.axes)
+
+    def numbers(self, shape: Sequence[int], sides: Sequence[int]) -> Tensor:
+        """The number of the cell that each entry of a tensor belongs to, held once.
+
+        Args:
+            shape: the tensor's.
+            sides: its dimensions along which the first axes run; the other axes have one cell.
+        """
+        lying = [1] * len(shape)
+        for side, count in zip(sides, self.counts, strict=False):
+            lying[side] = count
+        return torch.arange(len(self), device="cpu").view(*lying).expand(*shape)
 
     def seen_in_channels(self, numbers: Tensor) -> Cells | None:
-        """The cells that a map (C, rows, columns) of their numbers consists of, over all channels; None for other maps.
+        """The cells that a map (C, ...) of their numbers consists of, over all channels; None for other maps.
 
-        Channels may hold neighbours, such as the four pixels of each 2 × 2 in twelve channels: together, one cell.
+        Channels may hold neighbours, such as the four pixels of each 2 × 2 in twelve channels, or all bands of a
+        spectrogram: together, one cell.
+
+        Returns:
+            Cells whose first axes run along the map's sides, in their order; what channels hold follows.
         """
         kinds = numbers.unique(dim=0)
         seen = [self.seen_in(kind) for kind in kinds if (kind >= 0).any()]
         found = [cells for cells in seen if cells is not None]
         if not found or len(found) < len(seen):
             return None
-        rows, columns = (_together([cells.place[side] for cells in found]) for side in (0, 1))
-        return None if rows is None or columns is None else Cells(rows, columns, self.made_by)
+        each, sides = list(zip(*(cells.axes for cells in found), strict=True)), numbers.dim() - 1
+        axes = [_together(axes) for axes in each[:sides]] + [_united(axes) for axes in each[sides:]]
+        held = len({cells.axes[sides:] for cells in found})
+        known = tuple(axis for axis in axes if axis is not None)
+        if len(known) < len(axes) or held * math.prod(axes[0].step for axes in each[sides:]) != math.prod(
+            axis.step for axis in known[sides:]
+        ):
+            return None
+        return Cells(known, self.made_by)
 
     def seen_in(self, numbers: Tensor) -> Cells | None:
-        """The cells that a map of their numbers, (rows, columns), consists of: all, or every n-th of some at a stretch.
+        """The cells that a map of their numbers consists of: all, or every n-th of some at a stretch.
 
-        Around them, there may be entries that come from no cell. None for other maps.
+        Around them, there may be entries that come from no cell. None for other maps. The axes are in the order of the
+        map's sides, then those of which it has one cell.
         """
-        down, across = ((numbers >= 0).any(side).nonzero().flatten().tolist() for side in (1, 0))
-        inside = self._without_frame(numbers[down[0] : down[-1] + 1, across[0] : across[-1] + 1])
-        if inside is None:
+        places = [
+            (numbers >= 0).movedim(side, 0).reshape(count, -1).any(1).nonzero().flatten().tolist()
+            for side, count in enumerate(numbers.shape)
+        ]
+        inside = numbers[tuple(slice(each[0], each[-1] + 1) for each in places)]
+        cells = self._without_frame(inside)
+        if cells is None:
             return None
-        rows, columns = (
-            axis.cut(-before, 1, count)
-            for axis, before, count in zip(inside.place, (down[0], across[0]), numbers.shape, strict=True)
-        )
-        return Cells(rows, columns, self.made_by)
+        framed = [
+            axis.cut(-each[0], 1, count) for axis, each, count in zip(cells.axes, places, numbers.shape, strict=False)
+        ]
+        return replace(cells, axes=(*framed, *cells.axes[len(framed) :]))
 
     def _without_frame(self, numbers: Tensor) -> Cells | None:
-        across = self.columns.count
-        top, left = divmod(int(numbers[0, 0]), across)
-        down = int(numbers[1, 0] - numbers[0, 0]) // across if len(numbers) > 1 else 1
-        right = int(numbers[0, 1] - numbers[0, 0]) if numbers.shape[1] > 1 else 1
-        lines, places = (torch.arange(count, device="cpu") for count in numbers.shape)
-        expected = (top + down * lines)[:, None] * across + left + right * places
-        inside = int(numbers[0, 0]) >= 0 and int(numbers[-1, -1]) < len(self)
-        if not inside or down < 1 or right < 1 or left + right * (len(places) - 1) >= across:
+        if int(numbers.min()) < 0 or int(numbers.max()) >= len(self):
             return None
+        origin = (0,) * numbers.dim()
+        start = self._coordinates(numbers[origin])
+        steps: dict[int, tuple[int, int]] = {}  # of a side: the axis that it runs along, and cells to the next one
+        for side, count in enumerate(numbers.shape):
+            if count > 1:
+                next_one = self._coordinates(numbers[(*origin[:side], 1, *origin[side + 1 :])])
+                moved = [(axis, b - a) for axis, (a, b) in enumerate(zip(start, next_one, strict=True)) if a != b]
+                if len(moved) != 1 or moved[0][1] < 1 or moved[0][0] in [axis for axis, _ in steps.values()]:
+                    return None
+                steps[side] = moved[0]
+        left = [axis for axis in range(len(self.axes)) if axis not in [taken for taken, _ in steps.values()]]
+        still = [side for side in range(numbers.dim()) if side not in steps]
+        if len(left) < len(still):
+            return None
+        steps |= {side: (axis, 1) for side, axis in zip(still, left[len(left) - len(still) :], strict=True)}
+        expected = numbers[origin].clone()
+        for side, (axis, every) in steps.items():
+            if start[axis] + every * (numbers.shape[side] - 1) >= self.counts[axis]:
+                return None
+            apart = torch.arange(numbers.shape[side], device="cpu") * (every * math.prod(self.counts[axis + 1 :]))
+            expected = expected + apart.view(-1, *[1] * (numbers.dim() - 1 - side))
         if not torch.equal(numbers, expected):
             return None
-        return Cells(self.rows.cut(top, down, len(lines)), self.columns.cut(left, right, len(places)), self.made_by)
+        along = (steps[side] for side in range(numbers.dim()))
+        run = [self.axes[a].cut(start[a], every, n) for (a, every), n in zip(along, numbers.shape, strict=True)]
+        rest = [self.axes[axis].cut(start[axis], 1, 1) for axis in left[: len(left) - len(still)]]
+        return Cells((*run, *rest), self.made_by)
+
+    def _coordinates(self, number: Tensor) -> list[int]:
+        return [int(place) for place in torch.unravel_index(number, self.counts)]
 
     def in_blocks(self, numbers: Tensor) -> tuple[Cells, Tensor] | None:
         """Larger cells, of which rows of numbers (N, K) hold one each: all that lie in it, and no others; which ones.
@@ -116,7 +169,7 @@ class Cells:
         numbers = torch.where(numbers < 0, upper, numbers).sort(1).values
         if int(numbers.min()) < 0 or int(upper.max()) >= len(self):
             return None
-        places = torch.stack([numbers // self.columns.count, numbers % self.columns.count])  # (2, N, K)
+        places = torch.stack(torch.unravel_index(numbers, self.counts))  # (axes, N, K)
         starts, ends = places.amin(2), places.amax(2) + 1
         size = (ends - starts)[:, :1]
         first = starts.amin(1, keepdim=True)
@@ -126,88 +179,103 @@ class Cells:
         even = (ends - starts == size).all() and ((starts - first) % size == 0).all()
         if not even or not within.all() or counts.prod() == 1:
             return None
-        rows, columns = (
-            axis.cut(int(first[side]), int(size[side]), int(counts[side])) for side, axis in enumerate(self.place)
+        axes = tuple(
+            axis.cut(int(first[place]), int(size[place]), int(counts[place])) for place, axis in enumerate(self.axes)
         )
-        return Cells(rows, columns, "a linear embedding to"), blocks[0] * columns.count + blocks[1]
+        number = torch.zeros_like(blocks[0])
+        for place, count in zip(blocks, counts, strict=True):
+            number = number * count + place
+        return Cells(axes, "a linear embedding to"), number
 
-    def grid(self, positions: tuple[int, ...]) -> PatchGrid:
-        """The cells as patches, which are the tokens at some positions."""
-        rows, columns = self.rows, self.columns
-        height, width, top, left = map(_number, (rows.step, columns.step, rows.first, columns.first))
-        return PatchGrid(rows.count, columns.count, height, width, top, left, positions)
+    def layout(self, tokens: Tensor, of_image: bool) -> PatchLayout:
+        """The cells as patches, which are some tokens, int64 (number of cells,)."""
+        order = sorted(range(len(self.axes)), key=lambda place: self.axes[place].dim)
+        sides = [_side(self.axes[place]) for place in order]
+        positions = tuple(tokens.view(self.counts).permute(order).flatten().tolist())
+        return layout_of_sides(sides, positions, of_image)
 
 
 Option = Callable[[str, int, Any], Any]
 """An argument of a function that was called, by its name, its place, and its default."""
 
 
-def interpolated(cells: Cells, counts: tuple[int, int], option: Option) -> Cells:
+def interpolated(cells: Cells, counts: Sequence[int], option: Option) -> Cells:
     """After ``F.interpolate``."""
     given = option("scale_factor", 2, None)
     if option("align_corners", 4, None):
-        rows, columns = (axis.between_centres(count) for axis, count in zip(cells.place, counts, strict=True))
+        axes = [axis.between_centres(count) for axis, count in zip(cells.axes, counts, strict=False)]
     elif given is None or option("recompute_scale_factor", 5, None):
         return pooled_to_size(cells, counts, option)
     else:
-        scales = (Fraction(scale).limit_denominator(10**6) for scale in _pair(given))
-        rows, columns = (axis.resized(n, scale) for axis, n, scale in zip(cells.place, counts, scales, strict=True))
-    return Cells(rows, columns, f"{cells.made_by}, resized to")
+        scales = (Fraction(scale).limit_denominator(10**6) for scale in _each(given, counts))
+        axes = [axis.resized(n, scale) for axis, n, scale in zip(cells.axes, counts, scales, strict=False)]
+    return _changed(cells, axes, f"{cells.made_by}, resized to")
 
 
-def pooled_to_size(cells: Cells, counts: tuple[int, int], option: Option) -> Cells:
+def pooled_to_size(cells: Cells, counts: Sequence[int], option: Option) -> Cells:
     """After ``F.adaptive_avg_pool2d``, and whatever else divides a side evenly."""
-    rows, columns = (axis.resized(n, Fraction(n, axis.count)) for axis, n in zip(cells.place, counts, strict=True))
-    return Cells(rows, columns, f"{cells.made_by}, resized to")
+    axes = [axis.resized(n, Fraction(n, axis.count)) for axis, n in zip(cells.axes, counts, strict=False)]
+    return _changed(cells, axes, f"{cells.made_by}, resized to")
 
 
-def convolved(cells: Cells, counts: tuple[int, int], option: Option) -> Cells:
-    """After ``F.conv2d``."""
+def convolved(cells: Cells, counts: Sequence[int], option: Option) -> Cells:
+    """After ``F.conv1d``, ``F.conv2d`` or ``F.conv3d``."""
     kernel = option("weight", 1, None).shape[2:]
-    dilation, padding = _pair(option("dilation", 5, 1)), option("padding", 4, 0)
+    dilation, padding = _each(option("dilation", 5, 1), counts), option("padding", 4, 0)
     reach = [(size - 1) * apart + 1 for size, apart in zip(kernel, dilation, strict=True)]
     if isinstance(padding, str):
         padding = [(size - 1) // 2 if padding == "same" else 0 for size in reach]
-    return _windows(cells, counts, reach, _pair(option("stride", 3, 1)), _pair(padding), "a convolution to")
+    return _windows(cells, counts, reach, option("stride", 3, 1), padding, "a convolution to")
 
 
-def max_pooled(cells: Cells, counts: tuple[int, int], option: Option) -> Cells | None:
+def max_pooled(cells: Cells, counts: Sequence[int], option: Option) -> Cells | None:
     """After ``F.max_pool2d``; None with dilation."""
-    return pooled(cells, counts, option) if _pair(option("dilation", 4, 1)) == (1, 1) else None
+    return pooled(cells, counts, option) if set(_each(option("dilation", 4, 1), counts)) == {1} else None
 
 
-def pooled(cells: Cells, counts: tuple[int, int], option: Option) -> Cells:
+def pooled(cells: Cells, counts: Sequence[int], option: Option) -> Cells:
     """After ``F.avg_pool2d``."""
-    kernel = _pair(option("kernel_size", 1, None))
-    stride = _pair(option("stride", 2, None) or kernel)
-    return _windows(cells, counts, kernel, stride, _pair(option("padding", 3, 0)), f"{cells.made_by}, pooled to")
+    kernel = _each(option("kernel_size", 1, None), counts)
+    stride = option("stride", 2, None) or kernel
+    return _windows(cells, counts, kernel, stride, option("padding", 3, 0), f"{cells.made_by}, pooled to")
 
 
 def _windows(
-    cells: Cells,
-    counts: tuple[int, int],
-    reach: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    made_by: str,
+    cells: Cells, counts: Sequence[int], reach: Sequence[int], stride: Any, padding: Any, made_by: str
 ) -> Cells:
-    sides = zip(cells.place, reach, stride, padding, counts, strict=True)
-    rows, columns = (axis.windows(size, apart, beside, count) for axis, size, apart, beside, count in sides)
-    return Cells(rows, columns, made_by)
+    sides = zip(cells.axes, reach, _each(stride, counts), _each(padding, counts), counts, strict=False)
+    return _changed(cells, [axis.windows(*of_axis) for axis, *of_axis in sides], made_by)
+
+
+def _changed(cells: Cells, axes: Sequence[Axis], made_by: str) -> Cells:
+    """Cells whose first axes are others."""
+    return Cells((*axes, *cells.axes[len(axes) :]), made_by)
 
 
 def _together(axes: Sequence[Axis]) -> Axis | None:
     """Cells that hold those of several axes; None where these lie further apart than within one cell."""
     first = min(axis.first for axis in axes)
-    alike = len({(axis.step, axis.count) for axis in axes}) == 1
+    alike = len({(axis.dim, axis.step, axis.count) for axis in axes}) == 1
     near = all(axis.first - first < axis.step for axis in axes)
-    return Axis(first, axes[0].step, axes[0].count) if alike and near else None
+    return replace(axes[0], first=first) if alike and near else None
 
 
-def _pair(value: Any) -> tuple[Any, ...]:
-    pair = tuple(value) if isinstance(value, list | tuple) else (value,)
-    return pair * 2 if len(pair) == 1 else pair
+def _united(axes: Sequence[Axis]) -> Axis | None:
+    """The cell that holds one cell of each of several axes, which lie beside each other; None where they do not."""
+    first, last = min(axis.first for axis in axes), max(axis.first for axis in axes)
+    if len({(axis.dim, axis.step, axis.count) for axis in axes}) > 1 or axes[0].count > 1:
+        return None
+    length = last - first + axes[0].step
+    beside = len({axis.first for axis in axes}) * axes[0].step == length
+    return replace(axes[0], first=first, step=length) if beside else None
 
 
-def _number(value: Fraction) -> float:
-    return int(value) if value.denominator == 1 else float(value)
+def _each(value: Any, counts: Sequence[int]) -> tuple[Any, ...]:
+    """An option of each side, where one may stand for all."""
+    each = tuple(value) if isinstance(value, list | tuple) else (value,)
+    return each * len(counts) if len(each) == 1 else each
+
+
+def _side(axis: Axis) -> Side:
+    step, first = (int(number) if number.denominator == 1 else float(number) for number in (axis.step, axis.first))
+    return Side(axis.dim, axis.count, step, first)

@@ -13,7 +13,7 @@ from torch import Tensor
 from captum_attn.core.indices import as_index, is_index
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.origins import Entrance
-from captum_attn.core.patches import painted_over_pixels, patch_values
+from captum_attn.core.patches import painted_over, patch_values
 from captum_attn.core.perturb import Replacement, replace_tokens
 from captum_attn.core.tiles import widen
 from captum_attn.core.tokens import Tokens
@@ -69,7 +69,7 @@ def at_entrance(values: Tensor, layout: Layout) -> Tensor:
 def difference_from(baseline: Replacement, entrance: Entrance, inputs: ModelInputs, tokens: Tokens) -> Tensor:
     """What comes in there, less the baseline; all of it where no tokens come in. Raises as :func:`baseline_of`."""
     state = entrance.state.detach()
-    if entrance.again or (inputs.modality != "pixels" and layout_of(entrance, inputs) is None):
+    if entrance.again or (not inputs.is_cut and layout_of(entrance, inputs) is None):
         return widen(state)
     return widen(state) - baseline_of(entrance, inputs, tokens, baseline)
 
@@ -93,7 +93,7 @@ def baseline_of(entrance: Entrance, inputs: ModelInputs, tokens: Tokens, baselin
     """
     if baseline == "zeros":
         return torch.zeros_like(widen(entrance.state))
-    if inputs.modality == "pixels" and baseline == "mean":
+    if inputs.is_cut and baseline == "mean":
         try:
             return replace_tokens(inputs, tokens.players, "mean", tokens.grid).features.to(entrance.state)
         except ValueError as error:
@@ -132,8 +132,8 @@ class PartlyPresent:
     def _missing(self, entrance: Entrance) -> Tensor:
         """How much of the difference is not there, in a shape that fits the state."""
         missing = (1 - self.presences).masked_fill(~self.tokens.players, 0.0)
-        if self.inputs.modality == "pixels":
-            return over_pixels(missing, self.inputs, self.tokens)
+        if self.inputs.is_cut:
+            return over_entries(missing, self.inputs, self.tokens)
         layout = layout_of(entrance, self.inputs)
         if layout is None:
             return torch.zeros((), device=missing.device)
@@ -141,7 +141,6 @@ class PartlyPresent:
         return lying.view(*lying.shape, *[1] * (entrance.state.dim() - 2))
 
 
-def over_pixels(values: Tensor, inputs: ModelInputs, tokens: Tokens) -> Tensor:
-    """Values (B, N) of an image's tokens, as those of the pixels (B, 1, h, w) that their patches cover."""
-    height, width = inputs.features.shape[-2:]
-    return painted_over_pixels(patch_values(values, tokens.grid), tokens.grid, height, width)[:, None]
+def over_entries(values: Tensor, inputs: ModelInputs, tokens: Tokens) -> Tensor:
+    """Values (B, N) of an input's tokens, as those of the entries that their patches cover: of pixels (B, 1, h, w)."""
+    return painted_over(patch_values(values, tokens.grid), tokens.grid, inputs.features.shape)

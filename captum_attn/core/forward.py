@@ -110,7 +110,7 @@ def seen_forward(
             compiled_functions_uncompiled(),
             StateCapture(model, modules, capture) as kept,
             following if after_attention else nullcontext(),
-            PatchTrail(inputs.features) if inputs.modality == "pixels" else nullcontext() as patches,
+            PatchTrail(inputs.features) if inputs.is_cut else nullcontext() as patches,
             capture.recording(),
             rules or nullcontext(),
             capture,

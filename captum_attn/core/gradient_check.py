@@ -157,7 +157,7 @@ def tokens_mix_elsewhere(
     """
     if not read.any():
         return None
-    if inputs.modality == "pixels" and (players is None or bool((read & players).any())):
+    if inputs.is_cut and (players is None or bool((read & players).any())):
         return None
     others = run.real & ~read
     if not others.any() or run.crosses_stacks:
@@ -177,7 +177,7 @@ def tokens_mix_elsewhere(
 def _exchanged(inputs: ModelInputs, others: Tensor) -> ModelInputs:
     """The inputs with other content in some of the tokens (B, N); of images, in all pixels, as tokens are patches."""
     features = inputs.features.clone()
-    if inputs.modality == "pixels":
+    if inputs.is_cut:
         return replace(inputs, features=features.flip(-1) + 0.5)
     for example, places in enumerate(others):
         where = places.nonzero().flatten()

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_attn.core.feature_names import FEATURE_NAMES, Modality, features_name
+from captum_attn.core.feature_names import DIMENSIONS, Modality, features_name, modality_of, name_for, usual_name
 from captum_attn.core.models import config_of, parameter_names, positional_names, takes_keyword
 from captum_attn.core.origins import FEATURES, OTHER, Provenance
 
@@ -30,13 +30,14 @@ class ModelInputs:
     """One batch of inputs.
 
     Attributes:
-        features: what is attributed: token ids (B, T) of an integer dtype, embeddings (B, T, D) or pixels
-            (B, C, h, w) of a floating dtype.
+        features: what is attributed: token ids (B, T) of an integer dtype; of a floating dtype, embeddings (B, T, D),
+            pixels (B, C, h, w), videos (B, frames, C, h, w), or sound, as waves (B, samples) or features of it.
         name: the keyword under which the model takes them; None for its first positional argument.
         keywords: the model's other arguments, by name.
         positional: the model's other arguments that are given by place.
         places: what the model calls these, as far as it says.
         notes: what is known of the tokens: ``special_tokens_mask`` (B, T), ``players`` (B, T).
+        given_as: the name under which the features were given, if any, which tells what they are.
     """
 
     features: Tensor
@@ -45,6 +46,7 @@ class ModelInputs:
     positional: tuple[Any, ...] = ()
     notes: Mapping[str, Any] = field(default_factory=dict)
     places: tuple[str, ...] = ()
+    given_as: str | None = None
 
     def __len__(self) -> int:
         return self.features.shape[0]
@@ -97,11 +99,16 @@ class ModelInputs:
     def mapping(self) -> dict[str, Any]:
         """All of them by name, as a tokenizer or an image processor returns them: what :func:`mapping_inputs` reads."""
         given = {name: value for name, value in self.companions.items() if name != "use_cache"}  # which we add, no user
-        return {self.name or FEATURE_NAMES[self.modality]: self.features, **given, **self.notes}
+        return {self.name or self.given_as or usual_name(self.modality): self.features, **given, **self.notes}
 
     @property
     def modality(self) -> Modality:
-        return modality(self.features)
+        return modality_of(self.features, self.name or self.given_as)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the model makes tokens of it, as of an image's patches; ids and embeddings are tokens."""
+        return self.modality not in ("ids", "embeddings")
 
     def call(self, model: Callable[..., Any], provenance: Provenance | None = None) -> Any:
         """The model's output on constant copies of inference tensors, which autograd could not save.
@@ -142,7 +149,9 @@ def tensor_inputs(
 
     Args:
         model: whose argument names decide where each tensor goes.
-        features: token ids (B, T), embeddings (B, T, D) or pixels (B, C, h, w).
+        features: token ids (B, T), embeddings (B, T, D), pixels (B, C, h, w), videos (B, frames, C, h, w), or sound,
+            waves (B, samples) or features of it, for a model whose argument ``input_values`` or ``input_features`` says
+            that it reads some.
         companions: the other arguments, each usually a tensor (B, ...).
         names: the companions' names. Default: ``attention_mask, token_type_ids, position_ids`` for a model that
             takes arguments of these names, else positions after the first.
@@ -151,9 +160,9 @@ def tensor_inputs(
         TypeError: the features are no tensor of such a dtype and shape.
         ValueError: an empty batch, a padding mask of the wrong length, or names that do not fit the companions.
     """
-    check_features(features)
     taken = parameter_names(model)
-    name = FEATURE_NAMES[modality(features)] if FEATURE_NAMES[modality(features)] in taken else None
+    name = name_for(features, taken) if isinstance(features, Tensor) else None
+    check_features(features, name)
     if names is None:
         names = [known for known in COMPANION_NAMES if known in taken]
         short = name is not None and len(names) < len(companions)
@@ -165,7 +174,7 @@ def tensor_inputs(
             "name each one in additional_forward_arg_names"
         )
     named = dict(zip(names, companions, strict=False))
-    _check_padding_masks(features, named)
+    _check_padding_masks(features, name, named)
     return ModelInputs(
         features,
         name,
@@ -185,26 +194,21 @@ def mapping_inputs(model: Callable[..., Any], mapping: Mapping[str, Any]) -> Mod
     name = features_name(mapping)
     if name is None:
         raise ValueError(
-            f"expected a mapping with input_ids, inputs_embeds or pixel_values, got the keys {sorted(mapping)}"
+            "expected a mapping with input_ids, inputs_embeds, pixel_values, pixel_values_videos, input_values or "
+            f"input_features, got the keys {sorted(mapping)}"
         )
-    check_features(mapping[name])
+    check_features(mapping[name], name)
     rest = {key: value for key, value in mapping.items() if key != name}
-    _check_padding_masks(mapping[name], rest)
+    _check_padding_masks(mapping[name], name, rest)
     keyword = name if takes_keyword(model, name) else None
-    return ModelInputs(mapping[name], keyword, _for_the_model(model, rest), (), _notes(rest))
+    return ModelInputs(mapping[name], keyword, _for_the_model(model, rest), (), _notes(rest), given_as=name)
 
 
-def modality(features: Tensor) -> Modality:
-    """What a tensor of features must be."""
-    if not features.is_floating_point():
-        return "ids"
-    return "pixels" if features.dim() == 4 else "embeddings"
-
-
-def check_features(features: Any) -> None:
-    """Raise what :func:`tensor_inputs` documents."""
+def check_features(features: Any, name: str | None = None) -> None:
+    """Raise what :func:`tensor_inputs` documents; ``name`` is that under which the model takes them."""
     expected = (
-        "expected integer token ids (B, T), floating-point embeddings (B, T, D) or floating-point pixels (B, C, h, w)"
+        "expected integer token ids (B, T), floating-point embeddings (B, T, D), floating-point pixels (B, C, h, w), "
+        "videos (B, frames, C, h, w), or sound as input_values or input_features"
     )
     if not isinstance(features, Tensor):
         raise TypeError(
@@ -212,14 +216,16 @@ def check_features(features: Any) -> None:
             "and arrays tensors"
         )
     given = f"{features.dtype} of shape {tuple(features.shape)}"
-    if features.is_floating_point() and features.dim() == 2:
+    if name not in _SOUNDS and features.is_floating_point() and features.dim() == 2:
         raise TypeError(
             f"{expected}, got {given}. If these are token ids, they must be integers: noise and other "
             "perturbations (NoiseTunnel, infidelity, sensitivity_max) need embeddings instead, "
-            "model.get_input_embeddings()(input_ids)"
+            "model.get_input_embeddings()(input_ids). If these are waves, give a mapping, {'input_values': waves}"
         )
-    if features.dtype == torch.bool or features.is_complex() or features.dim() not in _DIMENSIONS[modality(features)]:
-        raise TypeError(f"{expected}, got {given}")
+    kind = modality_of(features, name)
+    known = features.dtype != torch.bool and not features.is_complex() and features.dim() in DIMENSIONS[kind]
+    if not known or features.is_floating_point() == (kind == "ids"):
+        raise TypeError(f"{expected}, got {given}{'' if name is None else f' as {name}'}")
     if 0 in features.shape:
         raise ValueError(f"{expected}, got an empty batch: {given}")
 
@@ -233,10 +239,12 @@ def check_token_mask(name: str, mask: Any, shape: tuple[int, ...]) -> None:
         raise ValueError(f"{name} must have one entry for each token, shape {tuple(shape)}, got {tuple(mask.shape)}")
 
 
-def _check_padding_masks(features: Tensor, companions: Mapping[str, Any]) -> None:
+def _check_padding_masks(features: Tensor, given_as: str | None, companions: Mapping[str, Any]) -> None:
+    if modality_of(features, given_as) not in ("ids", "embeddings"):
+        return
     for name in PADDING_MASKS:
         mask = companions.get(name)
-        if isinstance(mask, Tensor) and mask.dim() == 2 and not mask.is_floating_point() and features.dim() < 4:
+        if isinstance(mask, Tensor) and mask.dim() == 2 and not mask.is_floating_point():
             of_keys_for_queries = mask.shape == (features.shape[1], features.shape[1])
             check_token_mask(name, mask, tuple(mask.shape) if of_keys_for_queries else features.shape[:2])
 
@@ -279,4 +287,4 @@ def constant(value: Any) -> Any:
 
 
 _MASK = re.compile(r"(?i)masks?$")
-_DIMENSIONS: dict[Modality, tuple[int, ...]] = {"ids": (2,), "embeddings": (3,), "pixels": (4,)}
+_SOUNDS = ("input_values", "input_features")

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from captum_attn.core.cell_numbers import NONE, SEVERAL, WHOLE, filled, held_once, is_all, joined_along
-from captum_attn.core.cell_rules import EMBEDDING, ON_IMAGES, Call, Cut, Found, Trace, rule_of
+from captum_attn.core.cell_rules import EMBEDDING, ON_SIDES, Call, Cut, Found, Trace, rule_of
+from captum_attn.core.cells import Axis, Cells
 from captum_attn.core.function_arguments import tensors_in
-from captum_attn.core.image_cells import Axis, Cells
-from captum_attn.core.patches import NoPatchGrid, PatchGrid
+from captum_attn.core.patches import NoPatchGrid, PatchLayout
 from captum_attn.core.private_names import base_of, version_of
 
 
@@ -49,12 +49,13 @@ class PatchTrail(TorchFunctionMode):
         self._left = False
         self._tokens: tuple[Cells, Tensor] | None = None
         self._pixels = pixels
-        self._size = tuple(pixels.shape[2:])
+        self._dims = dims_of_entries(pixels)
+        self._size = [pixels.shape[dim] for dim in self._dims]
 
     def __enter__(self) -> PatchTrail:
-        rows, columns = (Axis(Fraction(0), Fraction(1), side) for side in self._size)
-        cells = Cells(rows, columns, "pixels")
-        self._keep(self._pixels, cells, cells.numbers(self._pixels.shape))
+        axes = (Axis(dim, Fraction(0), Fraction(1), count) for dim, count in zip(self._dims, self._size, strict=True))
+        cells = Cells(tuple(axes), "pixels")
+        self._keep(self._pixels, cells, cells.numbers(self._pixels.shape, self._dims))
         super().__enter__()
         return self
 
@@ -65,7 +66,7 @@ class PatchTrail(TorchFunctionMode):
         self._traces.clear()
         del self._pixels
 
-    def grid(self, length: int) -> PatchGrid | NoPatchGrid:
+    def grid(self, length: int) -> PatchLayout | NoPatchGrid:
         """Where the patches are among the tokens, and in the given image.
 
         Args:
@@ -80,7 +81,7 @@ class PatchTrail(TorchFunctionMode):
                 f"{len(found)} of the {len(numbers)} tokens in the first attention that reads the image are patches, "
                 f"of {len(cells)} ({cells}), and the explained attention has {length} tokens: not one for each patch"
             )
-        return cells.grid(tuple(numbers.argsort(stable=True)[-len(cells) :].tolist()))
+        return cells.layout(numbers.argsort(stable=True)[-len(cells) :], of_image=self._dims == (2, 3))
 
     def _reason(self, length: int) -> str:
         seen = (
@@ -88,9 +89,9 @@ class PatchTrail(TorchFunctionMode):
             or "no patch embedding (a convolution of the pixels, or a linear layer over all those of a patch)"
         )
         lost = f"; the trail ends in {', '.join(self._lost_in)}" if self._lost_in else ""
-        height, width = self._size
+        given = " × ".join(map(str, self._size))
         return (
-            f"nothing says which of the model's {length} tokens are patches of the given {height} × {width} pixels: "
+            f"nothing says which of the model's {length} tokens are patches of the given {given} pixels: "
             f"on the way to the attention, {seen} was seen{lost}"
         )
 
@@ -139,7 +140,7 @@ class PatchTrail(TorchFunctionMode):
         cells, numbers = self._found(call, results)
         lost = any(is_all(found, SEVERAL) for found in numbers)
         if lost and not any(is_all(trace.numbers, SEVERAL) for trace in call.traces.values()):
-            self._lose(call.name.strip("_") + (_TURNED if call.name in ON_IMAGES else ""))
+            self._lose(call.name.strip("_") + (_TURNED if call.name in ON_SIDES else ""))
         for tensor, found in zip(results, numbers, strict=True):
             self._keep(tensor, cells, found, call.relates)
             for view, before in changed:
@@ -197,6 +198,11 @@ class PatchTrail(TorchFunctionMode):
         self._tokens = trace.cells, tokens.flatten().clone()
         self._traces.clear()
         return True
+
+
+def dims_of_entries(features: Tensor) -> tuple[int, ...]:
+    """The dimensions along which an input can be cut: not those of channels, of images (B, C, h, w) and videos."""
+    return {4: (2, 3), 5: (1, 3, 4)}.get(features.dim(), tuple(range(1, features.dim())))
 
 
 _TURNED = " of an image that was turned, flipped or rolled, or whose parts lie on each other"

@@ -34,7 +34,7 @@ def replace_tokens(inputs: ModelInputs, chosen: Tensor, replacement: Replacement
     """
     if inputs.modality == "ids" and is_index(replacement):
         return replace(inputs, features=inputs.features.masked_fill(chosen, as_index(replacement)))
-    if inputs.modality == "pixels" and replacement in ("mean", "zeros"):
+    if inputs.is_cut and replacement in ("mean", "zeros"):
         features = with_patches_replaced(inputs.features, chosen, replacement == "mean", grid)
         return replace(inputs, features=features)
     raise TypeError(
@@ -61,7 +61,7 @@ def default_replacement(inputs: ModelInputs, tokenizer: Any | None, config: Any 
     Raises:
         ValueError: there is none.
     """
-    if inputs.modality == "pixels":
+    if inputs.is_cut:
         return "mean"
     if tokenizer is None:
         raise ValueError("nothing says what replaces a token: give tokenizer=, or replacement= with a token id")

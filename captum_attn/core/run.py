@@ -305,7 +305,13 @@ class ObservedForward:
 
     @cached_property
     def real(self) -> Tensor:
-        """bool (B, N): the tokens that are no padding."""
+        """bool (B, N): the tokens that are no padding.
+
+        Of an input that the model cuts into tokens, a mask says which entries are padding, and the first attention, to
+        which tokens no query may attend because of it.
+        """
+        if self.inputs.is_cut and any("mask" in name for name in self.inputs.companions):
+            return self.calls[0].attended
         return real_tokens(self.inputs, self.length, config_of(self.model))
 
     @cached_property
@@ -405,7 +411,7 @@ class ObservedForward:
         return rows_by_rule(
             readout,
             tokens=tokens,
-            images=self.inputs.modality == "pixels",
+            images=self.inputs.is_cut,
             positions=positions,
             config=config_of(self.model),
             causal=self.causal,

@@ -209,7 +209,7 @@ def _joined(reading: list[_Stack]) -> list[_Stack]:
 
 def _check_order(explained: Sequence[AttentionCall], inputs: ModelInputs) -> None:
     """The model must keep the tokens in the order in which they are given; patches, in any, which their trail knows."""
-    before = explained[0].queries.inputs & MOVED if inputs.modality == "pixels" else 0
+    before = explained[0].queries.inputs & MOVED if inputs.is_cut else 0
     for call in explained:
         if (call.queries.inputs | call.keys.inputs) & MOVED & ~before:
             raise ValueError(
@@ -244,7 +244,7 @@ def check_square(calls: Sequence[AttentionCall], inputs: ModelInputs) -> int:
     Raises:
         ValueError: they have not.
     """
-    length = calls[0].shape[2] if inputs.modality == "pixels" else inputs.features.shape[1]
+    length = calls[0].shape[2] if inputs.is_cut else inputs.features.shape[1]
     expected = (len(inputs), calls[0].shape[1], length, length)
     for call in calls:
         if call.shape != expected:

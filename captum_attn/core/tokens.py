@@ -12,7 +12,7 @@ from captum_attn.core.inputs import ModelInputs, check_token_mask
 from captum_attn.core.masks import is_binary
 from captum_attn.core.models import text_config
 from captum_attn.core.padding_masks import check_sense, given_lengths, given_masks, tokens_of, unread_masks
-from captum_attn.core.patches import Grid, NoPatchGrid, PatchGrid
+from captum_attn.core.patches import Grid, NoPatchGrid, PatchLayout
 from captum_attn.core.user_warnings import warn_user
 
 _START_IDS = ("bos_token_id", "cls_token_id")
@@ -65,7 +65,7 @@ def real_tokens(inputs: ModelInputs, length: int, config: Any | None) -> Tensor:
     """
     features = inputs.features
     real = torch.ones(len(inputs), length, dtype=torch.bool, device=features.device)
-    if inputs.modality == "pixels":
+    if inputs.is_cut:
         return real
     pads = _config_ids(config, ("pad_token_id",)) if inputs.modality == "ids" else set()
     roles = pads & _config_ids(config, (*_START_IDS, *_END_IDS))
@@ -118,10 +118,10 @@ def find_players(
     named = named_players(inputs, tuple(real.shape))
     if named is not None:
         return named & real
-    if inputs.modality == "pixels":
-        if not isinstance(grid, PatchGrid):
+    if inputs.is_cut:
+        if not isinstance(grid, PatchLayout):
             return None
-        return torch.zeros_like(real).index_fill(1, grid.tokens(real.shape[1]).to(real.device), True)
+        return torch.zeros_like(real).index_fill(1, grid.tokens(real.shape[1]).to(real.device), True) & real
     starts, ends = _config_ids(config, _START_IDS), _config_ids(config, _END_IDS)
     if inputs.modality == "ids" and (special_ids is not None or starts or ends):
         special = torch.tensor(sorted(starts | ends if special_ids is None else special_ids), device=real.device)

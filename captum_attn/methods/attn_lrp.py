@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from captum_attn.core import ModelInputs, Replacement, config_of, known_grid, warn_user
-from captum_attn.core.entrances import by_token, difference_from, input_is_cut, layout_of, over_pixels, relevances
-from captum_attn.core.patches import at_patches, patch_sums
+from captum_attn.core.entrances import by_token, difference_from, input_is_cut, layout_of, over_entries, relevances
+from captum_attn.core.patches import at_patches, feature_sums
 from captum_attn.core.perturb import check_replacement, default_replacement
 from captum_attn.core.propagation import ATTNLRP, Propagation
 from captum_attn.methods.attribution import Explained, OnePassAttribution
@@ -98,11 +98,11 @@ def relevance_attributions(explained: Explained, relevance: Sequence[Tensor]) ->
             f"relevance in {type(run.model).__name__} is not finite: numbers under a rule grow beyond "
             f"{relevance[0].dtype}, or that of the weights; load the model with dtype=torch.float32"
         )
-    if run.inputs.modality == "pixels":
-        grid, (pixels,) = known_grid(explained.grid), relevance
-        patches = at_patches(patch_sums(pixels.sum(1), grid), grid, run.length)
-        playing = over_pixels(players.to(pixels), run.inputs, explained.tokens)
-        return explained.attributions(patches, of_features=pixels * playing)
+    if run.inputs.is_cut:
+        grid, (entries,) = known_grid(explained.grid), relevance
+        patches = at_patches(feature_sums(entries, grid), grid, run.length)
+        playing = over_entries(players.to(entries), run.inputs, explained.tokens)
+        return explained.attributions(patches, of_features=entries * playing)
     laid = [(part, layout_of(entrance, run.inputs)) for entrance, part in zip(run.entrances, relevance, strict=True)]
     states = [by_token(part, layout) for part, layout in laid if layout is not None]
     others = [part for part, layout in laid if layout is None and part.any()]
@@ -145,5 +145,5 @@ def resolved_baseline(
             raise ValueError(f"baseline='mask' is for token ids, but these are {inputs.modality}: 'zeros' is there")
         return default_replacement(inputs, tokenizer, config)
     if baseline is None:
-        return "mean" if inputs.modality == "pixels" else "zeros"
+        return "mean" if inputs.is_cut else "zeros"
     return baseline

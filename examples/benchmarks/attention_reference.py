@@ -66,9 +66,17 @@ def reference(model: Any, run: Callable[..., Any], select: Select, tolerance: fl
     layers = [layer for owner, layer in found if not _DECODER.search(owner)] or [layer for _, layer in found]
     returned = returned_layers(model, run, select, scores.detach(), tolerance)
     again = len(recorded_gradients) - sum(gradient is None for gradient in recorded_gradients) > len(products)
-    if returned and not again:  # what is returned has the gradient of one use only
+    if returned and not again and not go_on(layers, returned, tolerance):  # what is returned has one use's gradient
         return Reference(returned, "returned", len(layers))
     return Reference(layers, "recorded", len(layers))
+
+
+def go_on(layers: Sequence[Tensor], returned: Sequence[Tensor], tolerance: float) -> bool:
+    """Whether more layers of the same tokens follow those that the model returns, as in a pooler of its own."""
+    if len(layers) <= len(returned) or len({layer.shape for layer in (*layers, *returned)}) > 1:
+        return False
+    pairs = list(zip(layers, returned, strict=False))
+    return all((one - other).abs().max() <= tolerance * other.abs().max() for one, other in pairs)
 
 
 def used_once(recorded: Sequence[Recorded], found: Sequence[Tensor | None]) -> list[tuple[Recorded, Tensor]]:

@@ -188,10 +188,7 @@ def logits_of(output: Any) -> Any:
 def explained(model: Any, inputs: Mapping[str, Tensor], target: Any) -> Tensor:
     """Signed influence (B, L, H, N, N) of every layer and head."""
     torch.manual_seed(0)
-    given: Any = dict(inputs)
-    if not {"input_ids", "pixel_values"} & given.keys():  # sound: the model's first argument
-        given = next(iter(given.values()))
-    found: Tensor = captum_attn.ShapleyGradAttention(model).influence(given, target=target, per="head")
+    found: Tensor = captum_attn.ShapleyGradAttention(model).influence(dict(inputs), target=target, per="head")
     return found
 
 

@@ -65,10 +65,11 @@ def test_images_with_labels_from_a_tensor_data_set():
     rows = rows_of(predict(AttributionModule(model), loader))
     expected = ShapleyGradAttention(model).attribute_tokens(images[:5])
     assert [row["label"] for row in rows] == labels[:5].tolist()
-    assert {(row["rows"], row["columns"]) for row in rows} == {expected.grid[:2]}
+    assert {(row["rows"], row["columns"]) for row in rows} == {(expected.grid.rows, expected.grid.columns)}
     assert {tuple(row["positions"]) for row in rows} == {expected.grid.positions}
     sizes = ("patch_height", "patch_width", "top", "left", "image_height", "image_width")
-    assert {tuple(row[name] for name in sizes) for row in rows} == {(*expected.grid[2:6], *images.shape[2:])}
+    place = (*expected.grid.sizes, *(side.first for side in expected.grid.sides))
+    assert {tuple(row[name] for name in sizes) for row in rows} == {(*place, *images.shape[2:])}
     assert all(row["ids"] is None and row["tokens"] is None for row in rows)
     torch.testing.assert_close(torch.tensor([row["scores"] for row in rows]), expected.values, rtol=0, atol=1e-6)
 

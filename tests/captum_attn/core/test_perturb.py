@@ -14,7 +14,15 @@ from nested_configs import nested_configs
 from tokenizers_of_every_kind import TOKENIZERS
 
 from captum_attn.core import ModelInputs
-from captum_attn.core.patches import NoPatchGrid, PatchGrid, patch_means, patch_sums, spread_over_pixels, under_patches
+from captum_attn.core.patches import (
+    NoPatchGrid,
+    PatchGrid,
+    feature_sums,
+    patch_means,
+    patch_sums,
+    spread_over,
+    under_patches,
+)
 from captum_attn.core.perturb import check_replacement, default_replacement, replace_tokens
 
 
@@ -78,10 +86,10 @@ SIZES = st.floats(0.3, 3)
 def test_spreading_keeps_sums_and_summing_up_gives_the_patches_back(rows, columns, height, width, top, left):
     grid = PatchGrid(rows, columns, height, width, top, left)
     values = torch.rand(2, rows, columns, dtype=torch.double, generator=torch.Generator().manual_seed(0))
-    spread = spread_over_pixels(values, grid, 16, 16)
-    torch.testing.assert_close(spread.sum((1, 2)), values.sum((1, 2)))
+    spread = spread_over(values, grid, (2, 3, 16, 16))
+    torch.testing.assert_close(spread.sum((1, 2, 3)), values.sum((1, 2)))
     whole = PatchGrid(rows, columns, 4, 3)
-    torch.testing.assert_close(patch_sums(spread_over_pixels(values, whole, 4 * rows, 3 * columns), whole), values)
+    torch.testing.assert_close(feature_sums(spread_over(values, whole, (2, 3, 4 * rows, 3 * columns)), whole), values)
 
 
 def test_what_patches_cover_of_an_image_by_hand():
