@@ -21,11 +21,13 @@ from captum_attn.core import (
     known_grid,
     length_limit,
     padded,
+    parameter_names,
     special_token_ids,
 )
 from captum_attn.core.class_names import class_number
 from captum_attn.core.encoding import warn_of_cut
-from captum_attn.core.patches import at_patches, patch_means
+from captum_attn.core.feature_names import features_name, modality_of, name_for, usual_name
+from captum_attn.core.patches import at_patches, dims_of_entries, patch_means
 
 Words = Sequence[str]
 Data = (
@@ -133,11 +135,11 @@ class Tensors(Examples):
     """Examples that are tensors already: the mapping that a tokenizer or an image processor returns."""
 
     def __init__(self, columns: Mapping[str, Any], model: Callable[..., Any]) -> None:
-        name = next((name for name in ("pixel_values", "input_ids") if name in columns), None)
+        name = features_name({name: column for name, column in columns.items() if name != "inputs_embeds"})
         if name is None:
             raise TypeError(
-                "expected texts, pixels (N, C, h, w), or a mapping with input_ids or pixel_values, got one with "
-                f"{sorted(columns)}"
+                "expected texts, pixels (N, C, h, w), or a mapping with input_ids, pixel_values, pixel_values_videos, "
+                f"input_values or input_features, got one with {sorted(columns)}"
             )
         for key, column in columns.items():
             if not isinstance(column, Tensor) or not column.dim() or len(column) != len(columns[name]):
@@ -156,11 +158,11 @@ class Tensors(Examples):
         masks = torch.as_tensor(given) if isinstance(given, np.ndarray) else given
         if not isinstance(masks, Tensor):
             raise TypeError(
-                "expected rationales of tensors as a bool tensor or array, (N, T) for tokens or (N, h, w) for pixels, "
-                f"got {type(given).__name__}"
+                "expected rationales of tensors as a bool tensor or array, (N, T) for tokens, (N, h, w) for pixels, "
+                f"(N, samples) for sound or (N, frames, h, w) for videos, got {type(given).__name__}"
             )
         features = self._columns[self._main]
-        expected = (len(features), *(features.shape[2:] if self._main == "pixel_values" else features.shape[1:2]))
+        expected = (len(features), *(features.shape[dim] for dim in dims_of_entries(features)))
         if masks.dtype != torch.bool or masks.shape != expected:
             raise ValueError(f"rationales must be bool {expected}, got {masks.dtype} {tuple(masks.shape)}")
         return masks
@@ -194,7 +196,8 @@ def examples_of(data: Any, tokenizer: Any | None, model: Callable[..., Any], max
     if isinstance(data, Mapping):
         examples: Examples = Tensors(data, model)
     elif isinstance(data, Tensor):
-        examples = Tensors({"pixel_values" if data.is_floating_point() else "input_ids": data}, model)
+        name = name_for(data, parameter_names(model)) or usual_name(modality_of(data, None))
+        examples = Tensors({name: data}, model)
     else:
         given = [data] if isinstance(data, str) else list(data)
         texts = [text for text in map(given_text, given) if text is not None]

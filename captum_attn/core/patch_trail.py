@@ -16,7 +16,7 @@ from captum_attn.core.cell_numbers import NONE, SEVERAL, WHOLE, filled, held_onc
 from captum_attn.core.cell_rules import EMBEDDING, ON_SIDES, Call, Cut, Found, Trace, rule_of
 from captum_attn.core.cells import Axis, Cells
 from captum_attn.core.function_arguments import tensors_in
-from captum_attn.core.patches import NoPatchGrid, PatchLayout
+from captum_attn.core.patches import NoPatchGrid, PatchLayout, dims_of_entries
 from captum_attn.core.private_names import base_of, version_of
 
 
@@ -198,11 +198,6 @@ class PatchTrail(TorchFunctionMode):
         self._tokens = trace.cells, tokens.flatten().clone()
         self._traces.clear()
         return True
-
-
-def dims_of_entries(features: Tensor) -> tuple[int, ...]:
-    """The dimensions along which an input can be cut: not those of channels, of images (B, C, h, w) and videos."""
-    return {4: (2, 3), 5: (1, 3, 4)}.get(features.dim(), tuple(range(1, features.dim())))
 
 
 _TURNED = " of an image that was turned, flipped or rolled, or whose parts lie on each other"

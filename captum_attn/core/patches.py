@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import torch
@@ -150,6 +150,11 @@ class NoPatchGrid:
 
 Grid: TypeAlias = PatchLayout | NoPatchGrid | None
 """How an input is cut into patches, or why that is not known; None for text."""
+
+
+def dims_of_entries(features: Tensor) -> tuple[int, ...]:
+    """The dimensions along which an input can be cut: not those of channels, of images (B, C, h, w) and videos."""
+    return {4: (2, 3), 5: (1, 3, 4)}.get(features.dim(), tuple(range(1, features.dim())))
 
 
 def layout_of_sides(sides: Sequence[Side], positions: tuple[int, ...] | None, of_image: bool) -> PatchLayout:
@@ -304,13 +309,16 @@ def with_patches_replaced(features: Tensor, chosen: Tensor, mean: bool, grid: Gr
         features: images, sounds or videos.
         chosen: bool (B, N), the tokens whose patches are replaced.
         mean: by the mean of the input's patches, entry by entry; else by zeros.
-        grid: how the inputs are cut.
+        grid: how the inputs are cut. Of sounds and videos, patches begin with the nearest whole entry.
 
     Raises:
         ValueError: no grid, or one whose patches are no whole number of entries, as where images are resized inside the
             model: those have no pixels of their own.
     """
     grid = known_grid(grid)
+    if not isinstance(grid, PatchGrid):
+        nearest = (replace(side, first=math.floor(side.first + 0.5)) for side in grid.sides)
+        grid = PatchLayout(tuple(nearest), grid.positions)
     if any(number != int(number) for side in grid.sides for number in (side.size, side.first)):
         raise ValueError(
             f"patches of {_described(grid)} share pixels with each other, so one cannot be replaced alone: give images "

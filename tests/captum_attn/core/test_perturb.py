@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from families import FAMILIES
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from nested_configs import nested_configs
 from tokenizers_of_every_kind import TOKENIZERS
@@ -17,11 +19,15 @@ from captum_attn.core import ModelInputs
 from captum_attn.core.patches import (
     NoPatchGrid,
     PatchGrid,
+    PatchLayout,
+    Side,
     feature_sums,
+    painted_over,
     patch_means,
     patch_sums,
     spread_over,
     under_patches,
+    with_patches_replaced,
 )
 from captum_attn.core.perturb import check_replacement, default_replacement, replace_tokens
 
@@ -80,6 +86,7 @@ def test_values_of_pixels_are_summed_over_patches_in_reading_order():
 
 
 SIZES = st.floats(0.3, 3)
+SHIFTS = st.sampled_from([0, 1, 0.5, -0.5])
 
 
 @given(st.integers(1, 4), st.integers(1, 4), SIZES, SIZES, st.floats(-0.2, 3), st.floats(-0.2, 3))
@@ -159,3 +166,69 @@ def test_padding_that_would_move_the_readout_is_no_replacement():
         default_replacement(IDS, without_mask(pad_token_id=gpt2.pad_token_id), gpt2)
     with pytest.raises(ValueError, match="give tokenizer=, or replacement="):
         default_replacement(IDS, None, gpt2)
+
+
+def overlap(side, number, entry):
+    """The part of an entry that a patch covers along a side, by hand."""
+    start = side.first + number * side.size
+    return max(0.0, min(start + side.size, entry + 1) - max(start, entry))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 3), st.data())
+def test_layouts_along_any_dimensions_by_hand(sides, data):
+    dims = sorted(data.draw(st.permutations(range(1, 5)))[:sides])
+    layout = PatchLayout(
+        tuple(
+            Side(dim, data.draw(st.integers(1, 3)), data.draw(st.sampled_from([1, 2, 1.5])), data.draw(SHIFTS))
+            for dim in dims
+        )
+    )
+    shape = (2, 6, 7, 6, 7)
+    values = torch.rand(2, *layout.counts, dtype=torch.double)
+    places = list(itertools.product(*map(range, layout.counts)))
+    entries = list(itertools.product(*(range(shape[dim]) for dim in dims)))
+    covered = {
+        (place, entry): math.prod(map(overlap, layout.sides, place, entry)) for place in places for entry in entries
+    }
+    painted, expected = painted_over(values, layout, shape), torch.zeros(2, *(shape[dim] for dim in dims)).double()
+    for (place, entry), part in covered.items():
+        expected[:, *entry] += part * values[:, *place]
+    assert painted.shape == (2, *(shape[dim] if dim in dims else 1 for dim in range(1, 5)))
+    torch.testing.assert_close(painted.flatten(1), expected.flatten(1))
+    spread = spread_over(values, layout, shape)
+    torch.testing.assert_close(spread.flatten(1).sum(1), values.flatten(1).sum(1))
+    features = torch.rand(shape, dtype=torch.double)
+    summed = features.sum([dim for dim in range(1, 5) if dim not in dims])
+    for place in places:
+        by_hand = sum(covered[place, entry] * summed[:, *entry] for entry in entries)
+        torch.testing.assert_close(feature_sums(features, layout)[:, *place], by_hand)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 3), st.booleans(), st.data())
+def test_patches_along_any_dimensions_are_replaced_by_hand(sides, mean, data):
+    dims = sorted(data.draw(st.permutations(range(1, 5)))[:sides])
+    layout = PatchLayout(
+        tuple(Side(d, data.draw(st.integers(1, 3)), data.draw(st.integers(1, 3)), data.draw(SHIFTS)) for d in dims)
+    )
+    features = torch.rand(2, 4, 5, 4, 6, dtype=torch.double)
+    chosen = torch.rand(2, len(layout)) < 0.5
+    found = with_patches_replaced(features, chosen, mean, layout)
+    for index in itertools.product(*map(range, features.shape)):
+        place, within = [], []
+        for side in layout.sides:
+            number, rest = divmod(index[side.dim] - math.floor(side.first + 0.5), int(side.size))
+            place.append(number if 0 <= number < side.count else None)
+            within.append(rest)
+        if None in place or not chosen[index[0]].view(layout.counts)[tuple(place)]:
+            assert found[index] == features[index]
+            continue
+        like = []
+        for other in itertools.product(*map(range, layout.counts)):
+            at = list(index)
+            for side, number, rest in zip(layout.sides, other, within, strict=True):
+                at[side.dim] = math.floor(side.first + 0.5) + number * int(side.size) + rest
+            if all(0 <= entry < count for entry, count in zip(at, features.shape, strict=True)):
+                like.append(float(features[tuple(at)]))
+        assert float(found[index]) == pytest.approx(sum(like) / len(like) if mean else 0.0)

@@ -1,0 +1,273 @@
+"""Sounds and videos are explained as texts and images are: exactly, and laid over what each token reads."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import transformers as hf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from captum_attn import AttnLRP, MaskTunnel, RawAttention, ShapleyGradAttention
+from captum_attn.core import mapping_inputs, observed_forward
+from captum_attn.metrics import evaluate
+
+_SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "num_labels": 3}
+_WAVES = {
+    **_SMALL,
+    "conv_dim": (16, 16, 16),
+    "conv_kernel": (10, 3, 2),
+    "conv_stride": (5, 2, 2),
+    "num_feat_extract_layers": 3,
+    "num_conv_pos_embeddings": 6,
+    "num_conv_pos_embedding_groups": 4,
+    "feat_extract_norm": "layer",
+    "classifier_proj_size": 16,
+    "vocab_size": 20,
+    "pad_token_id": 0,
+}
+_FRAMES = {"image_size": 16, "num_frames": 8}
+WAVES, SPECTROGRAM, FEATURES, VIDEO = "input_values", "spectrogram", "input_features", "pixel_values"
+SHAPES = {WAVES: (2, 430), SPECTROGRAM: (2, 44, 24), FEATURES: (2, 30, 16), VIDEO: (2, 8, 3, 16, 16)}
+STRIDE, REACH = 20, 30  # of the three convolutions of waves together
+MODELS = {
+    "wav2vec2": (hf.Wav2Vec2ForSequenceClassification, hf.Wav2Vec2Config, _WAVES, WAVES),
+    "wav2vec2, frames": (hf.Wav2Vec2ForCTC, hf.Wav2Vec2Config, _WAVES, WAVES),
+    "hubert": (hf.HubertForSequenceClassification, hf.HubertConfig, _WAVES, WAVES),
+    "wavlm": (hf.WavLMForSequenceClassification, hf.WavLMConfig, _WAVES, WAVES),
+    "unispeech": (hf.UniSpeechForSequenceClassification, hf.UniSpeechConfig, _WAVES, WAVES),
+    "unispeech-sat": (hf.UniSpeechSatForSequenceClassification, hf.UniSpeechSatConfig, _WAVES, WAVES),
+    "data2vec": (
+        hf.Data2VecAudioForSequenceClassification,
+        hf.Data2VecAudioConfig,
+        {**_WAVES, "conv_pos_kernel_size": 5, "num_conv_pos_embeddings": 2},
+        WAVES,
+    ),
+    "conformer": (hf.Wav2Vec2ConformerForSequenceClassification, hf.Wav2Vec2ConformerConfig, _WAVES, WAVES),
+    "wav2vec2-bert": (
+        hf.Wav2Vec2BertForSequenceClassification,
+        hf.Wav2Vec2BertConfig,
+        {**_SMALL, "feature_projection_input_dim": 16, "classifier_proj_size": 16},
+        FEATURES,
+    ),
+    "whisper": (
+        hf.WhisperForAudioClassification,
+        hf.WhisperConfig,
+        {
+            "d_model": 32,
+            "encoder_layers": 2,
+            "encoder_attention_heads": 4,
+            "encoder_ffn_dim": 48,
+            "num_mel_bins": 30,
+            "max_source_positions": 8,
+            "num_labels": 3,
+            "classifier_proj_size": 16,
+        },
+        FEATURES,
+    ),
+    "spectrogram patches": (
+        hf.ASTForAudioClassification,
+        hf.ASTConfig,
+        {**_SMALL, "max_length": 44, "num_mel_bins": 24, "patch_size": 8, "time_stride": 6, "frequency_stride": 8},
+        SPECTROGRAM,
+    ),
+    "videomae": (hf.VideoMAEForVideoClassification, hf.VideoMAEConfig, {**_SMALL, **_FRAMES, "patch_size": 8}, VIDEO),
+    "vivit": (
+        hf.VivitForVideoClassification,
+        hf.VivitConfig,
+        {**_SMALL, **_FRAMES, "tubelet_size": [2, 8, 8]},
+        VIDEO,
+    ),
+    "v-jepa 2": (
+        hf.VJEPA2ForVideoClassification,
+        hf.VJEPA2Config,
+        {
+            **_SMALL,
+            "crop_size": 16,
+            "patch_size": 8,
+            "frames_per_clip": 8,
+            "num_pooler_layers": 1,
+            "mlp_ratio": 2,
+            "pred_hidden_size": 32,
+            "pred_num_attention_heads": 4,
+            "pred_num_hidden_layers": 1,
+        },
+        "pixel_values_videos",
+    ),
+}
+RETURNED = [name for name in MODELS if name not in ("wavlm", "v-jepa 2")]  # those that return all attention
+
+
+def build(name):
+    model_class, config_class, settings_, _ = MODELS[name]
+    torch.manual_seed(0)
+    model = model_class._from_config(config_class(**settings_))
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            nn.init.normal_(parameter, std=0.2)
+    return model.eval()
+
+
+def batch(name):
+    kind = MODELS[name][3]
+    shape = (2, 30, 16) if name == "whisper" else SHAPES.get(kind, SHAPES[VIDEO])
+    key = WAVES if kind == SPECTROGRAM else kind
+    return {key: torch.randn(shape, generator=torch.Generator().manual_seed(1))}
+
+
+def target_of(name):
+    return (3, 1) if name.endswith("frames") else 1
+
+
+@pytest.mark.parametrize("name", RETURNED)
+def test_influence_is_that_of_eager_attention_and_autograd(name):
+    model, inputs = build(name), batch(name)
+    found = ShapleyGradAttention(model).influence(inputs, target=target_of(name), per="head")
+    model.set_attn_implementation("eager")
+    output = model(**inputs, output_attentions=True)
+    score = output.logits[:, 3, 1] if name.endswith("frames") else output.logits[:, 1]
+    attentions = getattr(output, "encoder_attentions", None) or output.attentions
+    expected = [a * g for a, g in zip(attentions, torch.autograd.grad(score.sum(), attentions), strict=True)]
+    torch.testing.assert_close(found, torch.stack(expected, 1).detach(), rtol=1e-4, atol=1e-7)
+
+
+class FirstQueries(TorchFunctionMode):
+    """The states (B, N, H · d) of which the first fused attention is asked."""
+
+    states = None
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if self.states is None and function is nn.functional.scaled_dot_product_attention:
+            self.states = args[0].transpose(1, 2).flatten(2)
+        if self.states is None and function is nn.functional.multi_head_attention_forward:
+            self.states = args[0].transpose(0, 1)
+        return function(*args, **(kwargs or {}))
+
+
+def read_by_each_token(model, inputs):
+    """bool (N, ...), the entries of the first input that each token depends on when it comes to the first attention."""
+    ((name, features),) = inputs.items()
+    features = features.clone().requires_grad_()
+    with FirstQueries() as first:
+        model(**{name: features})
+    weights = torch.rand(first.states.shape[-1], generator=torch.Generator().manual_seed(3))
+    each = [
+        torch.autograd.grad((token * weights).sum(), features, retain_graph=True, allow_unused=True)[0]
+        for token in first.states[0]
+    ]
+    return torch.stack([torch.zeros_like(features[0]) if one is None else one[0] for one in each]) != 0
+
+
+def without_position_convolutions(model):
+    """Convolutions among the tokens say where these are; without them, each token reads its own entries alone."""
+    for name, parameter in model.named_parameters():
+        if "pos_conv" in name and ("original0" in name or "bias" in name or "layers" in name):
+            parameter.data.zero_()
+    return model
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_each_patch_lies_in_the_middle_of_what_its_token_reads(name):
+    model, inputs = without_position_convolutions(build(name)), batch(name)
+    tokens = ShapleyGradAttention(model).attribute_tokens(inputs, target=target_of(name))
+    read = read_by_each_token(model, inputs)
+    assert len(read) == tokens.values.shape[1]
+    layout = tokens.grid
+    for position, place in zip(layout.positions, torch.cartesian_prod(*map(torch.arange, layout.counts)), strict=True):
+        for side, number in zip(layout.sides, place.view(-1).tolist(), strict=True):
+            others = [dim for dim in range(read.dim() - 1) if dim != side.dim - 1]
+            along = read[position].any(others) if others else read[position]
+            entries = along.nonzero().flatten()
+            first, last = int(entries[0]), int(entries[-1]) + 1
+            centre = side.first + (number + 0.5) * side.size
+            inside = first > 0 and last < len(along)  # else padding may be read, too
+            assert abs(centre - (first + last) / 2) <= (0 if inside else side.size / 2)
+            assert first <= side.first + number * side.size + 0.5
+            assert last >= side.first + (number + 1) * side.size - 0.5
+    assert tokens.players.sum(1).tolist() == [len(layout)] * 2
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_values_are_spread_over_what_is_heard_and_seen(name):
+    model, inputs = build(name), batch(name)
+    (features,) = inputs.values()
+    for method in (ShapleyGradAttention(model), RawAttention(model), AttnLRP(model)):
+        tokens = method.attribute_tokens(inputs, target=target_of(name))
+        spread = method.attribute(inputs, target=target_of(name))
+        assert spread.shape == features.shape
+        torch.testing.assert_close(spread.flatten(1).sum(1), tokens.values.sum(1), rtol=1e-4, atol=1e-6)
+    assert tokens.patches.shape == (2, *tokens.grid.counts)
+
+
+WAVE_MODEL = build("wav2vec2")
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(REACH + 1, 600))
+def test_tokens_of_waves_of_any_length_lie_side_by_side(samples):
+    waves = torch.randn(1, samples, generator=torch.Generator().manual_seed(samples))
+    tokens = ShapleyGradAttention(WAVE_MODEL).attribute_tokens(waves, target=0)
+    (side,) = tokens.grid.sides
+    count = (samples - REACH) // STRIDE + 1
+    assert (side.count, side.size, side.first) == (count, STRIDE, (REACH - STRIDE) / 2)
+    spread = ShapleyGradAttention(WAVE_MODEL).attribute(waves, target=0)[0]
+    start = int(side.first)
+    assert not spread[:start].any()
+    assert not spread[start + count * STRIDE :].any()
+    of_each = spread[start : start + count * STRIDE].view(count, STRIDE)
+    torch.testing.assert_close(of_each, tokens.values[0, :, None].expand(-1, STRIDE) / STRIDE)
+
+
+@pytest.mark.parametrize("name", ["wav2vec2", "hubert", "wavlm", "unispeech"])
+def test_padded_sounds_are_explained_as_each_is_alone(name):
+    model = build(name)
+    waves = torch.randn(2, 430, generator=torch.Generator().manual_seed(1))
+    mask = torch.ones(2, 430, dtype=torch.long)
+    waves[1, 270:], mask[1, 270:] = 0, 0
+    method = ShapleyGradAttention(model)
+    both = method.attribute_tokens({"input_values": waves, "attention_mask": mask}, target=1)
+    alone = method.attribute_tokens({"input_values": waves[1:, :270], "attention_mask": mask[1:, :270]}, target=1)
+    count = alone.values.shape[1]
+    assert both.players.sum(1).tolist() == [21, count]
+    torch.testing.assert_close(both.values[1, :count], alone.values[0], rtol=1e-4, atol=1e-7)
+    assert not both.values[1, count:].any()
+
+
+@pytest.mark.parametrize("name", ["wav2vec2", "whisper", "spectrogram patches", "videomae"])
+def test_sounds_and_videos_are_evaluated(name):
+    model, inputs = build(name), batch(name)
+    (features,) = inputs.values()
+    layout = ShapleyGradAttention(model).attribute_tokens(inputs, target=0).grid
+    heard = torch.zeros(features.shape[:2] if features.dim() < 5 else (2, 8, 16, 16), dtype=torch.bool)
+    heard = heard if features.dim() != 3 else torch.zeros(features.shape, dtype=torch.bool)
+    side = layout.sides[0]
+    heard[:, : int(side.first + 2 * side.size)] = True
+    methods = {"game": ShapleyGradAttention(model), "tunnel": MaskTunnel(ShapleyGradAttention(model), rounds=1)}
+    found = evaluate(
+        model, inputs, methods, rationales=heard, percentages=[50], interventions=("replacement", "knockout"),
+        show_progress=False,
+    )  # fmt: skip
+    table = found.table(["comprehensiveness", "token_f1"])
+    assert table["mean"].notna().all()
+    assert {"game", "tunnel", "random"} == set(table.method)
+
+
+def test_what_is_no_sound_or_video_is_refused():
+    waves, frames = build("wav2vec2"), build("videomae")
+    explain = ShapleyGradAttention(waves).attribute
+    with pytest.raises(TypeError, match=r"got torch.int64 of shape .* as input_values"):
+        explain({"input_values": torch.ones(2, 400, dtype=torch.long)}, target=0)
+    with pytest.raises(TypeError, match="If these are waves, give a mapping"):
+        ShapleyGradAttention(lambda x: waves(x).logits).attribute(torch.randn(2, 400), target=0)
+    assert ShapleyGradAttention(lambda x: waves(x).logits).attribute(batch("wav2vec2"), target=0).shape == (2, 430)
+    with pytest.raises(TypeError, match="as pixel_values"):
+        ShapleyGradAttention(frames).attribute({"pixel_values": torch.randn(2, 8, 16)}, target=0)
+    squeezed = hf.SEWForSequenceClassification(hf.SEWConfig(**{**_WAVES, "squeeze_factor": 2})).eval()
+    with pytest.raises(ValueError, match="nothing says which of the model's"):
+        ShapleyGradAttention(squeezed).attribute_tokens(torch.randn(2, 430), target=0)
+    assert ShapleyGradAttention(squeezed).influence(torch.randn(2, 430), target=0).dim() == 3
+    inputs = mapping_inputs(frames, batch("videomae"))
+    with observed_forward(frames, inputs, gradients=False) as run:
+        assert run.tokens(None).grid.counts == (4, 2, 2)
