@@ -262,6 +262,11 @@ def diverging_colours() -> Colormap:
     return LinearSegmentedColormap.from_list("lowers-raises", [_hex(LOWERS), "#ffffff", _hex(RAISES)])
 
 
+def scale_limit(values: Tensor) -> float:
+    """The end of a scale around 0; 1 where there is nothing to show."""
+    return float(values.abs().max()) or 1.0
+
+
 def shown_pixels(image: Tensor) -> np.ndarray[Any, Any]:
     """An image (C, h, w) of any range as matplotlib shows it: in [0, 1], (h, w, 3) or (h, w)."""
     pixels = image.detach().cpu().float()

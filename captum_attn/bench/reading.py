@@ -213,9 +213,11 @@ class Reader:
         return mapping_inputs(self.model, encoded)
 
     def _is_example(self, item: Any) -> bool:
-        """Whether an item is an example; in a model without a convolution, (B, N, D) are embeddings, no image."""
+        """Whether an item is an example; of a model of no images, (B, N, D) is a batch of embeddings, or of sounds."""
         is_states = isinstance(item, Tensor) and item.is_floating_point() and item.dim() == 3
-        return _is_single(item) and not (is_states and not any(isinstance(m, nn.Conv2d) for m in self.model.modules()))
+        hears = not {"input_values", "input_features"}.isdisjoint(parameter_names(self.model))
+        sees = not hears and any(isinstance(module, nn.Conv2d) for module in self.model.modules())
+        return _is_single(item) and not (is_states and not sees)
 
     def _tokenized(self, examples: list[Any], what: str) -> dict[str, Tensor]:
         columns = zip(*examples, strict=True) if isinstance(examples[0], tuple) else [examples]

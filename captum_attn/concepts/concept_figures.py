@@ -13,7 +13,7 @@ from torch import Tensor
 
 from captum_attn.core import Grid, image_grid
 from captum_attn.functional import SIGNIFICANT
-from captum_attn.visualization import as_written, diverging_colours, draw_patches, shown_pixels
+from captum_attn.visualization import as_written, diverging_colours, draw_patches, scale_limit, shown_pixels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -158,7 +158,7 @@ def concepts_over_image(
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
-    picture, limit = shown_pixels(pixels), _limit(patches)
+    picture, limit = shown_pixels(pixels), scale_limit(patches)
     columns = min(len(names) + 1, 5)
     rows = -(-(len(names) + 1) // columns)
     figure = Figure(figsize=(2.1 * columns + 0.6, 2.3 * rows + 0.4), layout="constrained")
@@ -189,7 +189,7 @@ def concepts_under_text(tokens: Sequence[str], values: Tensor, names: Sequence[s
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
-    colours, limit = diverging_colours(), _limit(values)
+    colours, limit = diverging_colours(), scale_limit(values)
     scale = Normalize(-limit, limit)
     starts = range(0, len(tokens), _TOKENS_IN_A_LINE)
     longest = min(len(tokens), _TOKENS_IN_A_LINE)
@@ -217,11 +217,6 @@ _DOT = "#1f77d6"
 
 def _wrapped(text: str, width: int) -> str:
     return "\n".join(fill(line, width) for line in text.split("\n"))
-
-
-def _limit(values: Tensor) -> float:
-    """The end of a scale; 1 where there is nothing to show."""
-    return float(values.abs().max()) or 1.0
 
 
 def written_p(p: float) -> str:

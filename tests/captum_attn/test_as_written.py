@@ -16,7 +16,7 @@ from small_models import load_image_model, load_text_model
 from captum_attn import GradSAM, ShapleyGradAttention, compare
 from captum_attn.concepts import concept_figures as of_concepts
 from captum_attn.controls import control_figures as of_controls
-from captum_attn.core.tokens import PatchGrid
+from captum_attn.core import PatchGrid
 from captum_attn.metrics import evaluate
 from captum_attn.visualization import as_written, plot_patches, plot_tokens
 

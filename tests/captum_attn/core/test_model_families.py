@@ -43,14 +43,16 @@ EXACT = {
     "LlavaForConditionalGeneration": "two towers: the language model reads the text",
     "Qwen2VLForConditionalGeneration": "positions in three dimensions",
     "DiffLlamaForCausalLM": "one module attends twice with the same probabilities",
+    "Wav2Vec2ForCTC": "intervals of a wave, with a score each",
+    "ASTForAudioClassification": "patches of a spectrogram",
+    "VideoMAEForVideoClassification": "blocks of frames",
 }
 REFUSED = {
     "SwinForImageClassification": ("shifted windows, merged patches", "attention"),
     "FunnelForSequenceClassification": ("pooled tokens", "attention"),
     "LongT5ForConditionalGeneration": ("local attention in blocks, beside a decoder of the same length", "attention"),
     "MambaForCausalLM": ("no attention at all", "attention"),
-    "Wav2Vec2ForCTC": ("waveforms are neither ids, embeddings nor pixels", "expected"),
-    "VideoMAEForVideoClassification": ("videos have five dimensions", "expected"),
+    "TimesformerForVideoClassification": ("over time and over space apart", "attention"),
 }
 WITHOUT_RULES = {
     "JambaForCausalLM": {"exp", "softplus"},
