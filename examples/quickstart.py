@@ -1,11 +1,14 @@
-"""Which words of a sentence, and which patches of an image, made a transformer decide?
+"""Which words of a sentence, patches of an image, moments of a sound or a video made a transformer decide?
 
     python examples/quickstart.py
     python examples/quickstart.py --text "The plot is thin, but I loved every minute of it." --target positive
     python examples/quickstart.py --model FOLDER_OR_HUB_NAME --image cat.png --method game
+    python examples/quickstart.py --audio --video
+    python examples/quickstart.py --audio call.wav --video FOLDER_OF_FRAMES_OR_GIF
 
 Without arguments it explains a sentence and a handwritten digit on the two small models in ``examples/models``, with
-no network. It prints coloured tokens, and writes ``index.html`` and PNGs into a folder. The method is the one that
+no network; with ``--audio`` and ``--video`` alone, a sound and a clip of which it is known when their class is there.
+It prints coloured tokens, and writes ``index.html`` and PNGs into a folder. The method is the one that
 is most faithful on most of our data, relevance under rules over five contexts (LRP is claimed by patents in some
 countries); ``--method game`` gives Shapley values of attention.
 """
@@ -21,29 +24,44 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
-from PIL import Image
+from moving_digits import FRAMES, SIZE, labelled_clips
+from PIL import Image, ImageSequence
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from small_models import digits, load_image_model, load_text_model, writes_text
+from scipy.io import wavfile
+from scipy.signal import resample_poly
+from small_models import digits, load_clip_model, load_image_model, load_sound_model, load_text_model, writes_text
+from tones import labelled_sounds
 from torch import Tensor
 from transformers import (
     AutoConfig,
+    AutoFeatureExtractor,
     AutoImageProcessor,
+    AutoModelForAudioClassification,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
+    AutoModelForVideoClassification,
     AutoTokenizer,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES,
+)
 from transformers.utils.logging import disable_progress_bar
 
 from captum_attn import AttentionAttribution, AttnLRP, IntegratedAttnLRP, ShapleyGradAttention, TokenAttributions
 from captum_attn.functional import GAMES
+from captum_attn.signal_plots import plot_sound, plot_video
 from captum_attn.visualization import colours, plot_patches, plot_tokens, tokens_html
 
 SENTENCE = "It is slow and a little too long, yet it is one of the most beautiful films of the year."
 DIGIT = 13  # which of the held-out digits
+DRAWN = 2  # which sound and clip is drawn
+OWN = Path()  # what is explained without a file: the one that is drawn
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 3rem auto; padding: 0 1.5rem; color: #222 }
@@ -97,6 +115,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", help="hub name or folder of a text or image classifier (default: the shipped ones)")
     parser.add_argument("--text", help="the sentence to explain")
     parser.add_argument("--image", type=Path, help="the image to explain")
+    parser.add_argument("--audio", type=Path, nargs="?", const=OWN, help="the sound (.wav) to explain; one of ours")
+    parser.add_argument("--video", type=Path, nargs="?", const=OWN, help="folder of frames, or GIF; or one of ours")
     parser.add_argument("--target", help="name or number of the class to explain (default: the predicted one)")
     parser.add_argument("--method", choices=METHODS, help=f"default: {next(iter(METHODS))}, or game with its options")
     parser.add_argument("--game", choices=GAMES, help="what a coalition of tokens is worth (default: incoming)")
@@ -111,12 +131,15 @@ def parse_arguments() -> argparse.Namespace:
         arguments.method = "game" if arguments.game or arguments.sign else next(iter(METHODS))
     if arguments.method != "game" and (arguments.game or arguments.sign):
         parser.error(f"--game and --sign are for --method game, not for {arguments.method}")
-    if arguments.image is not None and not arguments.image.is_file():
-        parser.error(f"--image {arguments.image}: there is no such file")
+    for name in ("image", "audio", "video"):
+        path = getattr(arguments, name)
+        if path not in (None, OWN) and not (path.is_file() or (name == "video" and path.is_dir())):
+            parser.error(f"--{name} {path}: there is no such file")
     if arguments.out.is_file():
         parser.error(f"--out {arguments.out}: this is a file, not a folder")
-    if arguments.target is not None and arguments.model is arguments.text is arguments.image is None:
-        parser.error("--target is a class of one model: say which with --text, --image or --model")
+    given = (arguments.model, arguments.text, arguments.image, arguments.audio, arguments.video)
+    if arguments.target is not None and not any(one is not None for one in given):
+        parser.error("--target is a class of one model: say which with --text, --image, --audio, --video or --model")
     if arguments.text is not None and not arguments.text.strip():
         parser.error("--text is empty: there are no words to explain")
     return arguments
@@ -135,14 +158,14 @@ def jobs(arguments: argparse.Namespace) -> Sequence[Callable[[argparse.Namespace
                 "explains what it writes"
             )
         if not any("Classification" in name for name in config.architectures or ()):
-            raise SystemExit(f"--model {arguments.model} is no text or image classifier, but {config.architectures}")
-        sees = config.model_type in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
-        if sees and (arguments.image is None or arguments.text is not None):
-            raise SystemExit(f"{arguments.model} classifies images: give one with --image, and no --text")
-        if not sees and arguments.image is not None:
-            raise SystemExit(f"{arguments.model} classifies text: give one with --text, and no --image")
-        return [explain_image if sees else explain_text]
-    asked = [explain_text] * (arguments.text is not None) + [explain_image] * (arguments.image is not None)
+            raise SystemExit(f"--model {arguments.model} is no classifier, but {config.architectures}")
+        wanted = next((name for name, known in READ_BY.items() if config.model_type in known), "text")
+        given = [name for name in EXPLAINERS if getattr(arguments, name) is not None]
+        if (given != [wanted] and (given or wanted != "text")) or getattr(arguments, wanted) == OWN:
+            kind = KINDS[wanted]
+            raise SystemExit(f"{arguments.model} classifies {kind}: give one with --{wanted}, and nothing else")
+        return [EXPLAINERS[wanted]]
+    asked = [explain for name, explain in EXPLAINERS.items() if getattr(arguments, name) is not None]
     return asked or [explain_text, explain_image]
 
 
@@ -181,6 +204,87 @@ def explain_image(arguments: argparse.Namespace) -> Explanation:
     picture = arguments.out / "image.png"
     plot_patches(batch["pixel_values"][0], result.patches[0], facts, grid=result.grid).savefig(picture, dpi=150)
     return Explanation(title, facts, cost, [], result.patches[0].flatten(), picture)
+
+
+def explain_sound(arguments: argparse.Namespace) -> Explanation:
+    """A sound, at the model's own sampling rate."""
+    if arguments.model is None:
+        model, extractor = load_sound_model()
+    else:
+        model = AutoModelForAudioClassification.from_pretrained(arguments.model)
+        extractor = AutoFeatureExtractor.from_pretrained(arguments.model)
+    rate = extractor.sampling_rate
+    if arguments.audio == OWN:
+        wave, title = labelled_sounds(DRAWN + 1, seed=0)[0][DRAWN].numpy(), "A call in noise, beside a steady tone"
+    else:
+        wave, title = read_sound(arguments.audio, rate), arguments.audio.name
+    batch = extractor(wave, sampling_rate=rate, return_tensors="pt")
+    result, facts, cost = explain(model, explainer_of(arguments, model), batch, arguments.target)
+    heard = batch["input_values" if "input_values" in batch else "input_features"][0]
+    seconds = len(wave) / rate if heard.dim() == 1 else None
+    picture = arguments.out / "sound.png"
+    plot_sound(heard, result.patches[0], facts, grid=result.grid, seconds=seconds).savefig(picture, dpi=150)
+    return Explanation(title, facts, cost, [], result.patches[0].flatten(), picture)
+
+
+def read_sound(path: Path, rate: int) -> Any:
+    """A wave (samples,) of float32, from a WAV file of any sampling rate and number of channels."""
+    try:
+        own, samples = wavfile.read(path)
+    except ValueError as error:
+        raise SystemExit(f"--audio {path}: {error}; expected a WAV file") from error
+    wave = samples.astype(np.float32) / (np.iinfo(samples.dtype).max if samples.dtype.kind == "i" else 1)
+    wave = wave if wave.ndim == 1 else wave.mean(1)
+    return resample_poly(wave, rate, own).astype(np.float32)
+
+
+def explain_video(arguments: argparse.Namespace) -> Explanation:
+    """As many frames as the model takes, from all of the video."""
+    title = "A blot that is a digit for a while" if arguments.video == OWN else arguments.video.name
+    if arguments.model is None:
+        model = load_clip_model()
+        if arguments.video == OWN:
+            batch = {"pixel_values": labelled_clips(DRAWN + 1, seed=0, held_out=True)[0][DRAWN:]}
+        else:
+            frames = [frame.convert("L").resize((SIZE, SIZE)) for frame in read_frames(arguments.video, FRAMES)]
+            batch = {"pixel_values": torch.tensor(np.stack(frames))[None, :, None] / 255}
+    else:
+        model = AutoModelForVideoClassification.from_pretrained(arguments.model)
+        processor = AutoImageProcessor.from_pretrained(arguments.model)
+        count = getattr(model.config, "num_frames", None) or model.config.frames_per_clip
+        frames = [frame.convert("RGB") for frame in read_frames(arguments.video, count)]
+        batch = processor(frames, return_tensors="pt")
+    result, facts, cost = explain(model, explainer_of(arguments, model), batch, arguments.target)
+    (video, *_) = (batch[name][0] for name in ("pixel_values_videos", "pixel_values") if name in batch)
+    picture = arguments.out / "video.png"
+    plot_video(video, result.patches[0], facts, grid=result.grid).savefig(picture, dpi=150)
+    return Explanation(title, facts, cost, [], result.patches[0].flatten(), picture)
+
+
+def read_frames(path: Path, count: int) -> list[Image.Image]:
+    """So many frames of a GIF, or of a folder of images by name, evenly from all of them."""
+    if path.is_dir():
+        frames = [Image.open(file) for file in sorted(path.iterdir())]
+    else:
+        frames = [frame.copy() for frame in ImageSequence.Iterator(Image.open(path))]
+    if not frames:
+        raise SystemExit(f"--video {path}: there are no frames")
+    return [frames[place] for place in np.linspace(0, len(frames) - 1, count).round().astype(int)]
+
+
+EXPLAINERS: Mapping[str, Callable[[argparse.Namespace], Explanation]] = {
+    "text": explain_text,
+    "image": explain_image,
+    "audio": explain_sound,
+    "video": explain_video,
+}
+KINDS = {"text": "text", "image": "images", "audio": "sounds", "video": "videos"}
+READ_BY: Mapping[str, Mapping[str, Any]] = {
+    "image": MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+    "audio": MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES,
+    "video": MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES,
+}
+"""The families of models that read what is no text."""
 
 
 def digit_image(path: Path | None) -> Tensor:

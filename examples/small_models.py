@@ -1,4 +1,4 @@
-"""The four small trained models that the examples and the tests explain."""
+"""The six small trained models that the examples and the tests explain."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
+    VideoMAEForVideoClassification,
     ViTForImageClassification,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2ForSequenceClassification,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -24,6 +27,8 @@ TEXT_MODEL = MODELS / "bert-sst2"
 IMAGE_MODEL = MODELS / "vit-digits"
 TEXTURE_MODEL = MODELS / "vit-textures"
 ANSWER_MODEL = MODELS / "llama-facts"
+SOUND_MODEL = MODELS / "wav2vec2-calls"
+CLIP_MODEL = MODELS / "videomae-digits"
 
 
 def writes_text(config: PreTrainedConfig) -> bool:
@@ -78,6 +83,38 @@ def load_image_model(folder: Path = IMAGE_MODEL) -> ViTForImageClassification:
         model(images).logits.argmax(-1)  # int64, shape (450,)
     """
     return ViTForImageClassification.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+
+
+def load_sound_model(
+    folder: Path = SOUND_MODEL,
+) -> tuple[Wav2Vec2ForSequenceClassification, Wav2Vec2FeatureExtractor]:
+    """Load the classifier of calls (0 rising, 1 falling, 2 buzzing, 3 trembling), and its feature extractor.
+
+    The model is in eval mode with float32 weights. It maps float32 ``input_values`` of shape (batch, samples), 8,000 of
+    them a second, to float32 ``logits`` of shape (batch, 4).
+
+    Example::
+
+        model, _ = load_sound_model()
+        waves, labels, heard = labelled_sounds(4, seed=0)
+        model(waves).logits.argmax(-1)  # tensor([0, 1, 2, 3])
+    """
+    model = Wav2Vec2ForSequenceClassification.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    return model, Wav2Vec2FeatureExtractor.from_pretrained(folder, local_files_only=True)
+
+
+def load_clip_model(folder: Path = CLIP_MODEL) -> VideoMAEForVideoClassification:
+    """Load the classifier of moving digits (0, 1, 4, 7).
+
+    The model is in eval mode with float32 weights. It maps float32 ``pixel_values`` in [0, 1] of shape
+    (batch, 12, 1, 32, 32) to float32 ``logits`` of shape (batch, 4).
+
+    Example::
+
+        clips, labels, seen = labelled_clips(4, seed=0, held_out=True)
+        load_clip_model()(clips).logits.argmax(-1)  # int64, shape (4,)
+    """
+    return VideoMAEForVideoClassification.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
 
 
 def load_texture_model(folder: Path = TEXTURE_MODEL) -> ViTForImageClassification:

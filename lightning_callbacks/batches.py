@@ -74,7 +74,7 @@ def labelled_inputs(batch: Any, model: nn.Module, batch_inputs: BatchInputs | No
         raise _not_understood(given, batch_inputs)
     labels = [named[name] for name in LABEL_NAMES if name in named][:1] + rest
     of_mapping = isinstance(_first(given), Mapping)
-    if len(labels) > 1 or not all(_is_labels(part, named[main], of_mapping) for part in rest):
+    if len(labels) > 1 or not all(_is_labels(part, main, named[main], of_mapping) for part in rest):
         raise _ambiguous(given, main, named[main], batch_inputs)
     taken = _taken(model, main, named)
     inputs = {name: constant(value) for name, value in named.items() if name in taken}
@@ -85,11 +85,12 @@ def _inputs_and_rest(given: Any, model: nn.Module) -> tuple[Mapping[str, Any], l
     """Inputs by name, and what else may be labels; no inputs, where a batch starts with nothing to attribute."""
     features, others = _first(given), list(given[1:]) if isinstance(given, list | tuple) else []
     named = features if isinstance(features, Mapping) else {}
-    if isinstance(features, Tensor) and (not others or _can_be_attributed(features)):
-        kind = modality_of(features, None)
-        taken, classes = parameter_names(model), class_counts(model)
-        names = [] if kind == "pixels" else companion_names(features, others, taken, classes)
-        named = {name_for(features, taken) or usual_name(kind): features, **dict(zip(names, others, strict=False))}
+    taken, classes = parameter_names(model), class_counts(model)
+    name = name_for(features, taken) if isinstance(features, Tensor) else None
+    if isinstance(features, Tensor) and (not others or _can_be_attributed(features, name)):
+        kind = modality_of(features, name)
+        names = companion_names(features, others, taken, classes) if kind in ("ids", "embeddings") else []
+        named = {name or usual_name(kind): features, **dict(zip(names, others, strict=False))}
         others = others[len(names) :]
     return named, [] if len(others) == 1 and others[0] is None else others
 
@@ -99,7 +100,7 @@ def _first(given: Any) -> Any:
     return given[0] if isinstance(given, list | tuple) and given else given
 
 
-def _is_labels(part: Any, features: Any, of_mapping: bool) -> bool:
+def _is_labels(part: Any, main: str, features: Any, of_mapping: bool) -> bool:
     """Whether it holds one label for each input, and is nothing else for certain; beside a mapping, no companion is."""
     if isinstance(part, list | tuple):
         parts = any(isinstance(label, Tensor) and label.dim() for label in part)  # (labels, indices), put together
@@ -110,7 +111,8 @@ def _is_labels(part: Any, features: Any, of_mapping: bool) -> bool:
         return True
     if part.is_floating_point() and part.dim() > 2:
         return False  # other features
-    return of_mapping or modality_of(features, None) == "pixels" or not could_be_companion(part, features)
+    is_cut = modality_of(features, main) not in ("ids", "embeddings")
+    return of_mapping or is_cut or not could_be_companion(part, features)
 
 
 def _taken(model: nn.Module, main: str, features: Mapping[str, Any]) -> set[str]:
@@ -120,10 +122,10 @@ def _taken(model: nn.Module, main: str, features: Mapping[str, Any]) -> set[str]
     return {main, *(features if takes_all else named), *TOKEN_NOTES} - {*LABEL_NAMES}
 
 
-def _can_be_attributed(features: Tensor) -> bool:
+def _can_be_attributed(features: Tensor, name: str | None) -> bool:
     """Whether a batch that starts with it holds inputs; a tensor alone is looked at when it is explained."""
     try:
-        check_features(features)
+        check_features(features, name)
     except (TypeError, ValueError):
         return False
     return True
@@ -167,7 +169,7 @@ def _example(given: Sequence[Any], main: str, features: Any, of_mapping: bool, o
     """What ``batch_inputs=`` may make of a batch, in Python."""
     inputs = ["**batch[0]" if of_mapping else f'"{main}": batch[0]']
     places = range(1, len(given))
-    labels = next((place for place in places if _is_labels(given[place], features, of_mapping)), len(given) - 1)
+    labels = next((place for place in places if _is_labels(given[place], main, features, of_mapping)), len(given) - 1)
     if not of_mapping and not of_pixels:
         masks = (place for place in places[: labels - 1] if could_be_companion(given[place], features))
         inputs += [f'"attention_mask": batch[{place}]' for place in islice(masks, 1)]

@@ -32,6 +32,7 @@ from shap_attn.images import ImageReader
 from shap_attn.ragged import packed
 from shap_attn.saved_explainer import SavedExplainer, settings_of
 from shap_attn.shap_arguments import check_shap_arguments
+from shap_attn.signals import SignalReader, is_signal
 from shap_attn.sources import is_language_model, taken_apart
 from shap_attn.texts import TextReader
 
@@ -120,12 +121,14 @@ class AttentionExplainer(SavedExplainer):
         self.masker = reads
         self.outputs, self.batch_size = outputs, _checked_size(batch_size)
         self._chooser(outputs)
-        self._reader: TextReader | ImageReader
+        self._reader: TextReader | ImageReader | SignalReader
         if isinstance(reads, PreTrainedTokenizerBase):
             max_length = own_length if max_length is None else max_length
             self._reader = TextReader(reads, module, max_length=max_length, words=words, special_tokens=special_tokens)
         elif words or special_tokens or max_length is not None:
-            raise ValueError("words, special_tokens and max_length are for texts, but the model takes images")
+            raise ValueError("words, special_tokens and max_length are for texts, but the model takes no text")
+        elif is_signal(module):
+            self._reader = SignalReader(reads, module)
         else:
             self._reader = ImageReader(reads, module)
         given = locals()
@@ -151,12 +154,14 @@ class AttentionExplainer(SavedExplainer):
         silent: bool = False,
         **shap_arguments: Any,
     ) -> shap.Explanation:
-        """Explain texts or images.
+        """Explain texts, images, sounds or videos.
 
         Args:
             args: texts (a str; a list, tuple, array or Series of them; ``{"text": ...}``), with second texts as
                 pairs, as a mapping's ``text_pair`` or as second argument; or images (arrays (h, w, C) or (N, h, w, C),
-                tensors (C, h, w) or (N, C, h, w), PIL images, paths). Inputs that are too long are cut, with a warning.
+                tensors (C, h, w) or (N, C, h, w), PIL images, paths); or sounds (waves (samples,), or mappings with
+                ``array`` and ``sampling_rate``) or videos (lists of pictures, or arrays (frames, h, w, C)), one or
+                several. Inputs that are too long are cut, with a warning.
             outputs, batch_size: instead of the constructor's.
             silent: no progress bar, which is shown for work of more than ten seconds.
             shap_arguments: SHAP's own, such as ``max_evals``; see the constructor.
@@ -166,7 +171,8 @@ class AttentionExplainer(SavedExplainer):
             class was asked for by name or number. Segments joined give back the text, two texts with the separator
             between them; an empty text has one segment, of value 0. For images, values (N, rows, columns, 1, K) of
             their patches, beside pictures (N, h, w, 3) of what these cover, which is all of the image unless the model
-            crops it, pads it or leaves something over. Where the classes of the inputs differ, ``output_names`` are
+            crops it, pads it or leaves something over. For sounds and videos, values (N, P, K) of P patches, whose
+            ``feature_names`` say when, and where, each is. Where the classes of the inputs differ, ``output_names`` are
             (N, K), and SHAP slices by row, then by name or place: ``explanation[0][:, "positive"]``.
 
         Raises:
@@ -183,8 +189,8 @@ class AttentionExplainer(SavedExplainer):
         for batch in show_progress(batches, len(batches), f"{type(self).__name__}: batches", silent):
             solved.update(zip(batch, self._solve([rows[index] for index in batch], chooser), strict=True))
         in_order = [solved[index] for index in range(len(rows))]
-        text = isinstance(self._reader, TextReader)  # shap.plots.image wants the axis of classes
-        return self._explanation(rows, in_order, text and is_single(outputs, self._names), time.time() - start)
+        pictures = isinstance(self._reader, ImageReader)  # shap.plots.image wants the axis of classes
+        return self._explanation(rows, in_order, not pictures and is_single(outputs, self._names), time.time() - start)
 
     def explain_row(self, *row_args: Any, outputs: Outputs = None, **shap_arguments: Any) -> dict[str, Any]:
         """Explain one text, one pair (as two arguments) or one image.
@@ -226,7 +232,7 @@ class AttentionExplainer(SavedExplainer):
         check_shap_arguments(shap_arguments, sampled=self._is_sampled, own=own, elsewhere=_SETTINGS)
         text = isinstance(self._reader, TextReader)
         if len(inputs) not in ((1, 2) if text else (1,)):
-            expected = "texts, and perhaps second texts" if text else "images"
+            expected = "texts, and perhaps second texts" if text else "images, sounds or videos"
             raise TypeError(f"got {len(inputs)} positional arguments, expected {expected}")
 
     def _attributed(self, rows: Sequence[Any], chooser: Callable[[Tensor], Tensor]) -> list[TokenAttributions]:

@@ -10,16 +10,24 @@ import transformers
 from shap.utils.transformers import is_transformers_lm
 from torch import nn
 from transformers import Pipeline, PreTrainedTokenizerBase
+from transformers.feature_extraction_utils import FeatureExtractionMixin
 from transformers.image_processing_base import ImageProcessingMixin
 
 from captum_attn.core import parameter_names, unwrapped, warn_user
+from shap_attn.signals import is_signal
 
-_TASKS = ("text-classification", "image-classification")
+_TASKS = {
+    "text-classification": "tokenizer",
+    "image-classification": "image_processor",
+    "audio-classification": "feature_extractor",
+    "video-classification": "image_processor",
+}
+"""Of pipelines, and what of them reads inputs."""
 _UNDERSTOOD = ("truncation", "max_length", "padding", "return_tensors", "timeout")
 
 
 def taken_apart(model: Any, masker: Any) -> tuple[nn.Module, Any, int | None]:
-    """The model; its tokenizer, its image processor or None if it takes pixels; a pipeline's ``max_length``.
+    """The model; its tokenizer, its processor or None if it takes what that makes; a pipeline's ``max_length``.
 
     Raises:
         TypeError: a model or a masker of another kind.
@@ -35,7 +43,7 @@ def taken_apart(model: Any, masker: Any) -> tuple[nn.Module, Any, int | None]:
             )
         max_length = _max_length(_preprocessing(model))
         if masker is None:
-            masker = model.tokenizer if model.task == "text-classification" else model.image_processor
+            masker = getattr(model, _TASKS[model.task])
         model = model.model
     if not isinstance(model, nn.Module):
         raise TypeError(
@@ -51,6 +59,13 @@ def taken_apart(model: Any, masker: Any) -> tuple[nn.Module, Any, int | None]:
             "language model. captum_attn.ShapleyGradAttention(model) explains its next token, given the decoder's "
             "tokens"
         )
+    if is_signal(model):
+        if masker is not None and not isinstance(masker, FeatureExtractionMixin | ImageProcessingMixin):
+            raise TypeError(
+                f"masker is a {type(masker).__name__}, expected the feature extractor of {type(model).__name__}, or "
+                "its image processor for videos"
+            )
+        return model, masker, None
     reads_pixels, reads_ids = (name in parameter_names(unwrapped(model)) for name in ("pixel_values", "input_ids"))
     if not (reads_pixels or reads_ids) and masker is None:  # timm's and torchvision's models take x
         reads_pixels = any(isinstance(module, nn.Conv2d) for module in model.modules())

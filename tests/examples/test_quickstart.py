@@ -5,12 +5,16 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import quickstart
 from PIL import Image
+from scipy.io import wavfile
 from scripts import EXAMPLES, run_alone
 
-TEXT_MODEL, IMAGE_MODEL = (str(EXAMPLES / "models" / name) for name in ("bert-sst2", "vit-digits"))
+TEXT_MODEL, IMAGE_MODEL, SOUND_MODEL, CLIP_MODEL = (
+    str(EXAMPLES / "models" / name) for name in ("bert-sst2", "vit-digits", "wav2vec2-calls", "videomae-digits")
+)
 
 
 @pytest.fixture
@@ -70,6 +74,30 @@ def test_an_image_of_ones_own(run):
     assert run("--image", "white.png", "--sign", "rectified") == ["image.png", "index.html"]
 
 
+def test_a_sound_and_a_video_whose_truth_is_known(run):
+    assert run("--audio", "--video") == ["index.html", "sound.png", "video.png"]
+    assert "A call in noise" in page()
+    assert "predicted buzzing" in page()
+    assert "predicted 4" in page()
+
+
+def test_a_sound_and_a_video_of_ones_own(run, tmp_path):
+    wave = (20_000 * np.sin(np.arange(16_000) / 5)).astype(np.int16)
+    wavfile.write(tmp_path / "call.wav", 16_000, np.stack([wave, wave], 1))
+    frames = [Image.new("L", (40, 30), shade) for shade in range(0, 200, 10)]
+    frames[0].save(tmp_path / "clip.gif", save_all=True, append_images=frames[1:])
+    (tmp_path / "frames").mkdir()
+    for number, frame in enumerate(frames):
+        frame.save(tmp_path / "frames" / f"{number:02}.png")
+    assert run("--audio", "call.wav", "--video", "clip.gif") == ["index.html", "sound.png", "video.png"]
+    of_gif = page()
+    run("--audio", "call.wav", "--video", "frames", "--method", "game")
+    assert "call.wav" in of_gif
+    assert "ShapleyGradAttention" in page()
+    run("--model", SOUND_MODEL, "--audio", "call.wav", "--target", "rising")
+    assert "rising" in page()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -78,11 +106,14 @@ def test_an_image_of_ones_own(run):
         (("--text", "fine", "--game", "cls", "--method", "attnlrp"), "--game and --sign are for --method game"),
         (("--image", "missing.png"), "missing.png: there is no such file"),
         (("--text", " "), "--text is empty"),
-        (("--target", "positive"), "say which with --text, --image or --model"),
+        (("--target", "positive"), "say which with --text, --image, --audio, --video or --model"),
         (("--out", "white.png"), "this is a file"),
         (("--model", "no/such"), "--model no/such"),
         (("--model", TEXT_MODEL, "--image", "white.png"), "classifies text"),
         (("--model", IMAGE_MODEL, "--text", "fine"), "classifies images"),
+        (("--model", SOUND_MODEL, "--video", "white.png"), "classifies sounds: give one with --audio"),
+        (("--model", CLIP_MODEL, "--video"), "classifies videos: give one with --video"),
+        (("--audio", "white.png"), "expected a WAV file"),
         (("--model", IMAGE_MODEL, "--image", "white.png"), "no image processor"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from inspect import Parameter, Signature
 
 import pytest
 import torch
@@ -294,3 +295,31 @@ def test_a_probe_may_be_a_batch(probe):
     assert ("faithfulness/f1_macro" in found) == (len(probe) == 3)
     with pytest.raises(MisconfigurationException, match="batch_inputs="):
         validate([IDS, LABELS, INDICES])
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("input_values", (4, 400)),
+        ("input_values", (4, 30, 8)),
+        ("input_features", (4, 30, 8)),
+        ("pixel_values", (4, 8, 3, 6, 6)),
+    ],
+)
+def test_sounds_and_videos_with_labels(name, shape):
+    """By name or as a tensor alone; what stands beside them are labels."""
+
+    class Model(nn.Module):
+        def forward(self, **inputs):
+            return inputs
+
+    Model.forward.__signature__ = Signature([Parameter("self", 0), Parameter(name, 1), Parameter("attention_mask", 1)])
+    features, labels = torch.randn(shape), torch.arange(4)
+    mask = torch.ones(shape[:2], dtype=torch.long)
+    found = labelled_inputs([features, labels], Model())
+    assert list(found.inputs) == [name]
+    assert torch.equal(found.inputs[name], features)
+    assert torch.equal(found.labels, labels)
+    found = labelled_inputs({name: features, "attention_mask": mask, "labels": labels}, Model())
+    assert list(found.inputs) == [name, "attention_mask"]
+    assert torch.equal(found.labels, labels)
