@@ -26,6 +26,8 @@ class TokenAttributions:
         output: the model's whole output, (B, C) for a classifier; detached.
         grid: how an image was cut into patches, or why that is not known; None for text.
         standard_error: (B, N), of sampled values; None for exact ones.
+        picture: how an image beside a text was cut into patches, which are some of its tokens, or why that is not
+            known; None without one.
         of_features: in the shape of embeddings (B, N, D) or pixels (B, C, h, w), what each of their numbers is worth,
             if the method says; it sums to the values of the tokens.
     """
@@ -38,6 +40,7 @@ class TokenAttributions:
     grid: Grid = None
     standard_error: Tensor | None = None
     of_features: Tensor | None = None
+    picture: Grid = None
 
     def __repr__(self) -> str:
         shapes = {"values": self.values, "targets": self.targets, "output": self.output}
@@ -45,12 +48,12 @@ class TokenAttributions:
 
     @property
     def patches(self) -> Tensor:
-        """The values of an image's patches, (B, ..., rows, columns).
+        """The values of an image's patches, (B, ..., rows, columns); of an image beside a text, too.
 
         Raises:
             ValueError: the inputs were no images, or nothing says which tokens are patches.
         """
-        return patch_values(self.values, self.grid)
+        return patch_values(self.values, self.picture if self.grid is None else self.grid)
 
     def spread_over(self, features: Tensor) -> Tensor:
         """The values in the shape of the inputs: ``of_features``, or else spread evenly over what each token covers.
@@ -77,6 +80,13 @@ class TokenAttributions:
             return self.values
         return (self.values / features.shape[-1]).unsqueeze(-1).expand_as(features).contiguous()
 
+    def spread_over_picture(self, pixels: Tensor) -> Tensor:
+        """The values of an image's patches beside a text, spread evenly over the pixels (B, C, h, w) that each covers.
+
+        Sums are kept: it sums to the values of the tokens that are patches. ``ValueError`` without an image.
+        """
+        return spread_over(self.patches, self.picture, pixels.shape)
+
     def _warn_of_others(self) -> None:
         """Warn of values of tokens that are no patches."""
         length = self.values.shape[-1]
@@ -97,8 +107,8 @@ def concatenated(parts: Sequence[TokenAttributions]) -> TokenAttributions:
     Raises:
         ValueError: the parts' images were cut in several ways, as by players that differ from part to part.
     """
-    grid = parts[0].grid
-    if any(part.grid != grid for part in parts):
+    grid, picture = parts[0].grid, parts[0].picture
+    if any((part.grid, part.picture) != (grid, picture) for part in parts):
         raise ValueError("the patches are other tokens in one part of the batch than in another: explain them apart")
     errors = [part.standard_error for part in parts if part.standard_error is not None]
     finer = [part.of_features for part in parts if part.of_features is not None]
@@ -111,4 +121,5 @@ def concatenated(parts: Sequence[TokenAttributions]) -> TokenAttributions:
         grid,
         torch.cat(errors) if errors else None,
         torch.cat(finer) if finer else None,
+        picture,
     )

@@ -191,6 +191,19 @@ def _written(call: Call) -> Tensor:
     return held_once(numbers, compared=True).expand(target.shape)
 
 
+def _scattered(call: Call) -> Tensor:
+    """``tensor.masked_scatter(mask, source)``, where the image does not say where its parts go."""
+    target, mask, source = call.args
+    if id(mask) in call.traces:
+        raise ValueError("the image chooses the entries")
+    into, given = call.numbers(target), call.numbers(source)
+    width = target.shape[-1]
+    if is_repeated(into, -1) and is_repeated(given, -1) and source.shape[-1] == width:  # whole states
+        into, given, mask = into[..., :1], given[..., :1], mask.expand_as(target)[..., :1]
+    found = into.contiguous().masked_scatter(mask.cpu(), given.contiguous())
+    return found.expand(target.shape)
+
+
 def _chosen(call: Call) -> Tensor | Sequence[Tensor]:
     index = call.args[1] if isinstance(call.args[1], tuple) else (call.args[1],)
     return _moved(call) if any(isinstance(part, list | Tensor) for part in index) else _seen_otherwise(call)
@@ -365,6 +378,7 @@ _GROUPS: dict[Rule, str] = {
 _RULES: dict[str, Rule] = {name: rule for rule, names in _GROUPS.items() for name in names.split()}
 _RULES |= {
     "setitem": _written,
+    "masked_scatter": _scattered,
     "unfold": _unfolded,
     "copy_": lambda call: call.numbers(call.args[1]).expand(call.result.shape),
     "data=": lambda call: call.numbers(call.args[1]),

@@ -110,7 +110,7 @@ def seen_forward(
             compiled_functions_uncompiled(),
             StateCapture(model, modules, capture) as kept,
             following if after_attention else nullcontext(),
-            PatchTrail(inputs.features) if inputs.is_cut else nullcontext() as patches,
+            _trail(inputs) or nullcontext() as patches,
             capture.recording(),
             rules or nullcontext(),
             capture,
@@ -127,6 +127,13 @@ def seen_forward(
         if rules:
             rules.forget()
         yield SeenForward(output, capture, capture.root is not model, kept.states, followed, patches, coverage)
+
+
+def _trail(inputs: ModelInputs) -> PatchTrail | None:
+    """What follows an input that is cut into tokens, or a picture to its places among those of a text."""
+    if inputs.is_cut:
+        return PatchTrail(inputs.features)
+    return None if inputs.picture is None else PatchTrail(inputs.picture, inputs.features.shape[1])
 
 
 def plain_output(model: Callable[..., Any], inputs: ModelInputs, *, hidden_states: bool = False) -> Tensor:

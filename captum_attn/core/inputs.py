@@ -110,6 +110,14 @@ class ModelInputs:
         """Whether the model makes tokens of it, as of an image's patches; ids and embeddings are tokens."""
         return self.modality not in ("ids", "embeddings")
 
+    @property
+    def picture(self) -> Tensor | None:
+        """The pixels (B, C, h, w) beside a text, of which some of its tokens are patches; None if there are none."""
+        pixels = self.companions.get("pixel_values")
+        if self.modality != "ids" or not isinstance(pixels, Tensor) or pixels.dim() != 4 or len(pixels) != len(self):
+            return None
+        return pixels
+
     def call(self, model: Callable[..., Any], provenance: Provenance | None = None) -> Any:
         """The model's output on constant copies of inference tensors, which autograd could not save.
 
@@ -191,7 +199,7 @@ def mapping_inputs(model: Callable[..., Any], mapping: Mapping[str, Any]) -> Mod
     Raises:
         TypeError, ValueError: as :func:`tensor_inputs`; ``ValueError`` also for a mapping without features.
     """
-    name = features_name(mapping)
+    name = "input_ids" if holds_pictures(model, mapping.get("input_ids")) else features_name(mapping)
     if name is None:
         raise ValueError(
             "expected a mapping with input_ids, inputs_embeds, pixel_values, pixel_values_videos, input_values or "
@@ -202,6 +210,18 @@ def mapping_inputs(model: Callable[..., Any], mapping: Mapping[str, Any]) -> Mod
     _check_padding_masks(mapping[name], name, rest)
     keyword = name if takes_keyword(model, name) else None
     return ModelInputs(mapping[name], keyword, _for_the_model(model, rest), (), _notes(rest), given_as=name)
+
+
+def picture_token(config: Any | None) -> int | None:
+    """The id of the tokens in whose places a model of images and texts puts an image's patches; None without one."""
+    named = (getattr(config, name, None) for name in ("image_token_id", "image_token_index"))
+    return next((number for number in named if isinstance(number, int)), None)
+
+
+def holds_pictures(model: Callable[..., Any], ids: Any) -> bool:
+    """Whether a text has places for patches of an image, so that both are read together, as one sequence."""
+    token = picture_token(config_of(model))
+    return token is not None and isinstance(ids, Tensor) and bool((ids == token).any())
 
 
 def check_features(features: Any, name: str | None = None) -> None:

@@ -29,7 +29,9 @@ class PatchTrail(TorchFunctionMode):
     guessed then.
 
     Args:
-        pixels: (B, C, h, w), as they are given to the model.
+        pixels: (B, C, h, w), as they are given to the model; or a sound, or a video.
+        length: how many tokens the attention has to which pixels are followed, past others that read them, where they
+            stand beside the tokens of a text; None for the first that reads them.
 
     Example:
         >>> pixels, convolution = torch.rand(1, 3, 8, 8), torch.nn.Conv2d(3, 16, 4, 4)
@@ -41,8 +43,9 @@ class PatchTrail(TorchFunctionMode):
         PatchGrid(rows=2, columns=2, height=4, width=4, top=0, left=0, positions=(1, 2, 3, 4))
     """
 
-    def __init__(self, pixels: Tensor) -> None:
+    def __init__(self, pixels: Tensor, length: int | None = None) -> None:
         super().__init__()
+        self._length = length
         self._traces: dict[int, Trace] = {}
         self._cuts: list[Cells] = []
         self._lost_in: dict[str, None] = {}
@@ -128,7 +131,8 @@ class PatchTrail(TorchFunctionMode):
     def _follow(self, call: Call, changed: Sequence[tuple[Tensor, int]]) -> None:
         if call.name == "scaled_dot_product_attention" or (call.name == "softmax" and call.is_square):
             rows = call.traces.get(id(call.first))
-            if rows is not None and rows.relates == (call.name == "softmax") and self._arrive(rows):
+            beside = self._length not in (None, rows.numbers.shape[-2] if rows else None)
+            if rows is not None and not beside and rows.relates == (call.name == "softmax") and self._arrive(rows):
                 return
         if call.name in _LEAVING and not is_all(call.leading, WHOLE):
             self._left = True  # and may come back unseen
@@ -149,7 +153,7 @@ class PatchTrail(TorchFunctionMode):
                     self._write_through(view, base, before, cells, found)
 
     def _lose(self, where: str) -> None:
-        if not self._lost_in.keys() & {_LEFT, _OF_PARTS}:
+        if not self._lost_in.keys() & {_LEFT, _OF_PARTS, _APART}:
             self._lost_in = {**dict(list(self._lost_in.items())[-2:]), where: None}
 
     def _write_through(self, view: Tensor, whole: Tensor, version: int, cells: Cells, numbers: Tensor) -> None:
@@ -193,7 +197,9 @@ class PatchTrail(TorchFunctionMode):
         sides = [side for side in range(trace.numbers.dim()) if side != trace.numbers.dim() - 2]
         tokens = joined_along(trace.numbers, sides).expand(*(1 for _ in sides[:-1]), trace.numbers.shape[-2], 1)
         if self._left or (tokens == SEVERAL).any():
-            self._lose(_LEFT if self._left else _OF_PARTS)
+            each = joined_along(trace.numbers, sides[1:])
+            apart = self._length is not None and not (each == SEVERAL).any()
+            self._lose(_LEFT if self._left else _APART if apart else _OF_PARTS)
             return False
         self._tokens = trace.cells, tokens.flatten().clone()
         self._traces.clear()
@@ -202,6 +208,7 @@ class PatchTrail(TorchFunctionMode):
 
 _TURNED = " of an image that was turned, flipped or rolled, or whose parts lie on each other"
 _OF_PARTS = "an attention of tokens that read several parts of the image, or of parts of it (windows)"
+_APART = "texts in which the image's patches are other tokens than in others: explain them one by one"
 _LEFT = "a conversion of the image, or of what was made of it, to NumPy or a list"
 _WRITING = frozenset({"__setitem__", "data="})
 _LEAVING = frozenset({"numpy", "tolist", "__array__", "__dlpack__"})

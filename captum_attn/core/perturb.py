@@ -12,14 +12,16 @@ from captum_attn._moved import moved_names
 from captum_attn.core.indices import as_index, is_index
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.models import text_config
-from captum_attn.core.patches import Grid, with_patches_replaced
+from captum_attn.core.patches import Grid, known_grid, with_patches_replaced
 from captum_attn.core.user_warnings import warn_user
 
 PatchReplacement = Literal["mean", "zeros"]
 Replacement = int | PatchReplacement
 
 
-def replace_tokens(inputs: ModelInputs, chosen: Tensor, replacement: Replacement, grid: Grid = None) -> ModelInputs:
+def replace_tokens(
+    inputs: ModelInputs, chosen: Tensor, replacement: Replacement, grid: Grid = None, picture: Grid = None
+) -> ModelInputs:
     """The inputs with some tokens replaced; their padding mask and all else stay.
 
     Args:
@@ -27,11 +29,16 @@ def replace_tokens(inputs: ModelInputs, chosen: Tensor, replacement: Replacement
         chosen: bool (B, N), the tokens to replace.
         replacement: a token id for text; for images ``"mean"``, the mean of the image's patches, or ``"zeros"``.
         grid: how the image is cut into patches.
+        picture: the same of an image beside a text: its patches are replaced by their mean.
 
     Raises:
         TypeError: embeddings, or a replacement of the other kind.
         ValueError: an image whose patches are not known, or share pixels.
     """
+    if picture is not None and inputs.picture is not None:
+        patches = torch.zeros_like(chosen).index_fill(1, known_grid(picture).tokens(chosen.shape[1]), True)
+        pixels = with_patches_replaced(inputs.picture, chosen & patches, True, picture)
+        inputs, chosen = replace(inputs, keywords={**inputs.keywords, "pixel_values": pixels}), chosen & ~patches
     if inputs.modality == "ids" and is_index(replacement):
         return replace(inputs, features=inputs.features.masked_fill(chosen, as_index(replacement)))
     if inputs.is_cut and replacement in ("mean", "zeros"):

@@ -359,7 +359,8 @@ class ObservedForward:
             ValueError: an example without players, or a mask of players that is none.
         """
         inputs, config, real = self.inputs, config_of(self.model), self.real
-        grid = None if self._patches is None else self._patches.grid(self.length)
+        found = None if self._patches is None else self._patches.grid(self.length)
+        grid, picture = (found, None) if inputs.is_cut else (None, found)
         players = find_players(inputs, real, special_ids=special_ids, config=config, causal=self.causal, grid=grid)
         if players is not None and not players.any(-1).all():
             idle = (~players.any(-1)).nonzero().flatten().tolist()
@@ -367,7 +368,7 @@ class ObservedForward:
                 f"the examples {idle} have no players: all of their tokens are padding or special tokens. Leave "
                 "them out, or say which tokens play with players="
             )
-        return Tokens(real, players, grid)
+        return Tokens(real, players, grid, picture)
 
     def resolved_layers(self, layers: Sequence[int] | None) -> list[int]:
         """Ascending indices of the layers meant; ``IndexError`` for one that the model does not have."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from captum_attn.core.inputs import ModelInputs, check_token_mask
+from captum_attn.core.inputs import ModelInputs, check_token_mask, picture_token
 from captum_attn.core.masks import is_binary
 from captum_attn.core.models import text_config
 from captum_attn.core.padding_masks import check_sense, given_lengths, given_masks, tokens_of, unread_masks
@@ -26,11 +26,13 @@ class Tokens(NamedTuple):
         real: bool (B, N), those that are no padding.
         playing: bool (B, N), those that carry input; None for an image of which nothing says where its patches are.
         grid: how images are cut into patches, or why that is not known; None for text.
+        picture: the same of an image beside a text, some of whose tokens are its patches; None without one.
     """
 
     real: Tensor
     playing: Tensor | None
     grid: Grid
+    picture: Grid = None
 
     @property
     def players(self) -> Tensor:
@@ -124,7 +126,8 @@ def find_players(
         return torch.zeros_like(real).index_fill(1, grid.tokens(real.shape[1]).to(real.device), True) & real
     starts, ends = _config_ids(config, _START_IDS), _config_ids(config, _END_IDS)
     if inputs.modality == "ids" and (special_ids is not None or starts or ends):
-        special = torch.tensor(sorted(starts | ends if special_ids is None else special_ids), device=real.device)
+        special_ids = (starts | ends if special_ids is None else {*special_ids}) - {picture_token(config)}
+        special = torch.tensor(sorted(special_ids), device=real.device)
         return ~torch.isin(inputs.features, special) & real
     if causal or config is None:
         return real

@@ -82,6 +82,7 @@ class Explained:
             self.grid,
             standard_error,
             of_features,
+            self.tokens.picture,
         )
 
 

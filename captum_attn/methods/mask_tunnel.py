@@ -140,12 +140,13 @@ class MaskTunnel(Attribution):  # type: ignore[misc]
         total, copies = torch.zeros((), device=output.device), torch.zeros_like(tokens.players, dtype=torch.long)
         for absent in self._absences(tokens):
             present = tokens.players & ~absent
-            masked = replace_tokens(batch, absent, replacement, tokens.grid)
+            masked = replace_tokens(batch, absent, replacement, tokens.grid, tokens.picture)
             masked = replace(masked, notes={**masked.notes, "players": present})
             (result,) = method.attribute_batch(masked, [targets])
             total, copies = total + result.values, copies + present
         values = total / copies.clamp(min=1)
-        return TokenAttributions(values, tokens.players, selection.targets, selection.scores, output, tokens.grid)
+        known = (values, tokens.players, selection.targets, selection.scores, output, tokens.grid)
+        return TokenAttributions(*known, picture=tokens.picture)
 
     def _absences(self, tokens: Tokens) -> Iterator[Tensor]:
         """bool (B, N) for each copy: the tokens that it lacks. A token that plays alone is never absent."""

@@ -1,0 +1,172 @@
+"""Of models that read an image among the words of a text, both play: words are words, and patches lie in the image."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import transformers as hf
+from torch import nn
+
+from captum_attn import AttentionRollout, AttnLRP, MaskTunnel, RawAttention, ShapleyGradAttention
+from captum_attn.core import mapping_inputs
+from captum_attn.core.perturb import replace_tokens
+
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+SEEING = {**SIZES, "image_size": 32, "patch_size": 8}
+WRITING = {**SIZES, "vocab_size": 96, "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 1}
+IMAGE = 90  # the token in whose places patches are put
+
+
+def llava():
+    config = hf.LlavaConfig(
+        vision_config=hf.CLIPVisionConfig(**SEEING),
+        text_config=hf.LlamaConfig(**WRITING),
+        image_token_index=IMAGE,
+        vision_feature_layer=-1,
+    )
+    return hf.LlavaForConditionalGeneration(config), 16
+
+
+def paligemma():
+    config = hf.PaliGemmaConfig(
+        vision_config=hf.SiglipVisionConfig(**SEEING, projection_dim=32),
+        text_config=hf.GemmaConfig(**WRITING),
+        image_token_index=IMAGE,
+        projection_dim=32,
+    )
+    return hf.PaliGemmaForConditionalGeneration(config), 16
+
+
+def internvl():
+    """Four patches become one token."""
+    config = hf.InternVLConfig(
+        vision_config=hf.InternVLVisionConfig(**{**SEEING, "image_size": [32, 32], "patch_size": [8, 8]}),
+        text_config=hf.Qwen2Config(**WRITING),
+        image_token_id=IMAGE,
+        vision_feature_layer=-1,
+    )
+    return hf.InternVLForConditionalGeneration(config), 4
+
+
+MODELS = {"llava": llava, "paligemma": paligemma, "internvl": internvl}
+
+
+def build(name):
+    torch.manual_seed(0)
+    model, count = MODELS[name]()
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            nn.init.normal_(parameter, std=0.2)
+    return model.eval(), count
+
+
+def batch(count, before=(3, 3)):
+    generator = torch.Generator().manual_seed(1)
+    rows = []
+    for words in before:
+        ids = torch.randint(5, 80, (7,), generator=generator)
+        rows.append(torch.cat([ids[:words], torch.full((count,), IMAGE), ids[words:]]))
+    ids, pixels = torch.stack(rows), torch.randn(2, 3, 32, 32, generator=generator)
+    types = torch.zeros_like(ids)  # without them, PaliGemma has other masks in eager attention than in fused one
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels, "token_type_ids": types}
+
+
+def inputs_of(name, count, **options):
+    given = batch(count, **options)
+    return given if name == "paligemma" else {key: value for key, value in given.items() if key != "token_type_ids"}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_words_and_patches_play_and_influence_is_that_of_eager_autograd(name):
+    model, count = build(name)
+    inputs = inputs_of(name, count)
+    result = ShapleyGradAttention(model, game="cls").attribute_tokens(inputs, target=(-1, 7))
+    assert result.players.all()
+    side = int(count**0.5)
+    assert (result.picture.rows, result.picture.columns, result.picture.height) == (side, side, 32 / side)
+    assert result.picture.positions == tuple(range(3, 3 + count))
+    assert torch.equal(result.patches.flatten(1), result.values[:, 3 : 3 + count])
+    spread = result.spread_over_picture(inputs["pixel_values"])
+    torch.testing.assert_close(spread.flatten(1).sum(1), result.patches.flatten(1).sum(1))
+    assert ShapleyGradAttention(model).attribute(inputs, target=(-1, 7)).shape == inputs["input_ids"].shape
+    found = ShapleyGradAttention(model).influence(inputs, target=(-1, 7), per="head")
+    model.set_attn_implementation("eager")
+    output = model(**inputs, output_attentions=True)
+    gradients = torch.autograd.grad(output.logits[:, -1, 7].sum(), output.attentions)
+    expected = torch.stack([a * g for a, g in zip(output.attentions, gradients, strict=True)], 1)
+    torch.testing.assert_close(found, expected.detach(), rtol=1e-4, atol=1e-7)
+    again = ShapleyGradAttention(model, game="cls").attribute_tokens(inputs, target=(-1, 7))
+    assert again.picture == result.picture
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_each_patch_is_the_token_that_reads_its_pixels(name):
+    """Of the vision tower, whose tokens read each other, only each patch's own way is left: its values are nothing."""
+    model, count = build(name)
+    for part, parameter in model.named_parameters():
+        if "vision" in part and any(end in part for end in ("v_proj.weight", "v_proj.bias")):
+            parameter.data.zero_()
+    inputs = inputs_of(name, count)
+    pixels = inputs.pop("pixel_values").requires_grad_()
+    seen = []
+
+    def keep(_, args, kwargs):
+        seen.append(kwargs["inputs_embeds"])
+
+    hook = model.model.language_model.register_forward_pre_hook(keep, with_kwargs=True)
+    model(**inputs, pixel_values=pixels)
+    hook.remove()
+    picture = ShapleyGradAttention(model).attribute_tokens({**inputs, "pixel_values": pixels.detach()}, (-1, 7)).picture
+    for patch, position in enumerate(picture.positions):
+        row, column = divmod(patch, picture.columns)
+        (read,) = torch.autograd.grad(seen[0][0, position].sum(), pixels, retain_graph=True)
+        rows, columns = (read[0].abs().sum((0, side)).nonzero().flatten().tolist() for side in (2, 1))
+        size = int(picture.height)
+        assert (rows[0], rows[-1] + 1) == (row * size, (row + 1) * size)
+        assert (columns[0], columns[-1] + 1) == (column * size, (column + 1) * size)
+
+
+def test_texts_in_which_patches_are_other_tokens_have_no_map_together():
+    model, count = build("llava")
+    inputs = inputs_of("llava", count, before=(3, 5))
+    result = ShapleyGradAttention(model).attribute_tokens(inputs, target=(-1, 7))
+    assert result.players.all()
+    with pytest.raises(ValueError, match="other tokens than in others: explain them one by one"):
+        _ = result.patches
+    for row in range(2):
+        one = {name: value[row : row + 1] for name, value in inputs.items()}
+        alone = ShapleyGradAttention(model).attribute_tokens(one, target=(-1, 7))
+        torch.testing.assert_close(alone.values[0], result.values[row], rtol=1e-4, atol=1e-7)
+        assert alone.picture.positions[0] == (3, 5)[row]
+
+
+def test_other_methods_and_a_text_alone():
+    model, count = build("llava")
+    inputs = inputs_of("llava", count)
+    for method in (RawAttention(model), AttentionRollout(model), ShapleyGradAttention(model, propagation="attnlrp")):
+        assert method.attribute_tokens(inputs, target=(-1, 7)).patches.shape == (2, 4, 4)
+    with pytest.raises(ValueError, match="patches of an image, whose relevance would be missing"):
+        AttnLRP(model).attribute_tokens(inputs, target=(-1, 7))
+    words = {"input_ids": torch.arange(5, 12)[None], "attention_mask": torch.ones(1, 7, dtype=torch.long)}
+    result = ShapleyGradAttention(model).attribute_tokens(words, target=(-1, 7))
+    assert result.picture is None
+    with pytest.raises(ValueError, match="there are no patches"):
+        _ = result.patches
+
+
+def test_absent_patches_are_replaced_in_the_image_and_words_in_the_text():
+    model, count = build("llava")
+    inputs = mapping_inputs(model, inputs_of("llava", count))
+    picture = ShapleyGradAttention(model).attribute_tokens(inputs.mapping(), target=(-1, 7)).picture
+    chosen = torch.zeros(2, 23, dtype=torch.bool)
+    chosen[0, [1, 4]] = chosen[1, 20] = True
+    found = replace_tokens(inputs, chosen, 9, picture=picture)
+    assert found.features[0, 1] == found.features[1, 20] == 9
+    assert torch.equal(found.features == IMAGE, inputs.features == IMAGE)
+    changed = (found.picture != inputs.picture).any(1)
+    assert changed[0, :8, 8:16].all()
+    assert int(changed.sum()) == 64
+    tunnel = MaskTunnel(ShapleyGradAttention(model), replacement=9, rounds=1)
+    result = tunnel.attribute_tokens(inputs.mapping(), target=(-1, 7))
+    assert result.patches.shape == (2, 4, 4)
+    assert result.values.isfinite().all()
