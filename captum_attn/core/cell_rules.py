@@ -375,6 +375,8 @@ _GROUPS: dict[Rule, str] = {
     _of_tokens: "conv1d",
     _padded: "pad",
 }
+OF_THE_FIRST = frozenset(f"{_GROUPS[_repeated]} {_GROUPS[_in_another_form]}".split())
+"""Functions that take no more than a dtype or a form from other tensors, whatever cells these are of."""
 _RULES: dict[str, Rule] = {name: rule for rule, names in _GROUPS.items() for name in names.split()}
 _RULES |= {
     "setitem": _written,

@@ -12,12 +12,15 @@ Modality = Literal["ids", "embeddings", "pixels", "sound", "video"]
 FEATURE_NAMES: dict[str, tuple[Modality, ...]] = {
     "inputs_embeds": ("embeddings",),
     "pixel_values_videos": ("video",),
-    "pixel_values": ("pixels", "video"),
+    "pixel_values": ("pixels", "video", "embeddings"),
     "input_values": ("sound",),
     "input_features": ("sound",),
     "input_ids": ("ids",),
 }
-"""In the order in which they are explained where a mapping has several, and what they hold."""
+"""In the order in which they are explained where a mapping has several, and what they hold.
+
+Pixels that a processor has cut into patches, (B, N, D), are as embeddings: tokens already.
+"""
 
 DIMENSIONS: dict[Modality, tuple[int, ...]] = {
     "ids": (2,),

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from captum_attn.core.cell_numbers import NONE, SEVERAL, WHOLE, filled, held_once, is_all, joined_along
-from captum_attn.core.cell_rules import EMBEDDING, ON_SIDES, Call, Cut, Found, Trace, rule_of
+from captum_attn.core.cell_rules import EMBEDDING, OF_THE_FIRST, ON_SIDES, Call, Cut, Found, Trace, rule_of
 from captum_attn.core.cells import Axis, Cells
 from captum_attn.core.function_arguments import tensors_in
 from captum_attn.core.patches import NoPatchGrid, PatchLayout, dims_of_entries
@@ -172,7 +172,9 @@ class PatchTrail(TorchFunctionMode):
 
     def _found(self, call: Call, results: Sequence[Tensor]) -> tuple[Cells, Sequence[Tensor]]:
         """The cells that the results of a function come from; ``SEVERAL`` if that is not known."""
+        first = call.traces.get(id(call.first)) if call.name in OF_THE_FIRST else None
         of_cells = [trace for trace in call.traces.values() if not is_all(trace.numbers, WHOLE)]
+        of_cells = [trace for trace in of_cells if first is None or trace is first]
         if not of_cells:  # of the whole image, whatever the function
             return next(iter(call.traces.values())).cells, [filled(WHOLE, part.shape) for part in results]
         cells, rule = of_cells[0].cells, rule_of(call.name)

@@ -66,7 +66,9 @@ def reference(model: Any, run: Callable[..., Any], select: Select, tolerance: fl
     layers = [layer for owner, layer in found if not _DECODER.search(owner)] or [layer for _, layer in found]
     returned = returned_layers(model, run, select, scores.detach(), tolerance)
     again = len(recorded_gradients) - sum(gradient is None for gradient in recorded_gradients) > len(products)
-    if returned and not again and not go_on(layers, returned, tolerance):  # what is returned has one use's gradient
+    alone = not getattr(model.config, "is_encoder_decoder", False)
+    more = alone and returned is not None and go_on(layers, returned, tolerance)
+    if returned and not again and not more:  # what is returned has the gradient of one use only
         return Reference(returned, "returned", len(layers))
     return Reference(layers, "recorded", len(layers))
 

@@ -75,7 +75,6 @@ REFUSED: Mapping[str, str] = {
     "something else stands between": "something else between the layers, so that their tokens may be others",
     "several encoders": "several encoders of the same input",
     "under torch.no_grad()": "layers under `torch.no_grad()`",
-    "expected integer token ids": "sound as waves, or videos, as the input",
     "but none in which": "read by cross attention alone",
     "the model returned": "no scores are returned",
 }

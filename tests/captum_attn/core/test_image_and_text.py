@@ -48,7 +48,18 @@ def internvl():
     return hf.InternVLForConditionalGeneration(config), 4
 
 
-MODELS = {"llava": llava, "paligemma": paligemma, "internvl": internvl}
+def gemma3():
+    """Patches are pooled, and take the type of others."""
+    config = hf.Gemma3Config(
+        vision_config=hf.SiglipVisionConfig(**SEEING),
+        text_config=hf.Gemma3TextConfig(**WRITING, query_pre_attn_scalar=8),
+        image_token_index=IMAGE,
+        mm_tokens_per_image=4,
+    )
+    return hf.Gemma3ForConditionalGeneration(config), 4
+
+
+MODELS = {"llava": llava, "paligemma": paligemma, "internvl": internvl, "gemma-3": gemma3}
 
 
 def build(name):
@@ -67,13 +78,13 @@ def batch(count, before=(3, 3)):
         ids = torch.randint(5, 80, (7,), generator=generator)
         rows.append(torch.cat([ids[:words], torch.full((count,), IMAGE), ids[words:]]))
     ids, pixels = torch.stack(rows), torch.randn(2, 3, 32, 32, generator=generator)
-    types = torch.zeros_like(ids)  # without them, PaliGemma has other masks in eager attention than in fused one
+    types = (ids == IMAGE).long()  # without them, PaliGemma has other masks in eager attention than in fused one
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels, "token_type_ids": types}
 
 
 def inputs_of(name, count, **options):
     given = batch(count, **options)
-    return given if name == "paligemma" else {key: value for key, value in given.items() if key != "token_type_ids"}
+    return given if "gemma" in name else {key: value for key, value in given.items() if key != "token_type_ids"}
 
 
 @pytest.mark.parametrize("name", MODELS)

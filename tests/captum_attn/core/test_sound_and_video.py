@@ -163,8 +163,8 @@ def test_what_is_no_sound_or_video_is_refused():
     with pytest.raises(TypeError, match="If these are waves, give a mapping"):
         ShapleyGradAttention(lambda x: waves(x).logits).attribute(torch.randn(2, 400), target=0)
     assert ShapleyGradAttention(lambda x: waves(x).logits).attribute(batch("wav2vec2"), target=0).shape == (2, 430)
-    with pytest.raises(TypeError, match="as pixel_values"):
-        ShapleyGradAttention(frames).attribute({"pixel_values": torch.randn(2, 8, 16)}, target=0)
+    with pytest.raises(TypeError, match="floating-point pixels"):
+        ShapleyGradAttention(frames).attribute({"pixel_values": torch.randn(2, 8)}, target=0)
     squeezed = hf.SEWForSequenceClassification(hf.SEWConfig(**{**WAVES_SETTINGS, "squeeze_factor": 2})).eval()
     with pytest.raises(ValueError, match="nothing says which of the model's"):
         ShapleyGradAttention(squeezed).attribute_tokens(torch.randn(2, 430), target=0)
