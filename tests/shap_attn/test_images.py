@@ -113,7 +113,7 @@ def test_wrapped_models_need_no_processor_either(vit):
 
 
 def test_settings_of_texts_are_refused(vit):
-    with pytest.raises(ValueError, match="for texts, but the model takes images"):
+    with pytest.raises(ValueError, match="for texts, but the model takes no text"):
         AttentionExplainer(vit, words=True)
     with pytest.raises(TypeError, match="got 2 positional arguments, expected images"):
         AttentionExplainer(vit)(torch.rand(1, 3, 12, 12), torch.rand(1, 3, 12, 12))
