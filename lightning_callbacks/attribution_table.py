@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from captum_attn import TokenAttributions
-from captum_attn.core import Grid, PatchGrid
+from captum_attn.core import Grid, PatchGrid, PatchLayout
 
 _PLACE = {
     "rows": pa.int64(),
@@ -18,8 +19,9 @@ _PLACE = {
     "positions": pa.list_(pa.int64()),
     **dict.fromkeys(("patch_height", "patch_width", "top", "left"), pa.float64()),
     **dict.fromkeys(("image_height", "image_width"), pa.int64()),
+    "sides": pa.list_(pa.struct({"dim": pa.int64(), "count": pa.int64(), "size": pa.float64(), "first": pa.float64()})),
 }
-"""Columns that say where the scores lie in an image."""
+"""Columns that say where the scores lie in an image, a sound or a video."""
 
 
 def attribution_table(
@@ -52,7 +54,9 @@ def attribution_table(
         target (float; a probability is for outputs (B, C) of several classes), ``label``; and what lays the scores over
         an image: ``rows`` and ``columns`` of its patches (int64), ``positions`` of these among the scores, row by row
         (list of int64), ``patch_height``, ``patch_width``, ``top`` and ``left`` of the first one (float64), in pixels
-        of the image given to the model, and that image's ``image_height`` and ``image_width`` (int64).
+        of the image given to the model, and that image's ``image_height`` and ``image_width`` (int64); ``sides``, of
+        images, sounds and videos, the dimensions of the input along which patches lie, and of each the ``dim``, the
+        ``count`` of patches, the ``size`` of one and where the ``first`` begins.
 
     Example:
         >>> from captum_attn import ShapleyGradAttention
@@ -87,8 +91,10 @@ def _place(grid: Grid, image_size: Sequence[int] | None, rows: int, length: int)
     values: dict[str, Any] = {}
     if image_size is not None:
         values |= dict(zip(("image_height", "image_width"), image_size, strict=True))
+    if isinstance(grid, PatchLayout):
+        values |= {"positions": grid.tokens(length).tolist(), "sides": [asdict(side) for side in grid.sides]}
     if isinstance(grid, PatchGrid):
-        values |= {"rows": grid.rows, "columns": grid.columns, "positions": grid.tokens(length).tolist()}
+        values |= {"rows": grid.rows, "columns": grid.columns}
         values |= {"patch_height": grid.height, "patch_width": grid.width, "top": grid.top, "left": grid.left}
     return {name: pa.array([values.get(name)] * rows, kind) for name, kind in _PLACE.items()}
 

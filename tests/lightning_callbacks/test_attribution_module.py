@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import asdict
 from functools import partial
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from models import PlainClassifier, left_untouched
 from own_heads import OWN_HEADS
 from predictions import TEXTS, predict, text_loader
+from signal_models import batch, build
 from small_models import digits, load_image_model, load_text_model
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -283,3 +285,17 @@ def test_names_of_another_number_of_classes_are_refused():
     batch = TOKENIZER(TEXTS[:2], padding=True, return_tensors="pt", return_token_type_ids=False)
     with pytest.raises(MisconfigurationException, match="names 2 classes and the output has 5"):
         module.predict_step(dict(batch))
+
+
+@pytest.mark.parametrize("name", ["wav2vec2", "whisper", "videomae"])
+def test_sounds_and_videos_have_the_sides_along_which_their_patches_lie(name):
+    model = build(name)
+    ((key, features),) = batch(name).items()
+    rows = rows_of(predict(AttributionModule(model), DataLoader(TensorDataset(features, torch.tensor([1, 0])), 2)))
+    expected = ShapleyGradAttention(model).attribute_tokens({key: features})
+    for row, values in zip(rows, expected.values, strict=True):
+        torch.testing.assert_close(torch.tensor(row["scores"]), values, rtol=1e-4, atol=1e-7)
+        assert row["sides"] == [asdict(side) for side in expected.grid.sides]
+        assert row["positions"] == list(expected.grid.positions)
+        assert row["rows"] is row["image_height"] is None
+    assert [row["label"] for row in rows] == [1, 0]
