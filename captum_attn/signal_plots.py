@@ -55,7 +55,7 @@ def plot_sound(
     from matplotlib.figure import Figure
 
     layout = _checked(patches, grid, sound.dim() in (1, 2) and sound.dim() == patches.dim(), sound)
-    order = sorted(range(sound.dim()), key=lambda side: (layout.counts[side], sound.shape[side]))  # time comes last
+    order = [side for side in range(sound.dim()) if side != layout.time] + [layout.time]
     shown, values = sound.detach().cpu().float().permute(order), patches.detach().cpu().double().permute(order)
     sides = [layout.sides[side] for side in order]
     entry = 1.0 if seconds is None else seconds / shown.shape[-1]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from captum_attn.core import Grid, known_grid, patch_values
-from captum_attn.core.patches import spread_over
+from captum_attn.core.patches import NoPatchGrid, spread_over
 
 
 @dataclass(frozen=True, repr=False)
@@ -108,7 +108,9 @@ def concatenated(parts: Sequence[TokenAttributions]) -> TokenAttributions:
         ValueError: the parts' images were cut in several ways, as by players that differ from part to part.
     """
     grid, picture = parts[0].grid, parts[0].picture
-    if any((part.grid, part.picture) != (grid, picture) for part in parts):
+    if any(part.picture != picture for part in parts):
+        picture = NoPatchGrid("the image's patches are other tokens in one part of the batch than in another")
+    if any(part.grid != grid for part in parts):
         raise ValueError("the patches are other tokens in one part of the batch than in another: explain them apart")
     errors = [part.standard_error for part in parts if part.standard_error is not None]
     finer = [part.of_features for part in parts if part.of_features is not None]

@@ -233,7 +233,8 @@ def read_sound(path: Path, rate: int) -> Any:
         own, samples = wavfile.read(path)
     except ValueError as error:
         raise SystemExit(f"--audio {path}: {error}; expected a WAV file") from error
-    wave = samples.astype(np.float32) / (np.iinfo(samples.dtype).max if samples.dtype.kind == "i" else 1)
+    scale = 1 if samples.dtype.kind == "f" else np.iinfo(samples.dtype).max // (2 if samples.dtype == np.uint8 else 1)
+    wave = samples.astype(np.float32) / scale - (samples.dtype == np.uint8)
     wave = wave if wave.ndim == 1 else wave.mean(1)
     return resample_poly(wave, rate, own).astype(np.float32)
 

@@ -89,7 +89,7 @@ def _inputs_and_rest(given: Any, model: nn.Module) -> tuple[Mapping[str, Any], l
     name = name_for(features, taken) if isinstance(features, Tensor) else None
     if isinstance(features, Tensor) and (not others or _can_be_attributed(features, name)):
         kind = modality_of(features, name)
-        names = companion_names(features, others, taken, classes) if kind in ("ids", "embeddings") else []
+        names = companion_names(features, others, taken, classes) if kind in ("ids", "embeddings", "sound") else []
         named = {name or usual_name(kind): features, **dict(zip(names, others, strict=False))}
         others = others[len(names) :]
     return named, [] if len(others) == 1 and others[0] is None else others

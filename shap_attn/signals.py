@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_attn import TokenAttributions
-from captum_attn.core import Grid, known_grid, parameter_names
+from captum_attn.core import Grid, config_of, known_grid, parameter_names
 from captum_attn.core.patches import Side
 
 Array = npt.NDArray[Any]
@@ -21,9 +22,12 @@ HEARD = ("input_values", "input_features")
 
 
 def is_signal(model: nn.Module) -> bool:
-    """Whether a model hears sounds, or sees videos: it says so by an argument's name, or cuts blocks of frames."""
-    hears = not {*HEARD, "pixel_values_videos"}.isdisjoint(parameter_names(model))
-    return hears or any(isinstance(module, nn.Conv3d) for module in model.modules())
+    """Whether a model hears sounds, or sees videos, and reads no text: by its arguments' names, or its frames."""
+    taken, config = parameter_names(model), config_of(model)
+    if "input_ids" in taken:
+        return False
+    frames = any(hasattr(config, name) for name in ("num_frames", "frames_per_clip", "tubelet_size"))
+    return not {*HEARD, "pixel_values_videos"}.isdisjoint(taken) or ("pixel_values" in taken and frames)
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class Signal:
 
     Attributes:
         inputs: what the model takes, a batch of one.
-        seconds: how long it is; None if that is not known.
+        seconds: how long one entry along time is; None if that is not known.
     """
 
     inputs: dict[str, Tensor]
@@ -80,7 +84,11 @@ class SignalReader:
             return list(given) if given.ndim > sides else [given]
         if isinstance(given, Mapping):
             return [given]
+        if isinstance(given, str | Path) or not len(given):
+            raise TypeError(f"expected sounds as waves, or videos as pictures, got {given!r}: read files beforehand")
         first = next(iter(given))
+        if isinstance(first, str | Path):
+            raise TypeError(f"expected waves (samples,), got {str(first)!r}: read it beforehand, by scipy.io.wavfile")
         many = isinstance(first, Mapping | list | tuple) or getattr(first, "ndim", 0) >= sides
         return list(given) if many else [given]
 
@@ -98,11 +106,15 @@ class SignalReader:
                     f"the sound has {own} samples a second, but the model hears {rate}: resample it, with "
                     f"scipy.signal.resample_poly(wave, {rate}, {own})"
                 )
+            if not {"array", "raw"} & one.keys():
+                raise ValueError(f"a sound has an 'array' (or 'raw') and a 'sampling_rate', got {sorted(one)}")
             one = one["array"] if "array" in one else one["raw"]
         wave = np.asarray(one, dtype=np.float32)
         if wave.ndim != 1:
             raise ValueError(f"a sound has one channel, (samples,), got {wave.shape}: take the mean of its channels")
-        return Signal(_tensors(self.processor(wave, sampling_rate=rate, return_tensors="pt")), len(wave) / rate)
+        inputs = _tensors(self.processor(wave, sampling_rate=rate, return_tensors="pt"))
+        apart = 1 if next(iter(inputs.values())).dim() == 2 else getattr(self.processor, "hop_length", None)
+        return Signal(inputs, None if apart is None else apart / rate)
 
     def collated(self, rows: Sequence[Signal]) -> tuple[dict[str, Tensor], None]:
         """Input of the model, a batch of one; its patches play."""
@@ -128,13 +140,12 @@ def _tensors(processed: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def _names(row: Signal, grid: Grid, hears: bool) -> list[str]:
     """When and where each patch is, in words."""
-    sides, entries = known_grid(grid).sides, row.features.shape
-    time = max(sides, key=lambda side: (side.count, entries[side.dim])).dim if hears else 1
-    kinds = {time: "time"} if hears else {1: "frames", 3: "rows", 4: "columns"}
+    layout = known_grid(grid)
+    kinds = {layout.sides[layout.time].dim: "time"} if hears else {1: "frames", 3: "rows", 4: "columns"}
     each = []
-    for side in sides:
-        if row.seconds is not None and side.dim == time:
-            each.append(_spans(side, "{:.2f}-{:.2f} s", row.seconds / entries[side.dim]))
+    for place, side in enumerate(layout.sides):
+        if row.seconds is not None and place == layout.time:
+            each.append(_spans(side, "{:.2f}-{:.2f} s", row.seconds))
         else:
             each.append(_spans(side, kinds.get(side.dim, "bands") + " {:.0f}-{:.0f}") if side.count > 1 else [""])
     return [", ".join(filter(None, parts)) for parts in product(*each)]

@@ -108,7 +108,7 @@ class GradientBaseline:
         inputs, settings = whole.inputs, dict(self.settings)
         taken = inspect.signature(self.attribution.attribute).parameters
         if "baselines" in taken:
-            replaced = replace_tokens(inputs, whole.players, self.masked.replacement(whole), whole.grid)
+            replaced = replace_tokens(inputs, whole.players, self.masked.replacement(whole), whole.grid, whole.picture)
             settings["baselines"] = self._features(replaced)
         if "internal_batch_size" in taken:
             settings["internal_batch_size"] = max(self.masked.batch_size, len(inputs))

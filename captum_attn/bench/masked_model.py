@@ -43,6 +43,7 @@ class WholeInputs:
         grid: how images are cut into patches; None for text.
         calls: the attention calls that a knockout concerns.
         config: the configuration of the model that ran.
+        picture: how an image beside a text is cut; None without one.
     """
 
     inputs: ModelInputs
@@ -51,6 +52,7 @@ class WholeInputs:
     grid: Grid
     calls: Mapping[int, int]
     config: Any | None
+    picture: Grid = None
 
     def __getitem__(self, places: Tensor) -> WholeInputs:
         """Some of the examples, int64 (b,)."""
@@ -139,7 +141,8 @@ class MaskedModel:
         """
         tokens = run.tokens(self._special_ids)
         calls = knockout_calls(run, self.layers)
-        return WholeInputs(inputs, _probabilities(run.output), tokens.players, tokens.grid, calls, config_of(run.model))
+        known = (inputs, _probabilities(run.output), tokens.players, tokens.grid, calls, config_of(run.model))
+        return WholeInputs(*known, picture=tokens.picture)
 
     def probabilities(self, whole: WholeInputs, examples: Tensor, taken: Tensor, intervention: Intervention) -> Tensor:
         """What the model says of inputs from which tokens are taken.
@@ -159,7 +162,7 @@ class MaskedModel:
         for which, without in zip(examples.split(self.batch_size), taken.split(self.batch_size), strict=True):
             inputs = whole.inputs[which]
             if intervention == "replacement":
-                inputs = replace_tokens(inputs, without, self.replacement(whole), whole.grid)
+                inputs = replace_tokens(inputs, without, self.replacement(whole), whole.grid, whole.picture)
                 output = plain_output(self.model, inputs)
             else:
                 output = knocked_out_output(self.model, inputs, without, whole.calls)

@@ -218,7 +218,7 @@ def picture_token(config: Any | None) -> int | None:
     return next((number for number in named if isinstance(number, int)), None)
 
 
-def holds_pictures(model: Callable[..., Any], ids: Any) -> bool:
+def holds_pictures(model: Callable[..., Any] | None, ids: Any) -> bool:
     """Whether a text has places for patches of an image, so that both are read together, as one sequence."""
     token = picture_token(config_of(model))
     return token is not None and isinstance(ids, Tensor) and bool((ids == token).any())

@@ -62,6 +62,15 @@ class PatchLayout:
         """Of one patch along each side, in entries."""
         return tuple(side.size for side in self.sides)
 
+    @property
+    def time(self) -> int:
+        """Of a sound or a video, the place among the sides of the one along which time goes.
+
+        It is the first one; of features whose first one patches cover whole, as bands come first in Whisper's, the
+        other.
+        """
+        return int(len(self.sides) == 2 and self.sides[0].count == 1 < self.sides[1].count)
+
     def __len__(self) -> int:
         return math.prod(self.counts)
 
@@ -302,7 +311,9 @@ def under_patches(pixels: Tensor, grid: Grid, beyond: float = 0.0) -> Tensor:
     return torch.where(inside.to(pixels.device), covered, torch.tensor(beyond).to(covered))
 
 
-def with_patches_replaced(features: Tensor, chosen: Tensor, mean: bool, grid: Grid) -> Tensor:
+def with_patches_replaced(
+    features: Tensor, chosen: Tensor, mean: bool, grid: Grid, real: Tensor | None = None
+) -> Tensor:
     """A copy of inputs (B, ...) in which some patches are replaced.
 
     Args:
@@ -310,6 +321,8 @@ def with_patches_replaced(features: Tensor, chosen: Tensor, mean: bool, grid: Gr
         chosen: bool (B, N), the tokens whose patches are replaced.
         mean: by the mean of the input's patches, entry by entry; else by zeros.
         grid: how the inputs are cut. Of sounds and videos, patches begin with the nearest whole entry.
+        real: bool (B, T), the entries along dimension 1 that are no padding; patches with padding have no part in the
+            mean. None for all.
 
     Raises:
         ValueError: no grid, or one whose patches are no whole number of entries, as where images are resized inside the
@@ -335,8 +348,18 @@ def with_patches_replaced(features: Tensor, chosen: Tensor, mean: bool, grid: Gr
     where = where.view(len(flat), *[1] * (flat.dim() - 2), -1)
     filling = flat.new_zeros(*flat.shape[:-1], int(within.max()) + 1)
     if mean:
-        seen = filling.new_zeros(filling.shape[-1]).index_add(0, within[covered], covered[covered].to(flat))
-        filling = filling.index_add(-1, within[covered], flat[..., covered]) / seen.clamp(min=1)
+        counted = flat.new_ones(len(flat), flat.shape[-1])
+        if real is not None:
+            padding = ~real.view(*real.shape, *[1] * (len(dims) - 1)).expand(
+                entries.shape[0], *entries.shape[-len(dims) :]
+            )
+            lost = flat.new_zeros(len(flat), len(grid)).index_add(
+                1, patch[covered], padding.flatten(1)[:, covered].to(flat)
+            )
+            counted = (lost == 0)[:, patch.clamp(min=0)].to(flat)
+        counted = counted[:, covered].view(len(flat), *[1] * (flat.dim() - 2), -1)
+        seen = torch.zeros_like(filling).index_add(-1, within[covered], counted.expand_as(flat[..., covered]))
+        filling = filling.index_add(-1, within[covered], flat[..., covered] * counted) / seen.clamp(min=1)
     replaced = torch.where(where, filling[..., within], flat)
     return replaced.view(entries.shape).movedim(ends, dims).contiguous()
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from captum_attn._moved import moved_names
 from captum_attn.core.indices import as_index, is_index
-from captum_attn.core.inputs import ModelInputs
+from captum_attn.core.inputs import PADDING_MASKS, ModelInputs
 from captum_attn.core.models import text_config
 from captum_attn.core.patches import Grid, known_grid, with_patches_replaced
 from captum_attn.core.user_warnings import warn_user
@@ -42,12 +42,21 @@ def replace_tokens(
     if inputs.modality == "ids" and is_index(replacement):
         return replace(inputs, features=inputs.features.masked_fill(chosen, as_index(replacement)))
     if inputs.is_cut and replacement in ("mean", "zeros"):
-        features = with_patches_replaced(inputs.features, chosen, replacement == "mean", grid)
+        features = with_patches_replaced(inputs.features, chosen, replacement == "mean", grid, _real_entries(inputs))
         return replace(inputs, features=features)
     raise TypeError(
         f"cannot replace tokens of {inputs.modality} by {replacement!r}: expected token ids and an id, or pixels and "
         "'mean' or 'zeros'"
     )
+
+
+def _real_entries(inputs: ModelInputs) -> Tensor | None:
+    """bool (B, T), the entries of a sound that a mask of them says to be no padding; None without one."""
+    for name, marks in PADDING_MASKS.items():
+        mask = inputs.companions.get(name)
+        if isinstance(mask, Tensor) and mask.shape == inputs.features.shape[:2] and not mask.is_floating_point():
+            return mask.bool() == marks
+    return None
 
 
 def check_replacement(replacement: Any) -> None:

@@ -18,7 +18,7 @@ from captum_attn.core.capture import INDEPENDENT, LISTED, SWITCH_CHECKPOINTS, Sc
 from captum_attn.core.dependences import Dependence, dependence_of
 from captum_attn.core.forward import SeenForward, seen_forward
 from captum_attn.core.indices import resolve_indices
-from captum_attn.core.inputs import ModelInputs
+from captum_attn.core.inputs import ModelInputs, holds_pictures
 from captum_attn.core.models import config_of
 from captum_attn.core.observers import (
     InfluenceObserver,
@@ -32,6 +32,8 @@ from captum_attn.core.observers import (
 from captum_attn.core.origins import Entrance
 from captum_attn.core.outline import UnkeptError
 from captum_attn.core.output_tokens import OutputTokens, decoder_tokens, shifts_its_input
+from captum_attn.core.padding_masks import given_lengths
+from captum_attn.core.patches import NoPatchGrid
 from captum_attn.core.private_names import version_of
 from captum_attn.core.propagation import GRADIENT, Propagation, check_coverage
 from captum_attn.core.readout import ReachedRows, Readout, RowWeights, check_readout, rows_by_rule, warn_of_rule
@@ -307,11 +309,18 @@ class ObservedForward:
     def real(self) -> Tensor:
         """bool (B, N): the tokens that are no padding.
 
-        Of an input that the model cuts into tokens, a mask says which entries are padding, and the first attention, to
-        which tokens no query may attend because of it.
+        Of an input that the model cuts into tokens, a mask or lengths say which entries are padding, and the first
+        attention, to which tokens no query may attend because of that.
         """
-        if self.inputs.is_cut and any("mask" in name for name in self.inputs.companions):
-            return self.calls[0].attended
+        if self.inputs.is_cut:
+            lengths = given_lengths(self.inputs, self.inputs.features.shape[1])
+            if lengths or any("mask" in name for name in self.inputs.companions):
+                attended = self.calls[0].attended
+                if lengths and attended.all():
+                    warn_user(
+                        f"what {', '.join(lengths)} says of padding cannot be told, so all tokens count as tokens"
+                    )
+                return attended
         return real_tokens(self.inputs, self.length, config_of(self.model))
 
     @cached_property
@@ -361,6 +370,9 @@ class ObservedForward:
         inputs, config, real = self.inputs, config_of(self.model), self.real
         found = None if self._patches is None else self._patches.grid(self.length)
         grid, picture = (found, None) if inputs.is_cut else (None, found)
+        if picture is None and holds_pictures(self.model, inputs.features if inputs.modality == "ids" else None):
+            shape = getattr(inputs.companions.get("pixel_values"), "shape", ())
+            picture = NoPatchGrid(f"pixels {tuple(shape)} are not one image (C, h, w) for each of {len(inputs)} texts")
         players = find_players(inputs, real, special_ids=special_ids, config=config, causal=self.causal, grid=grid)
         if players is not None and not players.any(-1).all():
             idle = (~players.any(-1)).nonzero().flatten().tolist()
@@ -541,6 +553,11 @@ def observed_forward(
         tiles=tiles,
     ) as seen:
         run = understood(model, inputs, seen)
+        if inputs.modality == "pixels" and holds_pictures(run.model, inputs.companions.get("input_ids")):
+            raise ValueError(
+                f"{type(run.model).__name__} reads the image among the words of the text, but inside of a function, "
+                "which does not say so: give the model itself, so that words and patches are explained together"
+            )
         if first:
             _warn_of_other_ways(run)
         if run.coverage is not None:

@@ -84,6 +84,9 @@ def test_a_sound_and_a_video_whose_truth_is_known(run):
 def test_a_sound_and_a_video_of_ones_own(run, tmp_path):
     wave = (20_000 * np.sin(np.arange(16_000) / 5)).astype(np.int16)
     wavfile.write(tmp_path / "call.wav", 16_000, np.stack([wave, wave], 1))
+    wavfile.write(tmp_path / "bytes.wav", 16_000, (wave / 256 + 128).astype(np.uint8))
+    of_bytes, expected = (quickstart.read_sound(tmp_path / name, 8000) for name in ("bytes.wav", "call.wav"))
+    np.testing.assert_allclose(of_bytes, expected, atol=0.02)
     frames = [Image.new("L", (40, 30), shade) for shade in range(0, 200, 10)]
     frames[0].save(tmp_path / "clip.gif", save_all=True, append_images=frames[1:])
     (tmp_path / "frames").mkdir()

@@ -320,6 +320,11 @@ def test_sounds_and_videos_with_labels(name, shape):
     assert list(found.inputs) == [name]
     assert torch.equal(found.inputs[name], features)
     assert torch.equal(found.labels, labels)
+    if name != "pixel_values":
+        features[1, shape[1] // 2 :] = mask[1, shape[1] // 2 :] = 0
+        found = labelled_inputs([features, mask], Model())
+        assert list(found.inputs) == [name, "attention_mask"]
+        assert found.labels is None
     found = labelled_inputs({name: features, "attention_mask": mask, "labels": labels}, Model())
     assert list(found.inputs) == [name, "attention_mask"]
     assert torch.equal(found.labels, labels)

@@ -7,9 +7,12 @@ import pytest
 import shap
 import torch
 import transformers as hf
+from families import FAMILIES
 from matplotlib import pyplot as plt
 from PIL import Image
 from signal_models import batch, build
+from small_models import load_text_model
+from torch import nn
 
 from captum_attn import ShapleyGradAttention
 from shap_attn import AttentionExplainer
@@ -58,6 +61,51 @@ def test_a_pipeline_of_sounds():
         explainer([np.stack([waves[0], waves[0]])])
 
 
+def test_times_are_those_of_the_features_that_the_processor_made():
+    config = {
+        "d_model": 32,
+        "encoder_layers": 1,
+        "encoder_attention_heads": 4,
+        "encoder_ffn_dim": 48,
+        "num_mel_bins": 30,
+    }
+    whisper = hf.WhisperForAudioClassification(hf.WhisperConfig(**config, max_source_positions=50)).eval()
+    sizes = {"feature_size": 30, "sampling_rate": 1600, "hop_length": 16, "chunk_length": 1, "n_fft": 64}
+    extractor = hf.WhisperFeatureExtractor(**sizes)
+    explanation = AttentionExplainer(whisper, extractor)(np.random.default_rng(0).normal(size=800), outputs=0)
+    assert explanation[0].feature_names[20] == "0.40-0.42 s"  # frames of 10 ms, padded from half a second to one
+    narrow = hf.ASTConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=48,
+        max_length=24,
+        num_mel_bins=40,
+        patch_size=8,
+        time_stride=8,
+        frequency_stride=8,
+    )
+    model = hf.ASTForAudioClassification(narrow).eval()
+    names = AttentionExplainer(model)(torch.randn(24, 40))[0].feature_names
+    assert (names[0], names[1], names[5]) == ("time 0-8, bands 0-8", "time 0-8, bands 8-16", "time 8-16, bands 0-8")
+
+
+class OfTextOrSound(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.model = FAMILIES["bert"].build()
+        self.config = self.model.config
+
+    def forward(self, input_ids=None, attention_mask=None, token_type_ids=None, input_values=None):
+        return self.model(input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
+
+
+def test_a_model_of_texts_that_hears_too_reads_texts():
+    model, (_, tokenizer) = OfTextOrSound(), load_text_model()
+    model.model.resize_token_embeddings(len(tokenizer))
+    assert AttentionExplainer(model, tokenizer)(["a gripping film"]).shape[2] == 3
+
+
 def test_a_video_of_pictures():
     model = build("videomae")
     size = {"height": 16, "width": 16}
@@ -74,5 +122,11 @@ def test_a_video_of_pictures():
 def test_what_reads_something_else_is_refused():
     with pytest.raises(TypeError, match="expected the feature extractor of Wav2Vec2ForSequenceClassification"):
         AttentionExplainer(build("wav2vec2"), "a tokenizer")
+    explainer = AttentionExplainer(build("wav2vec2"), EXTRACTOR)
+    for given in ([], "call.wav", ["call.wav"]):
+        with pytest.raises(TypeError, match=r"read (files|it) beforehand"):
+            explainer(given)
+    with pytest.raises(ValueError, match="a sound has an 'array'"):
+        explainer({"wave": np.zeros(400), "sampling_rate": 1000})
     with pytest.raises(ValueError, match="are for texts, but the model takes no text"):
         AttentionExplainer(build("wav2vec2"), words=True)

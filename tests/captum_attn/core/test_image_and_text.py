@@ -181,3 +181,20 @@ def test_absent_patches_are_replaced_in_the_image_and_words_in_the_text():
     result = tunnel.attribute_tokens(inputs.mapping(), target=(-1, 7))
     assert result.patches.shape == (2, 4, 4)
     assert result.values.isfinite().all()
+
+
+def test_what_has_no_map_together_says_why():
+    model, count = build("llava")
+    inputs = inputs_of("llava", count, before=(3, 5))
+    parts = ShapleyGradAttention(model).attribute_tokens(inputs, target=(-1, 7), internal_batch_size=1)
+    whole = ShapleyGradAttention(model).attribute_tokens(inputs, target=(-1, 7))
+    torch.testing.assert_close(parts.values, whole.values, rtol=1e-4, atol=1e-7)
+    with pytest.raises(ValueError, match="other tokens in one part of the batch"):
+        _ = parts.patches
+    ids = torch.cat([inputs["input_ids"][:1], inputs["input_ids"][:1]], 1)
+    two = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": inputs["pixel_values"]}
+    result = ShapleyGradAttention(model).attribute_tokens(two, target=(-1, 7))
+    with pytest.raises(ValueError, match=r"pixels \(2, 3, 32, 32\) are not one image .* for each of 1 texts"):
+        _ = result.patches
+    with pytest.raises(ValueError, match="among the words of the text, but inside of a function"):
+        ShapleyGradAttention(lambda **given: model(**given).logits).attribute_tokens(inputs, target=(-1, 7))
