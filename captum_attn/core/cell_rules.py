@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, TypeAlias
 
@@ -302,10 +302,10 @@ def _along_sides(change: Callable[[Cells, Sequence[int], Option], Cells | None],
         if seen is None or found is None:
             return None
         ends = list(range(-count, 0))
-        if count == 1 and _stays(seen.axes[0], found.axes[0]):
+        if count == 1 and not seen.moved and _stays(seen.axes[0], found.axes[0]):
             kept = seen.numbers([1] * (len(shape) - 1) + [seen.counts[0]], ends)
             kept = torch.nn.functional.pad(kept, (0, found.counts[0] - seen.counts[0]), value=NONE)
-            return Cut(seen, kept.expand(*shape))
+            return Cut(replace(seen, moved=True), kept.expand(*shape))
         pooled = len(found) == 1 < len(seen) and call.name not in EMBEDDING
         return filled(WHOLE, shape) if pooled else Cut(found, found.numbers(shape, ends))
 

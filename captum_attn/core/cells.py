@@ -51,10 +51,12 @@ class Cells:
     Attributes:
         axes: in the order in which cells are numbered, the last one's first.
         made_by: what cut the input so.
+        moved: whether a convolution read between them, which counts as reading them, once.
     """
 
     axes: tuple[Axis, ...]
     made_by: str
+    moved: bool = False
 
     def __len__(self) -> int:
         return math.prod(self.counts)
@@ -67,9 +69,10 @@ class Cells:
         return tuple(axis.count for axis in self.axes)
 
     @property
-    def place(self) -> frozenset[Axis]:
-        """What cells have in common that are the same, whatever made them."""
-        return frozenset(self.axes)
+    def place(self) -> tuple[tuple[Axis, ...], frozenset[Axis]]:
+        """What cells have in common that have the same numbers, whatever made them."""
+        alone = frozenset(axis for axis in self.axes if axis.count == 1)
+        return tuple(axis for axis in self.axes if axis.count > 1), alone
 
     def numbers(self, shape: Sequence[int], sides: Sequence[int]) -> Tensor:
         """The number of the cell that each entry of a tensor belongs to, held once.
@@ -105,7 +108,7 @@ class Cells:
             axis.step for axis in known[sides:]
         ):
             return None
-        return Cells(known, self.made_by)
+        return replace(self, axes=known)
 
     def seen_in(self, numbers: Tensor) -> Cells | None:
         """The cells that a map of their numbers consists of: all, or every n-th of some at a stretch.
@@ -155,7 +158,7 @@ class Cells:
         along = (steps[side] for side in range(numbers.dim()))
         run = [self.axes[a].cut(start[a], every, n) for (a, every), n in zip(along, numbers.shape, strict=True)]
         rest = [self.axes[axis].cut(start[axis], 1, 1) for axis in left[: len(left) - len(still)]]
-        return Cells((*run, *rest), self.made_by)
+        return replace(self, axes=(*run, *rest))
 
     def _coordinates(self, number: Tensor) -> list[int]:
         return [int(place) for place in torch.unravel_index(number, self.counts)]
@@ -249,7 +252,7 @@ def _windows(
 
 def _changed(cells: Cells, axes: Sequence[Axis], made_by: str) -> Cells:
     """Cells whose first axes are others."""
-    return Cells((*axes, *cells.axes[len(axes) :]), made_by)
+    return replace(cells, axes=(*axes, *cells.axes[len(axes) :]), made_by=made_by)
 
 
 def _together(axes: Sequence[Axis]) -> Axis | None:

@@ -427,6 +427,10 @@ LOST = {
         Reader(before=lambda x: with_data(x.clone(), x.flip(2))),
         "conv2d of an image that was turned",
     ),
+    "beside its transposed map": (
+        Reader(tokens=lambda x: rows_of(x) + rows_of(F.conv2d(x.mT, seeded((WIDTH, WIDTH, 1, 1))))),
+        "add",
+    ),
     "pooled with gaps": (Reader(nn.Conv2d(3, WIDTH, 4, 4), nn.MaxPool2d(2, 1, dilation=2)), "max_pool2d"),
     "put in order": (Reader(tokens=lambda x: rows_of(x).sort(1).values), "sort"),
     "some left out": (Reader(tokens=lambda x: rows_of(x)[:, 3:]), "13 of the 14 tokens"),

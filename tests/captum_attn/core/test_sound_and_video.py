@@ -209,3 +209,32 @@ def test_what_is_no_sound_or_video_is_refused():
     inputs = mapping_inputs(frames, batch("videomae"))
     with observed_forward(frames, inputs, gradients=False) as run:
         assert run.tokens(None).grid.counts == (4, 2, 2)
+
+
+class Shifting(nn.Module):
+    """A listener whose tokens go through convolutions with an even kernel, each of which reads half a token earlier."""
+
+    def __init__(self, times):
+        super().__init__()
+        torch.manual_seed(0)
+        self.cut = nn.Conv1d(1, 16, 10, 10)
+        self.moves = nn.ModuleList([nn.Conv1d(16, 16, 4, padding=2) for _ in range(times)])
+        self.layers = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 16, batch_first=True), 2)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, input_values):
+        states = self.cut(input_values[:, None])
+        for move in self.moves:
+            states = move(states)[..., :-1]
+        return self.head(self.layers(states.mT).mean(1))
+
+
+@pytest.mark.parametrize("times", [0, 1])
+def test_half_a_token_is_no_move(times):
+    layout = ShapleyGradAttention(Shifting(times).eval()).attribute_tokens(torch.randn(1, 120), target=0).grid
+    assert (layout.sides[0].count, layout.sides[0].size, layout.sides[0].first) == (12, 10, 0)
+
+
+def test_several_halves_are_told():
+    layout = ShapleyGradAttention(Shifting(3).eval()).attribute_tokens(torch.randn(1, 120), target=0).grid
+    assert layout.sides[0].first == -10  # of 15: the first half token is none
