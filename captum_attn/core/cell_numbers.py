@@ -1,4 +1,4 @@
-"""Which cell of an image each entry of a tensor comes from: numbers of the tensor's shape, and what becomes of them.
+"""Which cell of an input each entry of a tensor comes from: numbers of the tensor's shape, and what becomes of them.
 
 A number tells one cell; three more codes say that an entry comes from ``NONE``, from the ``WHOLE`` image (a mean over
 all of it: a gate for all cells alike), or from cells that are ``SEVERAL``, or not known. Numbers take no memory to

@@ -1,4 +1,4 @@
-"""What torch functions make of the cells of an image that their arguments come from: rules, by the function's name.
+"""What torch functions make of the cells of an input that their arguments come from: rules, by the function's name.
 
 A function that is new here needs its name in one of the ``_GROUPS``, or a rule of its own.
 """

@@ -1,4 +1,4 @@
-"""Follow an image's pixels through the forward pass to the attention: which patch each token is, and where it lies."""
+"""Follow an input through the forward pass to the attention: which patch of it each token is, and where it lies."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from captum_attn.core.private_names import base_of, version_of
 
 
 class PatchTrail(TorchFunctionMode):
-    """Follow pixels to the first attention that reads them, in the forward pass that runs inside this context.
+    """Follow pixels, or samples, to the attention that reads them, in the forward pass that runs inside this context.
 
     The torch functions that the model calls say what becomes of the image: it is resized, padded, cut and convolved,
     what the convolution returns is rearranged into tokens, and other tokens are put before or behind these. Numbers of

@@ -235,6 +235,6 @@ def test_half_a_token_is_no_move(times):
     assert (layout.sides[0].count, layout.sides[0].size, layout.sides[0].first) == (12, 10, 0)
 
 
-def test_several_halves_are_told():
-    layout = ShapleyGradAttention(Shifting(3).eval()).attribute_tokens(torch.randn(1, 120), target=0).grid
-    assert layout.sides[0].first == -10  # of 15: the first half token is none
+def test_several_halves_are_no_patches_any_more():
+    with pytest.raises(ValueError, match="12 of the 12 tokens .* are patches, of 13 .*: not one for each patch"):
+        ShapleyGradAttention(Shifting(3).eval()).attribute_tokens(torch.randn(1, 120), target=0)
