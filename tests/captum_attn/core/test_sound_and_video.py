@@ -236,5 +236,5 @@ def test_half_a_token_is_no_move(times):
 
 
 def test_several_halves_are_no_patches_any_more():
-    with pytest.raises(ValueError, match="12 of the 12 tokens .* are patches, of 13 .*: not one for each patch"):
+    with pytest.raises(ValueError, match=r"12 of the 12 tokens .* are patches, of 13 .*: not one for each patch"):
         ShapleyGradAttention(Shifting(3).eval()).attribute_tokens(torch.randn(1, 120), target=0)
