@@ -135,9 +135,14 @@ class ModelInputs:
             known = zip_longest(self.places[: len(positional)], positional, fillvalue="")
             positional = tuple(self._entered(provenance, name, value) for name, value in known)
             keywords = {name: self._entered(provenance, name, value) for name, value in keywords.items()}
-        if self.name is None:
-            return model(features, *positional, **keywords)
-        return model(*positional, **{self.name: features}, **keywords)
+        try:
+            if self.name is None:
+                return model(features, *positional, **keywords)
+            return model(*positional, **{self.name: features}, **keywords)
+        except Exception as error:
+            if advice := _EXPECTED.get(self.modality):
+                error.add_note(f"while the model read {self.modality} of shape {tuple(features.shape)}: {advice}")
+            raise
 
     def _entered(self, provenance: Provenance, name: str, value: Any) -> Any:
         return provenance.enter(value, OTHER) if _brings_tokens(name, value, len(self)) else value
@@ -307,4 +312,10 @@ def constant(value: Any) -> Any:
 
 
 _MASK = re.compile(r"(?i)masks?$")
+_EXPECTED: dict[Modality, str] = {
+    "sound": "one channel, waves (B, samples) or the features that the model's own processor makes, at its sampling "
+    "rate, and at least one window long",
+    "video": "(B, frames, C, h, w), as many frames and pixels as the model was made for (config.num_frames and "
+    "image_size)",
+}
 _SOUNDS = ("input_values", "input_features")

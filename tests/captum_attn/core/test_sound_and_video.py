@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 
 import pytest
@@ -190,6 +191,23 @@ def test_sounds_and_videos_are_evaluated(name):
     table = found.table(["comprehensiveness", "token_f1"])
     assert table["mean"].notna().all()
     assert {"game", "tunnel", "random"} == set(table.method)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "advice"),
+    [
+        ("wav2vec2", (1, 12), "at least one window long"),
+        ("wav2vec2", (1, 2, 430), "one channel"),
+        ("wav2vec2-bert", (1, 30, 20), "that the model's own processor makes"),
+        ("videomae", (1, 16, 3, 16, 16), "as many frames"),
+        ("videomae", (1, 3, 8, 16, 16), r"\(B, frames, C, h, w\)"),
+    ],
+)
+def test_errors_of_the_model_say_what_it_expects(name, shape, advice):
+    key = MODELS[name][3]
+    with pytest.raises((RuntimeError, ValueError)) as error:
+        ShapleyGradAttention(build(name)).attribute({key: torch.randn(shape)}, target=0)
+    assert any(re.search(advice, note) for note in error.value.__notes__)
 
 
 def test_what_is_no_sound_or_video_is_refused():
