@@ -18,7 +18,7 @@ from captum_attn.core.capture import INDEPENDENT, LISTED, SWITCH_CHECKPOINTS, Sc
 from captum_attn.core.dependences import Dependence, dependence_of
 from captum_attn.core.forward import SeenForward, seen_forward
 from captum_attn.core.indices import resolve_indices
-from captum_attn.core.inputs import ModelInputs, holds_pictures
+from captum_attn.core.inputs import ModelInputs, holds_pictures, picture_token
 from captum_attn.core.models import config_of
 from captum_attn.core.observers import (
     InfluenceObserver,
@@ -394,8 +394,10 @@ class ObservedForward:
     @cached_property
     def dependence(self) -> Dependence | None:
         """Which tokens states depend on by other ways than the explained attention; None if this was not looked at."""
-        gate = self._capture.provenance.gate
-        return None if gate is None else dependence_of(self.calls, gate, self._capture.provenance.entrances, self.real)
+        gate, token, words = self._capture.provenance.gate, picture_token(config_of(self.model)), self.real
+        if self.inputs.modality == "ids" and token is not None:  # in whose places come patches
+            words = words & (self.inputs.features != token)
+        return None if gate is None else dependence_of(self.calls, gate, self._capture.provenance.entrances, words)
 
     def readout_rows(self, selected: Tensor) -> ReachedRows:
         """The tokens that scores (B,), taken from ``output``, are read from. A gradient finds them, when asked."""

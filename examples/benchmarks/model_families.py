@@ -15,7 +15,8 @@ Each class of the mappings in ``TASKS`` is built with few, small layers and rand
 - *wrong*: anything else.
 
 Multiple choice is left out: its inputs, (B, choices, T), are refused before the model runs. Of models that read images
-and text, the language tower is put to the test, with text alone.
+and text, the language tower is put to the test, with text alone, and again with an image among the words, if pixels
+(B, C, h, w) and ids are all that the model needs for that.
 
 Families run in processes of their own, without a network, one core. Runs on Linux.
 """
@@ -46,7 +47,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 import transformers
 from attention_reference import Reference, reference
-from shrunk_models import LABELS, tiny_inputs, tiny_model
+from shrunk_models import LABELS, WITH_IMAGE, tiny_inputs, tiny_model
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 from transformers.models.auto import modeling_auto
@@ -67,6 +68,7 @@ TASKS: Mapping[str, str] = {
     "speech recognition (CTC)": "CTC",
     "video classification": "VIDEO_CLASSIFICATION",
     "image and text to text": "IMAGE_TEXT_TO_TEXT",
+    WITH_IMAGE: "IMAGE_TEXT_TO_TEXT",
 }
 REFUSED: Mapping[str, str] = {
     "has shape": "no one token-by-token matrix in every layer: windows, pooled or added tokens, other numbers of heads",
@@ -126,13 +128,13 @@ class Candidate:
 
 def candidates() -> list[Candidate]:
     """Every class of the mappings, once, by family: the one whose name its own begins with, if several list it."""
-    found: dict[str, Candidate] = {}
+    found: dict[tuple[str, bool], Candidate] = {}
     for task, mapping in TASKS.items():
         for family, names in getattr(modeling_auto, f"MODEL_FOR_{mapping}_MAPPING_NAMES").items():
             for name in [names] if isinstance(names, str) else names:
-                own = name.lower().startswith(re.sub("[-_]", "", family))
-                if name not in found or (own and task == found[name].task):
-                    found[name] = Candidate(name, family, task)
+                own, key = name.lower().startswith(re.sub("[-_]", "", family)), (name, task == WITH_IMAGE)
+                if key not in found or (own and task == found[key].task):
+                    found[key] = Candidate(name, family, task)
     return sorted(found.values(), key=lambda candidate: candidate.family)
 
 
@@ -316,8 +318,9 @@ def arguments() -> argparse.Namespace:
 def counts(found: Sequence[Outcome]) -> list[str]:
     """A table of kinds by task."""
     rows = [f"| | {' | '.join(KINDS)} | all |", "|---|" + "--:|" * (len(KINDS) + 1)]
-    for task in [*TASKS, "all"]:
-        of_task = Counter(outcome.kind for outcome in found if task in (outcome.task, "all"))
+    for task in [*(task for task in TASKS if task != WITH_IMAGE), "all", WITH_IMAGE]:
+        own = (outcome for outcome in found if outcome.task == task or (task == "all" and outcome.task != WITH_IMAGE))
+        of_task = Counter(outcome.kind for outcome in own)
         if of_task:
             rows.append(f"| {task} | {' | '.join(str(of_task[kind]) for kind in KINDS)} | {of_task.total()} |")
     return rows
@@ -338,7 +341,7 @@ def table_of_families(found: Sequence[Outcome]) -> list[str]:
     """What the documentation shows: the counts, then families by what became of their classes."""
     exact: list[str] = []
     others: dict[tuple[Kind, str], list[str]] = defaultdict(list)
-    for family, own in groupby(found, key=lambda outcome: outcome.family):
+    for family, own in groupby((o for o in found if o.task != WITH_IMAGE), key=lambda outcome: outcome.family):
         outcomes = list(own)
         reasons = {(outcome.kind, general(outcome)) for outcome in outcomes if outcome.kind != "exact"}
         right = sum(outcome.kind == "exact" for outcome in outcomes)

@@ -19,6 +19,7 @@ WIDTH, HEADS, HEAD_WIDTH, LAYERS, INNER = 32, 4, 8, 2, 48
 VOCABULARY, LABELS, LENGTH, BATCH = 96, 3, 10, 2
 PAD, START, END, FIRST_OTHER_SPECIAL, FIRST_WORD = 1, 2, 3, 4, 48
 IMAGE, PATCH, WINDOW, FRAMES, SAMPLES = 32, 8, 4, 4, 3600
+WITH_IMAGE = "image and text to text, with an image"
 STD = 0.2
 """Tiny models attend almost uniformly unless their weights are larger than usual."""
 
@@ -239,7 +240,37 @@ def tiny_inputs(model: Any, task: str) -> dict[str, Tensor]:
         return {name: torch.rand(BATCH, getattr(model.config, "num_frames", FRAMES), *image_shape(model.config))}
     if task.startswith("image c") and "pixel_values" in taken:
         return images(model.config, taken)
-    return texts(model.config, taken, task)
+    return with_image(model, taken) if task == WITH_IMAGE else texts(model.config, taken, task)
+
+
+def with_image(model: Any, taken: Container[str]) -> dict[str, Tensor]:
+    """Two texts of one length with places for an image's tokens, as many as the model makes of it."""
+    seen = {"pixel_values": torch.rand(BATCH, *image_shape(model.config))}
+    if "image_grid_thw" in taken:
+        seen = cut_beforehand(model.config.vision_config)
+    with torch.no_grad():
+        features = model.get_image_features(**seen)
+    features = getattr(features, "pooler_output", features)
+    count = len(features[0]) if isinstance(features, list | tuple) or features.dim() == 3 else len(features) // BATCH
+    token = next(getattr(model.config, name) for name in _IMAGE_TOKEN if getattr(model.config, name, None) is not None)
+    words = torch.randint(FIRST_WORD, VOCABULARY, (BATCH, LENGTH - 3))
+    ids = torch.cat([words[:, :3], torch.full((BATCH, count), token), words[:, 3:]], 1)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **seen}
+    kinds = {name: (ids == token).long() for name in ("token_type_ids", "mm_token_type_ids") if name in taken}
+    return {**inputs, **kinds}
+
+
+def cut_beforehand(config: Any) -> dict[str, Tensor]:
+    """Two images of 4 x 4 patches, as the processors of Qwen2-VL and its like cut them."""
+    channels = getattr(config, "in_channels", getattr(config, "in_chans", 3))
+    width = channels * getattr(config, "temporal_patch_size", 1) * config.patch_size**2
+    return {
+        "pixel_values": torch.rand(BATCH * 16, width),
+        "image_grid_thw": torch.tensor([[1, 4, 4]] * BATCH),
+    }
+
+
+_IMAGE_TOKEN = ("image_token_id", "image_token_index")
 
 
 def images(config: Any, taken: Container[str]) -> dict[str, Tensor]:
