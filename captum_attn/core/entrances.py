@@ -67,7 +67,16 @@ def at_entrance(values: Tensor, layout: Layout) -> Tensor:
 
 
 def difference_from(baseline: Replacement, entrance: Entrance, inputs: ModelInputs, tokens: Tokens) -> Tensor:
-    """What comes in there, less the baseline; all of it where no tokens come in. Raises as :func:`baseline_of`."""
+    """What comes in there, less the baseline; all of it where no tokens come in.
+
+    Raises:
+        ValueError: as :func:`baseline_of`; a text some of whose tokens are patches of an image.
+    """
+    if tokens.picture is not None:
+        raise ValueError(
+            "what comes in are the text's own embeddings, but some of its tokens are patches of an image, which would "
+            "be missing: explain attention as it is, or under rules, ShapleyGradAttention(model, propagation='attnlrp')"
+        )
     state = entrance.state.detach()
     if entrance.again or (not inputs.is_cut and layout_of(entrance, inputs) is None):
         return widen(state)

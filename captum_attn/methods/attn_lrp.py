@@ -98,12 +98,6 @@ def relevance_attributions(explained: Explained, relevance: Sequence[Tensor]) ->
             f"relevance in {type(run.model).__name__} is not finite: numbers under a rule grow beyond "
             f"{relevance[0].dtype}, or that of the weights; load the model with dtype=torch.float32"
         )
-    if explained.tokens.picture is not None:
-        raise ValueError(
-            "relevance of the input is that of the text's own embeddings here, but some of its tokens are patches of "
-            "an image, whose relevance would be missing: explain attention under the rules instead, "
-            'ShapleyGradAttention(model, propagation="attnlrp")'
-        )
     if run.inputs.is_cut:
         grid, (entries,) = known_grid(explained.grid), relevance
         patches = at_patches(feature_sums(entries, grid), grid, run.length)

@@ -130,7 +130,8 @@ class IntegratedAttnLRP(AttentionAttribution):
         """The same of as many contexts as fit into one batch."""
         count, size = len(presences), len(batch)
         copies = batch[torch.arange(size, device=batch.features.device).repeat(count)]
-        tokens = Tokens(explained.real.repeat(count, 1), explained.players.repeat(count, 1), explained.grid)
+        real, _, grid, picture = explained.tokens
+        tokens = Tokens(real.repeat(count, 1), explained.players.repeat(count, 1), grid, picture)
         partly = PartlyPresent(copies, tokens, baseline, presences.flatten(0, 1))
         with observed_forward(
             self.forward_func, copies, propagation=self.propagation, shift=partly, tiles=False

@@ -7,7 +7,15 @@ import torch
 import transformers as hf
 from torch import nn
 
-from captum_attn import AttentionRollout, AttnLRP, MaskTunnel, RawAttention, ShapleyGradAttention
+from captum_attn import (
+    AttentionRollout,
+    AttnLRP,
+    IntegratedAttention,
+    IntegratedAttnLRP,
+    MaskTunnel,
+    RawAttention,
+    ShapleyGradAttention,
+)
 from captum_attn.core import mapping_inputs
 from captum_attn.core.perturb import replace_tokens
 
@@ -154,10 +162,12 @@ def test_texts_in_which_patches_are_other_tokens_have_no_map_together():
 def test_other_methods_and_a_text_alone():
     model, count = build("llava")
     inputs = inputs_of("llava", count)
-    for method in (RawAttention(model), AttentionRollout(model), ShapleyGradAttention(model, propagation="attnlrp")):
+    under_rules = ShapleyGradAttention(model, propagation="attnlrp")
+    for method in (RawAttention(model), AttentionRollout(model), IntegratedAttention(model, n_steps=2), under_rules):
         assert method.attribute_tokens(inputs, target=(-1, 7)).patches.shape == (2, 4, 4)
-    with pytest.raises(ValueError, match="patches of an image, whose relevance would be missing"):
-        AttnLRP(model).attribute_tokens(inputs, target=(-1, 7))
+    for refused in (AttnLRP(model), IntegratedAttnLRP(model)):
+        with pytest.raises(ValueError, match="patches of an image, which would be missing"):
+            refused.attribute_tokens(inputs, target=(-1, 7))
     words = {"input_ids": torch.arange(5, 12)[None], "attention_mask": torch.ones(1, 7, dtype=torch.long)}
     result = ShapleyGradAttention(model).attribute_tokens(words, target=(-1, 7))
     assert result.picture is None
