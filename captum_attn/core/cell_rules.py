@@ -375,8 +375,10 @@ _GROUPS: dict[Rule, str] = {
     _of_tokens: "conv1d",
     _padded: "pad",
 }
-OF_THE_FIRST = frozenset(f"{_GROUPS[_repeated]} {_GROUPS[_in_another_form]}".split())
-"""Functions that take no more than a dtype or a form from other tensors, whatever cells these are of."""
+OF_THE_FIRST = frozenset(f"{_GROUPS[_repeated]} {_GROUPS[_in_another_form]} scaled_dot_product_attention".split())
+"""Functions whose results are of the first tensor's cells, whatever cells others are of: these give a dtype, a form, or
+what queries read.
+"""
 _RULES: dict[str, Rule] = {name: rule for rule, names in _GROUPS.items() for name in names.split()}
 _RULES |= {
     "setitem": _written,
