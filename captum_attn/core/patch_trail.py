@@ -54,10 +54,12 @@ class PatchTrail(TorchFunctionMode):
         self._pixels = pixels
         self._dims = dims_of_entries(pixels)
         self._size = [pixels.shape[dim] for dim in self._dims]
+        self._unit = {2: "samples", 3: "entries"}.get(pixels.dim(), "pixels")
+        self._hint = "; videos are (B, frames, C, h, w)" if pixels.dim() == 5 else ""
 
     def __enter__(self) -> PatchTrail:
         axes = (Axis(dim, Fraction(0), Fraction(1), count) for dim, count in zip(self._dims, self._size, strict=True))
-        cells = Cells(tuple(axes), "pixels")
+        cells = Cells(tuple(axes), self._unit)
         self._keep(self._pixels, cells, cells.numbers(self._pixels.shape, self._dims))
         super().__enter__()
         return self
@@ -89,13 +91,13 @@ class PatchTrail(TorchFunctionMode):
     def _reason(self, length: int) -> str:
         seen = (
             ", ".join(map(str, self._cuts))
-            or "no patch embedding (a convolution of the pixels, or a linear layer over all those of a patch)"
+            or f"no patch embedding (a convolution of the {self._unit}, or a linear layer over all those of a patch)"
         )
         lost = f"; the trail ends in {', '.join(self._lost_in)}" if self._lost_in else ""
         given = " × ".join(map(str, self._size))
         return (
-            f"nothing says which of the model's {length} tokens are patches of the given {given} pixels: "
-            f"on the way to the attention, {seen} was seen{lost}"
+            f"nothing says which of the model's {length} tokens are patches of the given {given} {self._unit}: "
+            f"on the way to the attention, {seen} was seen{lost}{self._hint}"
         )
 
     def __torch_function__(
