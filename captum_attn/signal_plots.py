@@ -54,6 +54,7 @@ def plot_sound(
     """
     from matplotlib.figure import Figure
 
+    sound = torch.as_tensor(sound)
     layout = _checked(patches, grid, sound.dim() in (1, 2) and sound.dim() == patches.dim(), sound)
     order = [side for side in range(sound.dim()) if side != layout.time] + [layout.time]
     shown, values = sound.detach().cpu().float().permute(order), patches.detach().cpu().double().permute(order)

@@ -78,6 +78,11 @@ class TokenAttributions:
             return spread_over(patches, self.grid, features.shape)
         if features.dim() == 2:
             return self.values
+        if features.shape[:2] != self.values.shape[:1] + self.values.shape[-1:]:
+            raise ValueError(
+                f"values {tuple(self.values.shape)} cannot be spread over {tuple(features.shape)}: give the input that "
+                "was explained; of an image beside a text, spread_over_picture(pixels)"
+            )
         return (self.values / features.shape[-1]).unsqueeze(-1).expand_as(features).contiguous()
 
     def spread_over_picture(self, pixels: Tensor) -> Tensor:

@@ -123,8 +123,9 @@ def plot_patches(
         patches: attributions (rows, columns), or of each pixel, (h, w).
         title: above the figure.
         label: what the values are, above them.
-        grid: where the patches lie, ``result.grid``. Without it, patches are drawn over the whole image, with a
-            warning: a model that crops or pads images, or leaves over what makes no whole patch, has them elsewhere.
+        grid: where the patches lie, ``result.grid``; of an image beside a text, ``result.picture``. Without it, patches
+            are drawn over the whole image, with a warning: a model that crops or pads images, or leaves over what makes
+            no whole patch, has them elsewhere.
 
     Returns:
         A matplotlib figure that belongs to no window.
@@ -285,7 +286,8 @@ def _extent(image: Tensor, patches: Tensor, grid: Grid) -> tuple[float, float, f
     if grid is None:
         warnings.warn(
             "nothing says where in the image the patches lie, so they are drawn over the whole of it. That is wrong of "
-            "a model that crops or pads images, or leaves over what makes no whole patch: give grid=result.grid",
+            "a model that crops or pads images, or leaves over what makes no whole patch: give grid=result.grid, "
+            "or result.picture of an image beside a text",
             stacklevel=3,
         )
         return whole.extent

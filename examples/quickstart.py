@@ -16,6 +16,7 @@ countries); ``--method game`` gives Shapley values of attention.
 from __future__ import annotations
 
 import argparse
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin: 2.5rem 0 .3rem }
 """
 RELEVANCE = (
     "relevance of the input under the rules of AttnLRP{}, on the scale of the model's score, to which it does not sum: "
-    "biases and special tokens have some. A patch is compared with the image's mean patch: black ones count, too"
+    "biases and special tokens have some. A patch is compared with the mean patch: black or silent ones count, too"
 )
 METHODS: Mapping[str, tuple[type[AttentionAttribution], str]] = {
     "integrated_attnlrp": (IntegratedAttnLRP, RELEVANCE.format(", the mean over five contexts")),
@@ -241,36 +242,50 @@ def read_sound(path: Path, rate: int) -> Any:
 
 def explain_video(arguments: argparse.Namespace) -> Explanation:
     """As many frames as the model takes, from all of the video."""
-    title = "A blot that is a digit for a while" if arguments.video == OWN else arguments.video.name
+    title, taken = "A blot that is a digit for a while", ""
+    if arguments.video != OWN:
+        title = arguments.video.name
     if arguments.model is None:
         model = load_clip_model()
         if arguments.video == OWN:
             batch = {"pixel_values": labelled_clips(DRAWN + 1, seed=0, held_out=True)[0][DRAWN:]}
         else:
-            frames = [frame.convert("L").resize((SIZE, SIZE)) for frame in read_frames(arguments.video, FRAMES)]
+            frames, taken = read_frames(arguments.video, FRAMES)
+            frames = [frame.convert("L").resize((SIZE, SIZE)) for frame in frames]
             batch = {"pixel_values": torch.tensor(np.stack(frames))[None, :, None] / 255}
     else:
         model = AutoModelForVideoClassification.from_pretrained(arguments.model)
         processor = AutoImageProcessor.from_pretrained(arguments.model)
         count = getattr(model.config, "num_frames", None) or model.config.frames_per_clip
-        frames = [frame.convert("RGB") for frame in read_frames(arguments.video, count)]
-        batch = processor(frames, return_tensors="pt")
+        frames, taken = read_frames(arguments.video, count)
+        batch = processor([frame.convert("RGB") for frame in frames], return_tensors="pt")
     result, facts, cost = explain(model, explainer_of(arguments, model), batch, arguments.target)
+    facts += taken
     (video, *_) = (batch[name][0] for name in ("pixel_values_videos", "pixel_values") if name in batch)
     picture = arguments.out / "video.png"
     plot_video(video, result.patches[0], facts, grid=result.grid).savefig(picture, dpi=150)
     return Explanation(title, facts, cost, [], result.patches[0].flatten(), picture)
 
 
-def read_frames(path: Path, count: int) -> list[Image.Image]:
-    """So many frames of a GIF, or of a folder of images by name, evenly from all of them."""
-    if path.is_dir():
-        frames = [Image.open(file) for file in sorted(path.iterdir())]
-    else:
-        frames = [frame.copy() for frame in ImageSequence.Iterator(Image.open(path))]
+def read_frames(path: Path, count: int) -> tuple[list[Image.Image], str]:
+    """So many frames of a GIF, or of a folder of images in the order of the numbers in their names, and which ones."""
+    try:
+        if path.is_dir():
+            frames = [Image.open(file) for file in sorted(path.iterdir(), key=by_number)]
+        else:
+            frames = [frame.copy() for frame in ImageSequence.Iterator(Image.open(path))]
+    except (OSError, TypeError) as error:
+        raise SystemExit(f"--video {path}: {error}; expected a GIF, or a folder of images") from error
     if not frames:
         raise SystemExit(f"--video {path}: there are no frames")
-    return [frames[place] for place in np.linspace(0, len(frames) - 1, count).round().astype(int)]
+    places = np.linspace(0, len(frames) - 1, count).round().astype(int).tolist()
+    chosen = "" if places == [*range(len(frames))] else f" · frames {places} of {len(frames)}, numbered from 0"
+    return [frames[place] for place in places], chosen
+
+
+def by_number(file: Path) -> list[str | int]:
+    """What files are ordered by, 2.png before 10.png."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", file.name)]
 
 
 EXPLAINERS: Mapping[str, Callable[[argparse.Namespace], Explanation]] = {

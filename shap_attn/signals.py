@@ -19,6 +19,7 @@ from captum_attn.core.patches import Side
 
 Array = npt.NDArray[Any]
 HEARD = ("input_values", "input_features")
+_CHANNELS = "a sound has one channel, (samples,), got {}: take the mean of its channels"
 
 
 def is_signal(model: nn.Module) -> bool:
@@ -81,6 +82,8 @@ class SignalReader:
     def _listed(self, given: Any) -> list[Any]:
         sides = (1 + (self.processor is None and self._of_bands)) if self._hears else 4
         if isinstance(given, np.ndarray | Tensor):
+            if self._hears and self.processor is not None and given.ndim == 2 and given.shape[1] <= 2 < given.shape[0]:
+                raise ValueError(_CHANNELS.format(tuple(given.shape)))
             return list(given) if given.ndim > sides else [given]
         if isinstance(given, Mapping):
             return [given]
@@ -111,7 +114,7 @@ class SignalReader:
             one = one["array"] if "array" in one else one["raw"]
         wave = np.asarray(one, dtype=np.float32)
         if wave.ndim != 1:
-            raise ValueError(f"a sound has one channel, (samples,), got {wave.shape}: take the mean of its channels")
+            raise ValueError(_CHANNELS.format(wave.shape))
         inputs = _tensors(self.processor(wave, sampling_rate=rate, return_tensors="pt"))
         apart = 1 if next(iter(inputs.values())).dim() == 2 else getattr(self.processor, "hop_length", None)
         return Signal(inputs, None if apart is None else apart / rate)

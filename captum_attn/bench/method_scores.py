@@ -112,12 +112,14 @@ def token_scores(name: str, method: Any, batch: Mapping[str, Any], whole: WholeI
     if not isinstance(given, Tensor):
         raise TypeError(f"method {name!r} returned {type(given).__name__}, expected a tensor of attributions")
     players, scores = whole.players, given.detach()
-    if whole.grid is not None and scores.shape[2:] == whole.inputs.features.shape[2:] and scores.dim() > 2:
+    features = whole.inputs.features.shape
+    of_entries = scores.shape == features or (scores.dim() > 2 and scores.shape[2:] == features[2:])
+    if whole.grid is not None and of_entries and scores.shape != players.shape:
         scores = patch_scores(scores, whole.grid, players.shape[1])
     elif scores.dim() == 3:
         scores = scores.sum(-1)
     if scores.shape != players.shape:
-        expected = "(B, C, h, w)" if whole.grid is not None else "(B, N, D)"
+        expected = "the input's own shape" if whole.grid is not None else "(B, N, D)"
         raise ValueError(
             f"method {name!r} returned attributions of the shape {tuple(given.shape)}, expected one score for each "
             f"token, (B, N) = {tuple(players.shape)}, or {expected} for {tuple(whole.inputs.features.shape)} inputs"

@@ -172,8 +172,10 @@ def check_masks(masks: Tensor | None, pixels: Tensor | None) -> None:
     """Raise ``ValueError`` for masks that do not fit images (n, C, h, w)."""
     if masks is None:
         return
-    expected = "none, of texts" if pixels is None else (len(pixels), *pixels.shape[-2:])
-    if masks.dtype != torch.bool or pixels is None or masks.shape != expected:
+    if pixels is None:
+        raise ValueError("masks are of the pixels of images, but the inputs are no images")
+    expected = (len(pixels), *pixels.shape[-2:])
+    if masks.dtype != torch.bool or masks.shape != expected:
         raise ValueError(
             f"masks must be bool {expected}, of the images as the model reads them, got {masks.dtype} "
             f"{tuple(masks.shape)}"

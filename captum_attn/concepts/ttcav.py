@@ -212,8 +212,8 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
 
         Args:
             inputs: the inputs that are explained, usually of one class: token ids (B, N), embeddings (B, N, D), pixels
-                (B, C, h, w), the mapping that a tokenizer or an image processor returns, a list of texts, images or
-                paths, or a data loader of any of these.
+                (B, C, h, w), waves (B, samples) or videos (B, frames, C, h, w), the mapping that a tokenizer or another
+                processor returns, a list of texts, images or paths of images, or a data loader of any of these.
             experimental_sets: lists of :class:`captum.concept.Concept`, each with a ``data_iter`` of batches in any of
                 these forms; or one such list, or a mapping from names to examples in any of these forms, which is one
                 set. In a set, each concept is compared with all others: let one of them be ``random`` examples, if

@@ -68,19 +68,21 @@ def evaluate(
     Args:
         model: a classifier with logits (B, C): the Hugging Face model itself, any module, or a function.
         data: texts; texts as lists of words, which are joined by spaces; pairs (tuples) of either; pixels
-            (N, C, h, w) or token ids (N, T); or the mapping of tensors that a tokenizer or an image processor returns.
+            (N, C, h, w), waves (N, samples), videos (N, frames, C, h, w) or token ids (N, T); or the mapping of tensors
+            that a tokenizer, or a processor of images, sounds or videos, returns.
         methods: names and attributions. An attribution is one of ours; one of captum's that takes token ids or pixels
             (it gets the predicted classes as ``target`` and, of ``attention_mask, token_type_ids, position_ids``, as
             many ``additional_forward_args`` as its function takes); or a function of a batch, a mapping of tensors, and
-            its targets int64 (B,). It returns (B, N), (B, N, D) or (B, C, h, w). In ``file``, methods and metrics are
-            told apart by name.
+            its targets int64 (B,). It returns (B, N), (B, N, D) or the shape of what is cut into patches. In ``file``,
+            methods and metrics are told apart by name.
         tokenizer: the model's; needed for texts.
         labels: the gold classes, for F1.
         rationales: what people chose, for plausibility, one for each example. Of texts, a list of character spans
             (start, end), or an array (K, 2) of them; of a pair, those of the first text. Of lists of words (ERASER,
             HateXplain), a mask with 0 or 1 for each word; of a pair of them (e-SNLI), two such masks. In all these,
-            [] is none. Of tensors, bool (N, T) for tokens or (N, h, w) for pixels: a patch is chosen if half of its
-            pixels are. Warnings say how many were cut with their texts, lie outside of them, or choose no token.
+            [] is none. Of tensors, bool (N, T) for tokens, (N, h, w) for pixels, (N, samples) or (N, frames, h, w): a
+            patch is chosen if half of it is. Warnings say how many were cut with their texts, lie outside of them, or
+            choose no token.
         metrics: what to measure: names of the catalogue (see :meth:`~captum_attn.metrics.Evaluation.table`), or
             :class:`~captum_attn.metrics.Metric` records of your own. Tokens are taken away only as these need it.
             Default: all that the other arguments allow.

@@ -91,9 +91,15 @@ def test_a_sound_and_a_video_of_ones_own(run, tmp_path):
     frames[0].save(tmp_path / "clip.gif", save_all=True, append_images=frames[1:])
     (tmp_path / "frames").mkdir()
     for number, frame in enumerate(frames):
-        frame.save(tmp_path / "frames" / f"{number:02}.png")
+        frame.save(tmp_path / "frames" / f"{number}.png")
     assert run("--audio", "call.wav", "--video", "clip.gif") == ["index.html", "sound.png", "video.png"]
     of_gif = page()
+    (frames_read, chosen), (of_folder, _) = (
+        quickstart.read_frames(tmp_path / name, 20) for name in ("clip.gif", "frames")
+    )
+    assert [frame.convert("L").getpixel((0, 0)) for frame in of_folder] == [*range(0, 200, 10)]
+    assert (len(frames_read), chosen) == (20, "")
+    assert "frames [0, 2, 3, 5, 7, 9, 10, 12, 14, 16, 17, 19] of 20" in of_gif
     run("--audio", "call.wav", "--video", "frames", "--method", "game")
     assert "call.wav" in of_gif
     assert "ShapleyGradAttention" in page()
@@ -117,6 +123,7 @@ def test_a_sound_and_a_video_of_ones_own(run, tmp_path):
         (("--model", SOUND_MODEL, "--video", "white.png"), "classifies sounds: give one with --audio"),
         (("--model", CLIP_MODEL, "--video"), "classifies videos: give one with --video"),
         (("--audio", "white.png"), "expected a WAV file"),
+        (("--video", str(Path(SOUND_MODEL) / "config.json")), "expected a GIF, or a folder of images"),
         (("--model", IMAGE_MODEL, "--image", "white.png"), "no image processor"),
     ],
 )

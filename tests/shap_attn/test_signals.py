@@ -57,8 +57,9 @@ def test_a_pipeline_of_sounds():
     plt.close("all")
     with pytest.raises(ValueError, match="has 16000 samples a second, but the model hears 1000: resample it"):
         explainer({"raw": waves[0], "sampling_rate": 16000})
-    with pytest.raises(ValueError, match="one channel"):
-        explainer([np.stack([waves[0], waves[0]])])
+    for stereo in ([np.stack([waves[0], waves[0]])], np.stack([waves[0], waves[0]], 1)):
+        with pytest.raises(ValueError, match="one channel"):
+            explainer(stereo)
 
 
 def test_times_are_those_of_the_features_that_the_processor_made():

@@ -411,7 +411,7 @@ def test_figures_of_what_is_not_there_are_refused(text_ttcav, call, error, messa
         _ = maps.patches
     with pytest.raises(ValueError, match=r"there are no masks"):
         maps.on_object()
-    with pytest.raises(ValueError, match=r"masks must be bool none, of texts"):
+    with pytest.raises(ValueError, match="masks are of the pixels of images, but the inputs are no images"):
         text_ttcav.sensitivity_maps(TEXTS, WORDS, 1, masks=torch.ones(2, 3, 3, dtype=torch.bool), **QUIET)
 
 

@@ -107,6 +107,8 @@ def test_words_and_patches_play_and_influence_is_that_of_eager_autograd(name):
     assert torch.equal(result.patches.flatten(1), result.values[:, 3 : 3 + count])
     spread = result.spread_over_picture(inputs["pixel_values"])
     torch.testing.assert_close(spread.flatten(1).sum(1), result.patches.flatten(1).sum(1))
+    with pytest.raises(ValueError, match="of an image beside a text, spread_over_picture"):
+        result.spread_over(inputs["pixel_values"])
     assert ShapleyGradAttention(model).attribute(inputs, target=(-1, 7)).shape == inputs["input_ids"].shape
     found = ShapleyGradAttention(model).influence(inputs, target=(-1, 7), per="head")
     model.set_attn_implementation("eager")

@@ -183,14 +183,19 @@ def test_sounds_and_videos_are_evaluated(name):
     heard = heard if features.dim() != 3 else torch.zeros(features.shape, dtype=torch.bool)
     side = layout.sides[0]
     heard[:, : int(side.first + 2 * side.size)] = True
-    methods = {"game": ShapleyGradAttention(model), "tunnel": MaskTunnel(ShapleyGradAttention(model), rounds=1)}
+
+    def of_entries(batch, targets):
+        return torch.rand_like(features)
+
+    game = ShapleyGradAttention(model)
+    methods = {"of entries": of_entries, "game": game, "tunnel": MaskTunnel(game, rounds=1)}
     found = evaluate(
         model, inputs, methods, rationales=heard, percentages=[50], interventions=("replacement", "knockout"),
         show_progress=False,
     )  # fmt: skip
     table = found.table(["comprehensiveness", "token_f1"])
     assert table["mean"].notna().all()
-    assert {"game", "tunnel", "random"} == set(table.method)
+    assert {"of entries", "game", "tunnel", "random"} == set(table.method)
 
 
 @pytest.mark.parametrize(
