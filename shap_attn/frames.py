@@ -85,6 +85,10 @@ def _checked(frame: Any) -> bool:
     of_images = frame["image_height" if "image_height" in frame.columns else "rows"].notna()
     if of_images.any() != of_images.all():
         raise ValueError("the frame holds texts and images: take one data loader's rows, frame[frame.dataloader == 0]")
+    if not of_images.any() and "sides" in frame.columns and frame["sides"].notna().any():
+        raise ValueError(
+            "these are rows of sounds or videos: AttentionExplainer(model, processor)(inputs) explains them for SHAP"
+        )
     if not of_images.any() and frame["tokens"].isna().any():
         raise ValueError("the texts have no tokens: give AttributionModule the tokenizer, processor=tokenizer")
     if of_images.all():

@@ -145,6 +145,11 @@ def test_names_of_outputs():
             r"no columns \['positions', .* former versions .* explain these images again",
         ),
         (
+            pd.DataFrame([made_up(["a"] * 4, sides=[{"dim": 1, "count": 4, "size": 320.0, "first": 40.0}])]),
+            ValueError,
+            "rows of sounds or videos",
+        ),
+        (
             pd.DataFrame([made_up_image(2, 2)]).drop(columns=["left", "image_height"]),
             ValueError,
             r"no columns \['left', 'image_height'\]",
