@@ -22,7 +22,7 @@ from captum_attn.core.gradient_check import (
 from captum_attn.core.origins import FEATURES
 from captum_attn.core.patches import NoPatchGrid, PatchGrid
 from captum_attn.core.propagation import ATTNLRP, Propagation, propagation_named
-from captum_attn.core.run import understood
+from captum_attn.core.run import NO_TOKENS, refusal_of, understood, ways_to_follow
 from captum_attn.core.targets import Selection, as_tuples, no_selection, selected
 from captum_attn.methods import Inputs, ShapleyGradAttention
 
@@ -141,8 +141,16 @@ def inspect(
     rules = None if propagation is None else propagation_named(propagation)
     facts = {"model": type(model).__name__, "input": _described(batch)}
     try:
-        with seen_forward(model, batch, dependences=True) as seen:
-            return _inspected(model, batch, seen, target, tokenizer, rules, check_gradients, facts)
+        refusals: list[ValueError] = []
+        calls: list[InspectedCall] = []
+        for throughout in ways_to_follow(model, batch):
+            with seen_forward(model, batch, dependences=not throughout, throughout=throughout) as seen:
+                try:
+                    return _inspected(model, batch, seen, target, tokenizer, rules, check_gradients, facts)
+                except NO_TOKENS as refusal:
+                    refusals.append(refusal)
+                    calls = _calls(seen.capture, None)
+        return Inspection(_refused(refusal_of(refusals)), False, calls, facts)
     except Exception as error:
         if not _is_ours(error):
             raise
@@ -172,7 +180,7 @@ def _inspected(
     facts["output"] = str(tuple(seen.output.shape))
     try:
         run = understood(model, batch, seen)
-        facts["explained"] = f"{run.layers} layers of {run.heads} heads, {run.length} tokens"
+        facts["explained"] = _explained(run)
         causal = all(call.causal for call in run.calls)
         facts["masks"] = "causal: no token attends to a later one" if causal else "bidirectional"
         tokens = run.tokens(special_ids_of(tokenizer))
@@ -181,8 +189,11 @@ def _inspected(
         unselected = target is None and run.output.dim() > 2
         selection = no_selection(run.output) if unselected else select_target(run, targets)
         facts |= _of_scores(selection)
-        facts["readout"] = _read(run, selection, tokens)
+        if run.places is None:
+            facts["readout"] = _read(run, selection, tokens)
         tokens.players  # noqa: B018  (raises where nothing says who plays)
+    except NO_TOKENS:
+        raise
     except (ValueError, RuntimeError, TypeError, IndexError) as error:
         return Inspection(_refused(error), False, _calls(seen.capture, None), facts)
     if rules is None or not rules.is_plain:
@@ -195,6 +206,14 @@ def _inspected(
     if not check:
         return Inspection("not checked: check_gradients=False", False, _calls(seen.capture, run), facts)
     return _judged(model, batch, run, seen.capture, tokens, selection, facts)
+
+
+def _explained(run: ObservedForward) -> str:
+    """How much attention is explained."""
+    if run.places is None:
+        return f"{run.layers} layers of {run.heads} heads, {run.length} tokens"
+    heads = "–".join(str(number) for number in dict.fromkeys([run.calls[0].shape[1], run.calls[-1].shape[1]]))
+    return f"{run.layers} layers of {heads} heads, in windows or on coarser grids, as keys in {run.length} places"
 
 
 def _of_rules(model: Callable[..., Any], example: ModelInputs, rules: Propagation) -> str:
@@ -232,8 +251,10 @@ def _judged(
     try:
         checks = check_gradients_of_attention(model, batch, run, selection.scores, select)
         mixed = len(batch) > 1 and examples_that_see_each_other(model, batch, run, select)
-        read = run.find_reached(selection.scores, [-1])[:, 0]
-        elsewhere = tokens_mix_elsewhere(model, batch, run, read, tokens.playing, select)
+        elsewhere: bool | None = run.convolves or None
+        if run.places is None:
+            read = run.find_reached(selection.scores, [-1])[:, 0]
+            elsewhere = tokens_mix_elsewhere(model, batch, run, read, tokens.playing, select)
         if run.dependence is not None:
             elsewhere = run.dependence == "others" or bool(elsewhere)
     except (ValueError, RuntimeError) as error:
@@ -283,6 +304,8 @@ def _calls(
         reads = bool(origin.inputs & FEATURES or origin.calls & read)
         read |= reads << call.layer
         role = ("reads the input" if reads else "another input") if run is None else str(run.sorted.roles[call.layer])
+        if run is not None and run.places and call.layer in run.places.keys:
+            role += f", keys {' × '.join(map(str, run.places.keys[call.layer].layout.counts))}"
         if len(call.numbers) > 1:
             role += f", {len(call.numbers)} times with the same probabilities"
         if isinstance(call, EagerCall) and call.probabilities.shape[-1] > call.shape[-1]:

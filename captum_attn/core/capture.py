@@ -362,7 +362,7 @@ class AttentionCapture(AttentionIntercept):
     def _mixes_examples(self, shape: Sequence[int], in_one_dimension: bool) -> bool:
         """Whether a shape (B, H, ...) leaves open what are examples and what heads, which share a dimension or not."""
         batch, heads = shape[:2]
-        if batch == 1 or self._packed_heads:
+        if 1 in (batch, self._examples) or self._packed_heads:
             return False
         return heads > 1 if in_one_dimension else batch == heads
 

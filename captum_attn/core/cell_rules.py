@@ -44,6 +44,7 @@ class Trace:
         numbers: of the tensor's shape.
         relates: whether entries of two tensors were multiplied and summed, as queries and keys are, or attention and
             values: the numbers are those of the first one's rows.
+        columns: of scores of queries and keys, the keys' cells and their numbers; None where these are not followed.
     """
 
     tensor: weakref.ref[Tensor]
@@ -51,6 +52,18 @@ class Trace:
     cells: Cells
     numbers: Tensor
     relates: bool = False
+    columns: tuple[Cells, Tensor] | None = None
+
+    @property
+    def of_columns(self) -> Trace | None:
+        """The trace of scores as it is to the keys."""
+        return None if self.columns is None else replace(self, cells=self.columns[0], numbers=self.columns[1])
+
+    @property
+    def of_keys(self) -> Trace | None:
+        """The trace of the keys (..., K, d) of scores."""
+        trace = self.of_columns
+        return None if trace is None else replace(trace, numbers=joined_along(trace.numbers, [-2]).transpose(-1, -2))
 
 
 @dataclass(frozen=True)
@@ -91,6 +104,44 @@ class Call:
             return any(flags) or len(flags) > 1
         return any(flags) if self.is_square or len(flags) == 1 else all(flags)
 
+    @property
+    def overlaps(self) -> bool:
+        """Of a convolution, whether its windows overlap."""
+        kernel = getattr(self.option("weight", 1, None), "shape", (0, 0))[2:]
+        strides = self.option("stride", 3, 1)
+        each = strides if isinstance(strides, list | tuple) else [strides] * len(kernel)
+        return any(size > stride for size, stride in zip(kernel, each, strict=False))
+
+    @property
+    def factors(self) -> list[Tensor]:
+        """Of a product of two tensors of the image, these; else none."""
+        factors = [part for part in tensors_in(self.args) if id(part) in self.traces] if self.name in _PRODUCTS else []
+        return factors if len({id(part) for part in factors}) == 2 else []
+
+    @property
+    def of_rows(self) -> Call:
+        """The call as it is to the first of two factors, where these are of different cells: results are of its."""
+        cells = [self.traces[id(part)].cells.place for part in self.factors]
+        return self._of(self.factors[0]) if len(set(cells)) == 2 else self
+
+    @property
+    def of_columns(self) -> Call | None:
+        """The call as it is to the keys, where its results are scores of queries and keys, or made of such."""
+        columns = {part: trace.of_columns for part, trace in self.traces.items()}
+        scores = {part: trace for part, trace in columns.items() if trace is not None}
+        if self.name in _PRODUCTS:
+            return None if scores or not self.factors else self._of(self.factors[1])
+        return replace(self, traces={**self.traces, **scores}) if scores else None
+
+    @property
+    def attention_and_values(self) -> tuple[Trace | None, Trace] | None:
+        """Of a product of attention and values, the trace of the keys of the one, and that of the other."""
+        traces = [self.traces[id(part)] for part in self.factors]
+        return (traces[0].of_keys, traces[1]) if traces and traces[0].columns is not None else None
+
+    def _of(self, factor: Tensor) -> Call:
+        return replace(self, traces={id(factor): self.traces[id(factor)]})
+
     def option(self, name: str, place: int, default: Any) -> Any:
         return self.kwargs.get(name, self.args[place] if len(self.args) > place else default)
 
@@ -119,7 +170,7 @@ class Cut:
     """Other cells that a function makes, and their numbers in its result."""
 
     cells: Cells
-    numbers: Tensor
+    numbers: Tensor | Sequence[Tensor]
 
 
 Found: TypeAlias = Cut | Tensor | Sequence[Tensor] | None
@@ -209,7 +260,7 @@ def _chosen(call: Call) -> Tensor | Sequence[Tensor]:
     return _moved(call) if any(isinstance(part, list | Tensor) for part in index) else _seen_otherwise(call)
 
 
-def _reduced(call: Call) -> Sequence[Tensor]:
+def _reduced(call: Call) -> Cut | Sequence[Tensor]:
     if len(list(tensors_in((*call.args, *call.kwargs.values())))) > 1:  # the larger one of each two entries
         return [_of_each_entry(call)]
     numbers, place = call.leading, 2 if call.name in _ORDER_FIRST else 1
@@ -217,7 +268,16 @@ def _reduced(call: Call) -> Sequence[Tensor]:
     dims = [given] if isinstance(given, int) and not isinstance(given, bool) else given
     sides = [side % numbers.dim() for side in (dims or range(numbers.dim()))]
     kept = joined_along(numbers, sides).expand([1 if s in sides else n for s, n in enumerate(numbers.shape)])
-    return [kept if len(shape) == len(kept.shape) else kept.squeeze(sides) for shape in call.shapes]
+    cells = call.cells
+    if is_all(kept, SEVERAL):
+        ends = list(range(-len(sides), 0))
+        pooled = _in_blocks(cells, numbers.movedim(sides, ends).flatten(-len(sides)))
+        if pooled is not None:
+            cells, blocks = pooled
+            for side in sorted(sides):
+                blocks = blocks.unsqueeze(side)
+            kept = blocks.expand_as(kept)
+    return Cut(cells, [kept if len(shape) == len(kept.shape) else kept.squeeze(sides) for shape in call.shapes])
 
 
 def _products(call: Call) -> Found:
@@ -251,12 +311,15 @@ def _products(call: Call) -> Found:
 
 def _embedded(call: Call) -> Cut | None:
     """A linear layer over tokens (..., N, K) that hold all pixels of a patch each."""
-    numbers = held_once(call.leading)
-    cut = call.cells.in_blocks(numbers.flatten(0, -2))
-    if cut is None:
-        return None
-    cells, blocks = cut
-    return Cut(cells, blocks.view(*numbers.shape[:-1], 1).expand(call.result.shape))
+    cut = _in_blocks(call.cells, call.leading)
+    return None if cut is None else Cut(cut[0], cut[1].unsqueeze(-1).expand(call.result.shape))
+
+
+def _in_blocks(cells: Cells, numbers: Tensor) -> tuple[Cells, Tensor] | None:
+    """Larger cells, of which the last side of numbers (..., K) holds all that lie in one; and which ones, (...)."""
+    numbers = held_once(numbers)
+    cut = cells.in_blocks(numbers.flatten(0, -2))
+    return None if cut is None else (cut[0], cut[1].view(numbers.shape[:-1]))
 
 
 def _unfolded(call: Call) -> Tensor | Sequence[Tensor]:

@@ -88,10 +88,12 @@ def seen_forward(
     propagation: Propagation = GRADIENT,
     shift: Callable[[Entrance], Tensor] | None = None,
     tiles: bool = True,
+    throughout: bool = False,
 ) -> Iterator[SeenForward]:
     """Run the model once, whatever attention it has; the arguments are :func:`captum_attn.core.observed_forward`'s.
 
-    With ``dependences``, :func:`~captum_attn.core.dependences.dependence_of` can be asked for.
+    With ``dependences``, :func:`~captum_attn.core.dependences.dependence_of` can be asked for; ``throughout``, an image
+    is followed to all of its attention (:class:`~captum_attn.core.patch_trail.PatchTrail`).
     """
     model = unwrapped(model)
     check_observable(config_of(model))
@@ -110,7 +112,7 @@ def seen_forward(
             compiled_functions_uncompiled(),
             StateCapture(model, modules, capture) as kept,
             following if after_attention else nullcontext(),
-            _trail(inputs) or nullcontext() as patches,
+            _trail(inputs, throughout) or nullcontext() as patches,
             capture.recording(),
             rules or nullcontext(),
             capture,
@@ -129,10 +131,10 @@ def seen_forward(
         yield SeenForward(output, capture, capture.root is not model, kept.states, followed, patches, coverage)
 
 
-def _trail(inputs: ModelInputs) -> PatchTrail | None:
+def _trail(inputs: ModelInputs, throughout: bool) -> PatchTrail | None:
     """What follows an input that is cut into tokens, or a picture to its places among those of a text."""
     if inputs.is_cut:
-        return PatchTrail(inputs.features)
+        return PatchTrail(inputs.features, throughout=throughout)
     return None if inputs.picture is None else PatchTrail(inputs.picture, inputs.features.shape[1])
 
 

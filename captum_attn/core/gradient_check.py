@@ -118,8 +118,9 @@ def examples_that_see_each_other(
         def moved(layer: int, attention: Tensor, _: Tensor) -> Tensor:
             if example is None:
                 return attention
-            changed = attention.clone()
-            changed[example] *= 1 + 0.5 * direction.of(layer)[example].to(attention).clamp(-1, 1)
+            changed, rows = attention.clone(), len(attention) // len(inputs)
+            own = slice(example * rows, (example + 1) * rows)
+            changed[own] *= 1 + 0.5 * direction.of(layer)[own].to(attention).clamp(-1, 1)
             return changed
 
         return select(replaced_output(model, inputs, moved, calls)).double()
@@ -189,22 +190,24 @@ class _Directions(LayerObserver):
     """An observer of Σ A ⊙ G ⊙ R and Σ (A ⊙ G)², (B, L) each, for R drawn from a normal distribution."""
 
     def __init__(self, run: ObservedForward, seed: int) -> None:
-        super().__init__(run.watched())
-        self._seed = seed
+        super().__init__(run.watched_calls())
+        self._seed, self._shapes = seed, [call.shape for call in run.calls]
         self.changes = self.watched.zeros(run.layers)
         self.squares = torch.zeros_like(self.changes)
         self._at: tuple[int, Tensor] | None = None
 
     def of(self, layer: int) -> Tensor:
-        """R (B, H, N, N) of a layer, by its index."""
+        """R (B, H, N, N) of a layer, by its index; with windows, more of smaller ones."""
         if self._at is None or self._at[0] != layer:
             generator = torch.Generator().manual_seed(1_000 * self._seed + layer)
-            shape = (*self.watched.shape, self.watched.shape[-1])
-            self._at = layer, torch.randn(shape, generator=generator).to(self.watched.like)
+            self._at = layer, torch.randn(self._shapes[layer], generator=generator).to(self.watched.like)
         return self._at[1]
 
     def take(self, tile: Tile) -> None:
         if tile.relevance is not None:
-            layer, examples = self.watched.layers.index(tile.layer), tile.block.examples
-            self.changes[examples, layer] += (tile.relevance * self.of(layer)[tile.block]).sum((1, 2, 3))
-            self.squares[examples, layer] += tile.relevance.square().sum((1, 2, 3))
+            layer, block = self.watched.layers.index(tile.layer), tile.block
+            windows = self._shapes[layer][0] // len(self.changes)
+            examples = torch.arange(block.examples.start, block.examples.stop, device=self.changes.device) // windows
+            change = (tile.relevance * self.of(layer)[block]).sum((1, 2, 3))
+            self.changes[:, layer].index_add_(0, examples, change.to(self.changes))
+            self.squares[:, layer].index_add_(0, examples, tile.relevance.square().sum((1, 2, 3)).to(self.changes))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from types import TracebackType
 from typing import Any
@@ -20,6 +21,20 @@ from captum_attn.core.patches import NoPatchGrid, PatchLayout, dims_of_entries
 from captum_attn.core.private_names import base_of, version_of
 
 
+@dataclass(frozen=True)
+class Attended:
+    """Which cells an attention's queries and keys are.
+
+    Attributes:
+        cells: those of the keys.
+        queries, keys: the numbers of their cells, (..., Q) and (..., K).
+    """
+
+    cells: Cells
+    queries: Tensor
+    keys: Tensor
+
+
 class PatchTrail(TorchFunctionMode):
     """Follow pixels, or samples, to the attention that reads them, in the forward pass that runs inside this context.
 
@@ -32,6 +47,12 @@ class PatchTrail(TorchFunctionMode):
         pixels: (B, C, h, w), as they are given to the model; or a sound, or a video.
         length: how many tokens the attention has to which pixels are followed, past others that read them, where they
             stand beside the tokens of a text; None for the first that reads them.
+        throughout: whether to follow them on to the end, and note what every attention's keys are.
+
+    Attributes:
+        attended: of each attention that reads the pixels, in the order in which they ran; None for one of which
+            nothing says it.
+        mixes: whether a convolution mixes neighbours after the first one.
 
     Example:
         >>> pixels, convolution = torch.rand(1, 3, 8, 8), torch.nn.Conv2d(3, 16, 4, 4)
@@ -43,9 +64,11 @@ class PatchTrail(TorchFunctionMode):
         PatchGrid(rows=2, columns=2, height=4, width=4, top=0, left=0, positions=(1, 2, 3, 4))
     """
 
-    def __init__(self, pixels: Tensor, length: int | None = None) -> None:
+    def __init__(self, pixels: Tensor, length: int | None = None, throughout: bool = False) -> None:
         super().__init__()
-        self._length = length
+        self._length, self.throughout = length, throughout
+        self.attended: list[Attended | None] = []
+        self.mixes = False
         self._traces: dict[int, Trace] = {}
         self._cuts: list[Cells] = []
         self._lost_in: dict[str, None] = {}
@@ -124,14 +147,16 @@ class PatchTrail(TorchFunctionMode):
             return trace
         return Trace(trace.tensor, version_of(tensor), trace.cells, filled(SEVERAL, tensor.shape))
 
-    def _keep(self, tensor: Tensor, cells: Cells, numbers: Tensor, relates: bool = False) -> None:
+    def _keep(self, tensor: Tensor, cells: Cells, numbers: Tensor, relates: bool = False, columns: Any = None) -> None:
         if is_all(numbers, NONE):
             self._traces.pop(id(tensor), None)
         elif not tensor.is_inference():
-            self._traces[id(tensor)] = Trace(weakref.ref(tensor), version_of(tensor), cells, numbers, relates)
+            self._traces[id(tensor)] = Trace(weakref.ref(tensor), version_of(tensor), cells, numbers, relates, columns)
 
     def _follow(self, call: Call, changed: Sequence[tuple[Tensor, int]]) -> None:
-        if call.name == "scaled_dot_product_attention" or (call.name == "softmax" and call.is_square):
+        if self.throughout:
+            self._note(call)
+        elif call.name == "scaled_dot_product_attention" or (call.name == "softmax" and call.is_square):
             rows = call.traces.get(id(call.first))
             beside = self._length not in (None, rows.numbers.shape[-2] if rows else None)
             if rows is not None and not beside and rows.relates == (call.name == "softmax") and self._arrive(rows):
@@ -147,8 +172,10 @@ class PatchTrail(TorchFunctionMode):
         lost = any(is_all(found, SEVERAL) for found in numbers)
         if lost and not any(is_all(trace.numbers, SEVERAL) for trace in call.traces.values()):
             self._lose(call.name.strip("_") + (_TURNED if call.name in ON_SIDES else ""))
-        for tensor, found in zip(results, numbers, strict=True):
-            self._keep(tensor, cells, found, call.relates)
+        to_keys = call.of_columns if self.throughout and call.relates else None
+        key_cells, of_keys = (None, [None] * len(results)) if to_keys is None else self._found(to_keys, results)
+        for tensor, found, columns in zip(results, numbers, of_keys, strict=True):
+            self._keep(tensor, cells, found, call.relates, key_cells and (key_cells, columns))
             for view, before in changed:
                 base = base_of(view) if view is tensor else None
                 if base is not None:
@@ -174,6 +201,7 @@ class PatchTrail(TorchFunctionMode):
 
     def _found(self, call: Call, results: Sequence[Tensor]) -> tuple[Cells, Sequence[Tensor]]:
         """The cells that the results of a function come from; ``SEVERAL`` if that is not known."""
+        call = call.of_rows
         first = call.traces.get(id(call.first)) if call.name in OF_THE_FIRST else None
         of_cells = [trace for trace in call.traces.values() if not is_all(trace.numbers, WHOLE)]
         of_cells = [trace for trace in of_cells if first is None or trace is first]
@@ -189,12 +217,34 @@ class PatchTrail(TorchFunctionMode):
         if isinstance(found, Cut):
             cells, found = found.cells, found.numbers
             if call.name in EMBEDDING:
+                self.mixes |= bool(self.attended) and call.overlaps
                 self._cuts.append(cells)
                 self._lost_in = {}
         numbers = [found] if isinstance(found, Tensor) else list(found or ())
         if [part.shape for part in numbers] != [part.shape for part in results]:
             numbers = [filled(SEVERAL, part.shape) for part in results]
         return cells, numbers
+
+    def _note(self, call: Call) -> None:
+        """Which cells an attention's queries and keys are, if it is one."""
+        first, second = call.first, call.option("key", 1, None)
+        scores = call.traces.get(id(first))
+        if call.name == "scaled_dot_product_attention":
+            keys, values = call.traces.get(id(second)), call.traces.get(id(call.option("value", 2, None)))
+            known = _same_tokens(keys, values)
+            shape = (*first.shape[:-1], second.shape[-2])
+        elif call.name == "softmax" and scores is not None and scores.relates:
+            keys, shape, known = scores.of_keys, first.shape, True
+        else:
+            if (pair := call.attention_and_values) and self.attended and not _same_tokens(*pair):
+                self.attended[-1] = None
+            return
+        found = None
+        if keys is not None and known and not self._left:
+            asking, asked = (joined_along(numbers, [-1])[..., 0] for numbers in (call.numbers(first), keys.numbers))
+            asking, asked = asking.expand(shape[:-1]), asked.expand(*shape[:-2], shape[-1])
+            found = Attended(keys.cells, asking, asked)
+        self.attended.append(found)
 
     def _arrive(self, trace: Trace) -> bool:
         """The attention's queries (..., N, d), or its scores (..., N, N): the cell of each of the N tokens."""
@@ -208,6 +258,17 @@ class PatchTrail(TorchFunctionMode):
         self._tokens = trace.cells, tokens.flatten().clone()
         self._traces.clear()
         return True
+
+
+def _same_tokens(keys: Trace | None, values: Trace | None) -> bool:
+    """Whether keys (..., K, d) and values are of the same cells."""
+    if keys is None or values is None or keys.cells.place != values.cells.place:
+        return False
+    own, others = (joined_along(trace.numbers, [-1])[..., 0] for trace in (keys, values))
+    try:
+        return bool((own == others).all())
+    except RuntimeError:
+        return False
 
 
 _TURNED = " of an image that was turned, flipped or rolled, or whose parts lie on each other"

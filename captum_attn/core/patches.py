@@ -320,7 +320,7 @@ def with_patches_replaced(
         features: images, sounds or videos.
         chosen: bool (B, N), the tokens whose patches are replaced.
         mean: by the mean of the input's patches, entry by entry; else by zeros.
-        grid: how the inputs are cut. Of sounds and videos, patches begin with the nearest whole entry.
+        grid: how the inputs are cut. Patches begin with the nearest whole entry.
         real: bool (B, T), the entries along dimension 1 that are no padding; patches with padding have no part in the
             mean. None for all.
 
@@ -329,16 +329,15 @@ def with_patches_replaced(
             model: those have no pixels of their own.
     """
     grid = known_grid(grid)
-    if not isinstance(grid, PatchGrid):
-        nearest = (replace(side, first=math.floor(side.first + 0.5)) for side in grid.sides)
-        grid = PatchLayout(tuple(nearest), grid.positions)
-    if any(number != int(number) for side in grid.sides for number in (side.size, side.first)):
+    if any(size != int(size) for size in grid.sizes):
         raise ValueError(
             f"patches of {_described(grid)} share pixels with each other, so one cannot be replaced alone: give images "
             "of a size of which each patch covers whole pixels (that which the model resizes them to), or take tokens "
             "away by knockout"
         )
-    dims = [side.dim for side in grid.sides]
+    sides = tuple(replace(side, first=math.floor(side.first + 0.5)) for side in grid.sides)
+    grid = PatchLayout(sides, grid.positions)
+    dims = [side.dim for side in sides]
     ends = list(range(-len(dims), 0))
     entries = features.movedim(dims, ends)
     patch, within = (part.to(features.device) for part in _numbered(grid, entries.shape[-len(dims) :]))

@@ -142,7 +142,8 @@ class AttentionReplacement(AttentionIntercept):
         if layer is None:
             return probabilities
         attention, allowed = widen(self.by_head(probabilities)), open_keys(self.by_head(scores))
-        tokens = attention.shape[2]  # behind them may be a sink, which the model drops
+        queries, keys = attention.shape[2:]
+        tokens = queries if keys == queries + 1 else keys  # behind them may be a sink, which the model drops
         replaced = self._replaced(layer, attention[..., :tokens], allowed[..., :tokens])
         whole = torch.cat([replaced, attention[..., tokens:]], -1)
         return whole.to(probabilities.dtype).view_as(probabilities)

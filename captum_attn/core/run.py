@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property, partial
 from typing import Any
 from weakref import WeakSet
@@ -19,11 +19,13 @@ from captum_attn.core.dependences import Dependence, dependence_of
 from captum_attn.core.forward import SeenForward, seen_forward
 from captum_attn.core.indices import resolve_indices
 from captum_attn.core.inputs import ModelInputs, holds_pictures, picture_token
+from captum_attn.core.key_places import KeyPlaces, UnknownPlacesError
 from captum_attn.core.models import config_of
 from captum_attn.core.observers import (
     InfluenceObserver,
     LayerObserver,
     Per,
+    PlacedObserver,
     ReadoutGradients,
     ReadoutObserver,
     Variant,
@@ -33,11 +35,11 @@ from captum_attn.core.origins import Entrance
 from captum_attn.core.outline import UnkeptError
 from captum_attn.core.output_tokens import OutputTokens, decoder_tokens, shifts_its_input
 from captum_attn.core.padding_masks import given_lengths
-from captum_attn.core.patches import NoPatchGrid
+from captum_attn.core.patches import Grid, NoPatchGrid
 from captum_attn.core.private_names import version_of
 from captum_attn.core.propagation import GRADIENT, Propagation, check_coverage
 from captum_attn.core.readout import ReachedRows, Readout, RowWeights, check_readout, rows_by_rule, warn_of_rule
-from captum_attn.core.stacks import sort_calls
+from captum_attn.core.stacks import NoMatrixError, sort_calls, sort_placed_calls
 from captum_attn.core.states import States, warn_of_layers_without
 from captum_attn.core.tiles import Tile
 from captum_attn.core.tokens import Tokens, find_players, real_tokens
@@ -52,6 +54,7 @@ class ObservedForward:
         output: scores (B, C) or (B, N, C); they carry a graph down to the attention.
         calls: the attention calls in which the input's tokens attend to each other, one for each layer.
         sorted: these and the others, and what they are to the input.
+        places: where their keys lie in the input, if no matrix relates all tokens; these are its smallest cells then.
         layers, heads, length: their number L, the number of heads H in each, and the number of tokens N.
         causal: whether no token can attend to a later one.
         model: the module that was called.
@@ -81,9 +84,16 @@ class ObservedForward:
         self.model = capture.root
         if not capture.calls:
             raise ValueError(seen.without_attention())
-        self.sorted = sort_calls(capture.calls, capture.odd, inputs, capture.follows)
+        self.places: KeyPlaces | None = None
+        if seen.patches is not None and seen.patches.throughout:
+            places = KeyPlaces(capture.calls, seen.patches.attended, len(inputs), of_image=inputs.features.dim() == 4)
+            self.sorted = sort_placed_calls(capture.calls, capture.odd, places.keys, capture.follows)
+            heads = max(call.shape[1] for call in self.sorted.explained)
+            self._shape, self.places = (len(inputs), heads, len(places.layout)), places
+        else:
+            self.sorted = sort_calls(capture.calls, capture.odd, inputs, capture.follows)
+            self._shape = self.sorted.explained[0].shape[:3]
         self.calls = self.sorted.explained
-        self._shape = self.calls[0].shape[:3]
         self._followed: Tensor | None = None
         self.layers, self.heads, self.length = len(self.calls), self._shape[1], self._shape[2]
         self.causal = self.calls[0].causal
@@ -145,6 +155,7 @@ class ObservedForward:
 
         Raises:
             IndexError: a layer or head that the model does not have.
+            ValueError: no matrix relates all tokens.
 
         Example:
             >>> from captum_attn.core import mapping_inputs, observed_forward
@@ -155,8 +166,42 @@ class ObservedForward:
             >>> observer.influence.shape
             torch.Size([2, 6, 6])
         """
+        self._check_matrix("this asks for rows and columns")
         numbers = [self.calls[layer].layer for layer in self.resolved_layers(layers)]
         return Watched(self._shape, numbers, resolve_indices("heads", heads, self.heads), self.like)
+
+    def placed(self, variant: Variant, layers: Sequence[int] | None = None, per: Per | None = None) -> PlacedObserver:
+        """An observer of what keys are worth where they lie, of a pass with :attr:`places`.
+
+        Args:
+            variant, layers, per: as of :meth:`influence`.
+
+        Raises:
+            ValueError: heads kept apart, of which layers have different numbers; no places.
+        """
+        if per == "head":
+            self._check_matrix("its layers have different heads")
+        if self.places is None:
+            raise ValueError("a matrix relates all tokens of this pass: give its rows, by watched()")
+        return PlacedObserver(self.watched_calls(layers), self.places, variant, "layer" if per else None)
+
+    def watched_calls(self, layers: Sequence[int] | None = None) -> Watched:
+        """What an observer looks at that asks for no rows and columns of tokens: calls as they are, with all heads.
+
+        Args:
+            layers: as of :meth:`watched`.
+        """
+        numbers = [self.calls[layer].layer for layer in self.resolved_layers(layers)]
+        return Watched(self._shape, numbers, list(range(self.heads)), self.like)
+
+    def _check_matrix(self, why: str) -> None:
+        if self.places is not None:
+            raise NoMatrixError(
+                f"{type(self.model).__name__} attends in windows or on coarser grids, without one token-by-token "
+                f"matrix in every layer, and {why}. What is there for such models: ShapleyGradAttention and "
+                "ShapleyAttention with game='incoming', over all heads, by layer if wanted; AttnLRP and "
+                "IntegratedAttnLRP; MaskTunnel around these"
+            )
 
     def observer(
         self,
@@ -315,6 +360,7 @@ class ObservedForward:
         if self.inputs.is_cut:
             lengths = given_lengths(self.inputs, self.inputs.features.shape[1])
             if lengths or any("mask" in name for name in self.inputs.companions):
+                self._check_matrix("a mask or lengths say that some of the input is padding, which cannot be followed")
                 attended = self.calls[0].attended
                 if lengths and attended.all():
                     warn_user(
@@ -368,7 +414,9 @@ class ObservedForward:
             ValueError: an example without players, or a mask of players that is none.
         """
         inputs, config, real = self.inputs, config_of(self.model), self.real
-        found = None if self._patches is None else self._patches.grid(self.length)
+        found: Grid = None
+        if self._patches is not None:
+            found = self.places.layout if self.places else self._patches.grid(self.length)
         grid, picture = (found, None) if inputs.is_cut else (None, found)
         if picture is None and holds_pictures(self.model, inputs.features if inputs.modality == "ids" else None):
             shape = getattr(inputs.companions.get("pixel_values"), "shape", ())
@@ -398,6 +446,11 @@ class ObservedForward:
         if self.inputs.modality == "ids" and token is not None:  # in whose places come patches
             words = words & (self.inputs.features != token)
         return None if gate is None else dependence_of(self.calls, gate, self._capture.provenance.entrances, words)
+
+    @property
+    def convolves(self) -> bool:
+        """Whether windows of a convolution that overlap mix neighbours after the first attention, as a trail sees."""
+        return self.places is not None and self._patches is not None and self._patches.mixes
 
     def readout_rows(self, selected: Tensor) -> ReachedRows:
         """The tokens that scores (B,), taken from ``output``, are read from. A gradient finds them, when asked."""
@@ -458,6 +511,7 @@ class ObservedForward:
             tensor([[1, 0, 0, 0, 0, 0],
                     [1, 0, 0, 0, 0, 0]], dtype=torch.int32)
         """
+        self._check_matrix("its last layer's tokens are not those of the first one")
         top = self.calls[-1]
         if self._followed is not selected:
             self.find_reached(selected, [-1])
@@ -489,10 +543,12 @@ class ObservedForward:
                     f"what the output is read from cannot be found without gradients. {SWITCH_CHECKPOINTS}; or "
                     "say readout="
                 ) from error
-        return torch.stack([torch.zeros_like(self.real) if c.reached is None else c.reached for c in calls], 1)
+        none = torch.zeros_like(self.real)
+        return torch.stack([none if c.reached is None else c.reached.view(len(none), -1) for c in calls], 1)
 
 
 _examples_first: WeakSet[Callable[..., Any]] = WeakSet()  # models that are known to keep examples before heads
+_in_places: WeakSet[Callable[..., Any]] = WeakSet()  # models that no one matrix of all tokens describes
 _looked_at: WeakSet[Callable[..., Any]] = WeakSet()  # models whose dependences are known not to be told again
 
 
@@ -542,30 +598,58 @@ def observed_forward(
     first = plain and model not in _looked_at
     if not plain and model not in _looked_at:
         _look_at_first(model, inputs)
-    with seen_forward(
-        model,
-        inputs,
-        gradients,
-        modules,
-        after_attention=after_attention,
-        scaled=scaled,
-        dependences=first,
-        propagation=propagation,
-        shift=shift,
-        tiles=tiles,
-    ) as seen:
-        run = understood(model, inputs, seen)
-        if inputs.modality == "pixels" and holds_pictures(run.model, inputs.companions.get("input_ids")):
-            raise ValueError(
-                f"{type(run.model).__name__} reads the image among the words of the text, but inside of a function, "
-                "which does not say so: give the model itself, so that words and patches are explained together"
+    refusals: list[ValueError] = []
+    for throughout in ways_to_follow(model, inputs):
+        with ExitStack() as stack:
+            seeing = seen_forward(
+                model,
+                inputs,
+                gradients,
+                modules,
+                after_attention=after_attention,
+                scaled=scaled,
+                dependences=first and not throughout,
+                propagation=propagation,
+                shift=shift,
+                tiles=tiles,
+                throughout=throughout,
             )
-        if first:
-            _warn_of_other_ways(run)
-        if run.coverage is not None:
-            check_coverage(run.coverage, propagation, run.model)
-        _looked_at.add(model)
-        yield run
+            try:
+                run = understood(model, inputs, stack.enter_context(seeing))
+            except NO_TOKENS as refusal:
+                refusals.append(refusal)
+                continue
+            if inputs.modality == "pixels" and holds_pictures(run.model, inputs.companions.get("input_ids")):
+                raise ValueError(
+                    f"{type(run.model).__name__} reads the image among the words of the text, but inside of a "
+                    "function, which does not say so: give the model itself, so that words and patches are explained "
+                    "together"
+                )
+            if first:
+                _warn_of_other_ways(run)
+            if run.coverage is not None:
+                check_coverage(run.coverage, propagation, run.model)
+            _looked_at.add(model)
+            yield run
+            return
+    raise refusal_of(refusals)
+
+
+NO_TOKENS = (NoMatrixError, UnknownPlacesError)
+"""What a pass raises that was not followed in the way that the model needs."""
+
+
+def ways_to_follow(model: Callable[..., Any], inputs: ModelInputs) -> tuple[bool, ...]:
+    """Whether to follow an input throughout: as it was needed for this model last, then the other way."""
+    if not inputs.is_cut:
+        return (False,)
+    return (True, False) if model in _in_places else (False, True)
+
+
+def refusal_of(refusals: Sequence[ValueError]) -> NoMatrixError:
+    """The refusal of a model that can be followed in no way."""
+    of_matrix, *of_places = sorted(refusals, key=lambda refusal: isinstance(refusal, UnknownPlacesError))
+    return NoMatrixError(" Nor can its keys be laid over the input: ".join(map(str, (of_matrix, *of_places))))
 
 
 class MovedTokensError(ValueError):
@@ -585,7 +669,7 @@ def _look_at_first(model: Callable[..., Any], inputs: ModelInputs) -> None:
 
 
 def _warn_of_other_ways(run: ObservedForward) -> None:
-    if run.dependence == "others":
+    if run.dependence == "others" or run.convolves:
         warn_user(
             f"states of tokens in {type(run.model).__name__} depend on other tokens by other ways than the "
             "explained attention (convolution, recurrence, attention that cannot be seen), which no map shows. "
@@ -596,6 +680,7 @@ def _warn_of_other_ways(run: ObservedForward) -> None:
 def understood(model: Callable[..., Any], inputs: ModelInputs, seen: SeenForward) -> ObservedForward:
     """What a forward pass of the model means; raises what :func:`observed_forward` documents."""
     run = ObservedForward(seen, inputs)
+    (_in_places.add if run.places else _in_places.discard)(model)
     seen.capture.provenance.forget()
     if any(call.mixed for call in run.calls) and model not in _examples_first:
         if seen.capture.provenance.shift is not None:
@@ -617,7 +702,8 @@ def _check_examples_first(model: Callable[..., Any], inputs: ModelInputs, run: O
     """Raise ``ValueError`` if what was taken for an example's heads is not what the first example has by itself."""
     with observed_forward(model, inputs[:1], gradients=False) as alone:
         for call, of_first in zip(run.calls, alone.calls, strict=True):
-            if call.mixed and not torch.allclose(call.evidence[:1], of_first.evidence, rtol=1e-3, atol=1e-4):
+            own = call.evidence[: len(of_first.evidence)]
+            if call.mixed and not torch.allclose(own, of_first.evidence, rtol=1e-3, atol=1e-4):
                 raise ValueError(
                     f"attention {call.module!r} keeps heads and examples in one dimension, or in exchanged ones, and "
                     "not example by example, so their heads cannot be told apart; or the examples of a batch see each "

@@ -7,7 +7,7 @@ explained features, and feeds all others that do, is explained, whole.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from itertools import combinations
@@ -92,6 +92,35 @@ def sort_calls(
     roles |= {call.layer: "reads the tokens" for call in readers}
     roles |= {call.layer: "explained" for call in explained}
     return SortedCalls(explained, readers, shifted, side_by_side, roles)
+
+
+def sort_placed_calls(
+    calls: Sequence[AttentionCall], odd: Sequence[OddSoftmax], placed: Collection[int], followed: bool
+) -> SortedCalls:
+    """Sort the attention calls of a forward pass in which no one matrix relates all tokens.
+
+    Args:
+        calls, odd, followed: as of :func:`sort_calls`.
+        placed: the numbers of the calls whose queries and keys are parts of the input.
+
+    Raises:
+        ValueError: attention that is not known, or cannot be explained, or in branches.
+    """
+    if not followed:
+        _check_alike(calls)
+    hidden = [call for call in calls if not call.differentiable]
+    if hidden and followed:
+        raise ValueError(_under_no_grad(hidden))
+    explained = [call for call in calls if call.layer in placed]
+    members = sum(1 << call.layer for call in explained)
+    for softmax in odd:
+        if softmax.origin.calls & members or softmax.origin.inputs & FEATURES:
+            raise ValueError(_left_out(softmax, "the input"))
+    side_by_side = _check_one_chain(explained, _ancestors(calls)) if followed else False
+    readers = [call for call in calls if call.layer not in placed]
+    roles: dict[int, Role] = {call.layer: "reads the tokens" for call in readers}
+    roles |= {call.layer: "explained" for call in explained}
+    return SortedCalls(explained, readers, [], side_by_side, roles)
 
 
 @dataclass(eq=False)
@@ -238,11 +267,15 @@ def _check_one_chain(explained: Sequence[AttentionCall], before: Mapping[int, in
     return side_by_side
 
 
+class NoMatrixError(ValueError):
+    """The layers have no matrix of all tokens."""
+
+
 def check_square(calls: Sequence[AttentionCall], inputs: ModelInputs) -> int:
     """The number of tokens N, if each call has the same heads and one (N, N) matrix of the input's tokens.
 
     Raises:
-        ValueError: they have not.
+        NoMatrixError: they have not.
     """
     length = calls[0].shape[2] if inputs.is_cut else inputs.features.shape[1]
     expected = (len(inputs), calls[0].shape[1], length, length)
@@ -250,7 +283,7 @@ def check_square(calls: Sequence[AttentionCall], inputs: ModelInputs) -> int:
         if call.shape != expected:
             sizes = sorted({other.shape[2:] for other in calls})
             several = f" The layers have matrices of {len(sizes)} sizes, {sizes}." if len(sizes) > 1 else ""
-            raise ValueError(
+            raise NoMatrixError(
                 f"attention {call.module!r} has shape {call.shape} (batch, heads, queries, keys), expected "
                 f"{expected}: without one token-by-token matrix in every layer (windowed, pooled or cross attention, "
                 "tokens that are dropped or added between layers, prefix keys, inputs that are not batch-first) tokens "
@@ -273,11 +306,7 @@ def _check_nothing_left_out(
         calls, inputs = softmax.origin.calls, softmax.origin.inputs
         concerned = calls & bottom.members or (not calls and inputs & FEATURES)
         if concerned and length in softmax.shape[-2:]:
-            raise ValueError(
-                f"module {softmax.module!r} has a softmax of shape {softmax.shape} {softmax.reason}: it may relate the "
-                f"{length} tokens in a way that this library cannot explain, so that the map would leave it out. "
-                f"{LISTED}"
-            )
+            raise ValueError(_left_out(softmax, f"the {length} tokens"))
     same = [call for call in hidden if call.shape[2:] == (length, length)]
     if same:
         raise ValueError(_under_no_grad(same))
@@ -305,6 +334,13 @@ def _check_alike(calls: Sequence[AttentionCall]) -> None:
             "torch.no_grad(), and its attention calls are of different kinds, so nothing says which of them belong to "
             f"the explained input. Explain the model with weights that have gradients. {LISTED}"
         )
+
+
+def _left_out(softmax: OddSoftmax, what: str) -> str:
+    return (
+        f"module {softmax.module!r} has a softmax of shape {softmax.shape} {softmax.reason}: it may relate {what} in a "
+        f"way that this library cannot explain, so that the map would leave it out. {LISTED}"
+    )
 
 
 def _twice(names: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Literal, Unpack
 import torch
 from torch import Tensor
 
-from captum_attn.core.observers import InfluenceObserver, Per, Variant
+from captum_attn.core.observers import InfluenceObserver, Per, PlacedObserver, Variant
 from captum_attn.core.readout import KnownRows, RowWeights
 from captum_attn.core.targets import Target
 from captum_attn.functional import (
@@ -114,8 +114,8 @@ class AttentionShapley(OnePassAttribution):
         if per is not None and self.estimator is not None:
             raise ValueError(f"per={per!r} needs an exact game, not a sampled one: leave out the estimator")
 
-        def watch(explained: Explained) -> InfluenceObserver:
-            return self._influence(explained, self._row_weights(explained), per)
+        def watch(explained: Explained) -> InfluenceObserver | PlacedObserver:
+            return self._observer(explained, per)
 
         batch = self.model_inputs(inputs, additional_forward_args, players)
         return concatenated(self._each(watch, self.solve, batch, target, internal_batch_size, show_progress))
@@ -195,15 +195,21 @@ class AttentionShapley(OnePassAttribution):
         batch = self.model_inputs(inputs, additional_forward_args)
         return torch.cat(self._each(watch, influence_of, batch, target, internal_batch_size, show_progress))
 
-    def observer(self, explained: Explained) -> InfluenceObserver:
-        return self._influence(explained, self._row_weights(explained))
+    def observer(self, explained: Explained) -> InfluenceObserver | PlacedObserver:
+        return self._observer(explained)
 
-    def solve(self, explained: Explained, observer: InfluenceObserver) -> TokenAttributions:
+    def solve(self, explained: Explained, observer: InfluenceObserver | PlacedObserver) -> TokenAttributions:
         """The game's solution on influence (B, ..., N, N), or (B, ..., N) under its row weights."""
         sampler = self.estimator
         if sampler is not None:
             return explained.attributions(*self._sampled(explained, observer.influence, sampler))
         return explained.attributions(self._exact(explained, observer.influence))
+
+    def _observer(self, explained: Explained, per: Per | None = None) -> InfluenceObserver | PlacedObserver:
+        run = explained.run
+        if run.places and self.heads is None and self.estimator is None and self._game_of(explained) == "incoming":
+            return run.placed(self._variant, self.layers, per)
+        return self._influence(explained, self._row_weights(explained), per)
 
     def _influence(
         self, explained: Explained, row_weights: RowWeights | None = None, per: Per | None = None

@@ -3,6 +3,7 @@
 An observer is made of :meth:`run.watched(layers, heads) <captum_attn.core.ObservedForward.watched>` and what it keeps:
 
 - :class:`InfluenceObserver`: influence A ⊙ G of any sign, its matrix or rows of it;
+- :class:`PlacedObserver`: what each key is worth, where it lies, in models without a matrix of all tokens;
 - :class:`GatheringObserver`: what each token gathers of it;
 - :class:`RelevanceObserver`, :class:`NormalizedRelevanceObserver`: rows of relevance that are pushed down the layers;
 - :class:`ReadoutObserver`: the readout's attention, beside gradients of hidden states;
@@ -26,6 +27,7 @@ from captum_attn.core.observers.norms import (
     contribution_form,
     contribution_norms,
 )
+from captum_attn.core.observers.placed import PlacedObserver
 from captum_attn.core.observers.readout_gradients import ReadoutGradients, ReadoutObserver
 from captum_attn.core.observers.relevance import NormalizedRelevanceObserver, RelevanceObserver
 from captum_attn.core.observers.row_sums import GatheringObserver
@@ -41,6 +43,7 @@ __all__ = [
     "NormObserver",
     "NormalizedRelevanceObserver",
     "Per",
+    "PlacedObserver",
     "ReadoutGradients",
     "ReadoutObserver",
     "RelevanceObserver",

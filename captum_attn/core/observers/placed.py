@@ -1,0 +1,56 @@
+"""What each part of an input is worth as a key, where no matrix relates all of them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from captum_attn.core.key_places import KeyPlaces
+from captum_attn.core.observers.influence import Variant, check_variant, influence_in
+from captum_attn.core.observers.watched import LayerObserver, Watched
+from captum_attn.core.tiles import Tile
+
+
+class PlacedObserver(LayerObserver):
+    """Collect what all queries take from each key, and lay it where the key lies in the input.
+
+    Args:
+        watched: as of :class:`LayerObserver`, with all heads.
+        places: of the keys.
+        variant: as of :class:`~captum_attn.core.observers.InfluenceObserver`.
+        per: ``layer`` keeps layers apart; None takes the mean over them.
+
+    Raises:
+        ValueError: an unknown variant.
+    """
+
+    def __init__(
+        self, watched: Watched, places: KeyPlaces, variant: Variant, per: Literal["layer"] | None = None
+    ) -> None:
+        check_variant(variant)
+        super().__init__(watched)
+        self._places, self._variant, self._per = places, variant, per
+        self._totals = {layer: watched.zeros(len(places.keys[layer].layout)) for layer in watched.layers}
+
+    def take(self, tile: Tile) -> None:
+        examples, heads, queries = tile.block
+        keys, total = self._places.keys[tile.layer], self._totals[tile.layer]
+        influence = influence_in(tile, self._variant, self.watched.heads)
+        counted = keys.counted[examples, heads, queries].unsqueeze(-1).to(influence.device)
+        worth = (influence * counted).sum(-2).to(total.device)
+        numbers = keys.numbers[examples, heads].to(total.device)
+        rows = torch.arange(examples.start, examples.stop, device=total.device) * len(total) // len(keys.numbers)
+        places = torch.where(numbers < 0, -1, rows.view(-1, 1, 1) * total.shape[1] + numbers)
+        held = places >= 0
+        total.view(-1).index_add_(0, places[held], worth[held])
+
+    @property
+    def influence(self) -> Tensor:
+        """(B, N), the mean over heads and layers; (B, L, N) where layers are kept apart."""
+        places = self._places
+        each = torch.stack(
+            [places.over_cells(n, total / places.keys[n].copies) for n, total in self._totals.items()], 1
+        )
+        return each if self._per else each.mean(1)
