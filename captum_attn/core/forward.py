@@ -105,7 +105,6 @@ def seen_forward(
         else:
             capture = AttentionCapture(model, gradients, len(inputs), graph, rules, tiles)
         capture.provenance.gate = Gate() if dependences else None
-        capture.provenance.shift = shift
         following = AfterAttentionCapture(capture)
         with (
             same_random_state(inputs.features),
@@ -117,6 +116,7 @@ def seen_forward(
             rules or nullcontext(),
             capture,
         ):
+            capture.provenance.shift = _followed(shift, patches) if shift and patches and inputs.is_cut else shift
             returned = inputs.call(model, capture.provenance)
             output = output_scores(returned, len(inputs), hidden_states=not gradients)
         for root in capture.owners.roots:
@@ -129,6 +129,11 @@ def seen_forward(
         if rules:
             rules.forget()
         yield SeenForward(output, capture, capture.root is not model, kept.states, followed, patches, coverage)
+
+
+def _followed(shift: Callable[[Entrance], Tensor], trail: PatchTrail) -> Callable[[Entrance], Tensor]:
+    """A shift whose result the trail takes for the pixels in whose place it comes."""
+    return lambda entrance: trail.begin(shift(entrance))
 
 
 def _trail(inputs: ModelInputs, throughout: bool) -> PatchTrail | None:

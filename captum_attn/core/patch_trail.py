@@ -81,11 +81,16 @@ class PatchTrail(TorchFunctionMode):
         self._hint = "; videos are (B, frames, C, h, w)" if pixels.dim() == 5 else ""
 
     def __enter__(self) -> PatchTrail:
-        axes = (Axis(dim, Fraction(0), Fraction(1), count) for dim, count in zip(self._dims, self._size, strict=True))
-        cells = Cells(tuple(axes), self._unit)
-        self._keep(self._pixels, cells, cells.numbers(self._pixels.shape, self._dims))
+        self.begin(self._pixels)
         super().__enter__()
         return self
+
+    def begin(self, pixels: Tensor) -> Tensor:
+        """Follow what is given to the model in place of the pixels, of their shape, too; returns it."""
+        axes = (Axis(dim, Fraction(0), Fraction(1), count) for dim, count in zip(self._dims, self._size, strict=True))
+        cells = Cells(tuple(axes), self._unit)
+        self._keep(pixels, cells, cells.numbers(pixels.shape, self._dims))
+        return pixels
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -166,7 +166,7 @@ class ObservedForward:
             >>> observer.influence.shape
             torch.Size([2, 6, 6])
         """
-        self._check_matrix("this asks for rows and columns")
+        self._check_matrix("what is asked for (rows, columns or single heads) needs it")
         numbers = [self.calls[layer].layer for layer in self.resolved_layers(layers)]
         return Watched(self._shape, numbers, resolve_indices("heads", heads, self.heads), self.like)
 

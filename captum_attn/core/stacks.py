@@ -116,7 +116,11 @@ def sort_placed_calls(
     for softmax in odd:
         if softmax.origin.calls & members or softmax.origin.inputs & FEATURES:
             raise ValueError(_left_out(softmax, "the input"))
-    side_by_side = _check_one_chain(explained, _ancestors(calls)) if followed else False
+    before = _ancestors(calls)
+    bare = [repr(call.module) for call in explained if not before[call.layer]]
+    if followed and len(bare) > 1:
+        raise ValueError(_several(" and ".join(bare)))
+    side_by_side = followed and _check_one_chain(explained, before)
     readers = [call for call in calls if call.layer not in placed]
     roles: dict[int, Role] = {call.layer: "reads the tokens" for call in readers}
     roles |= {call.layer: "explained" for call in explained}
@@ -201,12 +205,7 @@ def _feeding(reading: Sequence[_Stack], before: Mapping[int, int]) -> _Stack:
     names = " and ".join(repr(stack.own[0].module) for stack in reading)
     if any(one & other for one, other in combinations(modules, 2)):
         raise ValueError(_twice(names))
-    raise ValueError(
-        f"several encoders read the explained input, from attention {names} on, and none of them feeds the others, so "
-        "there is no single stack of layers to explain, and the mean over them would answer no question. Explain one "
-        "of them at a time: a function of the input in which the others' states are constants, computed beforehand. "
-        f"{LISTED}"
-    )
+    raise ValueError(_several(names))
 
 
 def _inputs_of(call: AttentionCall, calls: Sequence[AttentionCall], before: Mapping[int, int]) -> int:
@@ -334,6 +333,15 @@ def _check_alike(calls: Sequence[AttentionCall]) -> None:
             "torch.no_grad(), and its attention calls are of different kinds, so nothing says which of them belong to "
             f"the explained input. Explain the model with weights that have gradients. {LISTED}"
         )
+
+
+def _several(names: str) -> str:
+    return (
+        f"several encoders read the explained input, from attention {names} on, and none of them feeds the others, so "
+        "there is no single stack of layers to explain, and the mean over them would answer no question. Explain one "
+        "of them at a time: a function of the input in which the others' states are constants, computed beforehand. "
+        f"{LISTED}"
+    )
 
 
 def _left_out(softmax: OddSoftmax, what: str) -> str:

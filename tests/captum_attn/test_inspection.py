@@ -334,9 +334,13 @@ def test_tokens_that_mix_by_attention_alone_are_told():
 # --- Refusals --------------------------------------------------------------------------------------------------------
 
 
-def swin():
-    config = hf.SwinConfig(image_size=16, patch_size=2, window_size=4, embed_dim=8, depths=[1, 1], num_heads=[1, 2])
-    return hf.SwinForImageClassification(config).eval(), {"pixel_values": torch.rand(2, 3, 16, 16)}
+def longformer():
+    config = hf.LongformerConfig(
+        vocab_size=50, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8,
+        attention_window=4, num_labels=3,
+    )  # fmt: skip
+    ids = torch.randint(5, 50, (2, 16), generator=torch.Generator().manual_seed(0))
+    return hf.LongformerForSequenceClassification(config).eval(), {"input_ids": ids}
 
 
 def own(*ways, forward=straight):
@@ -375,7 +379,7 @@ REFUSED = {  # a model and its inputs, a target, and how many calls there are to
     "over the queries": (own("eager", "sideways"), 1, 2),
     "of features": (own("fused", "of states"), 1, 2),
     "reentrant checkpoints": (own("fused", forward=reentrant), 1, 1),
-    "windows": (swin, 1, 2),
+    "windows": (longformer, 1, 4),
     "a class that is none": (bert, 7, 3),
     "a name that is none": (bert, "nothing", 3),
     "a token where there is one score": (bert, (2, 1), 3),

@@ -21,6 +21,7 @@ from torch import nn
 from captum_attn import ShapleyGradAttention
 from captum_attn.core import AttentionCapture, mapping_inputs, observed_forward, tensor_inputs
 from captum_attn.core.models import evaluation_mode
+from captum_attn.core.stacks import NoMatrixError
 
 
 def influence(model, inputs, target=1, variant="rectified", **options):
@@ -349,11 +350,11 @@ def test_a_model_compiled_inside_is_refused(part):
         influence(model, inputs)
 
 
-def test_windowed_attention_is_refused():
+def test_windows_have_no_rows_and_columns():
     config = hf.SwinConfig(image_size=16, patch_size=2, window_size=4, embed_dim=8, depths=[1, 1], num_heads=[1, 2])
     model = hf.SwinForImageClassification(config).eval()
     inputs = tensor_inputs(model, torch.rand(2, 3, 16, 16))
-    with left_untouched(model), pytest.raises(ValueError, match="windowed"):
+    with left_untouched(model), pytest.raises(NoMatrixError, match=r"windows.*rows, columns.*game='incoming'"):
         influence(model, inputs)
 
 

@@ -409,7 +409,7 @@ LOST = {
     "half of each": (on_tokens(lambda x: torch.cat([x[..., :8], x.flip(1)[..., 8:]], -1))[0], SEVERAL),
     "one or the other": (on_tokens(lambda x: torch.where(torch.arange(16)[:, None] < 8, x, x.flip(1)))[0], "where"),
     "added up": (on_tokens(lambda x: x.cumsum(1))[0], "cumsum"),
-    "row by row": (on_map(lambda x: x + x.mean(3, keepdim=True))[0], "mean"),
+    "row by row": (on_map(lambda x: x + x.mean(3, keepdim=True))[0], "add"),
     "an order of its own for each image": (
         Reader(
             tokens=lambda x: rows_of(x).take_along_dim(

@@ -71,11 +71,23 @@ def test_patches_that_the_model_padded_or_cut_off_are_replaced_where_they_lie():
 
 def test_patches_that_share_pixels_cannot_be_replaced_one_by_one():
     inputs, chosen = ModelInputs(torch.rand(1, 3, 5, 5), "pixel_values"), torch.ones(1, 4, dtype=torch.bool)
-    for grid in (PatchGrid(2, 2, 2.5, 2.5), PatchGrid(2, 2, 2, 2, top=-0.5)):
-        with pytest.raises(ValueError, match="share pixels"):
-            replace_tokens(inputs, chosen, "zeros", grid)
+    with pytest.raises(ValueError, match="share pixels"):
+        replace_tokens(inputs, chosen, "zeros", PatchGrid(2, 2, 2.5, 2.5))
     with pytest.raises(ValueError, match="the reason; so its tokens cannot"):
         replace_tokens(inputs, chosen, "mean", NoPatchGrid("the reason"))
+
+
+@pytest.mark.parametrize("top", [-1.5, -1.0, -0.5, 0.0, 0.5, 1.25])
+def test_patches_between_pixels_are_replaced_from_the_nearest_one_on(top):
+    pixels = torch.rand(1, 3, 5, 5) + 1
+    replaced = replace_tokens(
+        ModelInputs(pixels, "pixel_values"), torch.tensor([[True, False]]), "zeros", PatchGrid(2, 1, 2, 5, top=top)
+    ).features
+    first = {-1.5: -1, -1.0: -1, -0.5: 0, 0.0: 0, 0.5: 1, 1.25: 1}[top]
+    rows = [row for row in (first, first + 1) if row >= 0]
+    assert not replaced[:, :, rows].any()
+    kept = [row for row in range(5) if row not in rows]
+    assert torch.equal(replaced[:, :, kept], pixels[:, :, kept])
 
 
 def test_values_of_pixels_are_summed_over_patches_in_reading_order():
