@@ -74,8 +74,12 @@ def reference(model: Any, run: Callable[..., Any], select: Select, tolerance: fl
 
 
 def go_on(layers: Sequence[Tensor], returned: Sequence[Tensor], tolerance: float) -> bool:
-    """Whether more layers of the same tokens follow those that the model returns, as in a pooler of its own."""
-    if len(layers) <= len(returned) or len({layer.shape for layer in (*layers, *returned)}) > 1:
+    """Whether there are more layers than the model returns: a pooler of its own, or more than one for each stage."""
+    if len(layers) <= len(returned):
+        return False
+    if len({layer.shape for layer in returned}) > 1:
+        return True
+    if len({layer.shape for layer in (*layers, *returned)}) > 1:
         return False
     pairs = list(zip(layers, returned, strict=False))
     return all((one - other).abs().max() <= tolerance * other.abs().max() for one, other in pairs)

@@ -118,19 +118,19 @@ def test_one_example_is_what_it_is_in_a_batch():
 
 
 REFUSED = {
-    "values of other tokens than keys": (dict(values=lambda v: v.roll(1, 2)), "nothing says which parts"),
-    "chosen by content": (dict(order=lambda x: x[:, x[0, :, 0, 0].argsort()]), "made of several parts"),
+    "values of other tokens than keys": ({"values": lambda v: v.roll(1, 2)}, "nothing says which parts"),
+    "chosen by content": ({"order": lambda x: x[:, x[0, :, 0, 0].argsort()]}, "made of several parts"),
     "an order of its own for each": (
-        dict(order=lambda x: torch.stack([x[0], x[1].flip(0)])),
+        {"order": lambda x: torch.stack([x[0], x[1].flip(0)])},
         "made of several parts",
     ),
-    "mixed between stages": (dict(between=lambda x: x + x.flip(1)), "made of several parts"),
-    "windows before examples": (dict(windows_first=True), "do not lie together"),
+    "mixed between stages": ({"between": lambda x: x + x.flip(1)}, "made of several parts"),
+    "windows before examples": ({"windows_first": True}, "do not lie together"),
     "through NumPy": (
-        dict(between=lambda x: x + torch.from_numpy(x.detach().numpy().copy())),
+        {"between": lambda x: x + torch.from_numpy(x.detach().numpy().copy())},
         "nothing says which parts",
     ),
-    "twice": (dict(twice=True), "several encoders read the explained input"),
+    "twice": ({"twice": True}, "several encoders read the explained input"),
 }
 
 

@@ -15,7 +15,17 @@ import torch
 import transformers
 from families import on
 from ledger import accounts
-from model_families import MARKS, TOLERANCE, Candidate, Outcome, between_marks, candidates, table_of_families, tried
+from model_families import (
+    BY_KEY,
+    MARKS,
+    TOLERANCE,
+    Candidate,
+    Outcome,
+    between_marks,
+    candidates,
+    table_of_families,
+    tried,
+)
 from shrunk_models import LABELS, WITH_IMAGE
 
 from captum_attn.core import mapping_inputs, observed_forward
@@ -46,9 +56,11 @@ EXACT = {
     "Wav2Vec2ForCTC": "intervals of a wave, with a score each",
     "ASTForAudioClassification": "patches of a spectrogram",
     "VideoMAEForVideoClassification": "blocks of frames",
+    "SwinForImageClassification": "shifted windows, merged patches",
+    "CvtForImageClassification": "convolved projections, fewer keys than queries",
+    "DonutSwinForImageClassification": "windows as large as the grid in the last stage",
 }
 REFUSED = {
-    "SwinForImageClassification": ("shifted windows, merged patches", "attention"),
     "FunnelForSequenceClassification": ("pooled tokens", "attention"),
     "LongT5ForConditionalGeneration": ("local attention in blocks, beside a decoder of the same length", "attention"),
     "MambaForCausalLM": ("no attention at all", "attention"),
@@ -121,18 +133,20 @@ def test_what_has_no_token_by_token_attention_is_refused_with_the_reason(name: s
 def test_the_documentation_says_why_a_family_is_refused() -> None:
     found = [
         Outcome("BertModel", "bert", "text classification", "exact"),
+        Outcome("SwinModel", "swin", "image classification", "exact", BY_KEY),
+        Outcome("SwinNet", "swin", "image classification", "not buildable", "TypeError: no pixels"),
         Outcome(
-            "SwinModel", "swin", "image classification", "refused", "attention 'a' has shape (8, 2), expected (2, 2):"
+            "LedModel", "led", "text classification", "refused", "attention 'a' has shape (8, 2), expected (2, 2):"
         ),
         Outcome("OddModel", "odd", "text classification", "refused", "a reason without words of its own:"),
         Outcome("BlipModel", "blip", "text classification", "not buildable", "TypeError: no pixels"),
     ]
     text = "\n".join(table_of_families(found))
-    assert "| all | 1 | 2 | 1 | 0 | 4 |" in text
-    assert "**exact** (1): bert\n" in text
+    assert "| all | 2 | 2 | 2 | 0 | 6 |" in text
+    assert "**exact** (2): bert, swin (key by key, 1 of 2)\n" in text
     assert "- **refused**, no one token-by-token matrix in every layer" in text
     assert "- **refused**, a reason without words of its own: odd\n" in text
-    assert "- **not buildable**: blip\n" in text
+    assert "- **not buildable**: swin, blip\n" in text
 
 
 def test_the_documentation_is_written_between_the_marks_of_the_readme() -> None:
