@@ -41,7 +41,7 @@ class WholeInputs:
         probabilities: (B, C), float32 or float64.
         players: bool (B, N), the tokens that can be taken away.
         grid: how images are cut into patches; None for text.
-        calls: the attention calls that a knockout concerns.
+        calls: the attention calls that a knockout concerns; None where keys are no tokens (windows, coarser grids).
         config: the configuration of the model that ran.
         picture: how an image beside a text is cut; None without one.
     """
@@ -50,7 +50,7 @@ class WholeInputs:
     probabilities: Tensor
     players: Tensor
     grid: Grid
-    calls: Mapping[int, int]
+    calls: Mapping[int, int] | None
     config: Any | None
     picture: Grid = None
 
@@ -140,7 +140,7 @@ class MaskedModel:
             ValueError: as :meth:`read`.
         """
         tokens = run.tokens(self._special_ids)
-        calls = knockout_calls(run, self.layers)
+        calls = None if run.places else knockout_calls(run, self.layers)
         known = (inputs, _probabilities(run.output), tokens.players, tokens.grid, calls, config_of(run.model))
         return WholeInputs(*known, picture=tokens.picture)
 
@@ -155,6 +155,9 @@ class MaskedModel:
 
         Returns:
             Probabilities (M, C).
+
+        Raises:
+            ValueError: another intervention; a knockout where keys are no tokens.
         """
         if intervention not in INTERVENTIONS:
             raise ValueError(f"unknown intervention {intervention!r}: expected {' or '.join(map(repr, INTERVENTIONS))}")

@@ -143,6 +143,7 @@ class ObservedExamples:
         model = self.masked.model
         inputs = mapping_inputs(model, self.data.batch(rows))
         with observed_forward(model, inputs) as run:
+            run.check_matrix("what controls replace is such a matrix")
             whole = self.masked.whole(run, inputs)
             predicted = run.output.gather(1, whole.targets[:, None]).squeeze(1)
             reached = run.find_reached(predicted) & run.real[:, None]

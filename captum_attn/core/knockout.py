@@ -18,10 +18,16 @@ from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.intercept import AttentionIntercept, Kernel
 from captum_attn.core.masks import causal_mask, closed_rows, open_keys
 from captum_attn.core.run import ObservedForward
+from captum_attn.core.stacks import NoMatrixError
+
+NO_KNOCKOUT = (
+    "the model attends in windows or on coarser grids, where a key is no token that could be blocked by itself: take "
+    "tokens away by replacing them in the input, interventions=('replacement',)"
+)
 
 
 def knocked_out_output(
-    model: Callable[..., Any], inputs: ModelInputs, blocked: Tensor, calls: Mapping[int, int]
+    model: Callable[..., Any], inputs: ModelInputs, blocked: Tensor, calls: Mapping[int, int] | None
 ) -> Tensor:
     """The model's output while no query attends to the blocked tokens. The model is left as it was.
 
@@ -29,13 +35,14 @@ def knocked_out_output(
         model: a module, or a function of the inputs that calls one (in eval mode).
         inputs: one batch.
         blocked: bool (B, N), the tokens whose keys are blocked.
-        calls: which of the forward pass's attention calls are concerned: see :func:`knockout_calls`.
+        calls: which of the forward pass's attention calls are concerned: see :func:`knockout_calls`; None where it
+            knows none.
 
     Returns:
         Scores (B, C) or (B, N, C), detached.
 
     Raises:
-        ValueError: ``blocked`` does not fit the attention.
+        ValueError: no calls; ``blocked`` does not fit the attention.
 
     Example:
         >>> from captum_attn.core import mapping_inputs, observed_forward
@@ -50,6 +57,8 @@ def knocked_out_output(
     Source: Geva, Bastings, Filippova, Globerson 2023, *Dissecting Recall of Factual Associations*, for the name; here
     every query is concerned.
     """
+    if calls is None:
+        raise NoMatrixError(NO_KNOCKOUT)
     with AttentionKnockout(blocked, calls):
         return plain_output(model, inputs)
 
@@ -65,7 +74,10 @@ def knockout_calls(run: ObservedForward, layers: Sequence[int] | None = None) ->
 
     Raises:
         IndexError: a layer that the model does not have.
+        ValueError: keys that are no tokens, as in windows or on coarser grids.
     """
+    if run.places:
+        raise NoMatrixError(NO_KNOCKOUT)
     chosen = [run.calls[layer] for layer in run.resolved_layers(layers)]
     calls = {number: call.first_token for call in chosen for number in call.numbers}
     return calls if layers is not None else {**calls, **run.decoder_calls()}

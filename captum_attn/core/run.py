@@ -166,7 +166,7 @@ class ObservedForward:
             >>> observer.influence.shape
             torch.Size([2, 6, 6])
         """
-        self._check_matrix("what is asked for (rows, columns or single heads) needs it")
+        self.check_matrix("what is asked for (rows, columns or single heads) needs it")
         numbers = [self.calls[layer].layer for layer in self.resolved_layers(layers)]
         return Watched(self._shape, numbers, resolve_indices("heads", heads, self.heads), self.like)
 
@@ -180,7 +180,7 @@ class ObservedForward:
             ValueError: heads kept apart, of which layers have different numbers; no places.
         """
         if per == "head":
-            self._check_matrix("its layers have different heads")
+            self.check_matrix("its layers have different heads")
         if self.places is None:
             raise ValueError("a matrix relates all tokens of this pass: give its rows, by watched()")
         return PlacedObserver(self.watched_calls(layers), self.places, variant, "layer" if per else None)
@@ -194,7 +194,8 @@ class ObservedForward:
         numbers = [self.calls[layer].layer for layer in self.resolved_layers(layers)]
         return Watched(self._shape, numbers, list(range(self.heads)), self.like)
 
-    def _check_matrix(self, why: str) -> None:
+    def check_matrix(self, why: str) -> None:
+        """Raise ``ValueError`` where no matrix relates all tokens, and say why one is needed."""
         if self.places is not None:
             raise NoMatrixError(
                 f"{type(self.model).__name__} attends in windows or on coarser grids, without one token-by-token "
@@ -360,7 +361,7 @@ class ObservedForward:
         if self.inputs.is_cut:
             lengths = given_lengths(self.inputs, self.inputs.features.shape[1])
             if lengths or any("mask" in name for name in self.inputs.companions):
-                self._check_matrix("a mask or lengths say that some of the input is padding, which cannot be followed")
+                self.check_matrix("a mask or lengths say that some of the input is padding, which cannot be followed")
                 attended = self.calls[0].attended
                 if lengths and attended.all():
                     warn_user(
@@ -511,7 +512,7 @@ class ObservedForward:
             tensor([[1, 0, 0, 0, 0, 0],
                     [1, 0, 0, 0, 0, 0]], dtype=torch.int32)
         """
-        self._check_matrix("its last layer's tokens are not those of the first one")
+        self.check_matrix("its last layer's tokens are not those of the first one")
         top = self.calls[-1]
         if self._followed is not selected:
             self.find_reached(selected, [-1])

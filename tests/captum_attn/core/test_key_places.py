@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 from attention_reference import gradients, recording
 from hierarchical_models import MODELS, build, laid_out, pixels
+from hypothesis import given
+from hypothesis import strategies as st
 from models import left_untouched
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 import captum_attn
-from captum_attn import AttnLRP, ShapleyAttention, ShapleyGradAttention
+from captum_attn import (
+    TTCAV,
+    AttentionRollout,
+    AttnLRP,
+    GradientAttentionRollout,
+    GradSAM,
+    IntegratedAttention,
+    IntegratedAttnLRP,
+    MaskTunnel,
+    RawAttention,
+    ShapleyAttention,
+    ShapleyGradAttention,
+)
+from captum_attn.controls import uniform_attention
+from captum_attn.core.key_places import _shares
+from captum_attn.core.patches import Side
+from captum_attn.functional import permutation_shapley
+from captum_attn.metrics import evaluate
+from lightning_callbacks import AttributionModule
+from shap_attn import AttentionExplainer
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -37,12 +60,14 @@ def test_values_are_those_of_eager_attention_laid_where_the_paper_says(name):
 class Windowed(nn.Module):
     """4 × 4 patches of 4 × 4 pixels in windows of 2 × 2, then merged to 2 × 2 and all together."""
 
-    def __init__(self, *, order=None, values=None, between=None, twice=False, learned=False, windows_first=False):
+    def __init__(
+        self, *, order=None, values=None, between=None, twice=False, learned=False, windows_first=False, whole=False
+    ):
         super().__init__()
         self.embed, self.qkv, self.head = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 24), nn.Linear(8, 3)
         self.merge, self.query = nn.Linear(32, 8), nn.Parameter(torch.randn(1, 1, 8))
         self.order, self.values, self.between = order, values, between
-        self.twice, self.learned, self.windows_first = twice, learned, windows_first
+        self.twice, self.learned, self.windows_first, self.whole = twice, learned, windows_first, whole
 
     def attend(self, states):
         query, key, value = self.qkv(states).view(*states.shape[:-1], 3, 2, 4).permute(2, 0, 3, 1, 4)
@@ -62,6 +87,9 @@ class Windowed(nn.Module):
     def forward(self, pixel_values):
         states = self.embed(pixel_values).permute(0, 2, 3, 1)
         states = self.order(states) if self.order else states
+        if self.whole:
+            states = states.flatten(1, 2)
+            return self.head((states + self.attend(states)).mean(1))
         states = states + self.in_windows(states)
         if self.twice:
             states = states + self.in_windows(self.embed(2 * pixel_values).permute(0, 2, 3, 1))
@@ -141,3 +169,117 @@ def test_keys_of_unknown_places_are_refused(kind):
     for explain in (ShapleyGradAttention(model), ShapleyAttention(model), AttnLRP(model)):
         with left_untouched(model), pytest.raises(ValueError, match=reason):
             explain.attribute(small().double(), target=1)
+
+
+@pytest.mark.parametrize("name", ["swin", "pvt", "hiera", "segformer"])
+def test_kernels_precisions_and_the_spread_over_pixels(name):
+    model, images = build(name), pixels(name)
+    with left_untouched(model):
+        fused = ShapleyGradAttention(model).attribute_tokens(images, target=1)
+        pixel_values = ShapleyGradAttention(model).attribute(images, target=1)
+    assert pixel_values.shape == images.shape
+    pickle.loads(pickle.dumps(model))
+    if name != "hiera":  # has no other code
+        model.set_attn_implementation("eager")
+        eager = ShapleyGradAttention(model).attribute_tokens(images, target=1)
+        torch.testing.assert_close(eager.values, fused.values, rtol=1e-4, atol=1e-6)
+    double = ShapleyGradAttention(model.double()).attribute_tokens(images.double(), target=1)
+    assert double.values.dtype == torch.double
+    torch.testing.assert_close(double.values.float(), fused.values, rtol=1e-3, atol=1e-6)
+    half = ShapleyGradAttention(model.bfloat16()).attribute_tokens(images.bfloat16(), target=1)
+    assert half.grid == fused.grid
+    assert torch.nn.functional.cosine_similarity(half.values.double(), double.values).min() > 0.9
+
+
+def test_what_is_spread_over_pixels_adds_up_to_the_values_of_patches_within_the_image():
+    explainer, images = ShapleyGradAttention(build("swin")), pixels("swin")
+    tokens = explainer.attribute_tokens(images, target=1)
+    spread = explainer.attribute(images, target=1).sum(1)
+    torch.testing.assert_close(spread.unflatten(1, (16, 4)).unflatten(3, (16, 4)).sum((2, 4)), tokens.patches)
+
+
+def test_methods_without_rows_explain_windows():
+    model, images = build("swin"), pixels("swin")
+    with left_untouched(model):
+        game = ShapleyGradAttention(model).attribute_tokens(images, target=1)
+        auto = ShapleyGradAttention(model, game="auto").attribute_tokens(images, target=1)
+        assert torch.equal(auto.values, game.values)
+        apart = ShapleyGradAttention(model).attribute_tokens(images, target=1, per="layer").values
+        last = ShapleyGradAttention(model, layers=[-1]).attribute_tokens(images, target=1)
+        torch.testing.assert_close(last.values, apart[:, -1])
+        under_rules = ShapleyGradAttention(model, propagation="attnlrp").attribute_tokens(images, target=1)
+        assert not torch.allclose(under_rules.values, game.values)
+        for method in (AttnLRP(model), IntegratedAttnLRP(model), MaskTunnel(ShapleyGradAttention(model))):
+            assert method.attribute(images, target=1).shape == images.shape
+
+
+ROWS = {
+    "another game": lambda model, images: ShapleyGradAttention(model, game="cls").attribute(images, target=1),
+    "an interacting game": lambda model, images: ShapleyGradAttention(model, game="mutual").attribute(images, target=1),
+    "one head": lambda model, images: ShapleyGradAttention(model, heads=0).attribute(images, target=1),
+    "heads apart": lambda model, images: ShapleyGradAttention(model).attribute_tokens(images, target=1, per="head"),
+    "an estimator": lambda model, images: ShapleyGradAttention(model, estimator=permutation_shapley).attribute(
+        images, target=1
+    ),
+    "a matrix": lambda model, images: ShapleyGradAttention(model).influence(images, target=1),
+    "rows of the readout": lambda model, images: RawAttention(model).attribute(images, target=1),
+    "products of matrices": lambda model, images: AttentionRollout(model).attribute(images),
+    "products with gradients": lambda model, images: GradientAttentionRollout(model).attribute(images, target=1),
+    "rows of queries": lambda model, images: GradSAM(model).attribute(images, target=1),
+    "scaled attention": lambda model, images: IntegratedAttention(model, n_steps=2).attribute(images, target=1),
+    "states of tokens": lambda model, images: TTCAV(model, n_cavs=2).interpret(
+        images, {"a": pixels("swin", 10)[2:], "b": -pixels("swin", 20)[10:]}, 1, show_progress=False
+    ),
+    "replaced attention": lambda model, images: uniform_attention(model, images, show_progress=False),
+    "knocked out keys": lambda model, images: evaluate(
+        model, images, {"game": ShapleyGradAttention(model)}, interventions=["knockout"], show_progress=False
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_what_needs_rows_columns_or_tokens_of_one_size_is_refused_with_what_works(kind):
+    model = build("swin")
+    with left_untouched(model), pytest.raises(ValueError, match=r"windows.*(game='incoming'|replacement)"):
+        ROWS[kind](model, pixels("swin"))
+
+
+def test_evaluation_shap_and_lightning_take_windows():
+    model, images = build("swin"), pixels("swin", 4)
+    game = ShapleyGradAttention(model)
+    measured = evaluate(model, images, {"game": game, "relevance": AttnLRP(model)}, show_progress=False)
+    assert set(measured.table(["comprehensiveness"]).method) == {"game", "relevance", "random"}
+    found = game.attribute_tokens(images, target=[2] * 4)
+    explanation = AttentionExplainer(model)(images)
+    assert explanation.values.shape == (4, 16, 16, 1, 3)
+    torch.testing.assert_close(torch.tensor(explanation.values[..., 0, 2]).float(), found.patches, rtol=1e-4, atol=1e-6)
+    rows = AttributionModule(model, target=2).predict_step({"pixel_values": images}).to_pylist()
+    torch.testing.assert_close(torch.tensor([row["scores"] for row in rows]), found.values, rtol=1e-4, atol=1e-6)
+    assert {(row["rows"], row["columns"], row["patch_height"]) for row in rows} == {(16, 16, 4.0)}
+
+
+def test_a_model_may_attend_in_windows_and_to_all_tokens_in_turn():
+    model, images = windowed(), small().double()
+    apart = ShapleyGradAttention(model).attribute_tokens(images, target=1)
+    model.whole = True
+    together = ShapleyGradAttention(model)
+    assert together.influence(images, target=1).shape == (2, 16, 16)
+    again = ShapleyGradAttention(windowed(whole=True)).attribute_tokens(images, target=1)
+    assert torch.equal(together.attribute_tokens(images, target=1).values, again.values)
+    model.whole = False
+    assert torch.equal(ShapleyGradAttention(model).attribute_tokens(images, target=1).values, apart.values)
+
+
+@given(
+    st.integers(1, 5), st.integers(1, 4), st.integers(0, 12), st.sampled_from([-1.5, -0.5, 0, 0.5]), st.integers(1, 8)
+)
+def test_coarse_keys_are_shared_out_by_overlap(count, times, more, first, unit):
+    """Counted in units of half a pixel."""
+    finest = Side(2, count * times + more, unit, first)
+    coarse = Side(2, count, times * unit, first)
+    shares = _shares(coarse, finest)
+    torch.testing.assert_close(shares.sum(1), torch.ones(count, dtype=torch.double))
+    expected = torch.zeros(count, finest.count, dtype=torch.double)
+    for number in range(count):
+        expected[number, number * times : (number + 1) * times] = 1 / times
+    torch.testing.assert_close(shares, expected)
