@@ -97,6 +97,8 @@ class ObservedForward:
         self._followed: Tensor | None = None
         self.layers, self.heads, self.length = len(self.calls), self._shape[1], self._shape[2]
         self.causal = self.calls[0].causal
+        if self.states:
+            self.check_matrix("hidden states are asked for that are of the same tokens in all layers")
         for state in self.states:
             self._check_state(state)
         self._warn_of_others()

@@ -186,8 +186,9 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
         """Values in the shape of the inputs.
 
         Args:
-            inputs: token ids (B, N), embeddings (B, N, D), pixels (B, C, h, w), a tuple of one of them, or the mapping
-                that a tokenizer or an image processor returns.
+            inputs: token ids (B, N), embeddings (B, N, D), pixels (B, C, h, w), a sound (B, samples) or its features
+                (B, T, F), a video (B, frames, C, h, w), a tuple of one of them, or the mapping that a tokenizer or a
+                processor returns; ids and pixels in it are one input.
             target: which output is explained, in Captum's forms: an int, a tensor (B,) or a list of ints for
                 classes; a tuple (token, class) or a list of such for outputs (B, N, C). A class may be given by its
                 name in the model's configuration. Tokens are the decoder's, where it is given any. ``None`` is the
@@ -202,14 +203,15 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
             show_progress: show a progress bar over the parts.
 
         Returns:
-            For ids (B, N); for embeddings (B, N, D) and pixels (B, C, h, w), each token's value is spread evenly, so
-            that sums are kept (but by ``AttnLRP`` and ``IntegratedAttnLRP``, which say what each number is worth); a
-            patch's value over the pixels of the given image that it covers, in proportion where the model resizes
-            images. A tuple for a tuple. Detached; float32, or float64 for a float64 model.
+            For ids (B, N), also beside pixels; for all else the shape of the inputs, with each token's value spread
+            evenly, so that sums are kept (but by ``AttnLRP`` and ``IntegratedAttnLRP``, which say what each number is
+            worth); a patch's value over the pixels of the given image that it covers, in proportion where the model
+            resizes images. A tuple for a tuple. Detached; float32, or float64 for a float64 model.
 
         Raises:
             TypeError, ValueError, IndexError: inputs, targets or masks that do not fit, a sequence without players,
-                a model without observable attention or with several stacks of it that read the input, an output whose
+                a model without observable attention or with several stacks of it that read the input, a method that
+                needs rows, columns or heads of a model that attends in windows or on coarser grids, an output whose
                 rows are not the examples' scores or that is not finite, an image of which nothing says where its
                 patches lie (:meth:`attribute_tokens` works then). Each says what was expected.
             RuntimeError: gradients that are not there: layers quantized together with what they take, gradient

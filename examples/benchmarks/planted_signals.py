@@ -41,14 +41,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=int, default=100, help="of each kind, for either part")
     count = parser.parse_args().inputs
-    sound, clips = labelled_sounds(2 * count, SEED), labelled_clips(2 * count, SEED, held_out=True)
-    table = pd.concat([found("sound", load_sound_model()[0], *sound), found("video", load_clip_model(), *clips)])
+    waves, of_wave, heard = labelled_sounds(2 * count, SEED)
+    clips, of_clip, seen = labelled_clips(2 * count, SEED, held_out=True)
+    frames = seen.any((2, 3), keepdim=True).expand_as(seen)
+    listener, watcher = load_sound_model()[0], load_clip_model()
+    tables = [
+        found("sound", listener, waves, of_wave, {"when": heard}, methods_of(listener)),
+        found("video", watcher, clips, of_clip, {"when": frames, "where": seen}, methods_of(watcher)),
+    ]
+    table = pd.concat(tables)
     print(table.to_string(index=False, float_format="{:.3f}".format))
 
 
-def found(kind: str, model: Any, inputs: Tensor, labels: Tensor, truth: Tensor) -> pd.DataFrame:
-    """A row for each method."""
-    methods: Mapping[str, Any] = {
+def methods_of(model: Any) -> Mapping[str, Any]:
+    return {
         "ShapleyGradAttention": ShapleyGradAttention(model),
         "the same, attnlrp": ShapleyGradAttention(model, propagation="attnlrp"),
         "AttnLRP": AttnLRP(model),
@@ -56,6 +62,12 @@ def found(kind: str, model: Any, inputs: Tensor, labels: Tensor, truth: Tensor) 
         "RawAttention": RawAttention(model),
         "GradSAM": GradSAM(model),
     }
+
+
+def found(
+    kind: str, model: Any, inputs: Tensor, labels: Tensor, truths: Mapping[str, Tensor], methods: Mapping[str, Any]
+) -> pd.DataFrame:
+    """A row for each method, with a column for each truth."""
     half = len(inputs) // 2
     with torch.no_grad():
         right = model(inputs[:half]).logits.argmax(-1) == labels[:half]
@@ -63,19 +75,16 @@ def found(kind: str, model: Any, inputs: Tensor, labels: Tensor, truth: Tensor) 
     metrics = ["comprehensiveness", "sufficiency"]
     measured = evaluate(model, inputs[half:], dict(methods), show_progress=False).table(metrics)
     measured = measured[measured.ranking == "scores"].set_index(["method", "metric"])["mean"]
-    grid = known_grid(methods["RawAttention"].attribute_tokens(inputs[:1]).grid)
-    sides = tuple(range(2, truth.dim()))
-    moments = truth.any(sides, keepdim=True).expand_as(truth) if sides else truth
+    grid = known_grid(methods["ShapleyGradAttention"].attribute_tokens(inputs[:1]).grid)
     chance = torch.rand(half, *grid.counts, generator=seeded(0, 0))
     rows = []
     for name in [*methods, "random"]:
         patches = chance
         if name != "random":
             patches = methods[name].attribute_tokens(inputs[:half], labels[:half], internal_batch_size=20).patches
-        row = {"input": kind, "method": name, "when": times_its_part(patches[right], moments[:half][right], grid)}
-        if sides:
-            row["where"] = times_its_part(patches[right], truth[:half][right], grid)
-        rows.append(row | {metric: measured[name, metric] for metric in metrics})
+        held = {what: times_its_part(patches[right], truth[:half][right], grid) for what, truth in truths.items()}
+        of_metrics = {metric: measured[name, metric] for metric in metrics}
+        rows.append({"input": kind, "method": name} | held | of_metrics)
     return pd.DataFrame(rows)
 
 

@@ -10,9 +10,12 @@ from attention_reference import gradients, recording
 from hierarchical_models import MODELS, build, laid_out, pixels
 from hypothesis import given
 from hypothesis import strategies as st
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from models import left_untouched
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.data import DataLoader
 
 import captum_attn
 from captum_attn import (
@@ -33,7 +36,7 @@ from captum_attn.core.key_places import _shares
 from captum_attn.core.patches import Side
 from captum_attn.functional import permutation_shapley
 from captum_attn.metrics import evaluate
-from lightning_callbacks import AttributionModule
+from lightning_callbacks import AttributionModule, ExplanationMonitor
 from shap_attn import AttentionExplainer
 
 
@@ -256,6 +259,30 @@ def test_evaluation_shap_and_lightning_take_windows():
     rows = AttributionModule(model, target=2).predict_step({"pixel_values": images}).to_pylist()
     torch.testing.assert_close(torch.tensor([row["scores"] for row in rows]), found.values, rtol=1e-4, atol=1e-6)
     assert {(row["rows"], row["columns"], row["patch_height"]) for row in rows} == {(16, 16, 4.0)}
+
+
+class FineTuned(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.model = build("swin")
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+
+def test_the_monitor_measures_faithfulness_and_refuses_concepts(tmp_path):
+    images = pixels("swin", 24)
+    loader = DataLoader(list(zip(images[:6], torch.arange(6) % 3, strict=True)), 3)
+
+    def validated(**options):
+        monitor = ExplanationMonitor(faithfulness=ShapleyGradAttention, figures=False, on_error="raise", **options)
+        trainer = Trainer(accelerator="cpu", callbacks=[monitor], logger=False, default_root_dir=tmp_path)
+        trainer.validate(FineTuned(), loader, verbose=False)
+        return trainer.callback_metrics
+
+    assert torch.isfinite(validated()["faithfulness/comprehensiveness"])
+    with pytest.raises(MisconfigurationException, match=r"windows.*same tokens in all layers"):
+        validated(concepts={"a": images[6:15], "b": -images[15:]})
 
 
 def test_a_model_may_attend_in_windows_and_to_all_tokens_in_turn():
