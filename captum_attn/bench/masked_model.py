@@ -14,6 +14,7 @@ from captum_attn.core import (
     ModelInputs,
     ObservedForward,
     Replacement,
+    check_classes,
     check_model,
     config_of,
     listed_indices,
@@ -139,6 +140,7 @@ class MaskedModel:
         Raises:
             ValueError: as :meth:`read`.
         """
+        check_classes(self.model, inputs)
         tokens = run.tokens(self._special_ids)
         calls = None if run.places else knockout_calls(run, self.layers)
         known = (inputs, _probabilities(run.output), tokens.players, tokens.grid, calls, config_of(run.model))

@@ -5,6 +5,7 @@ from captum_attn.core.calls import AttentionCall
 from captum_attn.core.capture import AttentionCapture
 from captum_attn.core.common_beginnings import response_logits_of_each
 from captum_attn.core.encoding import encode, length_limit
+from captum_attn.core.forward import check_classes
 from captum_attn.core.hashing import add_to_hash, code_fingerprint
 from captum_attn.core.indices import as_index, is_index, listed_indices
 from captum_attn.core.inputs import ModelInputs, mapping_inputs, tensor_inputs
@@ -54,6 +55,7 @@ __all__ = [
     "add_to_hash",
     "as_index",
     "check_causal",
+    "check_classes",
     "check_model",
     "code_fingerprint",
     "config_of",

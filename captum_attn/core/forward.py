@@ -6,13 +6,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
 
 from captum_attn.core.after_attention import AfterAttention, AfterAttentionCapture
 from captum_attn.core.capture import LISTED, AttentionCapture, ScaledAttentionCapture
-from captum_attn.core.inputs import ModelInputs
+from captum_attn.core.inputs import ModelInputs, holds_pictures
 from captum_attn.core.models import (
     check_differentiable,
     check_evaluated,
@@ -27,7 +28,7 @@ from captum_attn.core.models import (
 from captum_attn.core.origins import FEATURES, Entrance, Gate
 from captum_attn.core.patch_trail import PatchTrail
 from captum_attn.core.propagation import GRADIENT, Coverage, Propagation, PropagationMode, coverage_of
-from captum_attn.core.scores import output_scores, warn_of_hidden_states
+from captum_attn.core.scores import ALL_WITH_ALL, output_scores, warn_of_hidden_states
 from captum_attn.core.states import StateCapture, States
 
 
@@ -163,6 +164,24 @@ def plain_output(model: Callable[..., Any], inputs: ModelInputs, *, hidden_state
         compiled_functions_uncompiled(),
     ):
         return output_scores(inputs.call(model), len(inputs), hidden_states=hidden_states)
+
+
+def check_classes(model: Callable[..., Any], inputs: ModelInputs) -> None:
+    """Raise ``ValueError`` if the classes of an output are the batch's other examples: texts, of a function of images.
+
+    Told by the output for one example, and for two: the classes must not become more.
+    """
+    if len(inputs) < 2 or not inputs.has_other_modalities or model in _of_classes:
+        return
+    if holds_pictures(model, inputs.features):
+        return
+    of_one, of_two = (plain_output(model, inputs[:count]).shape for count in (1, 2))
+    if len(of_one) == len(of_two) == 2 and (of_one[1], of_two[1]) == (1, 2):
+        raise ValueError(ALL_WITH_ALL)
+    _of_classes.add(model)
+
+
+_of_classes: WeakSet[Callable[..., Any]] = WeakSet()  # models whose classes are known not to be other examples
 
 
 def _has_gradients(model: Callable[..., Any], needed: bool) -> bool:

@@ -11,7 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_attn.core.feature_names import DIMENSIONS, Modality, features_name, modality_of, name_for, usual_name
+from captum_attn.core.feature_names import (
+    DIMENSIONS,
+    FEATURE_NAMES,
+    Modality,
+    features_name,
+    features_names,
+    modality_of,
+    name_for,
+    usual_name,
+)
 from captum_attn.core.models import config_of, parameter_names, positional_names, takes_keyword
 from captum_attn.core.origins import FEATURES, OTHER, Provenance
 
@@ -111,6 +120,12 @@ class ModelInputs:
         return self.modality not in ("ids", "embeddings")
 
     @property
+    def has_other_modalities(self) -> bool:
+        """Whether there are images, sounds or texts of their own beside what is attributed, as many."""
+        others = features_names(self.companions)
+        return self.name != "inputs_embeds" and any(len(self.companions[name]) == len(self) for name in others)
+
+    @property
     def picture(self) -> Tensor | None:
         """The pixels (B, C, h, w) beside a text, of which some of its tokens are patches; None if there are none."""
         pixels = self.companions.get("pixel_values")
@@ -142,7 +157,14 @@ class ModelInputs:
         except Exception as error:
             if advice := _EXPECTED.get(self.modality):
                 error.add_note(f"while the model read {self.modality} of shape {tuple(features.shape)}: {advice}")
+            if missing := self._missing(model):
+                error.add_note(f"the model takes {' and '.join(missing)}, too, of which nothing was given")
             raise
+
+    def _missing(self, model: Callable[..., Any]) -> list[str]:
+        """The names of other modalities that the model reads, beside which the features may not be alone."""
+        taken = parameter_names(model)
+        return [name for name in FEATURE_NAMES if name in taken and name not in (*self.mapping(), "inputs_embeds")]
 
     def _entered(self, provenance: Provenance, name: str, value: Any) -> Any:
         return provenance.enter(value, OTHER) if _brings_tokens(name, value, len(self)) else value
@@ -198,13 +220,20 @@ def tensor_inputs(
     )
 
 
-def mapping_inputs(model: Callable[..., Any], mapping: Mapping[str, Any]) -> ModelInputs:
+def mapping_inputs(model: Callable[..., Any], mapping: Mapping[str, Any], explained: str | None = None) -> ModelInputs:
     """Inputs given as what a tokenizer or an image processor returns.
+
+    Args:
+        model: whose argument names decide where each tensor goes.
+        mapping: from names to tensors.
+        explained: the name of what is attributed; by default as :func:`~captum_attn.core.feature_names.features_name`
+            says.
 
     Raises:
         TypeError, ValueError: as :func:`tensor_inputs`; ``ValueError`` also for a mapping without features.
     """
-    name = "input_ids" if holds_pictures(model, mapping.get("input_ids")) else features_name(mapping)
+    holds = holds_pictures(model, mapping.get("input_ids"))
+    name = explained or ("input_ids" if holds else features_name(mapping))
     if name is None:
         raise ValueError(
             "expected a mapping with input_ids, inputs_embeds, pixel_values, pixel_values_videos, input_values or "
@@ -215,6 +244,22 @@ def mapping_inputs(model: Callable[..., Any], mapping: Mapping[str, Any]) -> Mod
     _check_padding_masks(mapping[name], name, rest)
     keyword = name if takes_keyword(model, name) else None
     return ModelInputs(mapping[name], keyword, _for_the_model(model, rest), (), _notes(rest), given_as=name)
+
+
+def inputs_by_modality(model: Callable[..., Any], mapping: Mapping[str, Any]) -> dict[str, ModelInputs]:
+    """The inputs of a model with several towers, once for each modality, by the name of what is attributed.
+
+    Raises:
+        TypeError, ValueError: one modality alone, or numbers of examples that differ; a model that reads all of them as
+            one sequence; else as :func:`mapping_inputs`.
+    """
+    batches = {name: mapping_inputs(model, mapping, name) for name in features_names(mapping)}
+    counts = {name: len(batch) for name, batch in batches.items()}
+    if len(counts) < 2 or len({*counts.values()}) > 1:
+        raise ValueError(f"expected a mapping of two modalities or more, with as many examples of each, got {counts}")
+    if holds_pictures(model, mapping.get("input_ids")):
+        raise ValueError("the model reads the image among the words: attribute_tokens(inputs) explains both at once")
+    return batches
 
 
 def picture_token(config: Any | None) -> int | None:

@@ -421,9 +421,12 @@ class ObservedForward:
         if self._patches is not None:
             found = self.places.layout if self.places else self._patches.grid(self.length)
         grid, picture = (found, None) if inputs.is_cut else (None, found)
-        if picture is None and holds_pictures(self.model, inputs.features if inputs.modality == "ids" else None):
+        holds = holds_pictures(self.model, inputs.features if inputs.modality == "ids" else None)
+        if holds and picture is None:
             shape = getattr(inputs.companions.get("pixel_values"), "shape", ())
             picture = NoPatchGrid(f"pixels {tuple(shape)} are not one image (C, h, w) for each of {len(inputs)} texts")
+        elif not holds and isinstance(picture, NoPatchGrid):
+            picture = None  # an image that is read elsewhere, as in a tower of its own
         players = find_players(inputs, real, special_ids=special_ids, config=config, causal=self.causal, grid=grid)
         if players is not None and not players.any(-1).all():
             idle = (~players.any(-1)).nonzero().flatten().tolist()

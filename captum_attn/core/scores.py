@@ -17,8 +17,9 @@ def output_scores(output: Any, batch: int, *, hidden_states: bool = False) -> Te
     """The scores in a model's output, one row for each example.
 
     They are the output itself if it is a tensor; its ``logits``, an attribute or the entry of a mapping; its start and
-    end logits, stacked to (B, N, 2); the entry of a tuple or list that can be nothing else (``(logits, attentions)``
-    with the attentions in a tuple, ``(loss, logits)``).
+    end logits, stacked to (B, N, 2); the similarity of images and texts (CLIP), with a row for each of what there are B
+    of; the entry of a tuple or list that can be nothing else (``(logits, attentions)`` with the attentions in a tuple,
+    ``(loss, logits)``).
 
     Args:
         output: what the model returned.
@@ -30,7 +31,8 @@ def output_scores(output: Any, batch: int, *, hidden_states: bool = False) -> Te
 
     Raises:
         TypeError: there is no tensor of scores, or none that can be told from others.
-        ValueError: a tensor whose rows are not the examples of the batch.
+        ValueError: a tensor whose rows are not the examples of the batch; as many images as texts, of which nothing
+            says whether they are pairs.
 
     Example:
         >>> loss, logits = torch.tensor(0.7), torch.zeros(2, 5)
@@ -47,6 +49,8 @@ def output_scores(output: Any, batch: int, *, hidden_states: bool = False) -> Te
     start, end = _entry(output, "start_logits"), _entry(output, "end_logits")
     if isinstance(start, Tensor) and isinstance(end, Tensor):
         return _checked(torch.stack((start, end), dim=-1), "the model returned start and end logits,", batch)
+    if isinstance(of_texts := _entry(output, "logits_per_text"), Tensor):
+        return _similarity(of_texts, batch)
     if isinstance(hidden := _entry(output, "last_hidden_state"), Tensor):
         if not hidden_states:
             raise TypeError(
@@ -116,6 +120,14 @@ def _checked(scores: Tensor, what: str, batch: int) -> Tensor:
     return scores
 
 
+def _similarity(of_texts: Tensor, batch: int) -> Tensor:
+    """The similarity (texts, images) of a model with two towers, with rows for what the batch is of."""
+    texts, others = of_texts.shape
+    if texts == others == batch > 1:
+        raise ValueError(ALL_WITH_ALL)
+    return _checked(of_texts.T if others == batch else of_texts, "the model returned similarities,", batch)
+
+
 def _cause(scores: Tensor, batch: int) -> str:
     rows = len(scores)
     if batch == 1 and scores.dim() in (1, 2):
@@ -141,5 +153,11 @@ def _only_scores(output: Sequence[Any], batch: int) -> Tensor:
     )
 
 
+ALL_WITH_ALL = (
+    "the model compares each image (sound, video) of the batch with each of as many texts, and nothing says whether "
+    "these are pairs, or the texts are classes. Of pairs, explain attribute_modalities(inputs), or the function lambda "
+    "**inputs: model(**inputs).logits_per_image.diagonal()[:, None]; of classes, a function of the images alone: "
+    "lambda pixel_values: model(pixel_values=pixel_values, **texts).logits_per_image"
+)
 _MAPS = 4
 """Attention (B, H, N, N) and feature maps (B, C, h, w) have so many dimensions."""

@@ -13,9 +13,9 @@ from captum.log import log_usage
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from captum_attn.core import ObservedForward, check_model, observed_forward, unwrapped
+from captum_attn.core import ObservedForward, check_classes, check_model, observed_forward, unwrapped
 from captum_attn.core.indices import listed_indices
-from captum_attn.core.inputs import ModelInputs, forward_args, mapping_inputs, tensor_inputs
+from captum_attn.core.inputs import ModelInputs, forward_args, inputs_by_modality, mapping_inputs, tensor_inputs
 from captum_attn.core.observers import LayerObserver
 from captum_attn.core.patches import Grid
 from captum_attn.core.propagation import GRADIENT, Propagation, propagation_named
@@ -299,6 +299,50 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
         batch = self.model_inputs(inputs, additional_forward_args, players)
         return self.attribute_batch(batch, targets, internal_batch_size, show_progress)
 
+    def attribute_modalities(
+        self, inputs: Mapping[str, Any], target: Target = None, *, show_progress: bool = False
+    ) -> dict[str, TokenAttributions]:
+        """Each modality by itself, of a model with a tower for each: the words beside the image, and its patches.
+
+        The model is given one example at a time, so that CLIP compares each image with its own text. Models that read
+        an image among the words (LLaVA) have one sequence of both: :meth:`attribute_tokens`.
+
+        Args:
+            inputs: the mapping that a processor returns, with ids beside pixels, a sound or a video, as many of each.
+            target: as of :meth:`attribute`; leave it out for similarities.
+            show_progress: show a progress bar.
+
+        Returns:
+            Under the name of each of these inputs the result of :meth:`attribute_tokens`. They are values of different
+            games, each with its own attention, so that words and patches are not to be compared.
+
+        Raises:
+            ValueError: one modality alone, or numbers of examples that differ; a model that reads all as one sequence;
+                else as :meth:`attribute`.
+
+        Example:
+            >>> from transformers import CLIPConfig, CLIPModel
+            >>> from captum_attn import ShapleyGradAttention
+            >>> small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+            >>> seeing = {**small, "image_size": 32, "patch_size": 8}
+            >>> clip = CLIPModel(CLIPConfig(text_config=small, vision_config=seeing)).eval()
+            >>> pair = {"input_ids": torch.tensor([[49406, 320, 2368, 49407]]), "pixel_values": torch.rand(1, 3, 32, 32)}
+            >>> found = ShapleyGradAttention(clip).attribute_modalities(pair)
+            >>> {name: result.values.shape for name, result in found.items()}
+            {'pixel_values': torch.Size([1, 17]), 'input_ids': torch.Size([1, 4])}
+
+        Source: Chefer, Gur, Wolf 2021, *Generic Attention-model Explainability*, 2103.15679, who show both, too.
+        """
+        found = {}
+        for name, batch in inputs_by_modality(self.forward_func, inputs).items():
+            examples = range(len(batch))
+            if show_progress:
+                examples = tqdm(examples, desc=f"{self.get_name()} attribution of {name}")
+            own = target_of_each(target, len(batch))
+            each = [self.attribute_batch(batch[i : i + 1], [own and own[i : i + 1]]) for i in examples]
+            found[name] = concatenated([result for (result,) in each])
+        return found
+
     def attribute_batch(
         self, batch: ModelInputs, targets: Targets, internal_batch_size: int | None = None, show_progress: bool = False
     ) -> list[TokenAttributions]:
@@ -344,6 +388,7 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
     ) -> list[list[Result]]:
         """``explain`` each part of the batch, of which nothing else is kept while the next runs: for each target."""
         self._check_propagation()
+        check_classes(self.forward_func, batch)
         parts: Any = batch.parts(internal_batch_size)
         if isinstance(targets, str):
             raise TypeError(f"targets must be a list of targets or a function, got {targets!r}: put it into a list")
