@@ -326,7 +326,8 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
             >>> small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
             >>> seeing = {**small, "image_size": 32, "patch_size": 8}
             >>> clip = CLIPModel(CLIPConfig(text_config=small, vision_config=seeing)).eval()
-            >>> pair = {"input_ids": torch.tensor([[49406, 320, 2368, 49407]]), "pixel_values": torch.rand(1, 3, 32, 32)}
+            >>> words = torch.tensor([[49406, 320, 2368, 49407]])
+            >>> pair = {"input_ids": words, "pixel_values": torch.rand(1, 3, 32, 32)}
             >>> found = ShapleyGradAttention(clip).attribute_modalities(pair)
             >>> {name: result.values.shape for name, result in found.items()}
             {'pixel_values': torch.Size([1, 17]), 'input_ids': torch.Size([1, 4])}
