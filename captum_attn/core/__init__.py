@@ -8,7 +8,7 @@ from captum_attn.core.encoding import encode, length_limit
 from captum_attn.core.forward import check_classes
 from captum_attn.core.hashing import add_to_hash, code_fingerprint
 from captum_attn.core.indices import as_index, is_index, listed_indices
-from captum_attn.core.inputs import ModelInputs, mapping_inputs, tensor_inputs
+from captum_attn.core.inputs import ModelInputs, mapping_inputs, picture_token, tensor_inputs
 from captum_attn.core.models import (
     check_model,
     config_of,
@@ -75,6 +75,7 @@ __all__ = [
     "parameter_names",
     "patch_means",
     "patch_values",
+    "picture_token",
     "plain_response_logits",
     "reads_cache",
     "response_logits_of_each",

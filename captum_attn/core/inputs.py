@@ -163,6 +163,8 @@ class ModelInputs:
 
     def _missing(self, model: Callable[..., Any]) -> list[str]:
         """The names of other modalities that the model reads, beside which the features may not be alone."""
+        if picture_token(config_of(model)) is not None:
+            return []  # a text may have no image among its words
         taken = parameter_names(model)
         return [name for name in FEATURE_NAMES if name in taken and name not in (*self.mapping(), "inputs_embeds")]
 

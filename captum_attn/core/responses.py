@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from captum_attn.core.encoding import reserved_positions
@@ -25,19 +26,22 @@ class Responses:
         ids: int64 (B, N), prompts padded on the left, so that all end at one place, and responses on the right.
         real: bool (B, N), the tokens that are no padding.
         count: T, the number of places that responses take, at the end.
+        images: what else the model is given with the prompts, where images are among their words.
     """
 
     ids: Tensor
     real: Tensor
     count: int
+    images: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(
         cls,
         pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
         device: torch.device | None = None,
+        images: Mapping[str, Tensor] | None = None,
     ) -> Responses:
-        """Prompts and responses of any lengths, ids without padding, laid out as one batch.
+        """Prompts and responses of any lengths, ids without padding, laid out as one batch; images of one alone.
 
         Example:
             >>> Responses.of([([5, 6], [7]), ([5], [8, 9])]).ids
@@ -50,13 +54,14 @@ class Responses:
         for row, (prompt, response) in enumerate(pairs):
             place = slice(before - len(prompt), before + len(response))
             ids[row, place], real[row, place] = torch.tensor([*prompt, *response]), True
-        return cls(ids.to(device), real.to(device), count)
+        beside = {name: value.to(device) for name, value in (images or {}).items()}
+        return cls(ids.to(device), real.to(device), count, beside)
 
     def alone(self, row: int) -> Responses:
         """One of them, without padding."""
         count = int(self.real[row, -self.count :].sum())
         ids = self.ids[row, self.real[row]][None]
-        return Responses(ids, torch.ones_like(ids, dtype=torch.bool), count)
+        return Responses(ids, torch.ones_like(ids, dtype=torch.bool), count, self.images)
 
     @property
     def predicted(self) -> Tensor:
@@ -71,8 +76,15 @@ class Responses:
     def given_to(self, model: Callable[..., Any], places: slice, **optional: Any) -> dict[str, Any]:
         """A model's arguments of some places; where there is padding before one, with positions that do not count it.
 
-        The mask is of all places up to the last one. Of the optional ones, what the model takes.
+        The mask is of all places up to the last one. Of the optional ones, what the model takes. Images go with the
+        first place, and types of the prompt's tokens, which are 0 for a response.
         """
+        if places.start == 0:
+            length = self.ids.shape[1]
+            optional |= {
+                name: F.pad(value, (0, length - value.shape[1]))[:, places] if name.endswith(_TYPES) else value
+                for name, value in self.images.items()
+            }
         if not self.real[:, 0].all():
             optional["position_ids"] = self.positions[:, places] + reserved_positions(model)
         taken = {name: value for name, value in optional.items() if takes_keyword(model, name)}
@@ -96,6 +108,7 @@ def plain_response_logits(model: Callable[..., Any], responses: Responses, cache
     return logits[:, -responses.count :]
 
 
+_TYPES = "token_type_ids"
 _tried = TriedModels()
 
 

@@ -13,11 +13,11 @@ import torch
 from captum.attr import LLMAttributionResult
 from torch import Tensor
 
-from captum_attn.core import Responses, is_index
+from captum_attn.core import Grid, Responses, is_index, mapping_inputs, observed_forward, patch_values
 from captum_attn.generation.prompt_sources import Source, source_of_each
 from captum_attn.generation.prompts import Prompt
 from captum_attn.generation.response_page import Content, response_page
-from captum_attn.generation.response_rows import ResponseRows, WholeSequence
+from captum_attn.generation.response_rows import ResponseRows, WholeSequence, all_playing
 from captum_attn.pages import in_notebook
 
 if TYPE_CHECKING:
@@ -103,6 +103,23 @@ class ExplainedResponse:
         return float(self.values[self.groups < 0].abs().sum() / whole) if whole > 0 else 0.0
 
     @cached_property
+    def picture(self) -> Grid:
+        """Where the parts of the prompt's image lie, as a forward pass says; None without one."""
+        if not self.prompt.images:
+            return None
+        own, ids = self.solver.responses, self.prompt.ids
+        prompt = all_playing(Responses.of([(ids[:-1], ids[-1:])], own.ids.device, own.images))
+        with observed_forward(self.solver.model, mapping_inputs(self.solver.model, prompt), gradients=False) as run:
+            return run.tokens(None).picture
+
+    @property
+    def patches(self) -> Tensor:
+        """Values (1, rows, columns) of the image's patches; ``ValueError`` where it is not known where these lie."""
+        if self.picture is None:
+            raise ValueError("the prompt has no image")
+        return patch_values(self.values[None, : len(self.prompt.ids)], self.picture)
+
+    @cached_property
     @torch.inference_mode(False)
     def map(self) -> Tensor:
         """(T, N): what each token before it contributed to each token of the response; T backward passes."""
@@ -177,8 +194,8 @@ class ExplainedResponse:
     def _against_response(self, ids: list[int]) -> Tensor:
         if not ids or ids == list(self.response_ids):
             raise ValueError("the other response is empty, or the same: there is nothing to compare")
-        device = self.solver.responses.ids.device
-        other = self.solver.of_other(Responses.of([(self.prompt.ids, ids)], device=device))
+        own = self.solver.responses
+        other = self.solver.of_other(Responses.of([(self.prompt.ids, ids)], own.ids.device, own.images))
         count = len(self.prompt.ids)
         return torch.cat([self.values[:count] - other[:count], torch.zeros(len(self.response_ids))])
 

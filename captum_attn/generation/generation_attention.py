@@ -14,8 +14,10 @@ from captum_attn.core import (
     Responses,
     check_model,
     code_fingerprint,
+    config_of,
     device_of,
     listed_indices,
+    picture_token,
     reads_cache,
     unwrapped,
 )
@@ -31,6 +33,7 @@ from captum_attn.functional import (
 )
 from captum_attn.generation.explained_response import ExplainedResponse
 from captum_attn.generation.head_weights import HeadWeights, mark_of
+from captum_attn.generation.image_prompts import read_with_images
 from captum_attn.generation.prompt_sources import Sources, find_sources
 from captum_attn.generation.prompts import Messages, Prompt, decoded, read_prompt
 from captum_attn.generation.response_ids import response_ids, token_texts
@@ -50,7 +53,7 @@ class GenerationAttention:
     Args:
         model: a causal language model of ``transformers``, or one with its interface: ``input_ids``,
             ``attention_mask``, ``past_key_values``, logits.
-        tokenizer: the model's, a fast one.
+        tokenizer: the model's, a fast one; of a model that reads images among words, its processor.
         score: what is explained: the sum over the response's tokens of ``"log_odds"``, ``"log_prob"``, ``"logit"``, or
             of a function of logits (..., V) and tokens (...).
         variant: ``"signed"``, attention times its gradient; ``"rectified"``, what of it raises the score; or
@@ -94,6 +97,7 @@ class GenerationAttention:
         check_response_score(score)
         if not callable(tokenizer):
             raise TypeError(f"the tokenizer must be the model's, got {type(tokenizer).__name__}")
+        self.processor = tokenizer if hasattr(tokenizer, "image_processor") else None
         if method is not None and not callable(method):
             raise TypeError(f"method must be a class or function, such as captum_attn.AttnLRP, got {method!r}")
         if variant not in get_args(RowVariant):
@@ -106,7 +110,7 @@ class GenerationAttention:
                 "not read: give them to the method, by functools.partial"
             )
         self.model: Any = unwrapped(model)
-        self.tokenizer = tokenizer
+        self.tokenizer = tokenizer if self.processor is None else self.processor.tokenizer
         self.score, self.variant = score, variant
         self.head_weights, self.method = head_weights, method
         self.layers, self.heads = listed_indices("layers", layers), listed_indices("heads", heads)
@@ -132,6 +136,7 @@ class GenerationAttention:
         prompt: str | Messages,
         response: str | Sequence[int] | None = None,
         *,
+        images: Any = None,
         sources: Sources = "sentences",
         question: str | None = None,
         **generate: Any,
@@ -140,9 +145,11 @@ class GenerationAttention:
 
         Args:
             prompt: a text, as the model is to read it; or messages, mappings with ``role`` and ``content``, to which
-                the tokenizer's chat template is applied.
+                the tokenizer's chat template is applied. Images stand where a text has the processor's ``image_token``,
+                or messages have parts, ``{"type": "image"}``.
             response: what the model wrote, or could have: a text, or ids of its tokens. Default: the model writes it.
                 Of words that it would hardly write (see ``probabilities``), values agree less with ablations.
+            images: one, or a list of them in their order, whatever the processor takes. Each is a source.
             sources, question: parts of the prompt that are summed up, and what is asked, which is none of them; see
                 :func:`captum_attn.generation.prompt_sources.find_sources`.
             generate: settings of ``model.generate``, such as ``max_new_tokens``; without a response only. Sampling
@@ -154,9 +161,9 @@ class GenerationAttention:
         Raises:
             TypeError, ValueError: a prompt or sources that are none; an empty response, or one that the model cannot
                 write; a text that is longer than the model reads; a model whose cache or attention is not of this kind,
-                with the way on.
+                with the way on; images without places, or places without images.
         """
-        read = read_prompt(prompt, self.tokenizer)
+        read = self._read(prompt, images)
         found = find_sources(read, sources, question)
         ids = response_ids(self.model, self.tokenizer, read, response, generate)
         responses = self._responses(read, ids)
@@ -188,7 +195,8 @@ class GenerationAttention:
             targets: int64 (B,), 0 where the response is explained, 1 where it is that the model writes something else.
 
         Raises:
-            ValueError: other targets; a row without a response, or in which the response is not what stands at the end.
+            ValueError: other targets; a row without a response, or in which the response is not what stands at the end;
+                images.
 
         Example:
             >>> from captum_attn.generation import response_inputs
@@ -197,6 +205,8 @@ class GenerationAttention:
             >>> explainer.of_batch(inputs, torch.tensor([0, 0])).shape == inputs["input_ids"].shape
             True
         """
+        if "pixel_values" in batch:
+            raise ValueError("of prompts with images, one response is explained at a time: explain(prompt, images=...)")
         ids, mask, response = (batch[name].cpu() for name in ("input_ids", "attention_mask", "response_ids"))
         real = mask.bool()
         counts = scored_places(response).sum(-1).tolist()
@@ -274,6 +284,14 @@ class GenerationAttention:
         rows[:, -responses.count - 1 : -1] = 1
         return group_shapley_values(influence, explained.groups[None], game, readout=rows)[0]
 
+    def _read(self, prompt: str | Messages, images: Any) -> Prompt:
+        if images is not None:
+            return read_with_images(self.model, prompt, self.processor or self.tokenizer, images)
+        read = read_prompt(prompt, self.tokenizer)
+        if picture_token(config_of(self.model)) in read.ids:
+            raise ValueError("the prompt has places for an image: give images=, and the processor as the tokenizer")
+        return read
+
     def _solver(self, responses: Responses) -> ResponseRows | WholeSequence:
         if self.method is not None:
             return WholeSequence(self.model, self.tokenizer, responses, self.score, self.method)
@@ -292,4 +310,4 @@ class GenerationAttention:
         )
 
     def _responses(self, prompt: Prompt, ids: Sequence[int]) -> Responses:
-        return Responses.of([(prompt.ids, ids)], device=device_of(self.model))
+        return Responses.of([(prompt.ids, ids)], device_of(self.model), prompt.images)

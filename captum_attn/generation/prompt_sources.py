@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Literal
 
 from captum_attn.core import warn_user
-from captum_attn.generation.prompts import Prompt, Span
+from captum_attn.generation.prompts import PATCH, Prompt, Span
 
 Sources = Literal["sentences", "paragraphs", "messages"] | Sequence[str] | Sequence[Span]
 
@@ -68,7 +68,19 @@ def find_sources(prompt: Prompt, sources: Sources, question: str | None = None) 
                 f"the sources {first} and {second} overlap at {_quoted(prompt.text[second[0] : first[1]])}: give each "
                 "part of the prompt to one"
             )
-    return [Source(prompt.text[start:end], (start, end)) for start, end in spans]
+    return [Source(_named(prompt, span), span) for span in spans]
+
+
+def _named(prompt: Prompt, span: Span) -> str:
+    """A source's text; of an image, its number."""
+    of_images = [_trimmed(content, prompt.text) for content in prompt.contents if _is_image(prompt, content)]
+    if span in of_images:
+        return f"image {of_images.index(span) + 1}" if len(of_images) > 1 else "image"
+    return prompt.text[slice(*span)]
+
+
+def _is_image(prompt: Prompt, content: Span) -> bool:
+    return bool(prompt.images) and PATCH in prompt.text[slice(*content)]
 
 
 def source_of_each(prompt: Prompt, sources: Sequence[Source]) -> list[int]:
@@ -88,8 +100,16 @@ def _parts(prompt: Prompt, kind: str) -> list[Span]:
         return [span for span in prompt.contents if span[0] < span[1]]
     if kind not in _PARTS:
         raise ValueError(f"sources must be 'sentences', 'paragraphs', 'messages', texts or spans, got {kind!r}")
-    matches = (match for content in prompt.contents for match in _PARTS[kind].finditer(prompt.text, *content))
-    return [_trimmed(match.span(), prompt.text) for match in matches]
+    spans = (
+        span
+        for content in prompt.contents
+        for span in (
+            [content]
+            if _is_image(prompt, content)
+            else (match.span() for match in _PARTS[kind].finditer(prompt.text, *content))
+        )
+    )
+    return [_trimmed(span, prompt.text) for span in spans]
 
 
 def _without_question(spans: list[Span], text: str, question: str | None) -> list[Span]:

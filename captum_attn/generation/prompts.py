@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from jinja2 import TemplateError
+from torch import Tensor
 
 from captum_attn.core import special_token_ids
 
 Span = tuple[int, int]
-Messages = Sequence[Mapping[str, str]]
+Messages = Sequence[Mapping[str, Any]]
+PATCH = "▪"
+"""What stands in a prompt's text for a token that is a part of an image."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class Prompt:
         offsets: where each token stands in the text, from and to; the same place twice for one that stands nowhere.
         contents: where what was given stands: the contents of messages, or the whole text.
         special_tokens: whether the tokenizer adds its own around the text; a chat template writes them itself.
+        images: what the model is given beside the ids, where the prompt has images.
     """
 
     text: str
@@ -31,6 +35,7 @@ class Prompt:
     offsets: tuple[Span, ...]
     contents: tuple[Span, ...]
     special_tokens: bool
+    images: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def tokens(self) -> list[str]:
@@ -47,13 +52,31 @@ def read_prompt(given: str | Messages, tokenizer: Any) -> Prompt:
     """A text as it is, or messages under the tokenizer's chat template, up to where the model's answer begins.
 
     Args:
-        given: a text, with what else the model needs around it; or messages, mappings with ``role`` and ``content``.
+        given: a text, with what else the model needs around it; or messages, mappings with ``role`` and ``content``, a
+            text or a list of parts, ``{"type": "text", "text": ...}``.
         tokenizer: the model's, a fast one.
 
     Raises:
         TypeError: neither of these.
         ValueError: nothing to read; a tokenizer without offsets, or without a chat template; a template that does not
             keep the contents as they are.
+    """
+    if not isinstance(given, str) and any(map(_holds_others, given)):
+        raise ValueError("a message has parts that are no text: give images=, and the processor as the tokenizer")
+    text, contents, special_tokens = written_prompt(given, tokenizer, tokenizer)
+    ids, offsets = encoded_prompt(text, tokenizer, special_tokens)
+    if not text.strip() or not ids:
+        raise ValueError("the prompt is empty: there is nothing to explain a response by")
+    return Prompt(text, tuple(ids), tuple(offsets), tuple(contents), special_tokens)
+
+
+def written_prompt(given: str | Messages, tokenizer: Any, template: Any) -> tuple[str, list[Span], bool]:
+    """A prompt's text, where in it stands what was given, and whether the tokenizer adds special tokens.
+
+    Args:
+        given: a text or messages.
+        tokenizer: the model's.
+        template: a tokenizer or processor whose chat template puts messages together.
     """
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(
@@ -65,12 +88,8 @@ def read_prompt(given: str | Messages, tokenizer: Any) -> Prompt:
     if isinstance(given, str):
         text, contents = given, [(len(bos) if begun else 0, len(given))]
     else:
-        text, contents = _rendered(given, tokenizer)
-    special_tokens = isinstance(given, str) and not begun
-    ids, offsets = encoded_prompt(text, tokenizer, special_tokens)
-    if not text.strip() or not ids:
-        raise ValueError("the prompt is empty: there is nothing to explain a response by")
-    return Prompt(text, tuple(ids), tuple(offsets), tuple(contents), special_tokens)
+        text, contents = _rendered(given, template)
+    return text, contents, isinstance(given, str) and not begun
 
 
 def encoded_prompt(text: str, tokenizer: Any, special_tokens: bool) -> tuple[list[int], list[Span]]:
@@ -107,28 +126,31 @@ def _rendered(messages: Any, tokenizer: Any) -> tuple[str, list[Span]]:
             "the prompt must be a text, or messages such as [{'role': 'user', 'content': '...'}], got "
             f"{type(messages).__name__}"
         )
-    wrong = [one for one in messages if not isinstance(one.get("content"), str) or not isinstance(one.get("role"), str)]
+    wrong = [one for one in messages if not _is_content(one.get("content")) or not isinstance(one.get("role"), str)]
     if wrong or not messages:
-        raise TypeError(f"messages need a role and a content, two texts, got {wrong[0] if wrong else 'none'!r}")
+        raise TypeError(
+            "messages need a role and a content, two texts (or, of content, a list of parts with a type), got "
+            f"{wrong[0] if wrong else 'none'!r}"
+        )
     if not getattr(tokenizer, "chat_template", None):
         raise ValueError(
             f"{type(tokenizer).__name__} has no chat template, so that messages cannot be put together: give the "
             "prompt as a text"
         )
     text = _applied(tokenizer, [dict(message) for message in messages])
-    marks = [f"\ue000{number}\ue001" for number in range(len(messages))]
-    frame = _applied(tokenizer, [{**one, "content": mark} for one, mark in zip(messages, marks, strict=True)])
+    given = [said for message in messages for said in _texts_of(message["content"])]
+    marks = [f"\ue000{number}\ue001" for number in range(len(given))]
+    left = iter(marks)
+    frame = _applied(tokenizer, [{**one, "content": _with_texts(one["content"], left)} for one in messages])
     contents: list[Span] = []
     place = 0
-    for message, mark in zip(messages, marks, strict=True):
+    for said, mark in zip(given, marks, strict=True):
         before, found, frame = frame.partition(mark)
-        written = [
-            one for one in (message["content"], message["content"].strip()) if text.startswith(before + one, place)
-        ]
+        written = [one for one in (said, said.strip()) if text.startswith(before + one, place)]
         if not found or mark in frame or not written:
             raise ValueError(
-                f"the chat template does not keep the message {message['content'][:40]!r} as it is, so nothing says "
-                "where it stands: give the prompt as a text"
+                f"the chat template does not keep the message {said[:40]!r} as it is, so nothing says where it stands: "
+                "give the prompt as a text"
             )
         start = place + len(before)
         place = start + len(written[0])
@@ -138,6 +160,32 @@ def _rendered(messages: Any, tokenizer: Any) -> tuple[str, list[Span]]:
     if text[place:] != frame:
         raise ValueError("the chat template changes with the messages' words: give the prompt as a text")
     return text, contents
+
+
+def _is_content(given: Any) -> bool:
+    """Whether it is a text, or a list of parts, of which those of the type text have one."""
+    if isinstance(given, str):
+        return True
+    return isinstance(given, list | tuple) and all(
+        isinstance(one, Mapping) and (one.get("type") != "text" or isinstance(one.get("text"), str)) for one in given
+    )
+
+
+def _holds_others(message: Any) -> bool:
+    """Whether some of a message's parts are no text."""
+    content = message.get("content") if isinstance(message, Mapping) else None
+    return isinstance(content, list | tuple) and _is_content(content) and len(_texts_of(content)) < len(content)
+
+
+def _texts_of(content: str | Sequence[Mapping[str, Any]]) -> list[str]:
+    return [content] if isinstance(content, str) else [part["text"] for part in content if part.get("type") == "text"]
+
+
+def _with_texts(content: Any, texts: Iterator[str]) -> Any:
+    """A content with other texts."""
+    if isinstance(content, str):
+        return next(texts)
+    return [{**part, "text": next(texts)} if part.get("type") == "text" else dict(part) for part in content]
 
 
 def _applied(tokenizer: Any, messages: list[dict[str, str]]) -> str:

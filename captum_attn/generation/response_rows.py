@@ -263,4 +263,5 @@ def check_unchanged(model: Any, explained: Tensor, found: Tensor, dtype: torch.d
 def all_playing(responses: Responses) -> dict[str, Tensor]:
     """The sequences as a model's inputs, every token of which plays, whatever it is."""
     mask = responses.real.long()
-    return {"input_ids": responses.ids, "attention_mask": mask, "players": mask}
+    given = responses.given_to(lambda **_: None, slice(0, responses.ids.shape[1]))
+    return {**given, "attention_mask": mask, "players": mask}

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from captum_attn.core import Responses, check_causal, code_fingerprint, config_of, parameter_names
 from captum_attn.functional import ResponseScore, ScoreFunction, check_response_score, response_scores
-from captum_attn.generation.prompts import Messages, encoded_response, read_prompt
+from captum_attn.generation.image_prompts import read_with_images
+from captum_attn.generation.prompts import Messages, Prompt, encoded_response, read_prompt
 
 _UNSCORED = -100
 """In the place of a token that is none of the response's, as in transformers' labels."""
@@ -72,14 +74,14 @@ class ScoredResponse(nn.Module):
         score = code_fingerprint(self.score) if callable(self.score) else self.score
         return f"count={self.count}, score={score}"
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Scores (B, S) of the ids (B, N), shorter ones padded on the left."""
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **images: Tensor) -> Tensor:
+        """Scores (B, S) of the ids (B, N), shorter ones padded on the left; with what the model is given of images."""
         if attention_mask is not None and not attention_mask[:, -self.count - 1 :].all():
             raise ValueError(
                 f"the last {self.count} tokens are the response, but in some rows they are padding: pad on the left, "
                 "tokenizer.padding_side = 'left'"
             )
-        given = _given(self.model, input_ids, attention_mask, logits_to_keep=self.count + 1)
+        given = _given(self.model, input_ids, attention_mask, images, logits_to_keep=self.count + 1)
         logits = self.model(**given).logits
         scores = response_scores(logits[:, -self.count - 1 : -1], input_ids[:, -self.count :], self.score)
         return scores @ self.parts.to(scores).mT
@@ -118,7 +120,11 @@ class ResponseClassifier(nn.Module):
         self.model, self.config = model, config_of(model)
 
     def forward(
-        self, input_ids: Tensor, response_ids: Tensor | None = None, attention_mask: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        response_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        **images: Tensor,
     ) -> Tensor:
         """Logits (B, 2) of ids (B, N), of which ``response_ids`` int64 (B, N) has the response's, else −100."""
         if response_ids is None:
@@ -126,7 +132,7 @@ class ResponseClassifier(nn.Module):
                 "nothing says which response is meant: inputs are those of captum_attn.generation.response_inputs("
                 "prompts, responses, tokenizer)"
             )
-        logits = self.model(**_given(self.model, input_ids, attention_mask)).logits[:, :-1]
+        logits = self.model(**_given(self.model, input_ids, attention_mask, images)).logits[:, :-1]
         scored = scored_places(response_ids[:, 1:])
         scores = response_scores(logits, response_ids[:, 1:].clamp(min=0)).masked_fill(~scored, 0)
         mean = scores.sum(-1) / scored.sum(-1)
@@ -141,7 +147,9 @@ def scored_places(response_ids: Tensor) -> Tensor:
     return scored
 
 
-def _given(model: nn.Module, ids: Tensor, mask: Tensor | None, **optional: Any) -> dict[str, Any]:
+def _given(
+    model: nn.Module, ids: Tensor, mask: Tensor | None, images: Mapping[str, Tensor], **optional: Any
+) -> dict[str, Any]:
     """The model's arguments, positions counted without padding."""
     if mask is None:
         _check_unpadded(config_of(model), ids)
@@ -151,7 +159,7 @@ def _given(model: nn.Module, ids: Tensor, mask: Tensor | None, **optional: Any) 
             f"{type(model).__name__} takes no position_ids, so that padding on the left may count: give texts of one "
             "length together, or one at a time"
         )
-    return Responses(ids, real, 1).given_to(model, slice(0, ids.shape[1]), **optional)
+    return Responses(ids, real, 1, images).given_to(model, slice(0, ids.shape[1]), **optional)
 
 
 def _check_unpadded(config: Any, ids: Tensor) -> None:
@@ -163,7 +171,13 @@ def _check_unpadded(config: Any, ids: Tensor) -> None:
 
 
 def response_inputs(
-    prompts: Sequence[str | Messages], responses: Sequence[str], tokenizer: Any, device: torch.device | None = None
+    prompts: Sequence[str | Messages],
+    responses: Sequence[str],
+    tokenizer: Any,
+    device: torch.device | None = None,
+    *,
+    images: Sequence[Any] | None = None,
+    model: nn.Module | None = None,
 ) -> dict[str, Tensor]:
     """Prompts and responses as one batch of a :class:`ResponseClassifier`, padded on the right.
 
@@ -172,11 +186,14 @@ def response_inputs(
     Args:
         prompts: texts, or messages under the tokenizer's chat template.
         responses: a text for each.
-        tokenizer: the model's, a fast one.
+        tokenizer: the model's, a fast one; its processor, of prompts with images.
         device: of the model.
+        images: one, or a list of them, for each prompt, as in :meth:`captum_attn.GenerationAttention.explain`.
+        model: which reads them; its configuration says which tokens are parts of images.
 
     Returns:
-        ``input_ids``, ``attention_mask``, ``response_ids`` and ``players``, int64 (B, N).
+        ``input_ids``, ``attention_mask``, ``response_ids`` and ``players``, int64 (B, N), and what the model is given
+        of images, such as ``pixel_values``.
 
     Raises:
         TypeError, ValueError: prompts that are none, empty responses, or another number of them.
@@ -188,16 +205,30 @@ def response_inputs(
     """
     if len(prompts) != len(responses) or not prompts:
         raise ValueError(f"{len(prompts)} prompts and {len(responses)} responses: expected one for each, at least one")
-    rows = [_row(prompt, response, tokenizer) for prompt, response in zip(prompts, responses, strict=True)]
-    fill = {"input_ids": tokenizer.pad_token_id or 0, "response_ids": _UNSCORED}
-    return {
+    if images is not None and (model is None or len(images) != len(prompts)):
+        raise ValueError(f"{len(images)} images for {len(prompts)} prompts: expected some for each, and model=")
+    words = getattr(tokenizer, "tokenizer", tokenizer)
+    read = [
+        read_prompt(prompt, words) if images is None else read_with_images(model, prompt, tokenizer, images[number])
+        for number, prompt in enumerate(prompts)
+    ]
+    rows = [_row(one, response, words) for one, response in zip(read, responses, strict=True)]
+    fill = {"input_ids": words.pad_token_id or 0, "response_ids": _UNSCORED}
+    found = {
         name: pad_sequence([torch.tensor(row[name]) for row in rows], True, fill.get(name, 0)).to(device)
         for name in rows[0]
     }
+    for name in read[0].images:
+        of_each = [one.images[name] for one in read]
+        if name.endswith("type_ids"):
+            length = found["input_ids"].shape[1]
+            of_each = [pad(types, (0, length - types.shape[1])) for types in of_each]
+        found[name] = torch.cat(of_each).to(device)
+    return found
 
 
-def _row(prompt: str | Messages, response: str, tokenizer: Any) -> dict[str, list[int]]:
-    read, ids = read_prompt(prompt, tokenizer), encoded_response(response, tokenizer)
+def _row(read: Prompt, response: str, tokenizer: Any) -> dict[str, list[int]]:
+    ids = encoded_response(response, tokenizer)
     if not ids:
         raise ValueError("a response is empty: there is nothing to explain")
     return {

@@ -39,7 +39,7 @@ def scores_without(
         (S, T), the score of each of the response's tokens; ``.sum(-1)`` is the response's.
 
     Raises:
-        ValueError: other shapes; prompts of which nothing is left.
+        ValueError: other shapes; prompts of which nothing is left, or with images.
 
     Example:
         >>> explainer = GenerationAttention(decoder, chat_tokenizer)
@@ -49,6 +49,8 @@ def scores_without(
     """
     if absent.dtype != torch.bool or absent.dim() != 2 or absent.shape[1] != len(explained.sources):
         raise ValueError(f"absent must be bool (S, {len(explained.sources)}), got {absent.dtype} {tuple(absent.shape)}")
+    if explained.prompt.images:
+        raise ValueError("prompts with images cannot be asked again without some of their sources")
     prompts = [_without(explainer, explained, row) for row in absent]
     if not all(prompts):
         raise ValueError("a prompt without these sources has no tokens left, so that nothing predicts the response")
