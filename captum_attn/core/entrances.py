@@ -13,7 +13,7 @@ from torch import Tensor
 from captum_attn.core.indices import as_index, is_index
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.origins import Entrance
-from captum_attn.core.patches import painted_over, patch_values
+from captum_attn.core.patches import painted_over, patch_values, with_patches_replaced
 from captum_attn.core.perturb import Replacement, replace_tokens
 from captum_attn.core.tiles import widen
 from captum_attn.core.tokens import Tokens
@@ -67,17 +67,17 @@ def at_entrance(values: Tensor, layout: Layout) -> Tensor:
 
 
 def difference_from(baseline: Replacement, entrance: Entrance, inputs: ModelInputs, tokens: Tokens) -> Tensor:
-    """What comes in there, less the baseline; all of it where no tokens come in.
+    """What comes in there, less the baseline; all of it where no tokens come in, and of an image its patches' mean.
 
     Raises:
-        ValueError: as :func:`baseline_of`; a text some of whose tokens are patches of an image.
+        ValueError: as :func:`baseline_of`; an image among the words, of which nothing says where its patches lie.
     """
-    if tokens.picture is not None:
-        raise ValueError(
-            "what comes in are the text's own embeddings, but some of its tokens are patches of an image, which would "
-            "be missing: explain attention as it is, or under rules, ShapleyGradAttention(model, propagation='attnlrp')"
-        )
     state = entrance.state.detach()
+    if entrance.picture:
+        without = state
+        if tokens.picture is not None:  # else no token is a part of it
+            without = with_patches_replaced(state, torch.ones_like(tokens.real), True, tokens.picture)
+        return widen(state - without)
     if entrance.again or (not inputs.is_cut and layout_of(entrance, inputs) is None):
         return widen(state)
     return widen(state) - baseline_of(entrance, inputs, tokens, baseline)
@@ -141,6 +141,10 @@ class PartlyPresent:
     def _missing(self, entrance: Entrance) -> Tensor:
         """How much of the difference is not there, in a shape that fits the state."""
         missing = (1 - self.presences).masked_fill(~self.tokens.players, 0.0)
+        if entrance.picture:
+            if self.tokens.picture is None:
+                return torch.zeros((), device=missing.device)
+            return painted_over(patch_values(missing, self.tokens.picture), self.tokens.picture, entrance.state.shape)
         if self.inputs.is_cut:
             return over_entries(missing, self.inputs, self.tokens)
         layout = layout_of(entrance, self.inputs)

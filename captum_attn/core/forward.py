@@ -133,8 +133,12 @@ def seen_forward(
 
 
 def _followed(shift: Callable[[Entrance], Tensor], trail: PatchTrail) -> Callable[[Entrance], Tensor]:
-    """A shift whose result the trail takes for the pixels in whose place it comes."""
-    return lambda entrance: trail.begin(shift(entrance))
+    """A shift whose result the trail takes for the pixels in whose place it comes, unless they were computed with."""
+
+    def shifted(entrance: Entrance) -> Tensor:
+        return shift(entrance) if entrance.again else trail.begin(shift(entrance))
+
+    return shifted
 
 
 def _trail(inputs: ModelInputs, throughout: bool) -> PatchTrail | None:

@@ -169,7 +169,9 @@ class ModelInputs:
         return [name for name in FEATURE_NAMES if name in taken and name not in (*self.mapping(), "inputs_embeds")]
 
     def _entered(self, provenance: Provenance, name: str, value: Any) -> Any:
-        return provenance.enter(value, OTHER) if _brings_tokens(name, value, len(self)) else value
+        if not _brings_tokens(name, value, len(self)):
+            return value
+        return provenance.enter(value, OTHER, picture=name == "pixel_values" and self.modality == "ids")
 
 
 def forward_args(given: Any) -> tuple[Any, ...]:

@@ -76,12 +76,14 @@ class Entrance(NamedTuple):
         ids: the integers that selected it; None of features that came in as they are.
         table: the vectors (V, D) that these select from, if it is a table of embeddings.
         again: whether it was computed, without a graph, from features that had come in before.
+        picture: whether it is an image beside the explained text, of which some of its tokens may be patches.
     """
 
     state: Tensor
     ids: Tensor | None = None
     table: Tensor | None = None
     again: bool = False
+    picture: bool = False
 
 
 @dataclass
@@ -121,15 +123,21 @@ class Provenance:
     _ids: Tensor | None = field(default=None, init=False, repr=False)
     _anchor: Tensor = field(default_factory=lambda: torch.zeros((), requires_grad=True), repr=False)
 
-    def enter(self, value: Any, inputs: int) -> Any:
-        """An input of the model, known from here on; a floating-point one is put into the graph."""
+    def enter(self, value: Any, inputs: int, picture: bool = False) -> Any:
+        """An input of the model, known from here on; a floating-point one is put into the graph.
+
+        Args:
+            value: what is given to the model.
+            inputs: which input it is, bits.
+            picture: whether it is an image beside the explained text.
+        """
         if not self.known or not isinstance(value, Tensor) or value.dtype == torch.bool:
             return value
         if not value.is_floating_point():
             self._integers[id(value)] = (value, inputs)
             self._ids = value if inputs == FEATURES else self._ids
             return value
-        return self._in_graph(value, Origin(inputs))
+        return self._in_graph(value, Origin(inputs), Entrance(value, picture=picture))
 
     def of(self, tensor: Tensor) -> Origin:
         """Where a tensor comes from; ``NOWHERE`` for weights, constants, and what autograd does not follow."""
@@ -215,13 +223,13 @@ class Provenance:
         found = (part for part in tensors_in(given) if self._integers.get(id(part), (None, 0))[1] & FEATURES)
         return next(found, None)
 
-    def _in_graph(self, tensor: Tensor, origin: Origin, entrance: Entrance | None = None) -> Tensor:
-        entrance = entrance or Entrance(tensor)
-        if self.shift is not None and origin.inputs & FEATURES:
+    def _in_graph(self, tensor: Tensor, origin: Origin, entrance: Entrance) -> Tensor:
+        explained = origin.inputs & FEATURES or entrance.picture
+        if self.shift is not None and explained:
             tensor = self.shift(entrance)
         entered: Tensor = _Entrance.apply(self._anchor, tensor)
         self.declare(entered, origin)
-        if origin.inputs & FEATURES:
+        if explained:
             self.entrances.append(entrance._replace(state=entered))
             entered = entered.clone()  # which the model may change in place
             self.declare(entered, origin)

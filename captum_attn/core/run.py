@@ -60,7 +60,7 @@ class ObservedForward:
         model: the module that was called.
         states: the hidden states that modules returned, where these were asked for.
         after_attention: what followed each attention call, by its number; None unless this was asked for.
-        entrances: where the explained input came into the graph.
+        entrances: where the explained input came into the graph, and an image beside a text.
         input_is_cut: whether the model computes with some of it without a graph, before or beside that.
         propagation: the rules of its backward passes.
         coverage: which functions have a rule; None of plain gradients.
@@ -449,9 +449,10 @@ class ObservedForward:
     def dependence(self) -> Dependence | None:
         """Which tokens states depend on by other ways than the explained attention; None if this was not looked at."""
         gate, token, words = self._capture.provenance.gate, picture_token(config_of(self.model)), self.real
+        words_alone = [entrance for entrance in self.entrances if not entrance.picture]
         if self.inputs.modality == "ids" and token is not None:  # in whose places come patches
             words = words & (self.inputs.features != token)
-        return None if gate is None else dependence_of(self.calls, gate, self._capture.provenance.entrances, words)
+        return None if gate is None else dependence_of(self.calls, gate, words_alone, words)
 
     @property
     def convolves(self) -> bool:

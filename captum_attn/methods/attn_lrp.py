@@ -34,7 +34,8 @@ class AttnLRP(OnePassAttribution):
 
     Args:
         baseline: what an input is compared with: ``"zeros"``, ``"mask"`` for the tokenizer's mask token, a token's id,
-            or for images ``"mean"``, the mean of the image's patches. Default: zeros for text, the mean for images.
+            or for images ``"mean"``, the mean of the image's patches. Default: zeros for text, the mean for images,
+            also for one among the words of a text.
         propagation: the rules: ``"attnlrp"``, or ``"cp"``, under which attention is a constant, so that relevance
             passes values alone, or your own.
         model, tokenizer, additional_forward_arg_names: see :class:`captum_attn.AttentionAttribution`.
@@ -103,7 +104,8 @@ def relevance_attributions(explained: Explained, relevance: Sequence[Tensor]) ->
         patches = at_patches(feature_sums(entries, grid), grid, run.length)
         playing = over_entries(players.to(entries), run.inputs, explained.tokens)
         return explained.attributions(patches, of_features=entries * playing)
-    laid = [(part, layout_of(entrance, run.inputs)) for entrance, part in zip(run.entrances, relevance, strict=True)]
+    came_in = list(zip(run.entrances, relevance, strict=True))
+    laid = [(part, layout_of(entrance, run.inputs)) for entrance, part in came_in if not entrance.picture]
     states = [by_token(part, layout) for part, layout in laid if layout is not None]
     others = [part for part, layout in laid if layout is None and part.any()]
     came = ", ".join(str(tuple(part.shape)) for part in (others or relevance))
@@ -118,6 +120,10 @@ def relevance_attributions(explained: Explained, relevance: Sequence[Tensor]) ->
             "ids, such as positions or hashes: what these get is in no token's value"
         )
     values = torch.stack([state.flatten(2).sum(-1) for state in states]).sum(0)
+    if explained.tokens.picture is not None:
+        grid = known_grid(explained.tokens.picture)
+        pixels = [part for entrance, part in came_in if entrance.picture]
+        values = values + sum(at_patches(feature_sums(part, grid), grid, run.length).to(values) for part in pixels)
     if run.inputs.modality == "ids":
         return explained.attributions(values)
     return explained.attributions(values, of_features=torch.stack(states).sum(0) * players[..., None])

@@ -314,7 +314,8 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
 
         Returns:
             Under the name of each of these inputs the result of :meth:`attribute_tokens`. They are values of different
-            games, each with its own attention, so that words and patches are not to be compared.
+            games, each with its own attention, so that words and patches are not to be compared. Relevance under rules
+            is shared by the factors of a product, such as CLIP's.
 
         Raises:
             ValueError: one modality alone, or numbers of examples that differ; a model that reads all as one sequence;

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers as hf
+from ledger import accounts
+from models import left_untouched
 from torch import nn
 
 from captum_attn import (
@@ -16,8 +18,10 @@ from captum_attn import (
     RawAttention,
     ShapleyGradAttention,
 )
-from captum_attn.core import mapping_inputs
+from captum_attn.core import mapping_inputs, observed_forward
+from captum_attn.core.patches import patch_sums
 from captum_attn.core.perturb import replace_tokens
+from captum_attn.core.propagation import ATTNLRP
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 SEEING = {**SIZES, "image_size": 32, "patch_size": 8}
@@ -167,14 +171,57 @@ def test_other_methods_and_a_text_alone():
     under_rules = ShapleyGradAttention(model, propagation="attnlrp")
     for method in (RawAttention(model), AttentionRollout(model), IntegratedAttention(model, n_steps=2), under_rules):
         assert method.attribute_tokens(inputs, target=(-1, 7)).patches.shape == (2, 4, 4)
-    for refused in (AttnLRP(model), IntegratedAttnLRP(model)):
-        with pytest.raises(ValueError, match="patches of an image, which would be missing"):
-            refused.attribute_tokens(inputs, target=(-1, 7))
     words = {"input_ids": torch.arange(5, 12)[None], "attention_mask": torch.ones(1, 7, dtype=torch.long)}
     result = ShapleyGradAttention(model).attribute_tokens(words, target=(-1, 7))
     assert result.picture is None
     with pytest.raises(ValueError, match="there are no patches"):
         _ = result.patches
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_relevance_of_words_and_pixels_and_what_is_absorbed_make_up_the_score(name):
+    model, count = build(name)
+    model = model.double()
+    inputs = {
+        key: value.double() if value.is_floating_point() else value for key, value in inputs_of(name, count).items()
+    }
+    _, score, of_input, absorbed = accounts(model, mapping_inputs(model, inputs), (-1, 7), ATTNLRP)
+    torch.testing.assert_close(of_input + absorbed, score, rtol=1e-8, atol=1e-8)
+    with left_untouched(model):
+        relevance = AttnLRP(model).attribute_tokens(
+            {**inputs, "players": torch.ones_like(inputs["input_ids"])}, (-1, 7)
+        )
+    grid = relevance.picture
+    with observed_forward(model, mapping_inputs(model, inputs), propagation=ATTNLRP) as run:
+        scores = run.output[:, -1, 7]
+        words, pixels = (entrance.state for entrance in sorted(run.entrances, key=lambda one: one.picture))
+        of_words, of_pixels = torch.autograd.grad(scores.sum(), [words, pixels])
+    mean = inputs["pixel_values"].unflatten(3, (grid.columns, -1)).unflatten(2, (grid.rows, -1)).mean((2, 4), True)
+    difference = inputs["pixel_values"] - mean.expand(-1, -1, grid.rows, -1, grid.columns, -1).flatten(4).flatten(2, 3)
+    torch.testing.assert_close(relevance.patches, patch_sums(difference * of_pixels, grid).sum(1))
+    of_text = inputs["input_ids"] != IMAGE
+    torch.testing.assert_close(relevance.values[of_text], (words * of_words).sum(-1)[of_text])
+
+
+def test_contexts_lack_patches_as_they_lack_words():
+    """Halfway between the mean patch and the image, relevance is that of the image halfway, for all of the way."""
+    model, count = build("llava")
+    inputs = inputs_of("llava", count)
+    patches = {**inputs, "players": (inputs["input_ids"] == IMAGE).long()}
+    found = IntegratedAttnLRP(model, passes=1).attribute_tokens(patches, target=(-1, 7))
+    pixels = inputs["pixel_values"]
+    mean = pixels.unfold(2, 8, 8).unfold(3, 8, 8).mean((2, 3)).repeat(1, 1, 4, 4)
+    halfway = AttnLRP(model).attribute_tokens({**patches, "pixel_values": (pixels + mean) / 2}, target=(-1, 7))
+    torch.testing.assert_close(found.patches, 2 * halfway.patches, rtol=1e-4, atol=1e-6)
+
+
+def test_relevance_of_an_image_whose_places_are_unknown_is_refused():
+    model, count = build("llava")
+    inputs = inputs_of("llava", count)
+    inputs["input_ids"][1] = inputs["input_ids"][1].roll(2)
+    for method in (AttnLRP(model), IntegratedAttnLRP(model)):
+        with pytest.raises(ValueError, match="explain them one by one"):
+            method.attribute_tokens(inputs, target=(-1, 7))
 
 
 def test_absent_patches_are_replaced_in_the_image_and_words_in_the_text():

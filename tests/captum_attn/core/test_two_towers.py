@@ -127,6 +127,13 @@ def test_other_methods_and_batches():
             torch.testing.assert_close(result.values[2:], last[key].values)
 
 
+def test_relevance_of_words_is_their_half_of_the_product_with_an_image_that_is_read_elsewhere():
+    model, inputs = seeded(MODELS["clip"]), pairs(1)
+    found = AttnLRP(model).attribute_modalities(inputs)["input_ids"]
+    of_words = AttnLRP(lambda input_ids: model(**{**inputs, "input_ids": input_ids}).logits_per_text)
+    torch.testing.assert_close(2 * found.values, of_words.attribute(inputs["input_ids"], target=0))
+
+
 def test_one_image_has_several_texts_for_classes():
     model, inputs = seeded(MODELS["clip"]), pairs(3)
     texts = {key: inputs[key] for key in ("input_ids", "attention_mask")}
