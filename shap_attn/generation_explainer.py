@@ -12,13 +12,13 @@ import numpy.typing as npt
 import shap
 import torch
 from shap.utils import show_progress
-from transformers import Pipeline, PreTrainedTokenizerBase
+from transformers import Pipeline, PreTrainedTokenizerBase, ProcessorMixin
 
-from captum_attn.core import evaluation_mode, same_random_state, unwrapped
+from captum_attn.core import PatchGrid, config_of, evaluation_mode, picture_token, same_random_state, unwrapped
 from captum_attn.core.descriptions import described
 from captum_attn.core.propagation import Propagation
 from captum_attn.functional import ResponseScore, ScoreFunction
-from captum_attn.generation import GenerationAttention, Prompt, read_prompt, without_end
+from captum_attn.generation import PATCH, ExplainedResponse, GenerationAttention, Prompt, read_prompt, without_end
 from shap_attn.ragged import packed
 from shap_attn.saved_explainer import SavedExplainer, settings_of
 from shap_attn.segments import Segments, segment_starts
@@ -37,8 +37,9 @@ class GenerationExplainer(SavedExplainer):
     ``base_values`` are 0.
 
     Args:
-        model: a ``text-generation`` pipeline, which writes the responses as it is set up to; or the model itself.
-        masker: beside a model, its tokenizer, a fast one. Nothing is ever masked.
+        model: a ``text-generation`` pipeline, which writes the responses as it is set up to; or the model itself, also
+            one that reads images among words, or an ``image-text-to-text`` pipeline around it.
+        masker: beside a model, its tokenizer, a fast one, or its processor for images. Nothing is ever masked.
         words: whether the pieces of a word of the prompt are added up to one value.
         score, variant, propagation, layers, heads: see :class:`captum_attn.GenerationAttention`.
         shap_arguments: SHAP's own. Those that ask for something else get a warning.
@@ -72,12 +73,14 @@ class GenerationExplainer(SavedExplainer):
         """Build an explainer; the class says what the arguments are."""
         check_shap_arguments(shap_arguments, sampled=False, own=_SETTINGS)
         model = unwrapped_pipeline(model)
-        self._writes = model if isinstance(model, Pipeline) else None
-        if self._writes is not None:
-            masker, model = masker or self._writes.tokenizer, self._writes.model
+        self._writes = model if isinstance(model, Pipeline) and model.task == "text-generation" else None
+        if isinstance(model, Pipeline):
+            own = model.processor if self._writes is None else model.tokenizer
+            masker, model = masker or own, model.model
         masker = masker.tokenizer if isinstance(masker, shap.maskers.Text) else masker
-        if not isinstance(masker, PreTrainedTokenizerBase):
-            raise TypeError(f"{type(model).__name__} needs its tokenizer, got {described(masker)}")
+        if not isinstance(masker, PreTrainedTokenizerBase | ProcessorMixin):
+            needed = "tokenizer" if picture_token(config_of(model)) is None else "processor"
+            raise TypeError(f"{type(model).__name__} needs its {needed}, got {described(masker)}")
         self._settings = {"words": words, "score": score, "variant": variant, "propagation": propagation}
         self._settings |= {"layers": layers, "heads": heads}
         given = {name: value for name, value in self._settings.items() if name != "words"}
@@ -89,7 +92,13 @@ class GenerationExplainer(SavedExplainer):
         return f"{type(self).__name__}({type(self.model).__name__}, {type(self.masker).__name__})"
 
     def __call__(
-        self, prompts: Any, responses: Sequence[str] | None = None, *, silent: bool = False, **generate: Any
+        self,
+        prompts: Any,
+        responses: Sequence[str] | None = None,
+        *,
+        images: Sequence[Any] | None = None,
+        silent: bool = False,
+        **generate: Any,
     ) -> shap.Explanation:
         """Explain what the model writes, or could have written.
 
@@ -97,16 +106,19 @@ class GenerationExplainer(SavedExplainer):
             prompts: a text, a list of texts, or a list of conversations: messages with ``role`` and ``content``, to
                 which the chat template is applied.
             responses: a text for each prompt. Default: the model writes them.
+            images: for each prompt one, or a list of them, as :meth:`captum_attn.GenerationAttention.explain` takes
+                them.
             silent: no progress bar, which is shown for work of more than ten seconds.
             generate: settings of ``model.generate``, such as ``max_new_tokens``; and SHAP's own arguments, of which
                 those that ask for something else get a warning.
 
         Returns:
-            Values (N, T, K) of T segments of each prompt, which joined are all that the model read, and K tokens of
-            its response, their ``output_names``. T and K differ between prompts: ``explanation[0]`` is the first one.
+            Values (N, T, K) of T segments of each prompt, which joined are all that the model read (a part of an image
+            is a ``▪``, and ``feature_names`` say which), and K tokens of its response, their ``output_names``. T and K
+            differ between prompts: ``explanation[0]`` is the first one.
 
         Raises:
-            TypeError, ValueError: prompts that are none, or another number of responses; else as
+            TypeError, ValueError: prompts that are none, or another number of responses or images; else as
                 :meth:`captum_attn.GenerationAttention.explain`.
         """
         if "outputs" in generate:
@@ -121,28 +133,33 @@ class GenerationExplainer(SavedExplainer):
         settings = {name: value for name, value in generate.items() if name not in known}
         start, rows = time.time(), _listed(prompts)
         given = [None] * len(rows) if responses is None else _texts(responses, len(rows))
+        seen = [None] * len(rows) if images is None else [*images] if isinstance(images, list | tuple) else [images]
+        if len(seen) != len(rows):
+            raise ValueError(f"{len(rows)} prompts but images for {len(seen)}: expected some for each, in a list")
         numbers = show_progress(range(len(rows)), len(rows), f"{type(self).__name__}: prompts", silent)
-        solved = [self._solved(rows[number], given[number], settings) for number in numbers]
+        solved = [self._solved(rows[number], given[number], seen[number], settings) for number in numbers]
         return shap.Explanation(
             packed([row.values for row in solved]),
             base_values=packed([np.zeros(len(row.names)) for row in solved]),
             data=tuple(np.array(row.segments) for row in solved),
-            feature_names=[[segment.strip() for segment in row.segments] for row in solved],
+            feature_names=[row.features for row in solved],
             output_names=np.array(solved[0].names)
             if len(solved) == 1
             else packed([np.array(row.names) for row in solved]),
             compute_time=time.time() - start,
         )
 
-    def _solved(self, prompt: Any, response: str | None, settings: Mapping[str, Any]) -> _Solved:
+    def _solved(self, prompt: Any, response: str | None, images: Any, settings: Mapping[str, Any]) -> _Solved:
         if response is None and self._writes is not None:
             ids = self._written(self._writes, prompt, settings)
             explained = self._explains.explain(prompt, ids, sources="messages", question="")
         else:
-            explained = self._explains.explain(prompt, response, sources="messages", question="", **settings)
+            of_call: Any = {"sources": "messages", "question": "", "images": images}
+            explained = self._explains.explain(prompt, response, **of_call, **settings)
         segments = _segments(explained.prompt, words=self._settings["words"])
         of_prompt = explained.map[:, : len(explained.prompt.ids)].mT.double().numpy()
-        return _Solved(segments.sums(of_prompt), segments.texts, list(explained.response_tokens))
+        features = _named(segments, explained)
+        return _Solved(segments.sums(of_prompt), segments.texts, features, list(explained.response_tokens))
 
     def _written(self, writes: Pipeline, prompt: Any, settings: Mapping[str, Any]) -> list[int]:
         """What a pipeline writes."""
@@ -183,10 +200,14 @@ def _texts(responses: Any, count: int) -> list[Any]:
 
 
 class _Solved(NamedTuple):
-    """One explained response: values (T, K) of the prompt's segments for its tokens, both as texts."""
+    """One explained response: values (T, K) of the prompt's segments for its tokens, both as texts.
+
+    ``features`` are the segments' names.
+    """
 
     values: Array
     segments: list[str]
+    features: list[str]
     names: list[str]
 
 
@@ -198,6 +219,24 @@ def _segments(prompt: Prompt, words: bool) -> Segments:
     texts = [prompt.text[start:end] for start, end in pairwise([*starts, len(prompt.text)])]
     place = iter(places)
     return Segments(texts, [next(place) if stands else -1 for stands in stand])
+
+
+def _named(segments: Segments, explained: ExplainedResponse) -> list[str]:
+    """The segments' texts; of the parts of an image, where they lie, or their number."""
+    names = [text.strip() for text in segments.texts]
+    if not explained.prompt.images:
+        return names
+    parts = [number for number, name in enumerate(names) if name == PATCH]
+    grid = explained.picture
+    if isinstance(grid, PatchGrid) and len(parts) == len(grid):
+        order = sorted(range(len(grid)), key=grid.tokens(len(explained.prompt.ids)).tolist().__getitem__)
+        places = [divmod(place, grid.columns) for place in order]
+        of_parts = [f"row {row}, column {column}" for row, column in places]
+    else:
+        of_parts = [f"part {number}" for number in range(len(parts))]
+    for number, name in zip(parts, of_parts, strict=True):
+        names[number] = f"image: {name}"
+    return names
 
 
 _SETTINGS = tuple(settings_of(GenerationExplainer))

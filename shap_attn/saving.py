@@ -17,7 +17,14 @@ import torch
 import transformers
 from shap.utils import OpChain
 from torch import nn
-from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoImageProcessor,
+    AutoProcessor,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
 from transformers.image_processing_base import ImageProcessingMixin
 
 Saver: TypeAlias = str | Callable[[Any, BinaryIO], Any] | None
@@ -68,7 +75,7 @@ def write(
             pickled["model"] = model
         if savers.get("masker") == OWN_FORM:
             reads.save_pretrained(folder / "reads")
-            header["reads"] = "tokenizer" if isinstance(reads, PreTrainedTokenizerBase) else "image processor"
+            header["reads"] = next((name for name, (kind, _) in _READERS.items() if isinstance(reads, kind)))
         (folder / _HEADER).write_text(json.dumps(header, default=_to_plain), encoding="utf-8")
         if pickled:
             (folder / "pickled").write_bytes(cloudpickle.dumps(pickled))
@@ -116,7 +123,7 @@ def read(
         model = pickled.pop("model", others.get("model"))
         if model_class is not None:
             model = model_class.from_pretrained(folder / "model", local_files_only=True, dtype="auto")
-        reader = _READERS.get(header["reads"])
+        _, reader = _READERS.get(header["reads"], (None, None))
         reads = reader.from_pretrained(folder / "reads", local_files_only=True) if reader else others.get("masker")
     return model, reads, {**header["settings"], **pickled}
 
@@ -143,9 +150,14 @@ def _model_class(name: Any) -> type[PreTrainedModel]:
     return found
 
 
-_READERS = {"tokenizer": AutoTokenizer, "image processor": AutoImageProcessor}
+_READERS: dict[str | None, tuple[Any, Any]] = {
+    "tokenizer": (PreTrainedTokenizerBase, AutoTokenizer),
+    "processor": (ProcessorMixin, AutoProcessor),
+    "image processor": (object, AutoImageProcessor),
+}
+"""What reads inputs, by the name in a file: its class, and what loads it."""
 _PARTS = {"model": "model", "masker": "tokenizer or image processor"}
-_CALLABLE_PARTS = (nn.Module, PreTrainedTokenizerBase, ImageProcessingMixin)
+_CALLABLE_PARTS = (nn.Module, PreTrainedTokenizerBase, ProcessorMixin, ImageProcessingMixin)
 
 
 def to_plain(settings: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from transformers import Pipeline, PreTrainedTokenizerBase
 from transformers.feature_extraction_utils import FeatureExtractionMixin
 from transformers.image_processing_base import ImageProcessingMixin
 
-from captum_attn.core import parameter_names, unwrapped, warn_user
+from captum_attn.core import config_of, parameter_names, picture_token, unwrapped, warn_user
 from shap_attn.signals import is_signal
 
 _TASKS = {
@@ -37,9 +37,9 @@ def taken_apart(model: Any, masker: Any) -> tuple[nn.Module, Any, int | None]:
     if isinstance(model, Pipeline):
         if model.task not in _TASKS:
             raise ValueError(
-                f"the pipeline's task is {model.task!r}, expected {', '.join(map(repr, _TASKS))} or 'text-generation'. "
-                "For other tasks, captum_attn.ShapleyGradAttention(pipeline.model) takes a target such as (token, "
-                "class)"
+                f"the pipeline's task is {model.task!r}, expected {', '.join(map(repr, _TASKS))}, 'text-generation' or "
+                "'image-text-to-text'. For other tasks, captum_attn.ShapleyGradAttention(pipeline.model) takes a "
+                "target such as (token, class)"
             )
         max_length = _max_length(_preprocessing(model))
         if masker is None:
@@ -97,11 +97,12 @@ def unwrapped_pipeline(model: Any) -> Any:
 
 
 def is_language_model(model: Any) -> bool:
-    """Whether it is a causal language model, or a pipeline around one."""
+    """Whether it is a causal language model, with images among its words or without, or a pipeline around one."""
     model = unwrapped_pipeline(model)
     if isinstance(model, Pipeline):
-        return bool(model.task == "text-generation")
-    return bool(is_transformers_lm(model)) and not getattr(model.config, "is_encoder_decoder", False)
+        return model.task in ("text-generation", "image-text-to-text")
+    reads_images = picture_token(config_of(model)) is not None and hasattr(model, "generate")
+    return bool(is_transformers_lm(model) or reads_images) and not getattr(model.config, "is_encoder_decoder", False)
 
 
 def _preprocessing(pipeline: Pipeline) -> dict[str, Any]:

@@ -89,10 +89,13 @@ def found(
 
 
 def times_its_part(patches: Tensor, truth: Tensor, grid: Grid) -> str:
-    """The share of positive values on what is true, by its part of all patches: the mean, and its standard error."""
+    """The share of positive values on what is true, by its part of all patches: the mean, and its standard error.
+
+    Without a positive value, the share is 0.
+    """
     held = patch_means(truth.double(), grid).flatten(1)
     share = energy_pointing_game(patches.double().flatten(1)[:, None], held[:, None])
-    ratio = share / held.mean(1)
+    ratio = share.nan_to_num() / held.mean(1)
     return f"{float(ratio.mean()):.2f} ± {float(ratio.std()) / len(ratio) ** 0.5:.2f}"
 
 

@@ -12,6 +12,7 @@ import shap
 import torch
 from chat_models import chat_model
 from models import left_untouched
+from readers_of_images import llava, photograph
 from transformers import pipeline
 
 from captum_attn import GenerationAttention
@@ -132,3 +133,34 @@ def test_bad_arguments_are_named(chat: Any, explainer: Any) -> None:
     tokenizer_of_pipe = pipeline("text-generation", model=model, tokenizer=tokenizer, add_special_tokens=False)
     with pytest.raises(ValueError, match="not the prompt's own tokens"):
         AttentionExplainer(tokenizer_of_pipe)(PROMPTS[0], **SETTINGS)
+
+
+def test_images_among_words_are_segments_with_places(tmp_path: Path) -> None:
+    model, processor = llava()
+    prompts = ["<image> the cat is old . how old is it ?", "<image> the dog is young ."]
+    images = [photograph(0), photograph(1)]
+    explainer = AttentionExplainer(model, processor)
+    assert type(explainer) is GenerationExplainer
+    explanation = explainer(prompts, responses=["it is old", "young"], images=images)
+    for number, (prompt, response) in enumerate(zip(prompts, ["it is old", "young"], strict=True)):
+        found = GenerationAttention(model, processor).explain(prompt, response, images=images[number], question="")
+        row = explanation[number]
+        assert "".join(row.data) == found.prompt.text
+        assert list(row.data[:15]) == ["▪"] * 15
+        of_parts = found.map[:, 1:17].unflatten(1, (4, 4))
+        names = explanation.feature_names[number]
+        assert names[:17] == [*(f"image: row {r}, column {c}" for r in range(4) for c in range(4)), "the"]
+        place = names.index("image: row 2, column 1")
+        np.testing.assert_allclose(row.values[place], of_parts[:, 2, 1], atol=1e-6)
+    explainer.save(tmp_path / "explainer.zip")
+    loaded = AttentionExplainer.load(tmp_path / "explainer.zip")
+    again = loaded(prompts[:1], responses=["it is old"], images=images[0])
+    np.testing.assert_allclose(again[0].values, explanation[0].values, atol=1e-6)
+    written = explainer(prompts[:1], images=images[:1], max_new_tokens=3)
+    assert written.shape[2] <= 3
+    with pytest.raises(TypeError, match="needs its processor, got None"):
+        AttentionExplainer(model)
+    with pytest.raises(ValueError, match="2 prompts but images for 1"):
+        explainer(prompts, responses=["it", "is"], images=images[:1])
+    with pytest.raises(ValueError, match="places for an image"):
+        explainer(prompts[:1], responses=["it"])
