@@ -22,7 +22,7 @@ from captum_attn.core.gradient_check import (
 from captum_attn.core.origins import FEATURES
 from captum_attn.core.patches import NoPatchGrid, PatchGrid
 from captum_attn.core.propagation import ATTNLRP, Propagation, propagation_named
-from captum_attn.core.run import NO_TOKENS, refusal_of, understood, ways_to_follow
+from captum_attn.core.run import followed
 from captum_attn.core.targets import Selection, as_tuples, no_selection, selected
 from captum_attn.methods import Inputs, ShapleyGradAttention
 
@@ -141,16 +141,8 @@ def inspect(
     rules = None if propagation is None else propagation_named(propagation)
     facts = {"model": type(model).__name__, "input": _described(batch)}
     try:
-        refusals: list[ValueError] = []
-        calls: list[InspectedCall] = []
-        for throughout in ways_to_follow(model, batch):
-            with seen_forward(model, batch, dependences=not throughout, throughout=throughout) as seen:
-                try:
-                    return _inspected(model, batch, seen, target, tokenizer, rules, check_gradients, facts)
-                except NO_TOKENS as refusal:
-                    refusals.append(refusal)
-                    calls = _calls(seen.capture, None)
-        return Inspection(_refused(refusal_of(refusals)), False, calls, facts)
+        with followed(model, batch, dependences=True) as (seen, run):
+            return _inspected(model, batch, seen, run, target, tokenizer, rules, check_gradients, facts)
     except Exception as error:
         if not _is_ours(error):
             raise
@@ -171,6 +163,7 @@ def _inspected(
     model: Callable[..., Any],
     batch: ModelInputs,
     seen: SeenForward,
+    run: ObservedForward | Exception,
     target: Target,
     tokenizer: Any | None,
     rules: Propagation | None,
@@ -179,7 +172,8 @@ def _inspected(
 ) -> Inspection:
     facts["output"] = str(tuple(seen.output.shape))
     try:
-        run = understood(model, batch, seen)
+        if isinstance(run, Exception):
+            raise run
         facts["explained"] = _explained(run)
         causal = all(call.causal for call in run.calls)
         facts["masks"] = "causal: no token attends to a later one" if causal else "bidirectional"
@@ -192,8 +186,6 @@ def _inspected(
         if run.places is None:
             facts["readout"] = _read(run, selection, tokens)
         tokens.players  # noqa: B018  (raises where nothing says who plays)
-    except NO_TOKENS:
-        raise
     except (ValueError, RuntimeError, TypeError, IndexError) as error:
         return Inspection(_refused(error), False, _calls(seen.capture, None), facts)
     if rules is None or not rules.is_plain:

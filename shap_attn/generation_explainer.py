@@ -18,7 +18,7 @@ from captum_attn.core import PatchGrid, config_of, evaluation_mode, picture_toke
 from captum_attn.core.descriptions import described
 from captum_attn.core.propagation import Propagation
 from captum_attn.functional import ResponseScore, ScoreFunction
-from captum_attn.generation import PATCH, ExplainedResponse, GenerationAttention, Prompt, read_prompt, without_end
+from captum_attn.generation import ExplainedResponse, GenerationAttention, Prompt, read_prompt, without_end
 from shap_attn.ragged import packed
 from shap_attn.saved_explainer import SavedExplainer, settings_of
 from shap_attn.segments import Segments, segment_starts
@@ -151,6 +151,8 @@ class GenerationExplainer(SavedExplainer):
 
     def _solved(self, prompt: Any, response: str | None, images: Any, settings: Mapping[str, Any]) -> _Solved:
         if response is None and self._writes is not None:
+            if images is not None:
+                raise ValueError("a text-generation pipeline reads no images: give responses, or the model itself")
             ids = self._written(self._writes, prompt, settings)
             explained = self._explains.explain(prompt, ids, sources="messages", question="")
         else:
@@ -223,19 +225,14 @@ def _segments(prompt: Prompt, words: bool) -> Segments:
 
 def _named(segments: Segments, explained: ExplainedResponse) -> list[str]:
     """The segments' texts; of the parts of an image, where they lie, or their number."""
-    names = [text.strip() for text in segments.texts]
-    if not explained.prompt.images:
-        return names
-    parts = [number for number, name in enumerate(names) if name == PATCH]
-    grid = explained.picture
-    if isinstance(grid, PatchGrid) and len(parts) == len(grid):
-        order = sorted(range(len(grid)), key=grid.tokens(len(explained.prompt.ids)).tolist().__getitem__)
-        places = [divmod(place, grid.columns) for place in order]
-        of_parts = [f"row {row}, column {column}" for row, column in places]
-    else:
-        of_parts = [f"part {number}" for number in range(len(parts))]
-    for number, name in zip(parts, of_parts, strict=True):
-        names[number] = f"image: {name}"
+    names, prompt = [text.strip() for text in segments.texts], explained.prompt
+    grid, patches = explained.picture, prompt.patches
+    for place, number in enumerate(patches):
+        where = f"part {place}"
+        if isinstance(grid, PatchGrid):
+            row, column = divmod(grid.tokens(len(prompt.ids)).tolist().index(number), grid.columns)
+            where = f"row {row}, column {column}"
+        names[segments.places[number]] = f"image: {where}"
     return names
 
 

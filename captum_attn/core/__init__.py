@@ -19,14 +19,15 @@ from captum_attn.core.models import (
     same_random_state,
     unwrapped,
 )
+from captum_attn.core.no_matrix import NoMatrixError
 from captum_attn.core.observers import InfluenceObserver, LayerObserver, ReadoutGradients, Watched
 from captum_attn.core.padded_texts import padded
 from captum_attn.core.patches import Grid, PatchGrid, PatchLayout, image_grid, known_grid, patch_means, patch_values
 from captum_attn.core.perturb import Replacement, seeded
 from captum_attn.core.prompt_cache import keys_and_values, reads_cache
 from captum_attn.core.response_pass import ResponsePass, response_pass
-from captum_attn.core.responses import Responses, check_causal, plain_response_logits
-from captum_attn.core.run import ObservedForward, observed_forward
+from captum_attn.core.responses import Responses, check_causal, padded_types, plain_response_logits
+from captum_attn.core.run import ObservedForward, observed_forward, picture_grid
 from captum_attn.core.states import States
 from captum_attn.core.targets import Target, select_target, target_of_each
 from captum_attn.core.tiles import Tile
@@ -40,6 +41,7 @@ __all__ = [
     "InfluenceObserver",
     "LayerObserver",
     "ModelInputs",
+    "NoMatrixError",
     "ObservedForward",
     "PatchGrid",
     "PatchLayout",
@@ -72,9 +74,11 @@ __all__ = [
     "mapping_inputs",
     "observed_forward",
     "padded",
+    "padded_types",
     "parameter_names",
     "patch_means",
     "patch_values",
+    "picture_grid",
     "picture_token",
     "plain_response_logits",
     "reads_cache",

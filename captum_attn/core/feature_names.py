@@ -44,11 +44,11 @@ def features_name(mapping: Mapping[str, Any]) -> str | None:
     return next((name for name in FEATURE_NAMES if name in mapping), None)
 
 
-def features_names(mapping: Mapping[str, Any]) -> list[str]:
+def modality_names(mapping: Mapping[str, Any]) -> list[str]:
     """Each modality of a mapping, by the name of what is explained of it; ids beside embeddings are not one more.
 
     Example:
-        >>> features_names({"input_ids": ..., "attention_mask": ..., "pixel_values": ...})
+        >>> modality_names({"input_ids": ..., "attention_mask": ..., "pixel_values": ...})
         ['pixel_values', 'input_ids']
     """
     names = [name for name in FEATURE_NAMES if name in mapping]

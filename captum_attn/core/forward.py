@@ -119,7 +119,7 @@ def seen_forward(
         ):
             capture.provenance.shift = _followed(shift, patches) if shift and patches and inputs.is_cut else shift
             returned = inputs.call(model, capture.provenance)
-            output = output_scores(returned, len(inputs), hidden_states=not gradients)
+            output = output_scores(returned, len(inputs), hidden_states=not gradients, of_pairs=inputs.of_pairs)
         for root in capture.owners.roots:
             check_evaluated(root)
         if gradients:
@@ -167,7 +167,8 @@ def plain_output(model: Callable[..., Any], inputs: ModelInputs, *, hidden_state
         same_random_state(inputs.features),
         compiled_functions_uncompiled(),
     ):
-        return output_scores(inputs.call(model), len(inputs), hidden_states=hidden_states)
+        returned = inputs.call(model)
+        return output_scores(returned, len(inputs), hidden_states=hidden_states, of_pairs=inputs.of_pairs)
 
 
 def check_classes(model: Callable[..., Any], inputs: ModelInputs) -> None:

@@ -16,7 +16,7 @@ from captum_attn.core.feature_names import (
     FEATURE_NAMES,
     Modality,
     features_name,
-    features_names,
+    modality_names,
     modality_of,
     name_for,
     usual_name,
@@ -47,6 +47,7 @@ class ModelInputs:
         places: what the model calls these, as far as it says.
         notes: what is known of the tokens: ``special_tokens_mask`` (B, T), ``players`` (B, T).
         given_as: the name under which the features were given, if any, which tells what they are.
+        of_pairs: whether each example is a pair, of an image and a text, which the model may compare with all others.
     """
 
     features: Tensor
@@ -56,6 +57,7 @@ class ModelInputs:
     notes: Mapping[str, Any] = field(default_factory=dict)
     places: tuple[str, ...] = ()
     given_as: str | None = None
+    of_pairs: bool = False
 
     def __len__(self) -> int:
         return self.features.shape[0]
@@ -122,7 +124,7 @@ class ModelInputs:
     @property
     def has_other_modalities(self) -> bool:
         """Whether there are images, sounds or texts of their own beside what is attributed, as many."""
-        others = features_names(self.companions)
+        others = modality_names(self.companions)
         return self.name != "inputs_embeds" and any(len(self.companions[name]) == len(self) for name in others)
 
     @property
@@ -163,15 +165,15 @@ class ModelInputs:
 
     def _missing(self, model: Callable[..., Any]) -> list[str]:
         """The names of other modalities that the model reads, beside which the features may not be alone."""
-        if picture_token(config_of(model)) is not None:
-            return []  # a text may have no image among its words
+        if self.modality == "embeddings" or picture_token(config_of(model)) is not None:
+            return []  # which were made of ids; a text may have no image among its words
         taken = parameter_names(model)
         return [name for name in FEATURE_NAMES if name in taken and name not in (*self.mapping(), "inputs_embeds")]
 
     def _entered(self, provenance: Provenance, name: str, value: Any) -> Any:
         if not _brings_tokens(name, value, len(self)):
             return value
-        return provenance.enter(value, OTHER, picture=name == "pixel_values" and self.modality == "ids")
+        return provenance.enter(value, OTHER, picture=name == "pixel_values" and self.picture is not None)
 
 
 def forward_args(given: Any) -> tuple[Any, ...]:
@@ -257,7 +259,8 @@ def inputs_by_modality(model: Callable[..., Any], mapping: Mapping[str, Any]) ->
         TypeError, ValueError: one modality alone, or numbers of examples that differ; a model that reads all of them as
             one sequence; else as :func:`mapping_inputs`.
     """
-    batches = {name: mapping_inputs(model, mapping, name) for name in features_names(mapping)}
+    names = modality_names(mapping)
+    batches = {name: replace(mapping_inputs(model, mapping, name), of_pairs=True) for name in names}
     counts = {name: len(batch) for name, batch in batches.items()}
     if len(counts) < 2 or len({*counts.values()}) > 1:
         raise ValueError(f"expected a mapping of two modalities or more, with as many examples of each, got {counts}")

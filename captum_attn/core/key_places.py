@@ -16,12 +16,9 @@ from torch import Tensor
 from captum_attn.core.calls import AttentionCall
 from captum_attn.core.capture import LISTED
 from captum_attn.core.cells import Cells
+from captum_attn.core.no_matrix import WrongWayError
 from captum_attn.core.patch_trail import Attended
 from captum_attn.core.patches import PatchLayout, Side, layout_of_sides, patch_values
-
-
-class UnknownPlacesError(ValueError):
-    """Nothing says which part of the input each key is."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,7 @@ class PlacedKeys:
         layout: of the cells that they are.
         numbers: int64 (B', H', K), which cell each one is, in the order of the layout's sides; -1 for none.
         counted: bool (B', H', Q), the queries that are tokens: all but the padding of windows.
-        copies: how often each cell is a key of an example: in every head once.
+        copies: how often each cell is a key of an example, which is the same for all: as a rule, once in every head.
     """
 
     layout: PatchLayout
@@ -55,25 +52,25 @@ class KeyPlaces:
         keys: of each call whose queries are cells, by its number.
 
     Raises:
-        UnknownPlacesError: keys of which nothing says where they lie.
+        WrongWayError: keys of which nothing says where they lie; a matrix of all tokens in every layer.
     """
 
     def __init__(
         self, calls: Sequence[AttentionCall], attended: Sequence[Attended | None], examples: int, of_image: bool
     ) -> None:
         if len(calls) != len(attended):
-            raise UnknownPlacesError(
+            raise WrongWayError(
                 f"{len(calls)} attention calls were seen, and the input could be followed to {len(attended)}. {LISTED}"
             )
         shapes = {call.shape for call in calls}
         rows, _, queries, keys = calls[0].shape
         if len(shapes) == 1 and rows == examples and queries == keys:
-            raise UnknownPlacesError("one matrix relates all tokens, as in a transformer without windows")
+            raise WrongWayError("one matrix relates all tokens, as in a transformer without windows")
         of_each = zip(calls, attended, strict=True)
         found = {call.layer: _placed(call, seen, examples, of_image) for call, seen in of_each}
         self.keys = {number: keys for number, keys in found.items() if keys is not None}
         if not self.keys:
-            raise UnknownPlacesError(f"no attention has queries that are parts of the input. {LISTED}")
+            raise WrongWayError(f"no attention has queries that are parts of the input. {LISTED}")
         finest = max((keys.layout for keys in self.keys.values()), key=len)
         self.layout = layout_of_sides(finest.sides, None, of_image)
 
@@ -95,11 +92,9 @@ def _placed(call: AttentionCall, seen: Attended | None, examples: int, of_image:
     """The keys of a call; None if none of its queries is a cell: a pooling head, which reads the tokens."""
     rows, heads, queries, keys = call.shape
     if seen is None:
-        raise UnknownPlacesError(
-            f"nothing says which parts of the input attention {call.module!r} attends to. {LISTED}"
-        )
+        raise WrongWayError(f"nothing says which parts of the input attention {call.module!r} attends to. {LISTED}")
     if seen.queries.numel() != rows * heads * queries or seen.keys.numel() != rows * heads * keys or rows % examples:
-        raise UnknownPlacesError(
+        raise WrongWayError(
             f"attention {call.module!r} has shape {call.shape} (batch, heads, queries, keys), and the input was "
             f"followed to one of {tuple(seen.queries.shape)} queries and {tuple(seen.keys.shape)} keys. {LISTED}"
         )
@@ -110,10 +105,11 @@ def _placed(call: AttentionCall, seen: Attended | None, examples: int, of_image:
     found, copies = of_each[0][of_each[0] >= 0].unique(return_counts=True)
     cells = None if (of_each != of_each[0]).any() or len(copies.unique()) != 1 else _occurring(seen.cells, found)
     if cells is None:
-        raise UnknownPlacesError(
+        raise WrongWayError(
             f"the keys of attention {call.module!r} are not parts of the input, each one as often as any other "
             f"({seen.cells}): they were made of several parts, chosen by what is in the input, lie in windows that "
-            f"overlap, or those of one example do not lie together. {LISTED}"
+            "overlap, those of one example do not lie together, or windows and merged patches leave something over, as "
+            f"where the image's sides are no multiples of the coarsest patch. {LISTED}"
         )
     several_windows = rows * heads > examples * int(copies[0])
     places = torch.full((len(seen.cells) + 1,), -1).index_copy(0, found, torch.arange(len(found)))

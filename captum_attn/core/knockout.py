@@ -17,8 +17,8 @@ from captum_attn.core.forward import plain_output
 from captum_attn.core.inputs import ModelInputs
 from captum_attn.core.intercept import AttentionIntercept, Kernel
 from captum_attn.core.masks import causal_mask, closed_rows, open_keys
+from captum_attn.core.no_matrix import NoMatrixError
 from captum_attn.core.run import ObservedForward
-from captum_attn.core.stacks import NoMatrixError
 
 NO_KNOCKOUT = (
     "the model attends in windows or on coarser grids, where a key is no token that could be blocked by itself: take "

@@ -18,6 +18,7 @@ from captum_attn.core.models import (
 from captum_attn.core.responses import Responses, check_causal, plain_response_logits
 from captum_attn.core.tried_models import TriedModels, predicts_alike
 
+_WHOLE_PASS = "captum_attn.GenerationAttention(model, tokenizer, method=captum_attn.AttnLRP)"
 _tried = TriedModels()
 
 
@@ -56,20 +57,21 @@ def check_cache(model: Any, responses: Responses, parts: bool = False) -> None:
     first = length - responses.count - 1
     padded, one = not responses.real[:, 0].all(), responses.count == 1  # of one token, models may go another way
     what = f"{padded=}, {one=}"
-    if not first or responses.images:
+    if not first or responses.model_kwargs:
         check_causal(model)
     if not first or _tried.knows(model, what, length):
         return
-    whole_pass = "captum_attn.GenerationAttention(model, tokenizer, method=captum_attn.AttnLRP)"
-    if responses.images:  # of which relevance is not there
-        whole_pass = whole_pass.replace("captum_attn.AttnLRP", "partial(captum_attn.ShapleyGradAttention, game='cls')")
     cache = keys_and_values(model, responses, first)
     try:
         logits = plain_response_logits(model, responses, cache, first)
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, IndexError, TypeError, ValueError) as error:
+        if not responses.model_kwargs:
+            raise
         raise ValueError(
             f"{type(model).__name__} cannot read a response after its cached prompt ({error}). Explain it by a pass "
-            f"over the whole sequence, such as {whole_pass}"
+            f"over the whole sequence, such as {_WHOLE_PASS}"
         ) from error
     row = int(responses.real.sum(-1).argmin())
     alone = responses.alone(row)
@@ -79,7 +81,7 @@ def check_cache(model: Any, responses: Responses, parts: bool = False) -> None:
             f"{type(model).__name__} predicts a response otherwise from its cache than in a pass over the whole "
             f"sequence alone: {padding}what it keeps of the prompt, such as recurrent states, is not read by several "
             f"tokens at once. Explain {'one prompt at a time, or ' if padding else 'it '}by a pass over the whole "
-            f"sequence, such as {whole_pass}"
+            f"sequence, such as {_WHOLE_PASS}"
         )
     _tried.add(model, what, length)
 

@@ -26,22 +26,22 @@ class Responses:
         ids: int64 (B, N), prompts padded on the left, so that all end at one place, and responses on the right.
         real: bool (B, N), the tokens that are no padding.
         count: T, the number of places that responses take, at the end.
-        images: what else the model is given with the prompts, where images are among their words.
+        model_kwargs: what else the model is given with the prompts, where images are among their words.
     """
 
     ids: Tensor
     real: Tensor
     count: int
-    images: Mapping[str, Tensor] = field(default_factory=dict)
+    model_kwargs: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(
         cls,
         pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
         device: torch.device | None = None,
-        images: Mapping[str, Tensor] | None = None,
+        model_kwargs: Mapping[str, Tensor] | None = None,
     ) -> Responses:
-        """Prompts and responses of any lengths, ids without padding, laid out as one batch; images of one alone.
+        """Prompts and responses of any lengths, ids without padding, laid out as one batch; with images, one alone.
 
         Example:
             >>> Responses.of([([5, 6], [7]), ([5], [8, 9])]).ids
@@ -54,14 +54,14 @@ class Responses:
         for row, (prompt, response) in enumerate(pairs):
             place = slice(before - len(prompt), before + len(response))
             ids[row, place], real[row, place] = torch.tensor([*prompt, *response]), True
-        beside = {name: value.to(device) for name, value in (images or {}).items()}
+        beside = {name: value.to(device) for name, value in (model_kwargs or {}).items()}
         return cls(ids.to(device), real.to(device), count, beside)
 
     def alone(self, row: int) -> Responses:
         """One of them, without padding."""
         count = int(self.real[row, -self.count :].sum())
         ids = self.ids[row, self.real[row]][None]
-        return Responses(ids, torch.ones_like(ids, dtype=torch.bool), count, self.images)
+        return Responses(ids, torch.ones_like(ids, dtype=torch.bool), count, self.model_kwargs)
 
     @property
     def predicted(self) -> Tensor:
@@ -80,11 +80,7 @@ class Responses:
         first place, and types of the prompt's tokens, which are 0 for a response.
         """
         if places.start == 0:
-            length = self.ids.shape[1]
-            optional |= {
-                name: F.pad(value, (0, length - value.shape[1]))[:, places] if name.endswith(_TYPES) else value
-                for name, value in self.images.items()
-            }
+            optional |= {name: padded_types(name, one, places.stop) for name, one in self.model_kwargs.items()}
         if not self.real[:, 0].all():
             optional["position_ids"] = self.positions[:, places] + reserved_positions(model)
         taken = {name: value for name, value in optional.items() if takes_keyword(model, name)}
@@ -108,7 +104,11 @@ def plain_response_logits(model: Callable[..., Any], responses: Responses, cache
     return logits[:, -responses.count :]
 
 
-_TYPES = "token_type_ids"
+def padded_types(name: str, value: Tensor, length: int) -> Tensor:
+    """An argument of a model; of types of tokens (B, T) the first ``length``, with 0 behind the last."""
+    return F.pad(value, (0, length - value.shape[1])) if name.endswith("token_type_ids") else value
+
+
 _tried = TriedModels()
 
 

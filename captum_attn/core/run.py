@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import Any
 from weakref import WeakSet
@@ -16,11 +16,12 @@ from torch.utils.checkpoint import CheckpointError
 from captum_attn._moved import moved_names
 from captum_attn.core.capture import INDEPENDENT, LISTED, SWITCH_CHECKPOINTS, ScaledAttentionCapture
 from captum_attn.core.dependences import Dependence, dependence_of
-from captum_attn.core.forward import SeenForward, seen_forward
+from captum_attn.core.forward import SeenForward, plain_output, seen_forward
 from captum_attn.core.indices import resolve_indices
-from captum_attn.core.inputs import ModelInputs, holds_pictures, picture_token
-from captum_attn.core.key_places import KeyPlaces, UnknownPlacesError
+from captum_attn.core.inputs import ModelInputs, holds_pictures, mapping_inputs, picture_token
+from captum_attn.core.key_places import KeyPlaces
 from captum_attn.core.models import config_of
+from captum_attn.core.no_matrix import NoMatrixError, WrongWayError
 from captum_attn.core.observers import (
     InfluenceObserver,
     LayerObserver,
@@ -35,11 +36,12 @@ from captum_attn.core.origins import Entrance
 from captum_attn.core.outline import UnkeptError
 from captum_attn.core.output_tokens import OutputTokens, decoder_tokens, shifts_its_input
 from captum_attn.core.padding_masks import given_lengths
+from captum_attn.core.patch_trail import PatchTrail
 from captum_attn.core.patches import Grid, NoPatchGrid
 from captum_attn.core.private_names import version_of
 from captum_attn.core.propagation import GRADIENT, Propagation, check_coverage
 from captum_attn.core.readout import ReachedRows, Readout, RowWeights, check_readout, rows_by_rule, warn_of_rule
-from captum_attn.core.stacks import NoMatrixError, sort_calls, sort_placed_calls
+from captum_attn.core.stacks import sort_calls, sort_placed_calls
 from captum_attn.core.states import States, warn_of_layers_without
 from captum_attn.core.tiles import Tile
 from captum_attn.core.tokens import Tokens, find_players, real_tokens
@@ -423,8 +425,7 @@ class ObservedForward:
         grid, picture = (found, None) if inputs.is_cut else (None, found)
         holds = holds_pictures(self.model, inputs.features if inputs.modality == "ids" else None)
         if holds and picture is None:
-            shape = getattr(inputs.companions.get("pixel_values"), "shape", ())
-            picture = NoPatchGrid(f"pixels {tuple(shape)} are not one image (C, h, w) for each of {len(inputs)} texts")
+            picture = unknown_picture(inputs)
         elif not holds and isinstance(picture, NoPatchGrid):
             picture = None  # an image that is read elsewhere, as in a tower of its own
         players = find_players(inputs, real, special_ids=special_ids, config=config, causal=self.causal, grid=grid)
@@ -605,58 +606,91 @@ def observed_forward(
     first = plain and model not in _looked_at
     if not plain and model not in _looked_at:
         _look_at_first(model, inputs)
-    refusals: list[ValueError] = []
-    for throughout in ways_to_follow(model, inputs):
-        with ExitStack() as stack:
-            seeing = seen_forward(
-                model,
-                inputs,
-                gradients,
-                modules,
-                after_attention=after_attention,
-                scaled=scaled,
-                dependences=first and not throughout,
-                propagation=propagation,
-                shift=shift,
-                tiles=tiles,
-                throughout=throughout,
+    with followed(
+        model,
+        inputs,
+        gradients,
+        modules,
+        dependences=first,
+        after_attention=after_attention,
+        scaled=scaled,
+        propagation=propagation,
+        shift=shift,
+        tiles=tiles,
+    ) as (_, run):
+        if isinstance(run, Exception):
+            raise run
+        if inputs.modality == "pixels" and holds_pictures(run.model, inputs.companions.get("input_ids")):
+            raise ValueError(
+                f"{type(run.model).__name__} reads the image among the words of the text, but inside of a function, "
+                "which does not say so: give the model itself, so that words and patches are explained together"
             )
+        if first:
+            _warn_of_other_ways(run)
+        if run.coverage is not None:
+            check_coverage(run.coverage, propagation, run.model)
+        _looked_at.add(model)
+        yield run
+
+
+@contextmanager
+def followed(
+    model: Callable[..., Any],
+    inputs: ModelInputs,
+    gradients: bool = True,
+    modules: Collection[str] = (),
+    *,
+    dependences: bool = False,
+    **options: Any,
+) -> Iterator[tuple[SeenForward, ObservedForward | Exception]]:
+    """A pass that is followed in the way that the model needs: what was seen, and the run, or why there is none.
+
+    An image is followed to its patches, and where no matrix relates these in every layer, to all of its attention. The
+    way that a model needed last is tried first. The arguments are those of
+    :func:`~captum_attn.core.forward.seen_forward`.
+    """
+    ways = ((True, False) if model in _in_places else (False, True)) if inputs.is_cut else (False,)
+    refusals: dict[bool, WrongWayError] = {}
+    for throughout in ways:
+        options |= {"dependences": dependences and not throughout, "throughout": throughout}
+        with seen_forward(model, inputs, gradients, modules, **options) as seen:
+            found: ObservedForward | Exception
             try:
-                run = understood(model, inputs, stack.enter_context(seeing))
-            except NO_TOKENS as refusal:
-                refusals.append(refusal)
-                continue
-            if inputs.modality == "pixels" and holds_pictures(run.model, inputs.companions.get("input_ids")):
-                raise ValueError(
-                    f"{type(run.model).__name__} reads the image among the words of the text, but inside of a "
-                    "function, which does not say so: give the model itself, so that words and patches are explained "
-                    "together"
-                )
-            if first:
-                _warn_of_other_ways(run)
-            if run.coverage is not None:
-                check_coverage(run.coverage, propagation, run.model)
-            _looked_at.add(model)
-            yield run
+                found = understood(model, inputs, seen)
+            except WrongWayError as refusal:
+                refusals[throughout] = refusal
+                if throughout is not ways[-1]:
+                    continue
+                also = f". Nor can its keys be laid over the input: {refusals[True]}" if True in refusals else ""
+                found = NoMatrixError(f"{refusals[False]}{also}")
+            except (ValueError, RuntimeError, TypeError, IndexError) as error:
+                found = error
+            yield seen, found
             return
-    raise refusal_of(refusals)
 
 
-NO_TOKENS = (NoMatrixError, UnknownPlacesError)
-"""What a pass raises that was not followed in the way that the model needs."""
+def unknown_picture(inputs: ModelInputs) -> NoPatchGrid:
+    """Why nothing can say where patches lie in what stands beside the ids."""
+    shape = tuple(getattr(inputs.companions.get("pixel_values"), "shape", ()))
+    return NoPatchGrid(f"pixels {shape} are not one image (C, h, w) for each of {len(inputs)} texts")
 
 
-def ways_to_follow(model: Callable[..., Any], inputs: ModelInputs) -> tuple[bool, ...]:
-    """Whether to follow an input throughout: as it was needed for this model last, then the other way."""
-    if not inputs.is_cut:
-        return (False,)
-    return (True, False) if model in _in_places else (False, True)
+def picture_grid(model: Callable[..., Any], mapping: Mapping[str, Any]) -> Grid:
+    """Where the parts of an image among the words of a text lie, as a forward pass says; None where there is no image.
 
-
-def refusal_of(refusals: Sequence[ValueError]) -> NoMatrixError:
-    """The refusal of a model that can be followed in no way."""
-    of_matrix, *of_places = sorted(refusals, key=lambda refusal: isinstance(refusal, UnknownPlacesError))
-    return NoMatrixError(" Nor can its keys be laid over the input: ".join(map(str, (of_matrix, *of_places))))
+    Args:
+        model: which reads both.
+        mapping: ids and pixels, as a processor returns them.
+    """
+    inputs = mapping_inputs(model, mapping)
+    if not holds_pictures(model, inputs.features):
+        return None
+    if inputs.picture is None:
+        return unknown_picture(inputs)
+    trail = PatchTrail(inputs.picture, inputs.features.shape[1])
+    with trail:
+        plain_output(model, inputs)
+    return trail.grid(inputs.features.shape[1])
 
 
 class MovedTokensError(ValueError):
@@ -666,8 +700,12 @@ class MovedTokensError(ValueError):
 def _look_at_first(model: Callable[..., Any], inputs: ModelInputs) -> None:
     """Look at the dependences in a pass of its own, by plain gradients; raises if tokens were moved."""
     try:
-        with seen_forward(model, inputs[:2], dependences=True) as seen:
-            _warn_of_other_ways(understood(model, inputs[:2], seen))
+        with followed(model, inputs[:2], dependences=True) as (_, run):
+            if isinstance(run, MovedTokensError):
+                raise run
+            if isinstance(run, Exception):
+                return
+            _warn_of_other_ways(run)
     except MovedTokensError:
         raise
     except (ValueError, RuntimeError, TypeError):

@@ -13,7 +13,7 @@ from captum_attn.core.models import config_of
 from captum_attn.core.user_warnings import warn_user
 
 
-def output_scores(output: Any, batch: int, *, hidden_states: bool = False) -> Tensor:
+def output_scores(output: Any, batch: int, *, hidden_states: bool = False, of_pairs: bool = False) -> Tensor:
     """The scores in a model's output, one row for each example.
 
     They are the output itself if it is a tensor; its ``logits``, an attribute or the entry of a mapping; its start and
@@ -25,6 +25,7 @@ def output_scores(output: Any, batch: int, *, hidden_states: bool = False) -> Te
         output: what the model returned.
         batch: how many examples B it was given.
         hidden_states: take ``last_hidden_state``, too: where nothing is selected from the output.
+        of_pairs: whether the batch is of pairs, so that of similarities of all with all (B, 1) are meant.
 
     Returns:
         A tensor of a floating dtype whose first dimension is B: (B,), (B, C), (B, N, C) or more.
@@ -50,13 +51,13 @@ def output_scores(output: Any, batch: int, *, hidden_states: bool = False) -> Te
     if isinstance(start, Tensor) and isinstance(end, Tensor):
         return _checked(torch.stack((start, end), dim=-1), "the model returned start and end logits,", batch)
     if isinstance(of_texts := _entry(output, "logits_per_text"), Tensor):
-        return _similarity(of_texts, batch)
+        return _similarity(of_texts, batch, of_pairs)
     if isinstance(hidden := _entry(output, "last_hidden_state"), Tensor):
         if not hidden_states:
             raise TypeError(
                 f"the model returned {described(output)}: hidden states, so an index of a class would be taken for "
-                "one of their dimensions. Explain a model with a head; or, if a hidden unit is what you mean, a "
-                "function that says so: lambda **inputs: model(**inputs).last_hidden_state"
+                "one of their dimensions. Explain a model with a head; or a function that says what you mean, scores "
+                "under another name (lambda **inputs: model(**inputs).itm_score) or hidden units (.last_hidden_state)"
             )
         return _checked(hidden, "the model returned hidden states,", batch)
     if isinstance(output, list | tuple):
@@ -120,9 +121,11 @@ def _checked(scores: Tensor, what: str, batch: int) -> Tensor:
     return scores
 
 
-def _similarity(of_texts: Tensor, batch: int) -> Tensor:
+def _similarity(of_texts: Tensor, batch: int, of_pairs: bool) -> Tensor:
     """The similarity (texts, images) of a model with two towers, with rows for what the batch is of."""
     texts, others = of_texts.shape
+    if of_pairs and texts == others:
+        return _checked(of_texts.diagonal()[:, None], "the model returned similarities,", batch)
     if texts == others == batch > 1:
         raise ValueError(ALL_WITH_ALL)
     return _checked(of_texts.T if others == batch else of_texts, "the model returned similarities,", batch)

@@ -16,6 +16,7 @@ from typing import Literal
 from captum_attn.core.calls import AttentionCall, OddSoftmax
 from captum_attn.core.capture import LISTED, SWITCH_CHECKPOINTS
 from captum_attn.core.inputs import ModelInputs
+from captum_attn.core.no_matrix import WrongWayError
 from captum_attn.core.origins import CONTENT, FEATURES, MOVED, NOWHERE, bits
 
 Role = Literal["explained", "reads the tokens", "reads the input again", "of a later stack", "of another input"]
@@ -266,15 +267,11 @@ def _check_one_chain(explained: Sequence[AttentionCall], before: Mapping[int, in
     return side_by_side
 
 
-class NoMatrixError(ValueError):
-    """The layers have no matrix of all tokens."""
-
-
 def check_square(calls: Sequence[AttentionCall], inputs: ModelInputs) -> int:
     """The number of tokens N, if each call has the same heads and one (N, N) matrix of the input's tokens.
 
     Raises:
-        NoMatrixError: they have not.
+        WrongWayError: they have not.
     """
     length = calls[0].shape[2] if inputs.is_cut else inputs.features.shape[1]
     expected = (len(inputs), calls[0].shape[1], length, length)
@@ -282,7 +279,7 @@ def check_square(calls: Sequence[AttentionCall], inputs: ModelInputs) -> int:
         if call.shape != expected:
             sizes = sorted({other.shape[2:] for other in calls})
             several = f" The layers have matrices of {len(sizes)} sizes, {sizes}." if len(sizes) > 1 else ""
-            raise NoMatrixError(
+            raise WrongWayError(
                 f"attention {call.module!r} has shape {call.shape} (batch, heads, queries, keys), expected "
                 f"{expected}: without one token-by-token matrix in every layer (windowed, pooled or cross attention, "
                 "tokens that are dropped or added between layers, prefix keys, inputs that are not batch-first) tokens "

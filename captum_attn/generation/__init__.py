@@ -4,7 +4,7 @@ from captum_attn.generation.explained_response import ExplainedResponse
 from captum_attn.generation.generation_attention import GenerationAttention
 from captum_attn.generation.head_weights import HeadWeights
 from captum_attn.generation.prompt_sources import Source, Sources, find_sources
-from captum_attn.generation.prompts import PATCH, Prompt, read_prompt, without_end
+from captum_attn.generation.prompts import Prompt, read_prompt, without_end
 from captum_attn.generation.scored_response import ResponseClassifier, ScoredResponse, response_inputs
 from captum_attn.generation.source_ablations import (
     fit_head_weights,
@@ -16,7 +16,6 @@ from captum_attn.generation.source_ablations import (
 )
 
 __all__ = [
-    "PATCH",
     "ExplainedResponse",
     "GenerationAttention",
     "HeadWeights",

@@ -13,11 +13,11 @@ import torch
 from captum.attr import LLMAttributionResult
 from torch import Tensor
 
-from captum_attn.core import Grid, Responses, is_index, mapping_inputs, observed_forward, patch_values
+from captum_attn.core import Grid, Responses, is_index, padded_types, patch_values, picture_grid
 from captum_attn.generation.prompt_sources import Source, source_of_each
 from captum_attn.generation.prompts import Prompt
 from captum_attn.generation.response_page import Content, response_page
-from captum_attn.generation.response_rows import ResponseRows, WholeSequence, all_playing
+from captum_attn.generation.response_rows import ResponseRows, WholeSequence
 from captum_attn.pages import in_notebook
 
 if TYPE_CHECKING:
@@ -105,12 +105,9 @@ class ExplainedResponse:
     @cached_property
     def picture(self) -> Grid:
         """Where the parts of the prompt's image lie, as a forward pass says; None without one."""
-        if not self.prompt.images:
-            return None
-        own, ids = self.solver.responses, self.prompt.ids
-        prompt = all_playing(Responses.of([(ids[:-1], ids[-1:])], own.ids.device, own.images))
-        with observed_forward(self.solver.model, mapping_inputs(self.solver.model, prompt), gradients=False) as run:
-            return run.tokens(None).picture
+        own, ids = self.solver.responses, torch.tensor([self.prompt.ids], device=self.solver.responses.ids.device)
+        given = {name: padded_types(name, one, ids.shape[1]) for name, one in own.model_kwargs.items()}
+        return picture_grid(self.solver.model, {"input_ids": ids, "attention_mask": torch.ones_like(ids), **given})
 
     @property
     def patches(self) -> Tensor:
@@ -195,7 +192,7 @@ class ExplainedResponse:
         if not ids or ids == list(self.response_ids):
             raise ValueError("the other response is empty, or the same: there is nothing to compare")
         own = self.solver.responses
-        other = self.solver.of_other(Responses.of([(self.prompt.ids, ids)], own.ids.device, own.images))
+        other = self.solver.of_other(Responses.of([(self.prompt.ids, ids)], own.ids.device, own.model_kwargs))
         count = len(self.prompt.ids)
         return torch.cat([self.values[:count] - other[:count], torch.zeros(len(self.response_ids))])
 

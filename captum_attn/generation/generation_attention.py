@@ -14,10 +14,8 @@ from captum_attn.core import (
     Responses,
     check_model,
     code_fingerprint,
-    config_of,
     device_of,
     listed_indices,
-    picture_token,
     reads_cache,
     unwrapped,
 )
@@ -33,9 +31,9 @@ from captum_attn.functional import (
 )
 from captum_attn.generation.explained_response import ExplainedResponse
 from captum_attn.generation.head_weights import HeadWeights, mark_of
-from captum_attn.generation.image_prompts import read_with_images
+from captum_attn.generation.image_prompts import prompt_of, tokenizer_of
 from captum_attn.generation.prompt_sources import Sources, find_sources
-from captum_attn.generation.prompts import Messages, Prompt, decoded, read_prompt
+from captum_attn.generation.prompts import Messages, Prompt, decoded
 from captum_attn.generation.response_ids import response_ids, token_texts
 from captum_attn.generation.response_rows import Method, ResponseRows, RowVariant, WholeSequence, all_playing
 from captum_attn.generation.scored_response import ScoredResponse, scored_places
@@ -97,7 +95,6 @@ class GenerationAttention:
         check_response_score(score)
         if not callable(tokenizer):
             raise TypeError(f"the tokenizer must be the model's, got {type(tokenizer).__name__}")
-        self.processor = tokenizer if hasattr(tokenizer, "image_processor") else None
         if method is not None and not callable(method):
             raise TypeError(f"method must be a class or function, such as captum_attn.AttnLRP, got {method!r}")
         if variant not in get_args(RowVariant):
@@ -110,7 +107,7 @@ class GenerationAttention:
                 "not read: give them to the method, by functools.partial"
             )
         self.model: Any = unwrapped(model)
-        self.tokenizer = tokenizer if self.processor is None else self.processor.tokenizer
+        self.reader, self.tokenizer = tokenizer, tokenizer_of(tokenizer)
         self.score, self.variant = score, variant
         self.head_weights, self.method = head_weights, method
         self.layers, self.heads = listed_indices("layers", layers), listed_indices("heads", heads)
@@ -149,7 +146,8 @@ class GenerationAttention:
                 or messages have parts, ``{"type": "image"}``.
             response: what the model wrote, or could have: a text, or ids of its tokens. Default: the model writes it.
                 Of words that it would hardly write (see ``probabilities``), values agree less with ablations.
-            images: one, or a list of them in their order, whatever the processor takes. Each is a source.
+            images: one, or a list of them in their order, whatever the processor takes. Each is a source. Default:
+                those that messages' parts have, ``{"type": "image", "image": ...}``.
             sources, question: parts of the prompt that are summed up, and what is asked, which is none of them; see
                 :func:`captum_attn.generation.prompt_sources.find_sources`.
             generate: settings of ``model.generate``, such as ``max_new_tokens``; without a response only. Sampling
@@ -163,7 +161,7 @@ class GenerationAttention:
                 write; a text that is longer than the model reads; a model whose cache or attention is not of this kind,
                 with the way on; images without places, or places without images.
         """
-        read = self._read(prompt, images)
+        read = prompt_of(self.model, prompt, self.reader, images)
         found = find_sources(read, sources, question)
         ids = response_ids(self.model, self.tokenizer, read, response, generate)
         responses = self._responses(read, ids)
@@ -284,14 +282,6 @@ class GenerationAttention:
         rows[:, -responses.count - 1 : -1] = 1
         return group_shapley_values(influence, explained.groups[None], game, readout=rows)[0]
 
-    def _read(self, prompt: str | Messages, images: Any) -> Prompt:
-        if images is not None:
-            return read_with_images(self.model, prompt, self.processor or self.tokenizer, images)
-        read = read_prompt(prompt, self.tokenizer)
-        if picture_token(config_of(self.model)) in read.ids:
-            raise ValueError("the prompt has places for an image: give images=, and the processor as the tokenizer")
-        return read
-
     def _solver(self, responses: Responses) -> ResponseRows | WholeSequence:
         if self.method is not None:
             return WholeSequence(self.model, self.tokenizer, responses, self.score, self.method)
@@ -310,4 +300,4 @@ class GenerationAttention:
         )
 
     def _responses(self, prompt: Prompt, ids: Sequence[int]) -> Responses:
-        return Responses.of([(prompt.ids, ids)], device_of(self.model), prompt.images)
+        return Responses.of([(prompt.ids, ids)], device_of(self.model), prompt.model_kwargs)

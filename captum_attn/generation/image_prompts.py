@@ -1,40 +1,62 @@
-"""A prompt with images in it, as a model's processor makes it ready."""
+"""A prompt, perhaps with images in it, as a model's tokenizer or processor makes it ready."""
 
 from __future__ import annotations
 
 import copy
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import Any
 
 from captum_attn.core import config_of, parameter_names, picture_token
-from captum_attn.generation.prompts import PATCH, Messages, Prompt, Span, encoded_prompt, written_prompt
+from captum_attn.generation.prompts import PATCH, Messages, Prompt, Span, encoded_prompt, read_prompt, written_prompt
 
 
-def read_with_images(model: Any, given: str | Messages, processor: Any, images: Any) -> Prompt:
-    """:func:`read_image_prompt` with what a model takes of it."""
-    if not hasattr(processor, "image_processor"):
-        raise TypeError("images are read by the model's processor: give it in the place of the tokenizer")
-    read, taken = read_image_prompt(given, processor, images, picture_token(config_of(model))), parameter_names(model)
-    return replace(read, images={name: value for name, value in read.images.items() if name in taken})
-
-
-def read_image_prompt(given: str | Messages, processor: Any, images: Any, token: int | None) -> Prompt:
-    """A text, or messages, with images: in its text, each token that is a part of one is a ``▪``.
+def prompt_of(model: Any, given: str | Messages, reader: Any, images: Any = None) -> Prompt:
+    """A prompt as :func:`~captum_attn.generation.prompts.read_prompt` reads it, or one with images.
 
     Args:
+        model: whose configuration says which tokens are parts of images.
         given: a text in which the processor's ``image_token`` stands for each image, or messages whose contents are
             lists of parts, ``{"type": "image"}`` and ``{"type": "text", "text": ...}``.
-        processor: the model's.
-        images: one, or a list of them, in the order of their places; whatever the processor takes.
-        token: the id of the tokens in whose places the model puts parts of images.
+        reader: the model's tokenizer, or its processor.
+        images: one, or a list of them, in the order of their places; whatever the processor takes. Default: those that
+            the messages' parts have, ``{"type": "image", "image": ...}``.
 
     Raises:
-        TypeError, ValueError: a prompt that is none; a model without such places; other numbers of images and places; a
-            processor that reads the text in another way than its tokenizer.
+        TypeError, ValueError: a prompt that is none; other numbers of images and places; a processor that reads the
+            text in another way than its tokenizer.
     """
+    processor, token = (reader if hasattr(reader, "image_processor") else None), picture_token(config_of(model))
+    images = _images_of(given) if images is None else images
+    if images is None or (isinstance(images, list | tuple) and not images):
+        found = read_prompt(given, tokenizer_of(reader), processor)
+        if token in found.ids:
+            raise ValueError("the prompt has places for an image: give images=, and the processor as the tokenizer")
+        return found
+    if processor is None:
+        raise TypeError("images are read by the model's processor: give it in the place of the tokenizer")
+    found, taken = _with_images(given, processor, images, token), parameter_names(model)
+    return replace(found, model_kwargs={name: one for name, one in found.model_kwargs.items() if name in taken})
+
+
+def tokenizer_of(reader: Any) -> Any:
+    """A tokenizer, or that of a processor."""
+    return reader.tokenizer if hasattr(reader, "image_processor") else reader
+
+
+def _images_of(given: Any) -> list[Any] | None:
+    """The images within messages; None if there is none."""
+    messages = [one for one in given if isinstance(one, Mapping)] if isinstance(given, list | tuple) else []
+    contents = (one.get("content") for one in messages)
+    parts = [part for content in contents if isinstance(content, list | tuple) for part in content]
+    held = (part.get("image") for part in parts if isinstance(part, Mapping) and part.get("type") == "image")
+    return [image for image in held if image is not None] or None
+
+
+def _with_images(given: str | Messages, processor: Any, images: Any, token: int | None) -> Prompt:
+    """A text, or messages, with images: in its text, each token that is a part of one is a ``▪``."""
     images = list(images) if isinstance(images, list | tuple) else [images]
     name, kind = str(getattr(processor, "image_token", "")), type(processor).__name__
     if token is None or not name:
@@ -46,10 +68,10 @@ def read_image_prompt(given: str | Messages, processor: Any, images: Any, token:
             f"{len(images)} images for {len(segments) - 1} places in the prompt: each stands where the text has "
             f"{name!r}, or a message a part {{'type': 'image'}}"
         )
-    read, whole = _processed(processor, text, images, special_tokens)
+    beside, whole = _processed(processor, text, images, special_tokens)
     ids, offsets = encoded_prompt(whole, processor.tokenizer, special_tokens)
-    own = read.pop("input_ids")[0].tolist()
-    if own[: len(ids)] != ids or len(own) > len(ids) + 1:
+    own = beside.pop("input_ids")[0].tolist()
+    if own[: len(ids)] != ids or len(own) > len(ids) + 1:  # one that would close the text
         raise ValueError(f"{kind} makes other tokens of the prompt than its tokenizer of the same text")
     patches = [place for number, place in zip(ids, offsets, strict=True) if number == token]
     if not patches:
@@ -62,15 +84,16 @@ def read_image_prompt(given: str | Messages, processor: Any, images: Any, token:
         return start, end
 
     places = _places_of(segments, whole, kind)
-    of_images = [(first[1], second[0]) for first, second in pairwise(places)]
+    of_images = [moved((first[1], second[0])) for first, second in pairwise(places)]
     of_texts = [part for content in contents for part in _moved_parts(content, segments, places, len(name))]
     return Prompt(
         shown,
         tuple(ids),
         tuple(map(moved, offsets)),
-        tuple(sorted(map(moved, [*of_texts, *of_images]))),
+        tuple(sorted([*map(moved, of_texts), *of_images])),
         special_tokens,
-        {name: value for name, value in read.items() if name not in ("attention_mask", "labels")},
+        {name: value for name, value in beside.items() if name not in ("attention_mask", "labels")},
+        tuple(of_images),
     )
 
 

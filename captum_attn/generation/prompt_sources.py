@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Literal
 
 from captum_attn.core import warn_user
-from captum_attn.generation.prompts import PATCH, Prompt, Span
+from captum_attn.generation.prompts import Prompt, Span
 
 Sources = Literal["sentences", "paragraphs", "messages"] | Sequence[str] | Sequence[Span]
 
@@ -43,7 +43,8 @@ def find_sources(prompt: Prompt, sources: Sources, question: str | None = None) 
         sources: ``"messages"``, ``"paragraphs"`` (parted by empty lines) or ``"sentences"`` (parted by line breaks, and
             after . ! ? … and their like before a space, but not after an item's number, single letters as in "e.g." and
             initials, nor Mr. Mrs. Ms. Dr. Prof. St. vs.) of what was given; texts that stand in the prompt; or spans,
-            from and to, of the ``text`` that :func:`captum_attn.generation.read_prompt` tells.
+            from and to, of the ``text`` that :func:`captum_attn.generation.read_prompt` tells. Each image is a source,
+            and of messages that have parts, each part is one.
         question: what is asked: where it stands in parts that this function finds, these are no sources. Default: the
             last part, if there are several. ``""``: nothing is.
 
@@ -73,14 +74,10 @@ def find_sources(prompt: Prompt, sources: Sources, question: str | None = None) 
 
 def _named(prompt: Prompt, span: Span) -> str:
     """A source's text; of an image, its number."""
-    of_images = [_trimmed(content, prompt.text) for content in prompt.contents if _is_image(prompt, content)]
-    if span in of_images:
-        return f"image {of_images.index(span) + 1}" if len(of_images) > 1 else "image"
-    return prompt.text[slice(*span)]
-
-
-def _is_image(prompt: Prompt, content: Span) -> bool:
-    return bool(prompt.images) and PATCH in prompt.text[slice(*content)]
+    of_images = [_trimmed(image, prompt.text) for image in prompt.image_spans]
+    if _trimmed(span, prompt.text) not in of_images:
+        return prompt.text[slice(*span)]
+    return f"image {of_images.index(_trimmed(span, prompt.text)) + 1}" if len(of_images) > 1 else "image"
 
 
 def source_of_each(prompt: Prompt, sources: Sequence[Source]) -> list[int]:
@@ -96,20 +93,15 @@ def source_of_each(prompt: Prompt, sources: Sequence[Source]) -> list[int]:
 
 
 def _parts(prompt: Prompt, kind: str) -> list[Span]:
-    if kind == "messages":
-        return [span for span in prompt.contents if span[0] < span[1]]
-    if kind not in _PARTS:
+    if kind not in ("messages", *_PARTS):
         raise ValueError(f"sources must be 'sentences', 'paragraphs', 'messages', texts or spans, got {kind!r}")
-    spans = (
-        span
-        for content in prompt.contents
-        for span in (
-            [content]
-            if _is_image(prompt, content)
-            else (match.span() for match in _PARTS[kind].finditer(prompt.text, *content))
-        )
-    )
-    return [_trimmed(span, prompt.text) for span in spans]
+    spans: list[Span] = []
+    for content in prompt.contents:
+        if kind == "messages" or content in prompt.image_spans:
+            spans.append(content)
+        else:
+            spans += [match.span() for match in _PARTS[kind].finditer(prompt.text, *content)]
+    return [_trimmed(span, prompt.text) for span in spans if prompt.text[slice(*span)].strip()]
 
 
 def _without_question(spans: list[Span], text: str, question: str | None) -> list[Span]:

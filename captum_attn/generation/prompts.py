@@ -25,9 +25,11 @@ class Prompt:
         text: all that the model reads.
         ids: of its tokens.
         offsets: where each token stands in the text, from and to; the same place twice for one that stands nowhere.
-        contents: where what was given stands: the contents of messages, or the whole text.
+        contents: where what was given stands: the contents of messages, or their texts and images, where they have
+            parts; or the whole text, around images.
         special_tokens: whether the tokenizer adds its own around the text; a chat template writes them itself.
-        images: what the model is given beside the ids, where the prompt has images.
+        model_kwargs: what the model is given beside the ids, where the prompt has images, such as ``pixel_values``.
+        image_spans: where each image stands, a ``▪`` for each token that is a part of it.
     """
 
     text: str
@@ -35,7 +37,8 @@ class Prompt:
     offsets: tuple[Span, ...]
     contents: tuple[Span, ...]
     special_tokens: bool
-    images: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    model_kwargs: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    image_spans: tuple[Span, ...] = ()
 
     @property
     def tokens(self) -> list[str]:
@@ -43,27 +46,37 @@ class Prompt:
         return [self.text[start:end] for start, end in self.offsets]
 
     @property
+    def patches(self) -> list[int]:
+        """The numbers of the tokens that are parts of images."""
+        return [
+            number
+            for number, (start, end) in enumerate(self.offsets)
+            if self.text[start:end] == PATCH and any(begin <= start < stop for begin, stop in self.image_spans)
+        ]
+
+    @property
     def given(self) -> list[bool]:
         """Whether each token stands in what was given, and is not the template's or a special one."""
         return [any(max(start, begin) < min(end, stop) for begin, stop in self.contents) for start, end in self.offsets]
 
 
-def read_prompt(given: str | Messages, tokenizer: Any) -> Prompt:
+def read_prompt(given: str | Messages, tokenizer: Any, template: Any | None = None) -> Prompt:
     """A text as it is, or messages under the tokenizer's chat template, up to where the model's answer begins.
 
     Args:
         given: a text, with what else the model needs around it; or messages, mappings with ``role`` and ``content``, a
             text or a list of parts, ``{"type": "text", "text": ...}``.
         tokenizer: the model's, a fast one.
+        template: a processor whose chat template puts messages together. Default: the tokenizer.
 
     Raises:
         TypeError: neither of these.
         ValueError: nothing to read; a tokenizer without offsets, or without a chat template; a template that does not
             keep the contents as they are.
     """
-    if not isinstance(given, str) and any(map(_holds_others, given)):
+    if isinstance(given, Sequence) and not isinstance(given, str) and any(map(_holds_others, given)):
         raise ValueError("a message has parts that are no text: give images=, and the processor as the tokenizer")
-    text, contents, special_tokens = written_prompt(given, tokenizer, tokenizer)
+    text, contents, special_tokens = written_prompt(given, tokenizer, template or tokenizer)
     ids, offsets = encoded_prompt(text, tokenizer, special_tokens)
     if not text.strip() or not ids:
         raise ValueError("the prompt is empty: there is nothing to explain a response by")
@@ -188,7 +201,7 @@ def _with_texts(content: Any, texts: Iterator[str]) -> Any:
     return [{**part, "text": next(texts)} if part.get("type") == "text" else dict(part) for part in content]
 
 
-def _applied(tokenizer: Any, messages: list[dict[str, str]]) -> str:
+def _applied(tokenizer: Any, messages: list[dict[str, Any]]) -> str:
     try:
         return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
     except TemplateError as error:

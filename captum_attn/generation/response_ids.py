@@ -87,7 +87,7 @@ def _written(model: Any, tokenizer: Any, prompt: Prompt, settings: Mapping[str, 
     _check_length(model, len(prompt.ids) + (settings.get("max_new_tokens") or 1))
     ids = torch.tensor([prompt.ids], device=device_of(model))
     with evaluation_mode(model), torch.no_grad(), same_random_state(ids):
-        beside = {name: value.to(ids.device) for name, value in prompt.images.items()}
+        beside = {name: value.to(ids.device) for name, value in prompt.model_kwargs.items()}
         written = model.generate(ids, attention_mask=torch.ones_like(ids), **beside, **settings)
     return without_end(written[0, ids.shape[1] :].tolist(), tokenizer)
 

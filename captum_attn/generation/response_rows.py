@@ -16,6 +16,7 @@ from captum_attn.core import (
     ResponsePass,
     Responses,
     keys_and_values,
+    padded_types,
     plain_response_logits,
     response_pass,
 )
@@ -262,6 +263,6 @@ def check_unchanged(model: Any, explained: Tensor, found: Tensor, dtype: torch.d
 
 def all_playing(responses: Responses) -> dict[str, Tensor]:
     """The sequences as a model's inputs, every token of which plays, whatever it is."""
-    mask = responses.real.long()
-    given = responses.given_to(lambda **_: None, slice(0, responses.ids.shape[1]))
-    return {**given, "attention_mask": mask, "players": mask}
+    mask, length = responses.real.long(), responses.ids.shape[1]
+    beside = {name: padded_types(name, one, length) for name, one in responses.model_kwargs.items()}
+    return {"input_ids": responses.ids, "attention_mask": mask, "players": mask, **beside}

@@ -8,13 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
-from captum_attn.core import Responses, check_causal, code_fingerprint, config_of, parameter_names
+from captum_attn.core import Responses, check_causal, code_fingerprint, config_of, padded_types, parameter_names
 from captum_attn.functional import ResponseScore, ScoreFunction, check_response_score, response_scores
-from captum_attn.generation.image_prompts import read_with_images
-from captum_attn.generation.prompts import Messages, Prompt, encoded_response, read_prompt
+from captum_attn.generation.image_prompts import prompt_of, tokenizer_of
+from captum_attn.generation.prompts import Messages, Prompt, encoded_response
 
 _UNSCORED = -100
 """In the place of a token that is none of the response's, as in transformers' labels."""
@@ -153,6 +152,8 @@ def _given(
     """The model's arguments, positions counted without padding."""
     if mask is None:
         _check_unpadded(config_of(model), ids)
+    if unknown := [name for name in images if name not in parameter_names(model)]:
+        raise TypeError(f"{type(model).__name__} takes no {', '.join(unknown)}")
     real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
     if not real[:, 0].all() and "position_ids" not in parameter_names(model):
         raise ValueError(
@@ -188,7 +189,7 @@ def response_inputs(
         responses: a text for each.
         tokenizer: the model's, a fast one; its processor, of prompts with images.
         device: of the model.
-        images: one, or a list of them, for each prompt, as in :meth:`captum_attn.GenerationAttention.explain`.
+        images: one for each prompt, as in :meth:`captum_attn.GenerationAttention.explain`.
         model: which reads them; its configuration says which tokens are parts of images.
 
     Returns:
@@ -205,25 +206,24 @@ def response_inputs(
     """
     if len(prompts) != len(responses) or not prompts:
         raise ValueError(f"{len(prompts)} prompts and {len(responses)} responses: expected one for each, at least one")
-    if images is not None and (model is None or len(images) != len(prompts)):
-        raise ValueError(f"{len(images)} images for {len(prompts)} prompts: expected some for each, and model=")
-    words = getattr(tokenizer, "tokenizer", tokenizer)
-    read = [
-        read_prompt(prompt, words) if images is None else read_with_images(model, prompt, tokenizer, images[number])
-        for number, prompt in enumerate(prompts)
-    ]
+    if images is not None and len(images) != len(prompts):
+        raise ValueError(f"images for {len(images)} prompts, but there are {len(prompts)}: expected some for each")
+    if images is not None and model is None:
+        raise ValueError("of prompts with images, model= says which tokens are parts of these: give it, too")
+    words = tokenizer_of(tokenizer)
+    of_each = images or [None] * len(prompts)
+    read = [prompt_of(model, prompt, tokenizer, own) for prompt, own in zip(prompts, of_each, strict=True)]
+    if any(len(one.image_spans) != len(read[0].image_spans) or len(one.image_spans) > 1 for one in read):
+        raise ValueError("a batch has one image in each prompt, or in none: others are to be explained one by one")
     rows = [_row(one, response, words) for one, response in zip(read, responses, strict=True)]
     fill = {"input_ids": words.pad_token_id or 0, "response_ids": _UNSCORED}
     found = {
         name: pad_sequence([torch.tensor(row[name]) for row in rows], True, fill.get(name, 0)).to(device)
         for name in rows[0]
     }
-    for name in read[0].images:
-        of_each = [one.images[name] for one in read]
-        if name.endswith("type_ids"):
-            length = found["input_ids"].shape[1]
-            of_each = [pad(types, (0, length - types.shape[1])) for types in of_each]
-        found[name] = torch.cat(of_each).to(device)
+    length = found["input_ids"].shape[1]
+    for name in read[0].model_kwargs:
+        found[name] = torch.cat([padded_types(name, one.model_kwargs[name], length) for one in read]).to(device)
     return found
 
 

@@ -49,8 +49,11 @@ def scores_without(
     """
     if absent.dtype != torch.bool or absent.dim() != 2 or absent.shape[1] != len(explained.sources):
         raise ValueError(f"absent must be bool (S, {len(explained.sources)}), got {absent.dtype} {tuple(absent.shape)}")
-    if explained.prompt.images:
-        raise ValueError("prompts with images cannot be asked again without some of their sources")
+    if explained.prompt.image_spans:
+        raise ValueError(
+            "prompts with images cannot be asked again without some of their sources: replace words and patches, "
+            "evaluate(ResponseClassifier(model), response_inputs(..., images=, model=), ...)"
+        )
     prompts = [_without(explainer, explained, row) for row in absent]
     if not all(prompts):
         raise ValueError("a prompt without these sources has no tokens left, so that nothing predicts the response")

@@ -299,18 +299,24 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
         batch = self.model_inputs(inputs, additional_forward_args, players)
         return self.attribute_batch(batch, targets, internal_batch_size, show_progress)
 
+    @log_usage()  # type: ignore[untyped-decorator]
     def attribute_modalities(
-        self, inputs: Mapping[str, Any], target: Target = None, *, show_progress: bool = False
+        self,
+        inputs: Mapping[str, Any],
+        target: Target = None,
+        internal_batch_size: int | None = None,
+        *,
+        show_progress: bool = False,
     ) -> dict[str, TokenAttributions]:
         """Each modality by itself, of a model with a tower for each: the words beside the image, and its patches.
 
-        The model is given one example at a time, so that CLIP compares each image with its own text. Models that read
-        an image among the words (LLaVA) have one sequence of both: :meth:`attribute_tokens`.
+        Of a model that compares all images with all texts (CLIP), the similarity of each pair is explained. Models that
+        read an image among the words (LLaVA) have one sequence of both: :meth:`attribute_tokens`.
 
         Args:
             inputs: the mapping that a processor returns, with ids beside pixels, a sound or a video, as many of each.
             target: as of :meth:`attribute`; leave it out for similarities.
-            show_progress: show a progress bar.
+            internal_batch_size, show_progress: as in :meth:`attribute`.
 
         Returns:
             Under the name of each of these inputs the result of :meth:`attribute_tokens`. They are values of different
@@ -335,15 +341,11 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
 
         Source: Chefer, Gur, Wolf 2021, *Generic Attention-model Explainability*, 2103.15679, who show both, too.
         """
-        found = {}
-        for name, batch in inputs_by_modality(self.forward_func, inputs).items():
-            examples = range(len(batch))
-            if show_progress:
-                examples = tqdm(examples, desc=f"{self.get_name()} attribution of {name}")
-            own = target_of_each(target, len(batch))
-            each = [self.attribute_batch(batch[i : i + 1], [own and own[i : i + 1]]) for i in examples]
-            found[name] = concatenated([result for (result,) in each])
-        return found
+        batches = inputs_by_modality(self.forward_func, inputs)
+        return {
+            name: self.attribute_batch(batch, [target], internal_batch_size, show_progress)[0]
+            for name, batch in batches.items()
+        }
 
     def attribute_batch(
         self, batch: ModelInputs, targets: Targets, internal_batch_size: int | None = None, show_progress: bool = False

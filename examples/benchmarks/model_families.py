@@ -56,8 +56,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from transformers.models.auto import modeling_auto
 
 import captum_attn
-from captum_attn.core import mapping_inputs, observed_forward
-from captum_attn.core.stacks import NoMatrixError
+from captum_attn.core import NoMatrixError, mapping_inputs, observed_forward
 
 Kind = Literal["exact", "refused", "not buildable", "wrong"]
 KINDS: Sequence[Kind] = ("exact", "refused", "not buildable", "wrong")

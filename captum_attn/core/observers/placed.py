@@ -32,25 +32,27 @@ class PlacedObserver(LayerObserver):
         check_variant(variant)
         super().__init__(watched)
         self._places, self._variant, self._per = places, variant, per
-        self._totals = {layer: watched.zeros(len(places.keys[layer].layout)) for layer in watched.layers}
+        # A column more, for keys that are no cells.
+        self._totals = {layer: watched.zeros(len(places.keys[layer].layout) + 1) for layer in watched.layers}
+        self._numbers = {n: places.keys[n].numbers.to(total.device) for n, total in self._totals.items()}
+        self._counted = {n: places.keys[n].counted.to(total.device) for n, total in self._totals.items()}
 
     def take(self, tile: Tile) -> None:
         examples, heads, queries = tile.block
-        keys, total = self._places.keys[tile.layer], self._totals[tile.layer]
-        influence = influence_in(tile, self._variant, self.watched.heads)
-        counted = keys.counted[examples, heads, queries].unsqueeze(-1).to(influence.device)
-        worth = (influence * counted).sum(-2).to(total.device)
-        numbers = keys.numbers[examples, heads].to(total.device)
-        rows = torch.arange(examples.start, examples.stop, device=total.device) * len(total) // len(keys.numbers)
-        places = torch.where(numbers < 0, -1, rows.view(-1, 1, 1) * total.shape[1] + numbers)
-        held = places >= 0
-        total.view(-1).index_add_(0, places[held], worth[held])
+        total, numbers = self._totals[tile.layer], self._numbers[tile.layer]
+        influence = influence_in(tile, self._variant, self.watched.heads).to(total.device)
+        counted = self._counted[tile.layer][examples, heads, queries].unsqueeze(-1)
+        worth = (influence * counted).sum(-2)
+        count = total.shape[1]
+        rows = torch.arange(examples.start, examples.stop, device=total.device) * len(total) // len(numbers)
+        cells = rows.view(-1, 1, 1) * count + numbers[examples, heads] % count  # -1 is the last one
+        total.view(-1).index_add_(0, cells.flatten(), worth.flatten())
 
     @property
     def influence(self) -> Tensor:
         """(B, N), the mean over heads and layers; (B, L, N) where layers are kept apart."""
         places = self._places
         each = torch.stack(
-            [places.over_cells(n, total / places.keys[n].copies) for n, total in self._totals.items()], 1
+            [places.over_cells(n, total[:, :-1] / places.keys[n].copies) for n, total in self._totals.items()], 1
         )
         return each if self._per else each.mean(1)

@@ -21,7 +21,7 @@ from torch import nn
 from captum_attn import ShapleyGradAttention
 from captum_attn.core import AttentionCapture, mapping_inputs, observed_forward, tensor_inputs
 from captum_attn.core.models import evaluation_mode
-from captum_attn.core.stacks import NoMatrixError
+from captum_attn.core.no_matrix import NoMatrixError
 
 
 def influence(model, inputs, target=1, variant="rectified", **options):

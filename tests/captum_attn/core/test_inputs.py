@@ -89,7 +89,8 @@ def test_companions_by_place_are_known_by_the_models_names_for_them():
     entered = []
 
     class Entering(Provenance):
-        def enter(self, value, inputs):
+        def enter(self, value, inputs, picture=False):
+            assert not picture
             entered.append((value, inputs))
             return value
 

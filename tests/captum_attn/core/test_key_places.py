@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from attention_reference import gradients, recording
 from hierarchical_models import MODELS, build, laid_out, pixels
 from hypothesis import given
 from hypothesis import strategies as st
+from ledger import accounts
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from models import left_untouched
@@ -32,8 +34,10 @@ from captum_attn import (
     ShapleyGradAttention,
 )
 from captum_attn.controls import uniform_attention
+from captum_attn.core import NoMatrixError, tensor_inputs
 from captum_attn.core.key_places import _shares
 from captum_attn.core.patches import Side
+from captum_attn.core.propagation import ATTNLRP
 from captum_attn.functional import permutation_shapley
 from captum_attn.metrics import evaluate
 from lightning_callbacks import AttributionModule, ExplanationMonitor
@@ -214,6 +218,44 @@ def test_methods_without_rows_explain_windows():
         assert not torch.allclose(under_rules.values, game.values)
         for method in (AttnLRP(model), IntegratedAttnLRP(model), MaskTunnel(ShapleyGradAttention(model))):
             assert method.attribute(images, target=1).shape == images.shape
+
+
+@pytest.mark.parametrize("name", ["swin", "hiera", "segformer"])
+def test_relevance_of_pixels_and_what_is_absorbed_make_up_the_score(name):
+    model, images = build(name).double(), pixels(name).double()
+    _, score, of_input, absorbed = accounts(model, tensor_inputs(model, images), (1,), ATTNLRP)
+    torch.testing.assert_close(of_input + absorbed, score, rtol=1e-8, atol=1e-8)
+    relevance = AttnLRP(model, baseline="zeros").attribute(images, target=1)
+    torch.testing.assert_close(relevance.sum(), of_input)
+
+
+@pytest.mark.parametrize("method", [ShapleyAttention, ShapleyGradAttention, AttnLRP])
+@pytest.mark.parametrize("name", MODELS)
+def test_what_mixes_neighbours_by_convolution_is_warned_of_once_by_whatever_method(name, method):
+    explainer, images = method(build(name)), pixels(name)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        explainer.attribute(images, target=1)
+        explainer.attribute(images, target=1)
+    mixed = [one for one in seen if "depend on other tokens by other ways" in str(one.message)]
+    assert len(mixed) == MODELS[name].convolves
+
+
+def test_a_refusal_says_the_same_again():
+    explainer = ShapleyGradAttention(build("swin"), game="cls")
+    refusals = []
+    for _ in range(3):
+        with pytest.raises(NoMatrixError) as refusal:
+            explainer.attribute(pixels("swin"), target=1)
+        refusals.append(str(refusal.value))
+    assert len({*refusals}) == 1
+    assert "Nor can" not in refusals[0]
+
+
+def test_sides_that_leave_something_over_are_refused_with_a_way_on():
+    model = build("swin")
+    with pytest.raises(NoMatrixError, match=r"Nor can its keys.*multiples of the coarsest patch"):
+        ShapleyGradAttention(model).attribute(torch.randn(1, 3, 64, 68), target=1)
 
 
 ROWS = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 import transformers as hf
@@ -9,7 +11,8 @@ from attention_reference import gradients, recording
 from models import left_untouched
 from torch import nn
 
-from captum_attn import AttnLRP, RawAttention, ShapleyGradAttention
+import captum_attn
+from captum_attn import AttentionAttribution, AttnLRP, ShapleyGradAttention
 from captum_attn.metrics import evaluate
 from lightning_callbacks import AttributionModule
 
@@ -33,6 +36,11 @@ MODELS = {
         hf.ChineseCLIPConfig(text_config=READING, vision_config=SEEING, projection_dim=16)
     ),
 }
+
+
+EVERY = [getattr(captum_attn, name) for name in captum_attn.__all__]
+EVERY = [one for one in EVERY if inspect.isclass(one) and issubclass(one, AttentionAttribution)]
+METHODS = [one for one in EVERY if not any(other is not one and issubclass(other, one) for other in EVERY)]
 
 
 def seeded(build):
@@ -114,17 +122,16 @@ def test_towers_that_attend_to_each_other(kind):
         torch.testing.assert_close(found[key].values, worth * found[key].players, rtol=1e-4, atol=1e-6)
 
 
-def test_other_methods_and_batches():
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
+def test_every_method_explains_pairs_as_each_by_itself(method):
     model, inputs = seeded(MODELS["clip"]), pairs(3)
-    for method in (RawAttention(model), AttnLRP(model)):
-        whole = method.attribute_modalities(inputs)
-        last = method.attribute_modalities({key: value[2:] for key, value in inputs.items()})
-        assert {key: result.values.shape for key, result in whole.items()} == {
-            "pixel_values": (3, 17),
-            "input_ids": (3, 6),
-        }
-        for key, result in whole.items():
-            torch.testing.assert_close(result.values[2:], last[key].values)
+    explainer = method(model)
+    with left_untouched(model):
+        whole = explainer.attribute_modalities(inputs, internal_batch_size=2)
+    last = explainer.attribute_modalities({key: value[2:] for key, value in inputs.items()})
+    assert {key: result.values.shape for key, result in whole.items()} == {"pixel_values": (3, 17), "input_ids": (3, 6)}
+    for key, result in whole.items():
+        torch.testing.assert_close(result.values[2:], last[key].values, rtol=1e-4, atol=1e-6)
 
 
 def test_relevance_of_words_is_their_half_of_the_product_with_an_image_that_is_read_elsewhere():
@@ -159,6 +166,9 @@ def test_as_many_images_as_texts_are_neither_pairs_nor_classes(wrapped, size):
     with left_untouched(model), pytest.raises(ValueError, match=r"pairs.*attribute_modalities.*classes"):
         ShapleyGradAttention(explained).attribute(pairs(), target=0, internal_batch_size=size)
     if size is None:
+        if wrapped:
+            with pytest.raises(ValueError, match="pairs"):
+                ShapleyGradAttention(explained).attribute_modalities(pairs())
         with pytest.raises(ValueError, match="pairs"):
             evaluate(explained, pairs(), {"game": ShapleyGradAttention(explained)}, show_progress=False)
     if not wrapped:

@@ -96,6 +96,30 @@ def test_messages_have_parts_and_several_images():
     assert not torch.allclose(exchanged.values, found.values, rtol=1e-2)
 
 
+def test_images_may_be_within_messages_and_signs_like_their_parts_in_texts():
+    model, processor = llava()
+    explainer = GenerationAttention(model, processor)
+    parts = [{"type": "image", "image": photograph()}, {"type": "text", "text": "▪ the cat is old . ▪ is it ?"}]
+    found = explainer.explain([{"role": "user", "content": parts}], "old")
+    given = explainer.explain([{"role": "user", "content": [{"type": "image"}, parts[1]]}], "old", images=photograph())
+    assert torch.equal(found.values, given.values)
+    assert [source.text for source in found.sources] == ["image", "▪ the cat is old ."]
+    assert len(found.prompt.patches) == 16
+    words = explainer.explain([{"role": "user", "content": [parts[1]]}], "old")
+    assert words.prompt.text == "user : ▪ the cat is old . ▪ is it ? assistant : "
+    assert words.picture is None
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_images_are_named_whatever_the_sources_are(name):
+    build, place = MODELS[name]
+    model, processor = build()
+    explainer = GenerationAttention(model, processor)
+    for sources in ("sentences", "paragraphs", "messages"):
+        found = explainer.explain(place + QUESTION, "old", images=photograph(), sources=sources, question="")
+        assert found.sources[0].text == "image"
+
+
 def test_further_questions_are_of_the_same_image():
     model, processor = llava()
     explainer = GenerationAttention(model, processor)
@@ -162,3 +186,13 @@ def test_what_does_not_go_together_is_refused():
         explainer.of_batch(inputs, torch.tensor([0]))
     with pytest.raises(ValueError, match="expected some for each"):
         response_inputs([text], ["old"], processor, images=[image, image], model=model)
+    with pytest.raises(ValueError, match="model= says which"):
+        response_inputs([text], ["old"], processor, images=[image])
+    with pytest.raises(ValueError, match="one image in each prompt"):
+        response_inputs([text, "is it ?"], ["old", "no"], processor, images=[image, None], model=model)
+    with pytest.raises(ValueError, match="one image in each prompt"):
+        response_inputs([f"{text} {text}"], ["old"], processor, images=[[image, image]], model=model)
+    with pytest.raises(ValueError, match="places for an image"):
+        response_inputs([text], ["old"], processor, model=model)
+    with pytest.raises(TypeError, match="takes no pixel_valuse"):
+        ResponseClassifier(model)(inputs["input_ids"], inputs["response_ids"], pixel_valuse=inputs["pixel_values"])
