@@ -97,8 +97,8 @@ class AttentionCall(ABC):
 
     @property
     @abstractmethod
-    def evidence(self) -> Tensor:
-        """(B, H, ...), something that differs from example to example and from head to head."""
+    def evidence(self) -> tuple[Tensor, ...]:
+        """What differs from example to example and from head to head, (B, H, ...) each."""
 
     @property
     @abstractmethod
@@ -147,8 +147,8 @@ class FusedCall(AttentionCall):
         return [self.layer, *(part.layer for part in self.parts)]
 
     @property
-    def evidence(self) -> Tensor:
-        return self.attention.query
+    def evidence(self) -> tuple[Tensor, ...]:
+        return self.attention.query, self.attention.key, self.attention.value
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -243,8 +243,8 @@ class EagerCall(AttentionCall):
                 return
 
     @property
-    def evidence(self) -> Tensor:
-        return self.probabilities
+    def evidence(self) -> tuple[Tensor, ...]:
+        return (self.probabilities,)
 
     @property
     def first_token(self) -> int:

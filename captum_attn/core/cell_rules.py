@@ -106,11 +106,18 @@ class Call:
 
     @property
     def overlaps(self) -> bool:
-        """Of a convolution, whether its windows overlap."""
-        kernel = getattr(self.option("weight", 1, None), "shape", (0, 0))[2:]
-        strides = self.option("stride", 3, 1)
-        each = strides if isinstance(strides, list | tuple) else [strides] * len(kernel)
-        return any(size > stride for size, stride in zip(kernel, each, strict=False))
+        """Of a convolution, of pooling or resizing, whether its windows overlap, as far as its arguments say."""
+        if self.name not in ON_SIDES and self.name not in ("conv1d", "conv2d", "conv3d"):
+            return False
+        if not self.name.startswith(("conv", "max_pool", "avg_pool")):
+            return not self.name.startswith("adaptive")
+        if self.name.startswith("conv"):
+            kernel, strides = getattr(self.option("weight", 1, None), "shape", (0, 0))[2:], self.option("stride", 3, 1)
+        else:
+            kernel, strides = self.option("kernel_size", 1, 1), self.option("stride", 2, None)
+        sizes = kernel if isinstance(kernel, list | tuple) else [kernel] * 3
+        each = strides if isinstance(strides, list | tuple) else [strides] * len(sizes)
+        return any(stride is not None and size > stride for size, stride in zip(sizes, each, strict=False))
 
     @property
     def factors(self) -> list[Tensor]:

@@ -112,7 +112,7 @@ def seen_forward(
             compiled_functions_uncompiled(),
             StateCapture(model, modules, capture) as kept,
             following if after_attention else nullcontext(),
-            _trail(inputs, throughout) or nullcontext() as patches,
+            _trail(inputs, throughout, capture) or nullcontext() as patches,
             capture.recording(),
             rules or nullcontext(),
             capture,
@@ -141,10 +141,14 @@ def _followed(shift: Callable[[Entrance], Tensor], trail: PatchTrail) -> Callabl
     return shifted
 
 
-def _trail(inputs: ModelInputs, throughout: bool) -> PatchTrail | None:
+def _trail(inputs: ModelInputs, throughout: bool, capture: AttentionCapture) -> PatchTrail | None:
     """What follows an input that is cut into tokens, or a picture to its places among those of a text."""
+
+    def depends(tensor: Tensor) -> bool:
+        return bool(capture.provenance.of(tensor).inputs & FEATURES)
+
     if inputs.is_cut:
-        return PatchTrail(inputs.features, throughout=throughout)
+        return PatchTrail(inputs.features, throughout=throughout, depends=depends if throughout else None)
     return None if inputs.picture is None else PatchTrail(inputs.picture, inputs.features.shape[1])
 
 
@@ -172,21 +176,21 @@ def plain_output(model: Callable[..., Any], inputs: ModelInputs, *, hidden_state
 
 
 def check_classes(model: Callable[..., Any], inputs: ModelInputs) -> None:
-    """Raise ``ValueError`` if the classes of an output are the batch's other examples: texts, of a function of images.
+    """Raise ``ValueError`` if the scores of an image depend on the batch's other texts, as a function of CLIP's may.
 
-    Told by the output for one example, and for two: the classes must not become more.
+    Told by the scores of the first example alone, and beside the second.
     """
     if len(inputs) < 2 or not inputs.has_other_modalities or model in _of_classes:
         return
     if holds_pictures(model, inputs.features):
         return
-    of_one, of_two = (plain_output(model, inputs[:count]).shape for count in (1, 2))
-    if len(of_one) == len(of_two) == 2 and (of_one[1], of_two[1]) == (1, 2):
+    alone, beside = (plain_output(model, inputs[:count])[0] for count in (1, 2))
+    if alone.shape != beside.shape or not torch.allclose(alone, beside, rtol=1e-3, atol=1e-4):
         raise ValueError(ALL_WITH_ALL)
     _of_classes.add(model)
 
 
-_of_classes: WeakSet[Callable[..., Any]] = WeakSet()  # models whose classes are known not to be other examples
+_of_classes: WeakSet[Callable[..., Any]] = WeakSet()  # models whose scores are known not to depend on other examples
 
 
 def _has_gradients(model: Callable[..., Any], needed: bool) -> bool:

@@ -260,7 +260,11 @@ def inputs_by_modality(model: Callable[..., Any], mapping: Mapping[str, Any]) ->
             one sequence; else as :func:`mapping_inputs`.
     """
     names = modality_names(mapping)
-    batches = {name: replace(mapping_inputs(model, mapping, name), of_pairs=True) for name in names}
+    batches = {}
+    for name in names:
+        of_tokens = {} if name == "input_ids" else dict.fromkeys(TOKEN_NOTES)
+        own = {key: value for key, value in mapping.items() if key not in of_tokens}
+        batches[name] = replace(mapping_inputs(model, own, name), of_pairs=True)
     counts = {name: len(batch) for name, batch in batches.items()}
     if len(counts) < 2 or len({*counts.values()}) > 1:
         raise ValueError(f"expected a mapping of two modalities or more, with as many examples of each, got {counts}")

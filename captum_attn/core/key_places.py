@@ -28,14 +28,14 @@ class PlacedKeys:
     Attributes:
         layout: of the cells that they are.
         numbers: int64 (B', H', K), which cell each one is, in the order of the layout's sides; -1 for none.
-        counted: bool (B', H', Q), the queries that are tokens: all but the padding of windows.
-        copies: how often each cell is a key of an example, which is the same for all: as a rule, once in every head.
+        heads: how often each cell is a query of an example, which is the same for all: once in every head.
+        others_ask: whether some queries are no cells: class tokens, or the padding of windows.
     """
 
     layout: PatchLayout
     numbers: Tensor
-    counted: Tensor
-    copies: int
+    heads: int
+    others_ask: bool
 
 
 class KeyPlaces:
@@ -45,6 +45,7 @@ class KeyPlaces:
         calls: the attention calls, in the order in which they ran.
         attended: which cells their keys are, as a trail has seen it.
         examples: the batch size B.
+        size: of the input, along its dimensions.
         of_image: whether the input is an image.
 
     Attributes:
@@ -56,23 +57,38 @@ class KeyPlaces:
     """
 
     def __init__(
-        self, calls: Sequence[AttentionCall], attended: Sequence[Attended | None], examples: int, of_image: bool
+        self,
+        calls: Sequence[AttentionCall],
+        attended: Sequence[Attended | None],
+        examples: int,
+        size: Sequence[int],
+        of_image: bool,
     ) -> None:
         if len(calls) != len(attended):
             raise WrongWayError(
                 f"{len(calls)} attention calls were seen, and the input could be followed to {len(attended)}. {LISTED}"
             )
-        shapes = {call.shape for call in calls}
-        rows, _, queries, keys = calls[0].shape
-        if len(shapes) == 1 and rows == examples and queries == keys:
-            raise WrongWayError("one matrix relates all tokens, as in a transformer without windows")
         of_each = zip(calls, attended, strict=True)
         found = {call.layer: _placed(call, seen, examples, of_image) for call, seen in of_each}
         self.keys = {number: keys for number, keys in found.items() if keys is not None}
         if not self.keys:
             raise WrongWayError(f"no attention has queries that are parts of the input. {LISTED}")
+        if all(
+            call.shape[0] == examples and call.shape[2:] == (len(keys.layout),) * 2 for call, keys in self._of(calls)
+        ):
+            raise WrongWayError("one matrix relates all tokens, as in a transformer without windows")
         finest = max((keys.layout for keys in self.keys.values()), key=len)
         self.layout = layout_of_sides(finest.sides, None, of_image)
+        for call, keys in self._of(calls):
+            if not all(_covers(*pair, size[pair[0].dim]) for pair in zip(finest.sides, keys.layout.sides, strict=True)):
+                raise WrongWayError(
+                    f"the keys of attention {call.module!r} lie where the smallest ones, {_described(finest)}, do not: "
+                    "these are of a part of the input, or windows and strides leave something over, as where the "
+                    f"image's sides are no multiples of the coarsest patch. {LISTED}"
+                )
+
+    def _of(self, calls: Sequence[AttentionCall]) -> list[tuple[AttentionCall, PlacedKeys]]:
+        return [(call, self.keys[call.layer]) for call in calls if call.layer in self.keys]
 
     def over_cells(self, number: int, values: Tensor) -> Tensor:
         """Values (B, K) of the cells of one call, each spread over the smallest cells that it covers, (B, N).
@@ -101,34 +117,58 @@ def _placed(call: AttentionCall, seen: Attended | None, examples: int, of_image:
     numbers, asking = seen.keys.reshape(rows, heads, keys), seen.queries.reshape(rows, heads, queries)
     if not (asking >= 0).any():
         return None
-    of_each = numbers.reshape(examples, -1)
-    found, copies = of_each[0][of_each[0] >= 0].unique(return_counts=True)
-    cells = None if (of_each != of_each[0]).any() or len(copies.unique()) != 1 else _occurring(seen.cells, found)
-    if cells is None:
-        raise WrongWayError(
-            f"the keys of attention {call.module!r} are not parts of the input, each one as often as any other "
-            f"({seen.cells}): they were made of several parts, chosen by what is in the input, lie in windows that "
-            "overlap, those of one example do not lie together, or windows and merged patches leave something over, as "
-            f"where the image's sides are no multiples of the coarsest patch. {LISTED}"
-        )
-    several_windows = rows * heads > examples * int(copies[0])
+    (found, _), (_, asked) = (_of_each_example(tokens, examples) for tokens in (numbers, asking))
+    cells = None if found is None or not asked else _occurring(seen.cells, found)
+    if found is None or cells is None:
+        raise WrongWayError(_unknown(call, seen))
     places = torch.full((len(seen.cells) + 1,), -1).index_copy(0, found, torch.arange(len(found)))
     return PlacedKeys(
         cells.layout(torch.arange(len(cells)), of_image),
         places[numbers.clamp(min=-1)],
-        (asking >= 0) | (not several_windows),
-        int(copies[0]),
+        asked,
+        bool((asking < 0).any()) and rows * heads > examples * asked,
     )
 
 
+def _of_each_example(numbers: Tensor, examples: int) -> tuple[Tensor | None, int]:
+    """The numbers that occur in each example, ascending, and how often each; None and 0 unless these are the same."""
+    of_each = numbers.reshape(examples, -1)
+    found, counts = of_each[0][of_each[0] >= 0].unique(return_counts=True)
+    same = bool((of_each == of_each[0]).all()) and len(counts.unique()) == 1
+    return (found, int(counts[0])) if same else (None, 0)
+
+
+def _unknown(call: AttentionCall, seen: Attended) -> str:
+    return (
+        f"the keys of attention {call.module!r} are not parts of the input, each one as often as any other "
+        f"({seen.cells}): they were made of several parts, chosen by what is in the input, lie in windows that "
+        "overlap, those of one example do not lie together, or windows and merged patches leave something over, as "
+        f"where the image's sides are no multiples of the coarsest patch. {LISTED}"
+    )
+
+
+def _described(layout: PatchLayout) -> str:
+    return " × ".join(map(str, layout.counts))
+
+
+def _covers(finest: Side, side: Side, size: int) -> bool:
+    """Whether the smallest cells cover what others cover of the input along a side."""
+    (start, end), (first, last) = (
+        (max(0, one.first), min(size, one.first + one.size * one.count)) for one in (side, finest)
+    )
+    return bool(first <= start and end <= last)
+
+
 def _occurring(cells: Cells, numbers: Tensor) -> Cells | None:
-    """Those of some numbers, ascending, as cells: all of them, or every n-th one along each axis; else None."""
+    """Those of some numbers, ascending, as cells: all, or every n-th one from the first on; else None."""
     if not len(numbers) or int(numbers.max()) >= len(cells):
         return None
     places = torch.stack(torch.unravel_index(numbers, cells.counts))
     counts = [len(along.unique()) for along in places]
     one_of_several = any(count == 1 < whole for count, whole in zip(counts, cells.counts, strict=True))
-    return None if one_of_several or math.prod(counts) < len(numbers) else cells.seen_in(numbers.view(counts))
+    if one_of_several or math.prod(counts) != len(numbers) or places[:, 0].any():
+        return None
+    return cells.seen_in(numbers.view(counts))
 
 
 def _shares(side: Side, finest: Side) -> Tensor:

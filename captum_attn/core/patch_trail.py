@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from types import TracebackType
@@ -48,11 +48,15 @@ class PatchTrail(TorchFunctionMode):
         length: how many tokens the attention has to which pixels are followed, past others that read them, where they
             stand beside the tokens of a text; None for the first that reads them.
         throughout: whether to follow them on to the end, and note what every attention's keys are.
+        depends: whether a tensor was computed from the pixels, as far as a graph says. What this mode has not seen,
+            such as the inside of scripted functions, counts as of several cells then.
 
     Attributes:
         attended: of each attention that reads the pixels, in the order in which they ran; None for one of which
             nothing says it.
-        mixes: whether a convolution mixes neighbours after the first one.
+        mixes: whether something else mixes neighbours after the first one: a convolution, pooling, linear attention.
+        copies: whether parts of a map were put around it, by padding that reflects or replicates.
+        in_windows: whether the heads of the first attention see different parts of the image.
 
     Example:
         >>> pixels, convolution = torch.rand(1, 3, 8, 8), torch.nn.Conv2d(3, 16, 4, 4)
@@ -64,17 +68,25 @@ class PatchTrail(TorchFunctionMode):
         PatchGrid(rows=2, columns=2, height=4, width=4, top=0, left=0, positions=(1, 2, 3, 4))
     """
 
-    def __init__(self, pixels: Tensor, length: int | None = None, throughout: bool = False) -> None:
+    def __init__(
+        self,
+        pixels: Tensor,
+        length: int | None = None,
+        throughout: bool = False,
+        depends: Callable[[Tensor], bool] | None = None,
+    ) -> None:
         super().__init__()
-        self._length, self.throughout = length, throughout
+        self._length, self.throughout, self._depends = length, throughout, depends
         self.attended: list[Attended | None] = []
-        self.mixes = False
+        self.mixes = self.copies = self.in_windows = False
         self._traces: dict[int, Trace] = {}
+        self._of_none: dict[int, weakref.ref[Tensor]] = {}  # computed from the pixels, and of no cell
+        self._unmatched: set[int] = set()  # attentions whose values were not seen
         self._cuts: list[Cells] = []
         self._lost_in: dict[str, None] = {}
         self._left = False
         self._tokens: tuple[Cells, Tensor] | None = None
-        self._pixels = pixels
+        self._pixels, self._examples = pixels, len(pixels)
         self._dims = dims_of_entries(pixels)
         self._size = [pixels.shape[dim] for dim in self._dims]
         self._unit = {2: "samples", 3: "entries"}.get(pixels.dim(), "pixels")
@@ -88,7 +100,7 @@ class PatchTrail(TorchFunctionMode):
     def begin(self, pixels: Tensor) -> Tensor:
         """Follow what is given to the model in place of the pixels, of their shape, too; returns it."""
         axes = (Axis(dim, Fraction(0), Fraction(1), count) for dim, count in zip(self._dims, self._size, strict=True))
-        cells = Cells(tuple(axes), self._unit)
+        self._first_cells = cells = Cells(tuple(axes), self._unit)
         self._keep(pixels, cells, cells.numbers(pixels.shape, self._dims))
         return pixels
 
@@ -96,7 +108,10 @@ class PatchTrail(TorchFunctionMode):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         super().__exit__(kind, error, trace)
+        for number in self._unmatched:
+            self.attended[number] = None
         self._traces.clear()
+        self._of_none.clear()
         del self._pixels
 
     def grid(self, length: int) -> PatchLayout | NoPatchGrid:
@@ -137,17 +152,27 @@ class PatchTrail(TorchFunctionMode):
         given = list(tensors_in((*args, *kwargs.values())))
         traces = {id(part): trace for part in given if (trace := self._trace(part)) is not None}
         if not traces:
-            return func(*args, **kwargs)
+            result = func(*args, **kwargs)
+            if self._of_none and any(self._is_of_none(part) for part in given):
+                self._of_none |= {id(part): weakref.ref(part) for part in tensors_in((result,))}
+            return result
         versions = [version_of(part) for part in given]
         result = func(*args, **kwargs)
         changed = [(part, before) for part, before in zip(given, versions, strict=True) if version_of(part) != before]
         self._follow(Call(func, args, kwargs, result, traces), changed)
         return result
 
+    def _is_of_none(self, tensor: Tensor) -> bool:
+        known = self._of_none.get(id(tensor))
+        return known is not None and known() is tensor
+
     def _trace(self, tensor: Tensor) -> Trace | None:
         trace = self._traces.get(id(tensor))
         if trace is None or trace.tensor() is not tensor:
-            return None
+            unseen = self._depends is not None and tensor.grad_fn is not None and not self._is_of_none(tensor)
+            if not unseen or self._depends is None or not self._depends(tensor):
+                return None
+            return Trace(weakref.ref(tensor), version_of(tensor), self._first_cells, filled(SEVERAL, tensor.shape))
         if trace.version == version_of(tensor):
             return trace
         return Trace(trace.tensor, version_of(tensor), trace.cells, filled(SEVERAL, tensor.shape))
@@ -155,6 +180,7 @@ class PatchTrail(TorchFunctionMode):
     def _keep(self, tensor: Tensor, cells: Cells, numbers: Tensor, relates: bool = False, columns: Any = None) -> None:
         if is_all(numbers, NONE):
             self._traces.pop(id(tensor), None)
+            self._of_none[id(tensor)] = weakref.ref(tensor)
         elif not tensor.is_inference():
             self._traces[id(tensor)] = Trace(weakref.ref(tensor), version_of(tensor), cells, numbers, relates, columns)
 
@@ -219,10 +245,12 @@ class PatchTrail(TorchFunctionMode):
                 found = rule(call)
             except (RuntimeError, ValueError, IndexError, TypeError, KeyError, AttributeError):
                 found = None  # not how these functions are called
+        if self.attended:
+            self.mixes |= call.overlaps or any(is_all(call.numbers(part), SEVERAL) for part in call.factors)
+        self.copies |= call.name == "pad" and call.option("mode", 2, "constant") in _COPYING and not self._is_raw(cells)
         if isinstance(found, Cut):
             cells, found = found.cells, found.numbers
             if call.name in EMBEDDING:
-                self.mixes |= bool(self.attended) and call.overlaps
                 self._cuts.append(cells)
                 self._lost_in = {}
         numbers = [found] if isinstance(found, Tensor) else list(found or ())
@@ -230,8 +258,12 @@ class PatchTrail(TorchFunctionMode):
             numbers = [filled(SEVERAL, part.shape) for part in results]
         return cells, numbers
 
+    def _is_raw(self, cells: Cells) -> bool:
+        """Whether cells are the input's own entries."""
+        return cells.place == self._first_cells.place
+
     def _note(self, call: Call) -> None:
-        """Which cells an attention's queries and keys are, if it is one."""
+        """Which cells an attention's queries and keys are, if it is one; of eager code, once its values are seen."""
         first, second = call.first, call.option("key", 1, None)
         scores = call.traces.get(id(first))
         if call.name == "scaled_dot_product_attention":
@@ -241,8 +273,8 @@ class PatchTrail(TorchFunctionMode):
         elif call.name == "softmax" and scores is not None and scores.relates:
             keys, shape, known = scores.of_keys, first.shape, True
         else:
-            if (pair := call.attention_and_values) and self.attended and not _same_tokens(*pair):
-                self.attended[-1] = None
+            if (pair := call.attention_and_values) and self.attended and _same_tokens(*pair):
+                self._unmatched.discard(len(self.attended) - 1)
             return
         found = None
         if keys is not None and known and not self._left:
@@ -250,6 +282,8 @@ class PatchTrail(TorchFunctionMode):
             asking, asked = asking.expand(shape[:-1]), asked.expand(*shape[:-2], shape[-1])
             found = Attended(keys.cells, asking, asked)
         self.attended.append(found)
+        if found is not None and call.name == "softmax":
+            self._unmatched.add(len(self.attended) - 1)
 
     def _arrive(self, trace: Trace) -> bool:
         """The attention's queries (..., N, d), or its scores (..., N, N): the cell of each of the N tokens."""
@@ -258,11 +292,20 @@ class PatchTrail(TorchFunctionMode):
         if self._left or (tokens == SEVERAL).any():
             each = joined_along(trace.numbers, sides[1:])
             apart = self._length is not None and not (each == SEVERAL).any()
+            known = self._length is None and not self._left and not (trace.numbers == SEVERAL).any()
+            self.in_windows = known and self._in_windows(each.flatten(0, -3)[..., 0])
             self._lose(_LEFT if self._left else _APART if apart else _OF_PARTS)
             return False
         self._tokens = trace.cells, tokens.flatten().clone()
         self._traces.clear()
         return True
+
+    def _in_windows(self, each: Tensor) -> bool:
+        """Whether an example's heads, or rows of the batch (R, N), are of different parts of it."""
+        if (each == SEVERAL).any():
+            return True
+        of_example = each.view(self._examples, -1, each.shape[-1]) if len(each) % self._examples == 0 else each[:, None]
+        return bool((of_example != of_example[:, :1]).any())
 
 
 def _same_tokens(keys: Trace | None, values: Trace | None) -> bool:
@@ -276,6 +319,7 @@ def _same_tokens(keys: Trace | None, values: Trace | None) -> bool:
         return False
 
 
+_COPYING = ("reflect", "replicate")
 _TURNED = " of an image that was turned, flipped or rolled, or whose parts lie on each other"
 _OF_PARTS = "an attention of tokens that read several parts of the image, or of parts of it (windows)"
 _APART = "texts in which the image's patches are other tokens than in others: explain them one by one"

@@ -88,11 +88,16 @@ class ObservedForward:
             raise ValueError(seen.without_attention())
         self.places: KeyPlaces | None = None
         if seen.patches is not None and seen.patches.throughout:
-            places = KeyPlaces(capture.calls, seen.patches.attended, len(inputs), of_image=inputs.features.dim() == 4)
+            shape = inputs.features.shape
+            if seen.patches.copies and any(one is not None and (one.keys < 0).any() for one in seen.patches.attended):
+                raise WrongWayError("some keys are copies of others, by padding that reflects or replicates")
+            places = KeyPlaces(capture.calls, seen.patches.attended, len(inputs), shape, of_image=len(shape) == 4)
             self.sorted = sort_placed_calls(capture.calls, capture.odd, places.keys, capture.follows)
             heads = max(call.shape[1] for call in self.sorted.explained)
             self._shape, self.places = (len(inputs), heads, len(places.layout)), places
         else:
+            if seen.patches is not None and inputs.is_cut and seen.patches.in_windows:
+                raise WrongWayError("the heads of the first attention see different parts of the image, windows of it")
             self.sorted = sort_calls(capture.calls, capture.odd, inputs, capture.follows)
             self._shape = self.sorted.explained[0].shape[:3]
         self.calls = self.sorted.explained
@@ -727,9 +732,10 @@ def understood(model: Callable[..., Any], inputs: ModelInputs, seen: SeenForward
     run = ObservedForward(seen, inputs)
     (_in_places.add if run.places else _in_places.discard)(model)
     seen.capture.provenance.forget()
-    if any(call.mixed for call in run.calls) and model not in _examples_first:
+    doubtful = run.places is not None and len(inputs) > 1
+    if (doubtful or any(call.mixed for call in run.calls)) and model not in _examples_first:
         if seen.capture.provenance.shift is not None:
-            with observed_forward(model, inputs, gradients=False):  # which looks at the inputs as they are
+            with followed(model, inputs, gradients=False):  # which looks at the inputs as they are
                 pass
         elif seen.capture.follows and not isinstance(seen.capture, ScaledAttentionCapture):
             _check_examples_first(model, inputs, run)
@@ -745,10 +751,14 @@ def understood(model: Callable[..., Any], inputs: ModelInputs, seen: SeenForward
 
 def _check_examples_first(model: Callable[..., Any], inputs: ModelInputs, run: ObservedForward) -> None:
     """Raise ``ValueError`` if what was taken for an example's heads is not what the first example has by itself."""
-    with observed_forward(model, inputs[:1], gradients=False) as alone:
+    with followed(model, inputs[:1], gradients=False) as (_, alone):
+        if isinstance(alone, Exception):
+            raise alone
         for call, of_first in zip(run.calls, alone.calls, strict=True):
-            own = call.evidence[: len(of_first.evidence)]
-            if call.mixed and not torch.allclose(own, of_first.evidence, rtol=1e-3, atol=1e-4):
+            if not call.mixed and run.places is None:
+                continue
+            pairs = zip(call.evidence, of_first.evidence, strict=True)
+            if not all(torch.allclose(own[: len(one)], one, rtol=1e-3, atol=1e-4) for own, one in pairs):
                 raise ValueError(
                     f"attention {call.module!r} keeps heads and examples in one dimension, or in exchanged ones, and "
                     "not example by example, so their heads cannot be told apart; or the examples of a batch see each "

@@ -157,10 +157,11 @@ def _only_scores(output: Sequence[Any], batch: int) -> Tensor:
 
 
 ALL_WITH_ALL = (
-    "the model compares each image (sound, video) of the batch with each of as many texts, and nothing says whether "
-    "these are pairs, or the texts are classes. Of pairs, explain attribute_modalities(inputs), or the function lambda "
-    "**inputs: model(**inputs).logits_per_image.diagonal()[:, None]; of classes, a function of the images alone: "
-    "lambda pixel_values: model(pixel_values=pixel_values, **texts).logits_per_image"
+    "the model compares each image (sound, video) of the batch with each of as many texts, or its scores depend on "
+    "other examples: nothing says whether these are pairs, or the texts are classes. Of pairs, explain "
+    "attribute_modalities(inputs), or the function lambda **inputs: model(**inputs).logits_per_image.diagonal()"
+    "[:, None]; of classes, a function of the images alone: lambda pixel_values: model(pixel_values=pixel_values, "
+    "**texts).logits_per_image"
 )
 _MAPS = 4
 """Attention (B, H, N, N) and feature maps (B, C, h, w) have so many dimensions."""

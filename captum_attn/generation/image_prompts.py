@@ -74,8 +74,6 @@ def _with_images(given: str | Messages, processor: Any, images: Any, token: int 
     if own[: len(ids)] != ids or len(own) > len(ids) + 1:  # one that would close the text
         raise ValueError(f"{kind} makes other tokens of the prompt than its tokenizer of the same text")
     patches = [place for number, place in zip(ids, offsets, strict=True) if number == token]
-    if not patches:
-        raise ValueError(f"{kind} puts no token {token} in the place of an image")
     shown, removed = _shown(whole, patches)
     ends = [end for _, end in patches]
 
@@ -83,8 +81,17 @@ def _with_images(given: str | Messages, processor: Any, images: Any, token: int 
         start, end = (place - removed[bisect_right(ends, place)] for place in span)
         return start, end
 
-    places = _places_of(segments, whole, kind)
+    marks = name.join(map(_MARK.format, range(len(segments))))
+    marked = _processed(processor, marks, images, special_tokens)[1]
+    places = _places_of(segments, whole, marked, kind)
     of_images = [moved((first[1], second[0])) for first, second in pairwise(places)]
+    outside = [one for one in map(moved, patches) if not any(a <= one[0] < b for a, b in of_images)]
+    if outside or not patches:
+        raise ValueError(f"the prompt has tokens {token}, which are parts of images, where no image stands")
+    if ids[-1] == token:
+        raise ValueError(
+            "the prompt ends with an image, whose last part would predict the response: put words behind it"
+        )
     of_texts = [part for content in contents for part in _moved_parts(content, segments, places, len(name))]
     return Prompt(
         shown,
@@ -105,6 +112,9 @@ def _processed(processor: Any, text: str, images: Sequence[Any], special_tokens:
     if len(own.tokenizer.texts) != 1:
         raise ValueError(f"{type(processor).__name__} does not give its tokenizer the prompt as one text")
     return dict(read), own.tokenizer.texts[0]
+
+
+_MARK = "\ue000{}\ue001"
 
 
 class _Recording:
@@ -129,17 +139,26 @@ def _shown(whole: str, patches: Sequence[Span]) -> tuple[str, list[int]]:
     return PATCH.join(between), list(accumulate((end - start - len(PATCH) for start, end in patches), initial=0))
 
 
-def _places_of(segments: Sequence[str], whole: str, kind: str) -> list[Span]:
-    """Where the texts between images stand in what the tokenizer was given."""
+def _places_of(segments: Sequence[str], whole: str, marked: str, kind: str) -> list[Span]:
+    """Where the texts between images stand in what the tokenizer was given.
+
+    Args:
+        segments: the texts.
+        whole: what the tokenizer was given.
+        marked: what it is given with a mark in the place of each text.
+        kind: of the processor.
+    """
     places: list[Span] = []
-    at = 0
-    for segment in segments:
-        last = len(places) == len(segments) - 1
-        at = whole.rfind(segment, at) if last else whole.find(segment, at)
-        if at < 0:
+    seen, rest = "", marked
+    for number, segment in enumerate(segments):
+        before, found, rest = rest.partition(_MARK.format(number))
+        seen += before
+        if not found or not whole.startswith(seen + segment):
             raise ValueError(f"{kind} does not keep the prompt's words {segment[:40]!r} as they are")
-        places.append((at, at + len(segment)))
-        at += len(segment)
+        places.append((len(seen), len(seen) + len(segment)))
+        seen += segment
+    if whole != seen + rest:
+        raise ValueError(f"{kind} does not put images into texts of these words as into others")
     return places
 
 

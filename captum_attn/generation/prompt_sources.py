@@ -54,7 +54,7 @@ def find_sources(prompt: Prompt, sources: Sources, question: str | None = None) 
             lie outside of it; a question that is nowhere.
     """
     if isinstance(sources, str):
-        spans = _without_question(_parts(prompt, sources), prompt.text, question)
+        spans = _without_question(_parts(prompt, sources), prompt, question)
     elif not isinstance(sources, Sequence):
         raise _unknown_sources(sources)
     elif sources and all(isinstance(one, str) for one in sources):
@@ -104,9 +104,11 @@ def _parts(prompt: Prompt, kind: str) -> list[Span]:
     return [_trimmed(span, prompt.text) for span in spans if prompt.text[slice(*span)].strip()]
 
 
-def _without_question(spans: list[Span], text: str, question: str | None) -> list[Span]:
+def _without_question(spans: list[Span], prompt: Prompt, question: str | None) -> list[Span]:
+    text = prompt.text
     if question is None:
-        return _without_last(spans, text)
+        of_images = [_trimmed(image, text) for image in prompt.image_spans]
+        return spans if spans and spans[-1] in of_images else _without_last(spans, text)
     if not question:
         return spans
     start, end = _only_place(question, text)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from captum_attn.core import config_of, device_of, evaluation_mode, is_index, same_random_state
+from captum_attn.core import config_of, device_of, evaluation_mode, is_index, picture_token, same_random_state
 from captum_attn.core.models import text_config
 from captum_attn.generation.prompts import Prompt, decoded, encoded_response, without_end
 
@@ -48,6 +48,8 @@ def response_ids(
         what = "the response is empty" if response is not None else "the model wrote nothing but special tokens"
         raise ValueError(f"{what}: there is nothing to explain. (Chat models answer messages, not bare texts)")
     _check_length(model, len(prompt.ids) + len(ids))
+    if picture_token(config_of(model)) in ids:
+        raise ValueError("the response has a token that stands for a part of an image: models write none")
     embeddings = getattr(model, "get_input_embeddings", lambda: None)()
     size, largest = getattr(embeddings, "num_embeddings", None), max(*prompt.ids, *ids)
     if isinstance(size, int) and largest >= size:

@@ -211,10 +211,11 @@ def laid_over(model: Any, inputs: Mapping[str, Tensor], layers: Sequence[Tensor]
     laid = []
     for number, layer in zip(numbers, layers, strict=True):
         keys = places.keys[number]
-        worth = layer.reshape(*keys.counted.shape, -1).masked_fill(~keys.counted[..., None], 0).sum(-2)
+        rows, heads, columns = keys.numbers.shape
+        worth = layer.reshape(rows, heads, -1, columns).sum(-2)
         of_cells = F.one_hot(keys.numbers + 1, len(keys.layout) + 1)[..., 1:].to(worth)
         total = (worth.unsqueeze(-2) @ of_cells).reshape(BATCH, -1, len(keys.layout)).sum(1)
-        laid.append(places.over_cells(number, total / keys.copies))
+        laid.append(places.over_cells(number, total / keys.heads))
     return laid
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from captum_attn.core.key_places import KeyPlaces
+from captum_attn.core.no_matrix import NoMatrixError
 from captum_attn.core.observers.influence import Variant, check_variant, influence_in
 from captum_attn.core.observers.watched import LayerObserver, Watched
 from captum_attn.core.tiles import Tile
@@ -31,19 +32,22 @@ class PlacedObserver(LayerObserver):
     ) -> None:
         check_variant(variant)
         super().__init__(watched)
+        others = [n for n in watched.layers if places.keys[n].others_ask]
+        if variant == "attention" and others:
+            raise NoMatrixError(
+                "in some windows, queries are no parts of the input: class tokens, or padding, and without gradients "
+                "nothing says which. Take ShapleyGradAttention, in which padding that is not read has no gradient"
+            )
         self._places, self._variant, self._per = places, variant, per
         # A column more, for keys that are no cells.
         self._totals = {layer: watched.zeros(len(places.keys[layer].layout) + 1) for layer in watched.layers}
         self._numbers = {n: places.keys[n].numbers.to(total.device) for n, total in self._totals.items()}
-        self._counted = {n: places.keys[n].counted.to(total.device) for n, total in self._totals.items()}
 
     def take(self, tile: Tile) -> None:
-        examples, heads, queries = tile.block
+        examples, heads, _ = tile.block
         total, numbers = self._totals[tile.layer], self._numbers[tile.layer]
         influence = influence_in(tile, self._variant, self.watched.heads).to(total.device)
-        counted = self._counted[tile.layer][examples, heads, queries].unsqueeze(-1)
-        worth = (influence * counted).sum(-2)
-        count = total.shape[1]
+        worth, count = influence.sum(-2), total.shape[1]
         rows = torch.arange(examples.start, examples.stop, device=total.device) * len(total) // len(numbers)
         cells = rows.view(-1, 1, 1) * count + numbers[examples, heads] % count  # -1 is the last one
         total.view(-1).index_add_(0, cells.flatten(), worth.flatten())
@@ -53,6 +57,6 @@ class PlacedObserver(LayerObserver):
         """(B, N), the mean over heads and layers; (B, L, N) where layers are kept apart."""
         places = self._places
         each = torch.stack(
-            [places.over_cells(n, total[:, :-1] / places.keys[n].copies) for n, total in self._totals.items()], 1
+            [places.over_cells(n, total[:, :-1] / places.keys[n].heads) for n, total in self._totals.items()], 1
         )
         return each if self._per else each.mean(1)

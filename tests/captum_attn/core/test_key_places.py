@@ -225,8 +225,9 @@ def test_relevance_of_pixels_and_what_is_absorbed_make_up_the_score(name):
     model, images = build(name).double(), pixels(name).double()
     _, score, of_input, absorbed = accounts(model, tensor_inputs(model, images), (1,), ATTNLRP)
     torch.testing.assert_close(of_input + absorbed, score, rtol=1e-8, atol=1e-8)
-    relevance = AttnLRP(model, baseline="zeros").attribute(images, target=1)
-    torch.testing.assert_close(relevance.sum(), of_input)
+    explainer = AttnLRP(model, baseline="zeros")
+    if explainer.attribute_tokens(images, target=1).grid.top == 0:  # else some pixels at the edge are of no patch
+        torch.testing.assert_close(explainer.attribute(images, target=1).sum(), of_input)
 
 
 @pytest.mark.parametrize("method", [ShapleyAttention, ShapleyGradAttention, AttnLRP])

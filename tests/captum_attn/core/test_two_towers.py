@@ -176,6 +176,33 @@ def test_as_many_images_as_texts_are_neither_pairs_nor_classes(wrapped, size):
             AttributionModule(model).predict_step(pairs())
 
 
+CONTRASTS = {
+    "log-probabilities of pairs": lambda s: s.diagonal()[:, None] - s.logsumexp(1, keepdim=True),
+    "the best text": lambda s: s.amax(1, keepdim=True),
+    "both signs": lambda s: torch.stack([s, -s], -1).flatten(1),
+    "a class beside": lambda s: torch.cat([s, torch.zeros(len(s), 1)], 1),
+    "a score for each text": lambda s: s[..., None],
+}
+
+
+@pytest.mark.parametrize("kind", CONTRASTS)
+@pytest.mark.parametrize("size", [None, 1, 2])
+def test_scores_that_depend_on_other_examples_are_refused(kind, size):
+    model = seeded(MODELS["clip"])
+    explained = ShapleyGradAttention(lambda **inputs: CONTRASTS[kind](model(**inputs).logits_per_image))
+    with pytest.raises(ValueError, match="depend on other examples"):
+        explained.attribute(pairs(3), target=(0, 0) if kind == "a score for each text" else 0, internal_batch_size=size)
+
+
+def test_a_tokenizers_special_tokens_do_not_play_among_the_words_alone():
+    model, inputs = seeded(MODELS["clip"]), pairs()
+    special = torch.zeros_like(inputs["input_ids"])
+    special[:, [0, -1]] = 1
+    found = ShapleyGradAttention(model).attribute_modalities({**inputs, "special_tokens_mask": special})
+    assert torch.equal(found["input_ids"].players, special == 0)
+    assert found["pixel_values"].players[:, 1:].all()
+
+
 def test_pairs_by_a_function_are_cut_as_any_batch():
     model, inputs = seeded(MODELS["clip"]), pairs(3)
     of_pairs = ShapleyGradAttention(lambda **pair: model(**pair).logits_per_image.diagonal()[:, None])

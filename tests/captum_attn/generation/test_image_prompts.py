@@ -120,6 +120,27 @@ def test_images_are_named_whatever_the_sources_are(name):
         assert found.sources[0].text == "image"
 
 
+PLACES = {  # the images' spans in a prompt's text, by model and what stands before the question
+    ("llava", "<image><image>"): [(0, 16), (16, 32)],
+    ("llava", "<image>a<image>"): [(0, 16), (17, 33)],
+    ("llava", "a ▪ <image> and <image>"): [(4, 20), (25, 41)],
+    ("gemma-3", "<boi><boi>"): [(0, 18), (18, 36)],
+    ("gemma-3", "<boi>\n<boi>"): [(0, 18), (19, 37)],
+}
+
+
+@pytest.mark.parametrize(("name", "before"), PLACES)
+def test_each_of_several_images_stands_where_its_tokens_do(name, before):
+    model, processor = MODELS[name][0]()
+    images = [photograph(0), photograph(1)]
+    found = GenerationAttention(model, processor).explain(before + QUESTION, "old", images=images, question="")
+    assert list(found.prompt.image_spans) == PLACES[name, before]
+    for span in found.prompt.image_spans:
+        assert found.prompt.text[slice(*span)].count("▪") == (16 if name == "llava" else 4)
+    assert [source.text for source in found.sources if source.text.startswith("image")] == ["image 1", "image 2"]
+    assert len(found.prompt.patches) == (32 if name == "llava" else 8)
+
+
 def test_further_questions_are_of_the_same_image():
     model, processor = llava()
     explainer = GenerationAttention(model, processor)
@@ -170,6 +191,15 @@ def test_what_does_not_go_together_is_refused():
         tokens.explain(text, "old", images=image)
     with pytest.raises(ValueError, match="2 images for 1 places"):
         explainer.explain(text, "old", images=[image, image])
+    bare = llava()[1]
+    bare.tokenizer.bos_token = "[CLS]"  # so that no token closes a text that begins with it
+    with pytest.raises(ValueError, match="ends with an image"):
+        GenerationAttention(model, bare).explain("[CLS] is it <image>", "old", images=image)
+    with pytest.raises(ValueError, match="models write none"):
+        explainer.explain(text, "<image> old", images=image)
+    reader, words = gemma3()
+    with pytest.raises(ValueError, match="where no image stands"):
+        GenerationAttention(reader, words).explain("<boi> a <soft> is it ?", "old", images=image)
     with pytest.raises(ValueError, match="1 images for 0 places"):
         explainer.explain("the cat is old .", "old", images=image)
     with pytest.raises(ValueError, match="parts that are no text"):
