@@ -19,7 +19,7 @@ from captum_attn.generation import ExplainedResponse, Sources
 from lightning_callbacks.explaining_module import ExplainingModule, check_drawn, explained_by
 from lightning_callbacks.plain_settings import plain
 
-_PARTS = ("prompt", "response", "sources", "question")
+_PARTS = ("prompt", "response", "images", "sources", "question")
 _COLUMNS = {
     "prompt": pa.string(),
     "response": pa.string(),
@@ -30,6 +30,7 @@ _COLUMNS = {
     "token_scores": pa.list_(pa.float32()),
     "probabilities": pa.list_(pa.float32()),
     "token_source": pa.list_(pa.int64()),
+    "patches": pa.list_(pa.int64()),
     "sources": pa.list_(pa.string()),
     "source_scores": pa.list_(pa.float32()),
     "share_outside": pa.float64(),
@@ -41,8 +42,9 @@ class GenerationModule(ExplainingModule):
     """A language model's explainer, whose ``predict_step`` explains a batch of prompts and responses.
 
     Batches are lists of mappings, as of a data loader with ``collate_fn=list``, or a mapping of lists: ``prompt``, a
-    text or messages; ``response``, a text or ids of tokens, unless the model writes it; perhaps ``sources`` and
-    ``question``, else of the constructor. Other keys are passed over. The model is left as it was; only its device, and
+    text or messages; ``response``, a text or ids of tokens, unless the model writes it; perhaps ``images``, as
+    :meth:`captum_attn.GenerationAttention.explain` takes them, ``sources`` and ``question``, else of the constructor.
+    Other keys are passed over. The model is left as it was; only its device, and
     under ``precision="64-true"`` and the like its dtype, are Lightning's.
 
     Args:
@@ -91,8 +93,8 @@ class GenerationModule(ExplainingModule):
     def settings(self) -> dict[str, Any]:
         """What the explanations depend on, beside the inputs, as JSON has it."""
         return {
-            **explained_by(self.model, self.explainer, left_out=("model", "tokenizer")),
-            "tokenizer": _tokenizer(self.explainer.tokenizer),
+            **explained_by(self.model, self.explainer, left_out=("model", "tokenizer", "reader")),
+            "tokenizer": _tokenizer(self.explainer.tokenizer) | _image_processor(self.explainer.reader),
             "sources": plain({"sources": self.sources, "question": self.question, "maps": self.maps}),
             "generate": plain(self.generate and {**self.generate, "default": self._own_generation()}),
         }
@@ -106,7 +108,8 @@ class GenerationModule(ExplainingModule):
 
         ``tokens``, ``ids`` and ``scores`` are of all tokens, the first ``prompt_length`` of which are the prompt's, and
         ``token_source`` says in which source each is, -1 for none; ``token_scores`` and ``probabilities`` are of the
-        response's. ``map``, of each of these by all tokens, is null unless asked for.
+        response's. ``patches`` are the numbers of the tokens that are parts of images. ``map``, of each of these by all
+        tokens, is null unless asked for.
         """
         rows = _rows(batch)
         check_drawn(len(rows), wanted)
@@ -140,6 +143,7 @@ class GenerationModule(ExplainingModule):
             "token_scores": found.scores.tolist(),
             "probabilities": found.probabilities.tolist(),
             "token_source": found.groups.tolist(),
+            "patches": found.prompt.patches,
             "sources": [source.text for source in found.sources],
             "source_scores": found.source_values.tolist(),
             "share_outside": found.share_outside,
@@ -158,6 +162,12 @@ def _tokenizer(tokenizer: Any) -> dict[str, Any]:
         "chat_template": getattr(tokenizer, "chat_template", None),
         "rules": digest.hexdigest(),
     }
+
+
+def _image_processor(reader: Any) -> dict[str, Any]:
+    """What a prompt's images depend on, where there can be some."""
+    processor = getattr(reader, "image_processor", None)
+    return {} if processor is None else {"image_processor": plain(processor.to_dict())}
 
 
 def _rows(batch: Any) -> list[Mapping[str, Any]]:

@@ -322,7 +322,10 @@ def _same_tokens(keys: Trace | None, values: Trace | None) -> bool:
 _COPYING = ("reflect", "replicate")
 _TURNED = " of an image that was turned, flipped or rolled, or whose parts lie on each other"
 _OF_PARTS = "an attention of tokens that read several parts of the image, or of parts of it (windows)"
-_APART = "texts in which the image's patches are other tokens than in others: explain them one by one"
+_APART = (
+    "texts in which the image's patches are other tokens than in others: explain them one by one, by "
+    "internal_batch_size=1 (in evaluate and compare, batch_size=1)"
+)
 _LEFT = "a conversion of the image, or of what was made of it, to NumPy or a list"
 _WRITING = frozenset({"__setitem__", "data="})
 _LEAVING = frozenset({"numpy", "tolist", "__array__", "__dlpack__"})

@@ -34,8 +34,8 @@ class AttnLRP(OnePassAttribution):
 
     Args:
         baseline: what an input is compared with: ``"zeros"``, ``"mask"`` for the tokenizer's mask token, a token's id,
-            or for images ``"mean"``, the mean of the image's patches. Default: zeros for text, the mean for images,
-            also for one among the words of a text.
+            or for images ``"mean"``, the mean of the image's patches. Default: zeros for text, the mean for images.
+            An image among the words of a text is always compared with the mean of its patches.
         propagation: the rules: ``"attnlrp"``, or ``"cp"``, under which attention is a constant, so that relevance
             passes values alone, or your own.
         model, tokenizer, additional_forward_arg_names: see :class:`captum_attn.AttentionAttribution`.

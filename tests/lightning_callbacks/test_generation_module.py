@@ -12,6 +12,7 @@ from chat_models import chat_model
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from models import left_untouched
 from predictions import predict
+from readers_of_images import llava, photograph
 from tokenizers import normalizers
 from torch.utils.data import DataLoader
 from transformers import GenerationConfig
@@ -140,3 +141,24 @@ def test_bad_rows_are_named(explainer: Any) -> None:
         GenerationModule(explainer, source="paragraphs")
     with pytest.raises(ValueError, match="a collate_fn that neither leaves out nor splits"):
         module.explained(ROWS[:1], [True, False])
+
+
+def test_rows_may_have_images() -> None:
+    model, processor = llava()
+    rows = [
+        {"prompt": "<image> the cat is old . is it ?", "response": "it is old", "images": photograph(number)}
+        for number in range(2)
+    ]
+    explainer = GenerationAttention(model, processor)
+    module = GenerationModule(explainer)
+    (table,) = predict(module, loader(rows))
+    for row, given in zip(table.to_pylist(), rows, strict=True):
+        found = explainer.explain(given["prompt"], given["response"], images=given["images"])
+        torch.testing.assert_close(torch.tensor(row["scores"]), found.values, rtol=1e-4, atol=1e-7)
+        assert row["patches"] == found.prompt.patches == list(range(1, 17))
+        assert row["sources"] == ["image", "the cat is old ."]
+    other = GenerationAttention(model, llava()[1])
+    other.reader.image_processor.do_normalize = False
+    assert module.settings()["tokenizer"] != GenerationModule(other).settings()["tokenizer"]
+    with pytest.raises(ValueError, match="places for an image"):
+        module.predict_step([{"prompt": "<image> is it ?", "response": "old"}])
