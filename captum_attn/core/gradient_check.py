@@ -206,8 +206,8 @@ class _Directions(LayerObserver):
     def take(self, tile: Tile) -> None:
         if tile.relevance is not None:
             layer, block = self.watched.layers.index(tile.layer), tile.block
-            windows = self._shapes[layer][0] // len(self.changes)
-            examples = torch.arange(block.examples.start, block.examples.stop, device=self.changes.device) // windows
+            rows, batch = self._shapes[layer][0], len(self.changes)
+            examples = block.of_examples(rows, batch, self.changes.device)
             change = (tile.relevance * self.of(layer)[block]).sum((1, 2, 3))
             self.changes[:, layer].index_add_(0, examples, change.to(self.changes))
             self.squares[:, layer].index_add_(0, examples, tile.relevance.square().sum((1, 2, 3)).to(self.changes))

@@ -28,6 +28,10 @@ class Block(NamedTuple):
     heads: slice
     queries: slice
 
+    def of_examples(self, rows: int, batch: int, device: torch.device) -> Tensor:
+        """Of each of its rows the example, int64, where a layer's R rows are windows of B examples, one by one."""
+        return torch.arange(self.examples.start, self.examples.stop, device=device) * batch // rows
+
 
 @dataclass(frozen=True)
 class Tile:

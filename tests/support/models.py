@@ -44,6 +44,14 @@ def state_of(model: nn.Module) -> dict[str, Any]:
     }
 
 
+def randomized(model: Any, std: float = 0.2) -> Any:
+    """The model in eval mode, with weights that are large enough for attention to matter."""
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            nn.init.normal_(parameter, std=std)
+    return model.eval()
+
+
 @contextmanager
 def left_untouched(model: nn.Module) -> Iterator[None]:
     """Assert that the block changes nothing about the model, not even if it raises."""

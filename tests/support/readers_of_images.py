@@ -8,8 +8,8 @@ import numpy as np
 import torch
 import transformers as hf
 from chat_models import chat_model
+from models import randomized
 from PIL import Image
-from torch import nn
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 NO_ENDS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": 0}
@@ -28,10 +28,7 @@ def _tokenizer(*names: str) -> Any:
 
 def _random(model: Any) -> Any:
     torch.manual_seed(0)
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            nn.init.normal_(parameter, std=0.2)
-    return model.eval()
+    return randomized(model)
 
 
 def llava() -> tuple[Any, Any]:

@@ -48,7 +48,7 @@ class PlacedObserver(LayerObserver):
         total, numbers = self._totals[tile.layer], self._numbers[tile.layer]
         influence = influence_in(tile, self._variant, self.watched.heads).to(total.device)
         worth, count = influence.sum(-2), total.shape[1]
-        rows = torch.arange(examples.start, examples.stop, device=total.device) * len(total) // len(numbers)
+        rows = tile.block.of_examples(len(numbers), len(total), total.device)
         cells = rows.view(-1, 1, 1) * count + numbers[examples, heads] % count  # -1 is the last one
         total.view(-1).index_add_(0, cells.flatten(), worth.flatten())
 

@@ -6,8 +6,7 @@ import pytest
 import torch
 import transformers as hf
 from ledger import accounts
-from models import left_untouched
-from torch import nn
+from models import left_untouched, randomized
 
 from captum_attn import (
     AttentionRollout,
@@ -77,10 +76,7 @@ MODELS = {"llava": llava, "paligemma": paligemma, "internvl": internvl, "gemma-3
 def build(name):
     torch.manual_seed(0)
     model, count = MODELS[name]()
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            nn.init.normal_(parameter, std=0.2)
-    return model.eval(), count
+    return randomized(model), count
 
 
 def batch(count, before=(3, 3)):

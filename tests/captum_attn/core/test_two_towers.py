@@ -8,8 +8,7 @@ import pytest
 import torch
 import transformers as hf
 from attention_reference import gradients, recording
-from models import left_untouched
-from torch import nn
+from models import left_untouched, randomized
 
 import captum_attn
 from captum_attn import AttentionAttribution, AttnLRP, ShapleyGradAttention
@@ -45,11 +44,7 @@ METHODS = [one for one in EVERY if not any(other is not one and issubclass(other
 
 def seeded(build):
     torch.manual_seed(0)
-    model = build()
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            nn.init.normal_(parameter, std=0.2)
-    return model.eval()
+    return randomized(build())
 
 
 def pairs(count=2):
