@@ -614,8 +614,8 @@ def observed_forward(
     with followed(
         model,
         inputs,
-        gradients,
-        modules,
+        gradients=gradients,
+        modules=modules,
         dependences=first,
         after_attention=after_attention,
         scaled=scaled,
@@ -640,13 +640,7 @@ def observed_forward(
 
 @contextmanager
 def followed(
-    model: Callable[..., Any],
-    inputs: ModelInputs,
-    gradients: bool = True,
-    modules: Collection[str] = (),
-    *,
-    dependences: bool = False,
-    **options: Any,
+    model: Callable[..., Any], inputs: ModelInputs, *, dependences: bool = False, **options: Any
 ) -> Iterator[tuple[SeenForward, ObservedForward | Exception]]:
     """A pass that is followed in the way that the model needs: what was seen, and the run, or why there is none.
 
@@ -658,7 +652,7 @@ def followed(
     refusals: dict[bool, WrongWayError] = {}
     for throughout in ways:
         options |= {"dependences": dependences and not throughout, "throughout": throughout}
-        with seen_forward(model, inputs, gradients, modules, **options) as seen:
+        with seen_forward(model, inputs, **options) as seen:
             found: ObservedForward | Exception
             try:
                 found = understood(model, inputs, seen)
