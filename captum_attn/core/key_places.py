@@ -152,11 +152,11 @@ def _described(layout: PatchLayout) -> str:
 
 
 def _covers(finest: Side, side: Side, size: int) -> bool:
-    """Whether the smallest cells cover what others cover of the input along a side."""
+    """Whether the smallest cells cover what others cover of the input along a side, but for less than one of them."""
     (start, end), (first, last) = (
         (max(0, one.first), min(size, one.first + one.size * one.count)) for one in (side, finest)
     )
-    return bool(first <= start and end <= last)
+    return bool(first - start < finest.size and end - last < finest.size)
 
 
 def _occurring(cells: Cells, numbers: Tensor) -> Cells | None:

@@ -7,6 +7,7 @@ import warnings
 
 import pytest
 import torch
+import transformers as hf
 from attention_reference import gradients, recording
 from hierarchical_models import MODELS, build, laid_out, pixels
 from hypothesis import given
@@ -353,3 +354,14 @@ def test_coarse_keys_are_shared_out_by_overlap(count, times, more, first, unit):
     for number in range(count):
         expected[number, number * times : (number + 1) * times] = 1 / times
     torch.testing.assert_close(shares, expected)
+
+
+def test_a_grid_that_is_halved_with_a_remainder_is_covered_but_for_less_than_a_cell():
+    """LeViT as it is used: 14 × 14 tokens of 224 × 224 pixels, then 7 × 7, then 4 × 4."""
+    torch.manual_seed(0)
+    config = hf.LevitConfig(hidden_sizes=[16, 32, 48], num_attention_heads=[2, 2, 4], depths=[1, 1, 1], num_labels=3)
+    found = ShapleyGradAttention(hf.LevitForImageClassification(config).eval()).attribute_tokens(
+        torch.randn(2, 3, 224, 224), target=1, per="layer"
+    )
+    assert found.grid.counts == (14, 14)
+    assert found.values.isfinite().all()
