@@ -109,15 +109,40 @@ class Call:
         """Of a convolution, of pooling or resizing, whether its windows overlap, as far as its arguments say."""
         if self.name not in ON_SIDES and self.name not in ("conv1d", "conv2d", "conv3d"):
             return False
+        if self.name.startswith("adaptive"):
+            pairs = zip(self.leading.shape[::-1], self.result.shape[::-1], strict=False)
+            return any(before % after for before, after in pairs if after)
         if not self.name.startswith(("conv", "max_pool", "avg_pool")):
-            return not self.name.startswith("adaptive")
+            return True
+        return any(stride is not None and reach > stride for reach, stride in self.windows)
+
+    @property
+    def skips(self) -> bool:
+        """Of a convolution or of pooling, whether entries lie between those that its windows read."""
+        if self.name not in ON_SIDES and not self.name.startswith("conv"):
+            return False
+        if self.name.startswith(("interpolate", "upsample")):
+            smaller = any(after < before for before, after in zip(self.leading.shape, self.result.shape, strict=False))
+            return smaller and self.option("mode", 3, "nearest").startswith("nearest")
+        if not self.name.startswith(("conv", "max_pool", "avg_pool")):
+            return False
+        dilation = self.option("dilation", 5 if self.name.startswith("conv") else 4, 1)
+        apart = any(one > 1 for one in (dilation if isinstance(dilation, list | tuple) else [dilation]))
+        dilated = apart and not self.name.startswith("avg")
+        return dilated or any(stride is not None and reach < stride for reach, stride in self.windows)
+
+    @property
+    def windows(self) -> list[tuple[int, int | None]]:
+        """Of a convolution or of pooling, how far each side of its windows reaches, and the stride."""
         if self.name.startswith("conv"):
             kernel, strides = getattr(self.option("weight", 1, None), "shape", (0, 0))[2:], self.option("stride", 3, 1)
+            dilation = self.option("dilation", 5, 1)
         else:
             kernel, strides = self.option("kernel_size", 1, 1), self.option("stride", 2, None)
-        sizes = kernel if isinstance(kernel, list | tuple) else [kernel] * 3
-        each = strides if isinstance(strides, list | tuple) else [strides] * len(sizes)
-        return any(stride is not None and size > stride for size, stride in zip(sizes, each, strict=False))
+            dilation = self.option("dilation", 4, 1) if self.name.startswith("max") else 1
+        sizes = list(kernel) if isinstance(kernel, list | tuple) else [kernel] * 3
+        each = [one if isinstance(one, list | tuple) else [one] * len(sizes) for one in (strides, dilation)]
+        return [((size - 1) * apart + 1, stride) for size, stride, apart in zip(sizes, *each, strict=False)]
 
     @property
     def factors(self) -> list[Tensor]:

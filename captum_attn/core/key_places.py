@@ -15,6 +15,7 @@ from torch import Tensor
 
 from captum_attn.core.calls import AttentionCall
 from captum_attn.core.capture import LISTED
+from captum_attn.core.cell_numbers import SEVERAL, WHOLE
 from captum_attn.core.cells import Cells
 from captum_attn.core.no_matrix import WrongWayError
 from captum_attn.core.patch_trail import Attended
@@ -68,9 +69,12 @@ class KeyPlaces:
             raise WrongWayError(
                 f"{len(calls)} attention calls were seen, and the input could be followed to {len(attended)}. {LISTED}"
             )
-        of_each = zip(calls, attended, strict=True)
-        found = {call.layer: _placed(call, seen, examples, of_image) for call, seen in of_each}
-        self.keys = {number: keys for number, keys in found.items() if keys is not None}
+        self.keys: dict[int, PlacedKeys] = {}
+        sampled: set[tuple[int, ...]] = set()  # tokens that attention left, which stand for those around them
+        for call, seen in zip(calls, attended, strict=True):
+            keys = _placed(call, seen, examples, of_image, sampled)
+            if keys is not None:
+                self.keys[call.layer] = keys
         if not self.keys:
             raise WrongWayError(f"no attention has queries that are parts of the input. {LISTED}")
         if all(
@@ -104,8 +108,13 @@ class KeyPlaces:
         return spread.flatten(1)
 
 
-def _placed(call: AttentionCall, seen: Attended | None, examples: int, of_image: bool) -> PlacedKeys | None:
-    """The keys of a call; None if none of its queries is a cell: a pooling head, which reads the tokens."""
+def _placed(
+    call: AttentionCall, seen: Attended | None, examples: int, of_image: bool, sampled: set[tuple[int, ...]]
+) -> PlacedKeys | None:
+    """The keys of a call; None if none of its queries is a cell: a pooling head, which reads the tokens.
+
+    Queries that are a part of the tokens are added to ``sampled``.
+    """
     rows, heads, queries, keys = call.shape
     if seen is None:
         raise WrongWayError(f"nothing says which parts of the input attention {call.module!r} attends to. {LISTED}")
@@ -117,10 +126,23 @@ def _placed(call: AttentionCall, seen: Attended | None, examples: int, of_image:
     numbers, asking = seen.keys.reshape(rows, heads, keys), seen.queries.reshape(rows, heads, queries)
     if not (asking >= 0).any():
         return None
-    (found, _), (_, asked) = (_of_each_example(tokens, examples) for tokens in (numbers, asking))
-    cells = None if found is None or not asked else _occurring(seen.cells, found)
-    if found is None or cells is None:
+    (found, _), (asking_cells, asked) = (_of_each_example(tokens, examples) for tokens in (numbers, asking))
+    cells = None if found is None else _occurring(seen.cells, found)
+    windows_beside_heads = rows == examples and heads % max(asked, 1) == 0
+    if found is None or cells is None or asking_cells is None or int(asking_cells.max()) >= SEVERAL:
         raise WrongWayError(_unknown(call, seen))
+    if (numbers == WHOLE).any() or not (asked == heads or (asked < heads and windows_beside_heads)):
+        raise WrongWayError(
+            f"in attention {call.module!r}, tokens are there more than once, as in several views of an image, or some "
+            f"keys are of the whole image. {LISTED}"
+        )
+    if len(found) < len(seen.cells) and tuple(found.tolist()) not in sampled:
+        raise WrongWayError(
+            f"the keys of attention {call.module!r} are some of the tokens alone ({seen.cells}), and no attention left "
+            f"these. {LISTED}"
+        )
+    if len(asking_cells) < len(found):
+        sampled.add(tuple(asking_cells.tolist()))
     places = torch.full((len(seen.cells) + 1,), -1).index_copy(0, found, torch.arange(len(found)))
     return PlacedKeys(
         cells.layout(torch.arange(len(cells)), of_image),

@@ -248,6 +248,8 @@ class PatchTrail(TorchFunctionMode):
         if self.attended:
             self.mixes |= call.overlaps or any(is_all(call.numbers(part), SEVERAL) for part in call.factors)
         self.copies |= call.name == "pad" and call.option("mode", 2, "constant") in _COPYING and not self._is_raw(cells)
+        if self.throughout and isinstance(found, Cut) and not self._is_raw(cells) and call.skips:
+            found = None
         if isinstance(found, Cut):
             cells, found = found.cells, found.numbers
             if call.name in EMBEDDING:
@@ -273,17 +275,28 @@ class PatchTrail(TorchFunctionMode):
         elif call.name == "softmax" and scores is not None and scores.relates:
             keys, shape, known = scores.of_keys, first.shape, True
         else:
-            if (pair := call.attention_and_values) and self.attended and _same_tokens(*pair):
-                self._unmatched.discard(len(self.attended) - 1)
+            if pair := call.attention_and_values:
+                self._match(*pair)
             return
         found = None
         if keys is not None and known and not self._left:
             asking, asked = (joined_along(numbers, [-1])[..., 0] for numbers in (call.numbers(first), keys.numbers))
             asking, asked = asking.expand(shape[:-1]), asked.expand(*shape[:-2], shape[-1])
+            self.mixes |= bool((asking == WHOLE).any())
             found = Attended(keys.cells, asking, asked)
         self.attended.append(found)
         if found is not None and call.name == "softmax":
             self._unmatched.add(len(self.attended) - 1)
+
+    def _match(self, keys: Trace | None, values: Trace) -> None:
+        """Take note of a product of scores and values: those of the last softmax, or what no softmax was seen of."""
+        last, same = len(self.attended) - 1, _same_tokens(keys, values)
+        if last not in self._unmatched:
+            self.mixes = True
+            if self.attended and not same:
+                self.attended[last] = None
+        elif same:
+            self._unmatched.discard(last)
 
     def _arrive(self, trace: Trace) -> bool:
         """The attention's queries (..., N, d), or its scores (..., N, N): the cell of each of the N tokens."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.checkpoint import CheckpointError
 
 from captum_attn._moved import moved_names
+from captum_attn.core.calls import AttentionCall
 from captum_attn.core.capture import INDEPENDENT, LISTED, SWITCH_CHECKPOINTS, ScaledAttentionCapture
 from captum_attn.core.dependences import Dependence, dependence_of
 from captum_attn.core.forward import SeenForward, plain_output, seen_forward
@@ -750,24 +751,40 @@ def _alike(own: Tensor, other: Tensor) -> bool:
 
 
 def _check_examples_first(model: Callable[..., Any], inputs: ModelInputs, run: ObservedForward) -> None:
-    """Raise ``ValueError`` if what was taken for an example's heads is not what the first example has by itself."""
-    with followed(model, inputs[:1], gradients=False) as (_, alone):
-        if isinstance(alone, Exception):
-            raise alone
-        for call, of_first in zip(run.calls, alone.calls, strict=True):
-            if not call.mixed and run.places is None:
-                continue
-            pairs = [
-                (own, one)
-                for own, one in zip(call.evidence, of_first.evidence, strict=True)
-                if own.shape[1:] == one.shape[1:]  # heads may share keys in one of them, and have copies in the other
-            ]
-            if not all(_alike(own[: len(one)], one) for own, one in pairs):
-                raise ValueError(
-                    f"attention {call.module!r} keeps heads and examples in one dimension, or in exchanged ones, and "
-                    "not example by example, so their heads cannot be told apart; or the examples of a batch see each "
-                    "other. Explain one example at a time, by internal_batch_size=1"
-                )
+    """Raise ``ValueError`` if what was taken for the first or last example's heads is not what it has by itself."""
+    for example in {0, len(inputs) - 1}:
+        try:
+            with followed(model, inputs[example : example + 1], gradients=False) as (_, alone):
+                if isinstance(alone, Exception):
+                    raise alone
+                other = next((call for call in _doubtful(run) if not _is_of(call, alone, example)), None)
+        except IndexError as error:
+            raise ValueError(_SEEING.format(run.calls[0].module)) from error
+        if other is not None:
+            raise ValueError(_SEEING.format(other.module))
+
+
+def _doubtful(run: ObservedForward) -> list[AttentionCall]:
+    """The calls of which their shapes do not say which rows are an example's."""
+    return [call for call in run.calls if call.mixed or run.places is not None]
+
+
+def _is_of(call: AttentionCall, alone: ObservedForward, example: int) -> bool:
+    """Whether the first rows of a call, or else its last ones, are those of an example alone."""
+    (single,) = (one for one in alone.calls if one.layer == call.layer)
+    for own, one in zip(call.evidence, single.evidence, strict=True):
+        rows = own[: len(one)] if example == 0 else own[len(own) - len(one) :]
+        # Heads may share keys in one of them, and have copies in the other.
+        if rows.shape[1:] == one.shape[1:] and not _alike(rows, one):
+            return False
+    return True
+
+
+_SEEING = (
+    "attention {!r} keeps heads and examples in one dimension, or in exchanged ones, and not example by example, so "
+    "their heads cannot be told apart; or the examples of a batch see each other. Explain one example at a time, by "
+    "internal_batch_size=1"
+)
 
 
 __getattr__ = moved_names(__name__, "captum_attn.core.forward", {"plain_output"})

@@ -208,10 +208,49 @@ def values_of_others(mix):
     return function
 
 
-def subsampled(model, states):
-    states = model.windows(states)
-    tokens = states.flatten(1, 2)
-    return tokens + model.attend(tokens, states[:, 1::2, 1::2].flatten(1, 2))
+def read_by_all(asked):
+    """Windows, whose results are the keys of all tokens in some form."""
+
+    def function(model, states):
+        states = model.windows(states)
+        tokens = states.flatten(1, 2)
+        return tokens + model.attend(tokens, asked(model, states))
+
+    return function
+
+
+def among_themselves(made):
+    """Windows, whose results attend to each other in some form."""
+
+    def function(model, states):
+        tokens = made(model, model.windows(states))
+        return tokens + model.attend(tokens, tokens)
+
+    return function
+
+
+def mixed_in_windows(model, states):
+    inside = cut(states).flatten(-2)
+    whole = inside @ torch.eye(32).roll(1, 0).add(0.1)
+    return joined(whole.view(len(states), -1, 4, 8), len(states)).flatten(1, 2)
+
+
+def strided(**options):
+    return lambda model, states: F.conv2d(channels_first(states), **options).flatten(2).mT
+
+
+def asking_several(model, states):
+    tokens = model.windows(states).flatten(1, 2)
+    return tokens + model.attend(tokens + tokens.flip(1) / 2, tokens)
+
+
+def later_examples(model, states):
+    return model.windows(torch.einsum("ab,bhwd->ahwd", torch.ones(len(states), len(states)).tril(), states))
+
+
+def values_twice(model, states):
+    both = lambda attention, value: attention @ value.flip(-2) + attention @ value  # noqa: E731
+    return values_of_others(both)(model, states)
 
 
 REFUSED = {
@@ -231,7 +270,23 @@ REFUSED = {
     "reflected": build(
         lambda m, states: m.windows(channels_last(F.pad(channels_first(states), (0, 2, 0, 0), mode="reflect")))
     ),
-    "every second key, from the second on": build(subsampled),
+    "every second key": build(read_by_all(lambda m, states: states[:, ::2, ::2].flatten(1, 2))),
+    "every second key, from the second on": build(read_by_all(lambda m, states: states[:, 1::2, 1::2].flatten(1, 2))),
+    "every fourth key": build(read_by_all(lambda m, states: states.flatten(1, 2)[:, torch.arange(0, 32, 4)])),
+    "tokens left out": build(among_themselves(lambda m, states: states[:, ::2, ::2].flatten(1, 2))),
+    "a kernel that skips": build(read_by_all(strided(weight=torch.ones(8, 8, 1, 1), stride=2))),
+    "a dilated kernel": build(read_by_all(strided(weight=torch.ones(8, 8, 2, 2), stride=2, padding=1, dilation=2))),
+    "a key of the whole image": build(
+        read_by_all(lambda m, states: torch.cat([states.flatten(1, 2), states.mean((1, 2))[:, None]], 1))
+    ),
+    "queries of several tokens": build(asking_several),
+    "tokens twice": build(among_themselves(lambda m, states: states.flatten(1, 2).repeat_interleave(2, 1))),
+    "four tokens a patch": build(
+        among_themselves(lambda m, states: states.repeat(1, 1, 1, 4).view(len(states), -1, 8))
+    ),
+    "tokens mixed in windows": build(among_themselves(mixed_in_windows)),
+    "examples that read earlier ones": build(later_examples),
+    "other values, and then its own": build(values_twice),
 }
 
 
@@ -246,12 +301,23 @@ MIXING = {
     "average pooling": lambda states: channels_last(F.avg_pool2d(channels_first(states), 3, 1, 1)),
     "maximum pooling": lambda states: channels_last(F.max_pool2d(channels_first(states), 3, 1, 1)),
     "resizing": lambda states: channels_last(
-        F.interpolate(F.interpolate(channels_first(states), scale_factor=0.5), scale_factor=2)
+        F.interpolate(F.interpolate(channels_first(states), size=(2, 4), mode="bilinear"), size=(4, 8), mode="bilinear")
+    ),
+    "attention of channels": lambda states: F.scaled_dot_product_attention(*[states.flatten(1, 2).mT[:, None]] * 3)[
+        :, 0
+    ].mT.reshape(states.shape),
+    "sigmoid attention in windows": lambda states: joined(
+        (cut(states) @ cut(states).mT).sigmoid() @ cut(states), len(states)
     ),
     "linear attention": lambda states: (states.flatten(1, 2) @ (states.flatten(1, 2).mT @ states.flatten(1, 2))).view(
         states.shape
     ),
 }
+
+
+def test_two_views_of_one_example_are_refused():
+    with pytest.raises(ValueError, match="more than once, as in several views"):
+        ShapleyGradAttention(Views(Tokens.windows)).attribute(images(1), target=1)
 
 
 @pytest.mark.parametrize("kind", MIXING)
