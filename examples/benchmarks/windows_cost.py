@@ -43,7 +43,8 @@ def main() -> None:
     for name, build in MODELS.items():
         model = build().eval()
         unit = partial(forward_and_backward, model, images)
-        calls = [partial(kind(model).attribute_tokens, images, 1) for kind in (ShapleyGradAttention, AttnLRP)]
+        kinds: tuple[Any, ...] = (ShapleyGradAttention, AttnLRP)
+        calls: list[Callable[[], object]] = [partial(kind(model).attribute_tokens, images, 1) for kind in kinds]
         unit()
         first = seconds_of(calls[0]) / seconds_of(unit)
         calls[1]()
