@@ -23,6 +23,7 @@ from lightning.pytorch.callbacks import (
     WeightAveraging,
 )
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from readers_of_images import llava, photograph
 from scipy.stats import sem
 from shap_workflow import made_up_reviews
 from small_models import load_text_model
@@ -38,6 +39,7 @@ from captum_attn import (
     ShapleyAttention,
     ShapleyGradAttention,
 )
+from captum_attn.generation import ResponseClassifier, response_inputs
 from captum_attn.metrics import Metric, evaluate
 from lightning_callbacks import ExplanationMonitor
 
@@ -751,3 +753,30 @@ def test_every_family_of_models_can_be_followed():
         module.validation_step = lambda batch, batch_idx: None
         trainer_of([monitor]).validate(module, unlabelled(), verbose=False)
         assert {f"tcav/{name}/layer_1" for name in CONCEPTS} <= {*monitor.frame()}
+
+
+def test_answers_to_prompts_with_images():
+    model, processor = llava()
+    prompts = [f"<image> the cat is {word} . is it ?" for word in ("old", "young", "old", "it")]
+    images = [photograph(number) for number in range(4)]
+    inputs = response_inputs(prompts, ["it is old"] * 4, processor, images=images, model=model)
+    rows = [{name: value[row] for name, value in inputs.items()} | {"labels": 0} for row in range(4)]
+    module = LightningModule()
+    module.model, module.validation_step = ResponseClassifier(model), lambda batch, batch_idx: None
+    methods = {"game": partial(ShapleyGradAttention, game="cls"), "relevance": AttnLRP}
+    monitor = ExplanationMonitor(
+        faithfulness=methods, processor=processor.tokenizer, replacement=5, figures=False, on_error="raise"
+    )
+    trainer_of([monitor]).validate(module, DataLoader(rows, 2), verbose=False)
+    (found,) = monitor.frame().to_dict("records")
+    expected = evaluate(
+        module.model,
+        inputs,
+        {name: method(module.model) for name, method in methods.items()},
+        tokenizer=processor.tokenizer,
+        replacement=5,
+        show_progress=False,
+    ).table(["comprehensiveness"])
+    expected = expected[expected.ranking == "scores"].set_index("method")["mean"]
+    assert found["faithfulness/comprehensiveness"] == pytest.approx(expected["game"], rel=1e-3, abs=1e-9)
+    assert found["faithfulness/relevance/comprehensiveness"] == pytest.approx(expected["relevance"], rel=1e-3, abs=1e-9)
