@@ -35,8 +35,10 @@ def replace_tokens(
         TypeError: embeddings, or a replacement of the other kind.
         ValueError: an image whose patches are not known, or share pixels.
     """
-    if picture is not None and inputs.picture is not None:
+    if picture is not None:
         patches = torch.zeros_like(chosen).index_fill(1, known_grid(picture).tokens(chosen.shape[1]), True)
+        if inputs.picture is None:
+            raise ValueError("the processor has cut the image, so that its patches cannot be replaced by their mean")
         pixels = with_patches_replaced(inputs.picture, chosen & patches, True, picture)
         inputs, chosen = replace(inputs, keywords={**inputs.keywords, "pixel_values": pixels}), chosen & ~patches
     if inputs.modality == "ids" and is_index(replacement):

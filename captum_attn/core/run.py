@@ -38,7 +38,7 @@ from captum_attn.core.outline import UnkeptError
 from captum_attn.core.output_tokens import OutputTokens, decoder_tokens, shifts_its_input
 from captum_attn.core.padding_masks import given_lengths
 from captum_attn.core.patch_trail import PatchTrail
-from captum_attn.core.patches import Grid, NoPatchGrid
+from captum_attn.core.patches import Grid, NoPatchGrid, PatchGrid
 from captum_attn.core.private_names import version_of
 from captum_attn.core.propagation import GRADIENT, Propagation, check_coverage
 from captum_attn.core.readout import ReachedRows, Readout, RowWeights, check_readout, rows_by_rule, warn_of_rule
@@ -431,7 +431,7 @@ class ObservedForward:
         grid, picture = (found, None) if inputs.is_cut else (None, found)
         holds = holds_pictures(self.model, inputs.features if inputs.modality == "ids" else None)
         if holds and picture is None:
-            picture = unknown_picture(inputs)
+            picture = cut_picture(inputs, config)
         elif not holds and isinstance(picture, NoPatchGrid):
             picture = None  # an image that is read elsewhere, as in a tower of its own
         players = find_players(inputs, real, special_ids=special_ids, config=config, causal=self.causal, grid=grid)
@@ -669,10 +669,25 @@ def followed(
             return
 
 
-def unknown_picture(inputs: ModelInputs) -> NoPatchGrid:
-    """Why nothing can say where patches lie in what stands beside the ids."""
+def cut_picture(inputs: ModelInputs, config: Any) -> PatchGrid | NoPatchGrid:
+    """Where parts lie of an image that the processor has cut, in the image as it was resized, or why nothing says it.
+
+    Qwen2-VL and its like get the patches of all images in one tensor, and say how many there are along the sides
+    (``image_grid_thw``); ``spatial_merge_size`` of them, squared, make a token.
+    """
+    sides, places = inputs.companions.get("image_grid_thw"), torch.eq(inputs.features, picture_token(config) or -1)
+    vision = getattr(config, "vision_config", None)
+    patch, merged = (getattr(vision, name, None) for name in ("patch_size", "spatial_merge_size"))
+    if isinstance(sides, Tensor) and {type(patch), type(merged)} == {int} and sides.shape == (len(inputs), 3):
+        alike = bool((sides == sides[0]).all()) and bool((places == places[0]).all())
+        time, rows, columns = (int(one) for one in sides[0] // torch.tensor([1, merged, merged]).to(sides))
+        if alike and time == 1 and int(places[0].sum()) == rows * columns:
+            positions = tuple(places[0].nonzero().flatten().tolist())
+            return PatchGrid(rows, columns, patch * merged, patch * merged, positions=positions)
     shape = tuple(getattr(inputs.companions.get("pixel_values"), "shape", ()))
-    return NoPatchGrid(f"pixels {shape} are not one image (C, h, w) for each of {len(inputs)} texts")
+    return NoPatchGrid(
+        f"pixels {shape} are not one image (C, h, w), of one size and place, for each of {len(inputs)} texts"
+    )
 
 
 def picture_grid(model: Callable[..., Any], mapping: Mapping[str, Any]) -> Grid:
@@ -686,7 +701,7 @@ def picture_grid(model: Callable[..., Any], mapping: Mapping[str, Any]) -> Grid:
     if not holds_pictures(model, inputs.features):
         return None
     if inputs.picture is None:
-        return unknown_picture(inputs)
+        return cut_picture(inputs, config_of(model))
     trail = PatchTrail(inputs.picture, inputs.features.shape[1])
     with trail:
         plain_output(model, inputs)

@@ -123,6 +123,11 @@ def relevance_attributions(explained: Explained, relevance: Sequence[Tensor]) ->
     if explained.tokens.picture is not None:
         grid = known_grid(explained.tokens.picture)
         pixels = [part for entrance, part in came_in if entrance.picture]
+        if not pixels:
+            raise ValueError(
+                "the image comes in as patches that the processor has cut, whose relevance is not followed: explain "
+                "attention as it is, or under rules, ShapleyGradAttention(model, propagation='attnlrp')"
+            )
         values = values + sum(at_patches(feature_sums(part, grid), grid, run.length).to(values) for part in pixels)
     if run.inputs.modality == "ids":
         return explained.attributions(values)

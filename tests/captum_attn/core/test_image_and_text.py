@@ -7,6 +7,7 @@ import torch
 import transformers as hf
 from ledger import accounts
 from models import left_untouched, randomized
+from PIL import Image
 
 from captum_attn import (
     AttentionRollout,
@@ -253,3 +254,66 @@ def test_what_has_no_map_together_says_why():
         _ = result.patches
     with pytest.raises(ValueError, match="among the words of the text, but inside of a function"):
         ShapleyGradAttention(lambda **given: model(**given).logits).attribute_tokens(inputs, target=(-1, 7))
+
+
+def qwen():
+    config = hf.Qwen2VLConfig(
+        text_config={
+            **WRITING,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]},
+            "bos_token_id": None,
+            "eos_token_id": None,
+        },
+        vision_config={
+            "depth": 1,
+            "embed_dim": 32,
+            "num_heads": 4,
+            "hidden_size": 32,
+            "patch_size": 4,
+            "mlp_ratio": 2,
+            "spatial_merge_size": 2,
+        },
+        image_token_id=IMAGE,
+        video_token_id=91,
+        vision_start_token_id=92,
+        vision_end_token_id=93,
+    )
+    return randomized(hf.Qwen2VLForConditionalGeneration(config))
+
+
+def cut_by_the_processor(image):
+    processor = getattr(hf, "Qwen2VLImageProcessorPil", None) or pytest.skip("this transformers has no such processor")
+    return processor(patch_size=4, merge_size=2, min_pixels=64, max_pixels=32 * 32)(image, return_tensors="pt")
+
+
+def test_an_image_that_the_processor_has_cut_is_laid_out_as_it_says():
+    """24 × 32 pixels: three rows of four tokens, each of 8 × 8."""
+    torch.manual_seed(0)
+    model, cut = qwen(), cut_by_the_processor(Image.new("RGB", (32, 24)))
+    ids = torch.tensor([[7, 92, *[IMAGE] * 12, 93, 8, 9]])
+    inputs = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "mm_token_type_ids": (ids == IMAGE).long(),
+        **cut,
+    }
+    with left_untouched(model):
+        found = ShapleyGradAttention(model).attribute_tokens(inputs, target=(-1, 7))
+    grid = found.picture
+    assert (grid.counts, grid.sizes, grid.positions) == ((3, 4), (8, 8), tuple(range(2, 14)))
+    assert torch.equal(found.patches.flatten(1), found.values[:, 2:14])
+    for row in range(3):  # what the processor gives for a bright block is what the token there is made of
+        for column in range(4):
+            image = Image.new("RGB", (32, 24))
+            image.paste((255, 255, 255), (8 * column, 8 * row, 8 * column + 8, 8 * row + 8))
+            bright = (cut_by_the_processor(image)["pixel_values"] != cut["pixel_values"]).any(1).nonzero().flatten()
+            assert {int(place) // 4 for place in bright} == {4 * row + column}
+    with pytest.raises(ValueError, match="whose relevance is not followed"):
+        AttnLRP(model).attribute_tokens(inputs, target=(-1, 7))
+    with pytest.raises(ValueError, match="the processor has cut the image"):
+        MaskTunnel(ShapleyGradAttention(model), replacement=5).attribute(inputs, target=(-1, 7))
+    two = {
+        name: torch.cat([value, value.roll(1) if value.shape == ids.shape else value]) for name, value in inputs.items()
+    }
+    with pytest.raises(ValueError, match="of one size and place"):
+        _ = ShapleyGradAttention(model).attribute_tokens(two, target=(-1, 7)).patches
