@@ -678,7 +678,8 @@ def cut_picture(inputs: ModelInputs, config: Any) -> PatchGrid | NoPatchGrid:
     sides, places = inputs.companions.get("image_grid_thw"), torch.eq(inputs.features, picture_token(config) or -1)
     vision = getattr(config, "vision_config", None)
     patch, merged = (getattr(vision, name, None) for name in ("patch_size", "spatial_merge_size"))
-    if isinstance(sides, Tensor) and {type(patch), type(merged)} == {int} and sides.shape == (len(inputs), 3):
+    of_each = isinstance(sides, Tensor) and sides.shape == (len(inputs), 3)
+    if isinstance(sides, Tensor) and of_each and isinstance(patch, int) and isinstance(merged, int):
         alike = bool((sides == sides[0]).all()) and bool((places == places[0]).all())
         time, rows, columns = (int(one) for one in sides[0] // torch.tensor([1, merged, merged]).to(sides))
         if alike and time == 1 and int(places[0].sum()) == rows * columns:
