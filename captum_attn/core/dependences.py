@@ -51,8 +51,9 @@ def _reached(
     states = [call.state for call in calls if call.state is not None and call.state.shape[2] == weights.shape[1]]
     given = [entrance.state for entrance in entrances]
     entered = [state for state in given if state.dim() == 3 and state.shape[:2] == weights.shape]
-    if not entered:  # of an image, its patches and other tokens as they first are together
-        entered = [state for length, state in gate.first.items() if length == weights.shape[1]]
+    of_image = not entered
+    if of_image:  # its patches and other tokens as they first are together
+        entered = gate.first.get(weights.shape[1], [])
     if not entered or len(states) < len(calls):
         return None
     generator = torch.Generator().manual_seed(0)
@@ -71,4 +72,7 @@ def _reached(
         gate.closed = 0
         for call in every:
             call.lowest = False
-    return torch.stack([nothing, *(part.any(-1) for part in gradients if part is not None)]).any(0)
+    reached = [part.any(-1) for part in gradients if part is not None]
+    if of_image and reached:  # of two, one may be a map of as many channels as there are tokens
+        return torch.stack(reached).all(0)
+    return torch.stack([nothing, *reached]).any(0)

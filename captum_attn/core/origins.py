@@ -161,7 +161,7 @@ class Provenance:
                     self._follow_integers(func, given, part)
             return result
         if self.gate is not None and result.dim() == 3 and result.grad_fn is not None:
-            self.gate.first.setdefault(result.shape[1], result)
+            self.gate.note_first(result)
         if func in _REORDERING:
             self._follow_order(func, args, kwargs, result)
         if not result.is_floating_point():
@@ -381,12 +381,19 @@ class Gate:
     Attributes:
         closed: the calls (bits) whose mixtures no gradient passes.
         products: of states, by number.
-        first: the first states (B, N, D) that the input led to, by N.
+        first: the first states (B, N, D) that the input led to, by N; where N is D, the first two, of which one may be
+            a map of as many channels.
     """
 
     closed: int = 0
-    first: dict[int, Tensor] = field(default_factory=dict)
+    first: dict[int, list[Tensor]] = field(default_factory=dict)
     products: dict[int, Tensor] = field(default_factory=dict)
+
+    def note_first(self, states: Tensor) -> None:
+        """Take note of states (B, N, D) as they are computed."""
+        known, (count, width) = self.first.setdefault(states.shape[1], []), states.shape[1:]
+        if not known or (len(known) == 1 and count == width == known[0].shape[2]):
+            known.append(states)
 
 
 class _Gated(torch.autograd.Function):

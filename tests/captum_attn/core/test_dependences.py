@@ -7,7 +7,8 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
-from models import left_untouched
+import transformers as hf
+from models import left_untouched, randomized
 from stacked_models import WAYS, WIDTH, Own, embeddings, scaled, signed_influence, straight
 from torch import nn
 
@@ -613,3 +614,14 @@ def test_slots_of_zeros_are_not_the_tokens_shifted():
     model = Own(slots, "fused", "eager", "fused", queries=nn.Embedding(N, WIDTH))
     with observed_forward(model, tensor_inputs(model, embeddings())) as run:
         assert run.decoder_calls() == {2: 0}
+
+
+@pytest.mark.parametrize("width", [16, 24])
+def test_as_many_tokens_as_they_are_wide_are_none_that_mix(width):
+    config = hf.SiglipVisionConfig(
+        hidden_size=width, num_hidden_layers=2, num_attention_heads=4, intermediate_size=32, image_size=32, patch_size=8
+    )
+    torch.manual_seed(0)
+    model = randomized(hf.SiglipForImageClassification(hf.SiglipConfig(vision_config=config.to_dict(), num_labels=3)))
+    found = captum_attn.inspect(model, torch.randn(2, 3, 32, 32), 1)
+    assert "other ways" not in found.facts["tokens mix"]
