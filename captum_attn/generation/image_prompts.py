@@ -58,10 +58,12 @@ def _images_of(given: Any) -> list[Any] | None:
 def _with_images(given: str | Messages, processor: Any, images: Any, token: int | None) -> Prompt:
     """A text, or messages, with images: in its text, each token that is a part of one is a ``▪``."""
     images = list(images) if isinstance(images, list | tuple) else [images]
-    name, kind = str(getattr(processor, "image_token", "")), type(processor).__name__
-    if token is None or not name:
+    kind, names = type(processor).__name__, [getattr(processor, one, None) for one in ("image_token", "boi_token")]
+    if token is None or not names[0]:
         raise ValueError(f"nothing says which tokens are parts of images: {kind}.image_token, config.image_token_id")
     text, contents, special_tokens = written_prompt(given, processor.tokenizer, processor)
+    # Gemma-3's processor looks for the sign that begins an image, which some versions do not call its image token.
+    name = next((str(one) for one in names if one and text.count(str(one)) == len(images)), str(names[0]))
     segments = text.split(name)
     if len(segments) != len(images) + 1:
         raise ValueError(

@@ -198,7 +198,7 @@ def test_what_does_not_go_together_is_refused():
     with pytest.raises(ValueError, match="models write none"):
         explainer.explain(text, "<image> old", images=image)
     reader, words = gemma3()
-    with pytest.raises(ValueError, match="where no image stands"):
+    with pytest.raises(ValueError, match=r"where no image stands|contained 0 image tokens"):  # lower versions say it
         GenerationAttention(reader, words).explain("<boi> a <soft> is it ?", "old", images=image)
     with pytest.raises(ValueError, match="1 images for 0 places"):
         explainer.explain("the cat is old .", "old", images=image)
