@@ -114,7 +114,7 @@ class Call:
             return any(before % after for before, after in pairs if after)
         if not self.name.startswith(("conv", "max_pool", "avg_pool")):
             return True
-        return any(stride is not None and reach > stride for reach, stride in self.windows)
+        return any(stride is not None and (size - 1) * apart + 1 > stride for size, stride, apart in self.windows)
 
     @property
     def skips(self) -> bool:
@@ -126,14 +126,11 @@ class Call:
             return smaller and self.option("mode", 3, "nearest").startswith("nearest")
         if not self.name.startswith(("conv", "max_pool", "avg_pool")):
             return False
-        dilation = self.option("dilation", 5 if self.name.startswith("conv") else 4, 1)
-        apart = any(one > 1 for one in (dilation if isinstance(dilation, list | tuple) else [dilation]))
-        dilated = apart and not self.name.startswith("avg")
-        return dilated or any(stride is not None and reach < stride for reach, stride in self.windows)
+        return any(apart > 1 or (stride is not None and size < stride) for size, stride, apart in self.windows)
 
     @property
-    def windows(self) -> list[tuple[int, int | None]]:
-        """Of a convolution or of pooling, how far each side of its windows reaches, and the stride."""
+    def windows(self) -> list[tuple[int, int | None, int]]:
+        """Of a convolution or of pooling, along each side the entries of a window, the stride and the dilation."""
         if self.name.startswith("conv"):
             kernel, strides = getattr(self.option("weight", 1, None), "shape", (0, 0))[2:], self.option("stride", 3, 1)
             dilation = self.option("dilation", 5, 1)
@@ -142,7 +139,7 @@ class Call:
             dilation = self.option("dilation", 4, 1) if self.name.startswith("max") else 1
         sizes = list(kernel) if isinstance(kernel, list | tuple) else [kernel] * 3
         each = [one if isinstance(one, list | tuple) else [one] * len(sizes) for one in (strides, dilation)]
-        return [((size - 1) * apart + 1, stride) for size, stride, apart in zip(sizes, *each, strict=False)]
+        return list(zip(sizes, *each, strict=False))
 
     @property
     def factors(self) -> list[Tensor]:

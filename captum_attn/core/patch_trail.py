@@ -169,8 +169,7 @@ class PatchTrail(TorchFunctionMode):
     def _trace(self, tensor: Tensor) -> Trace | None:
         trace = self._traces.get(id(tensor))
         if trace is None or trace.tensor() is not tensor:
-            unseen = self._depends is not None and tensor.grad_fn is not None and not self._is_of_none(tensor)
-            if not unseen or self._depends is None or not self._depends(tensor):
+            if self._depends is None or tensor.grad_fn is None or self._is_of_none(tensor) or not self._depends(tensor):
                 return None
             return Trace(weakref.ref(tensor), version_of(tensor), self._first_cells, filled(SEVERAL, tensor.shape))
         if trace.version == version_of(tensor):
