@@ -44,6 +44,7 @@ MOVED = {
     "captum_attn.metrics.perturbed_inputs": "captum_attn.bench captum_attn.functional",
     "captum_attn.metrics.plausibility": "captum_attn.metrics captum_attn.functional.plausibility",
     "captum_attn.metrics.rationales": "captum_attn.bench.rationales",
+    "captum_attn.signal_plots": "captum_attn.visualization",
     "lightning_callbacks.agreement": "lightning_callbacks.consensus",
     "lightning_callbacks.figures": "lightning_callbacks.history_figures",
     "lightning_callbacks.methods": "lightning_callbacks.method_factories",

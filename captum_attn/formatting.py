@@ -43,6 +43,17 @@ def short(value: float) -> str:
     return whole.get(number(value), number(value).replace("0.", ".", 1))
 
 
+def shorten(text: str, longest: int) -> str:
+    """The beginning and the end of a text that is too long.
+
+    Example:
+        >>> shorten("incomprehensibilities", 10), shorten("short", 10)
+        ('incomp…ies', 'short')
+    """
+    end = longest // 3
+    return text if len(text) <= longest else f"{text[: longest - end - 1]}…{text[len(text) - end :]}"
+
+
 def percent(share: float) -> str:
     """A share between 0 and 1 in percent.
 

@@ -3,19 +3,53 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from html import escape
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from captum_attn.core import Grid, known_grid, patch_values
+from captum_attn.core import Grid, ModelInputs, known_grid, patch_values
 from captum_attn.core.patches import NoPatchGrid, spread_over
+from captum_attn.drawing import ShownFigure, as_written, new_figure
+from captum_attn.formatting import number, percent
+from captum_attn.pages import Scored, Shown, page
+from captum_attn.shown_inputs import ShownInput, by_word, shown_input
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_MOST_ON_A_PAGE, _MOST_IN_A_FIGURE = 30, 6
 
 
 @dataclass(frozen=True, repr=False)
-class TokenAttributions:
+class Origin:
+    """Where attributions come from, for those who show them.
+
+    Attributes:
+        method: its name.
+        what: its values are.
+        inputs: the batch that was explained.
+        tokenizer: names its tokens.
+        class_names: of the outputs, if they have names.
+    """
+
+    method: str
+    what: str
+    inputs: ModelInputs
+    tokenizer: Any | None
+    class_names: Sequence[str] | None
+
+
+@dataclass(frozen=True, repr=False)
+class TokenAttributions(Shown):
     """What the tokens of B inputs are worth to an explanation, N tokens each.
+
+    A notebook shows it as a page of coloured tokens and patches; :meth:`show`, :meth:`plot`, :meth:`to_html`,
+    :meth:`frame` and :meth:`top` work anywhere. ``result[0]`` is that of the first input.
 
     Attributes:
         values: (B, N), exactly 0 for tokens that do not play; (B, L, N) or (B, L, H, N) where layers or heads are
@@ -30,6 +64,18 @@ class TokenAttributions:
             known; None without one.
         of_features: in the shape of embeddings (B, N, D) or pixels (B, C, h, w), what each of their numbers is worth,
             if the method says; it sums to the values of the tokens.
+        real: bool (B, N), the tokens that are no padding.
+        origin: the method, the inputs, and what names their tokens and classes.
+
+    Example:
+        >>> from captum_attn import AttnLRP
+        >>> result = AttnLRP(model, tokenizer=tokenizer).attribute_tokens("a gripping film", "positive")
+        >>> result.tokens[0], result.class_names
+        (['[CLS]', 'a', 'gripping', 'film', '[SEP]'], ['negative', 'positive'])
+        >>> result.top(1).token.item()
+        'gripping'
+        >>> path = result.to_html("page.html")
+        >>> result.plot().savefig("tokens.png")
     """
 
     values: Tensor
@@ -41,10 +87,32 @@ class TokenAttributions:
     standard_error: Tensor | None = None
     of_features: Tensor | None = None
     picture: Grid = None
+    real: Tensor | None = None
+    origin: Origin | None = None
+    words_of: Sequence[ShownInput] | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
         shapes = {"values": self.values, "targets": self.targets, "output": self.output}
         return f"TokenAttributions({', '.join(f'{name} {tuple(part.shape)}' for name, part in shapes.items())})"
+
+    def __len__(self) -> int:
+        return len(self.players)
+
+    def __getitem__(self, examples: int | slice) -> TokenAttributions:
+        """The attributions of one input, or some, as a batch of their own."""
+        if isinstance(examples, int):
+            range(len(self))[examples]  # or IndexError
+            examples = slice(examples, examples + 1 or None)
+
+        def cut(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value[examples]
+
+        parts = {name: cut(getattr(self, name)) for name in _PER_EXAMPLE}
+        origin = self.origin and replace(self.origin, inputs=self.origin.inputs[examples])
+        return replace(self, **parts, origin=origin, words_of=self.words_of and self.words_of[examples])
+
+    def __iter__(self) -> Iterator[TokenAttributions]:
+        return (self[example] for example in range(len(self)))
 
     @property
     def patches(self) -> Tensor:
@@ -92,6 +160,176 @@ class TokenAttributions:
         """
         return spread_over(self.patches, self.picture, pixels.shape)
 
+    @property
+    def method(self) -> str:
+        """The name of the method; empty if that is not known."""
+        return "" if self.origin is None else self.origin.method
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """What the configuration calls the outputs, if it has a name for each."""
+        return None if self.origin is None or self.origin.class_names is None else list(self.origin.class_names)
+
+    @property
+    def tokens(self) -> list[list[str]]:
+        """The tokens of each input, padding left out: as they stand in its text; of patches, their places."""
+        return [one.names for one in self.shown]
+
+    @cached_property
+    def shown(self) -> Sequence[ShownInput]:
+        """Each input as people see it.
+
+        Raises:
+            ValueError: attributions that do not know their inputs, such as those that were put together by hand.
+        """
+        if self.words_of is not None:
+            return self.words_of
+        if self.origin is None:
+            raise ValueError("these attributions do not know what they are of: take them from attribute_tokens")
+        inputs, tokenizer = self.origin.inputs, self.origin.tokenizer
+        return [
+            shown_input(inputs, example, self.real_tokens[example], players, self.grid, self.picture, tokenizer)
+            for example, players in enumerate(self.players)
+        ]
+
+    def words(self) -> TokenAttributions:
+        """The same with the pieces of each word merged, their values summed; patches stay as they are.
+
+        In additive games, the sum is the word's own Shapley value, exactly. Words are Unicode's (UAX 29).
+
+        Example:
+            >>> from captum_attn import ShapleyGradAttention
+            >>> result = ShapleyGradAttention(model, tokenizer=tokenizer).attribute_tokens("unspeakably good", 1)
+            >>> len(result.tokens[0]), result.words().tokens[0]
+            (6, ['[CLS]', 'unspeakably', 'good', '[SEP]'])
+        """
+        merged = [one.in_words() for one in self.shown]
+        length = max(len(one.pieces) for one, _ in merged)
+        values = self.values.new_zeros(*self.values.shape[:-1], length)
+        players = torch.zeros(len(self), length, dtype=torch.bool, device=self.players.device)
+        real = torch.zeros_like(players)
+        for example, (one, groups) in enumerate(merged):
+            count = len(one.pieces)
+            values[example, ..., :count] = by_word(self._own(example), groups.to(values.device))
+            players[example, :count], real[example, :count] = one.playing.to(players.device), True
+        shown = [one for one, _ in merged]
+        none = {"grid": None, "picture": None, "standard_error": None, "of_features": None}
+        return replace(self, values=values, players=players, real=real, words_of=shown, **none)
+
+    def frame(self) -> pd.DataFrame:
+        """A row for each token that is no padding: input, position, token, value, whether it plays, target.
+
+        Where layers or heads are kept apart, a row for each in each of them, with their numbers.
+        """
+        import pandas as pd
+
+        rows = []
+        for example, names in enumerate(self.tokens):
+            playing, target = self.players[example][self.real_tokens[example]].tolist(), self.target_name(example)
+            apart = self._own(example).detach().cpu()
+            for place in torch.cartesian_prod(*map(torch.arange, apart.shape)).view(-1, apart.dim()).tolist():
+                *kept, position = place
+                numbers = dict(zip(("layer", "head"), kept, strict=False))
+                token = {"token": names[position], "value": float(apart[tuple(place)]), "player": playing[position]}
+                rows.append({"input": example, **numbers, "position": position, **token, "target": target})
+        return pd.DataFrame(rows)
+
+    def top(self, k: int = 5) -> pd.DataFrame:
+        """The rows of :meth:`frame` of each input's k tokens with the largest magnitude, strongest first."""
+        merged = replace(self, values=self._one_each) if self.values.dim() > 2 else self
+        frame = merged.frame()
+        ranked = frame.iloc[frame.value.abs().argsort(kind="stable")[::-1]]
+        return ranked.groupby("input", sort=False).head(k).sort_values("input", kind="stable").reset_index(drop=True)
+
+    def plot(self) -> ShownFigure:
+        """A figure: bars of tokens, an image beside its patches, a sound or a video under its values.
+
+        Of several inputs the first six, one below the other. Where layers or heads are kept apart, their mean.
+        """
+        shown, titles = self.shown[:_MOST_IN_A_FIGURE], [self.title(example) for example in range(len(self))]
+        values = [self.shown_values(example) for example in range(len(shown))]
+        label = self.origin.what if self.origin else "attributed value"
+        if shown[0].is_signal:
+            return shown[0].plot(values[0], titles[0])
+        heights = [one.height(title) for one, title in zip(shown, titles, strict=False)]
+        figure = new_figure(7.2, sum(heights))
+        parts = figure.subfigures(len(shown), 1, height_ratios=heights, squeeze=False).flat
+        for part, one, own, title in zip(parts, shown, values, titles, strict=False):
+            one.draw(part, own, title, label)
+        return as_written(figure)
+
+    def page(self) -> str:
+        """The page, as HTML that needs nothing from elsewhere: tokens and patches on their colours, to hover over.
+
+        Of the first 30 inputs. :func:`captum_attn.visualization.explore` makes pages that say from whom tokens take.
+        """
+        name = self.method or "Attributions"
+        parts = [f"<h1>{escape(name)}</h1>"]
+        if self.origin and self.origin.what:
+            what = self.origin.what[:1].upper() + self.origin.what[1:]
+            parts.append(f"<p class='note'>{escape(what)}. Red raises the explained output, blue lowers it.</p>")
+        views = []
+        for example, one in enumerate(self.shown[:_MOST_ON_A_PAGE]):
+            values, title = self.shown_values(example), self.title(example)
+            parts.append(f"<h2>{escape(title)}</h2>{one.extra_html(values, title)}<div id='input-{example}'></div>")
+            scored = {name: Scored(values[None], self.origin.what if self.origin else "", bool((values < 0).any()))}
+            views.append(one.view(f"input-{example}", [self.target_name(example)], 0, scored))
+        if len(self) > _MOST_ON_A_PAGE:
+            parts.append(f"<p class='note'>The first {_MOST_ON_A_PAGE} of {len(self)} inputs.</p>")
+        return page(name, "\n".join(parts), views)
+
+    @property
+    def page_height(self) -> int:  # type: ignore[override]
+        tall = 620 if self.picture is not None or self.grid is not None else 400
+        return min(60 + tall * len(self), 900)
+
+    @property
+    def real_tokens(self) -> Tensor:
+        """bool (B, N), those that are no padding; all of them where that is not known."""
+        return torch.ones_like(self.players) if self.real is None else self.real
+
+    @property
+    def _one_each(self) -> Tensor:
+        """(B, N): of layers and heads that are kept apart, the mean."""
+        return self.values if self.values.dim() == 2 else self.values.flatten(1, -2).mean(1)
+
+    def _own(self, example: int) -> Tensor:
+        """An input's values (..., n), without padding."""
+        return self.values[example][..., self.real_tokens[example]]
+
+    def shown_values(self, example: int) -> Tensor:
+        """An input's values (n,) as they are shown: without padding, the mean of layers and heads."""
+        return self._one_each[example][self.real_tokens[example]].detach().cpu()
+
+    def target_name(self, example: int) -> str:
+        """What was explained, in words."""
+        if not self.targets.shape[-1]:
+            return "the output"
+        *place, index = self.targets[example].tolist()
+        names = self.class_names
+        called = str(names[index]) if names else self._written(index)
+        return f"{called} at token {place[0]}" if place else called
+
+    def _written(self, index: int) -> str:
+        """A class without a name: of a language model, the token; else its number."""
+        tokenizer = self.origin and self.origin.tokenizer
+        if tokenizer and self.output.dim() == 3 and len(tokenizer) <= self.output.shape[-1]:
+            return f"“{tokenizer.decode([index])}”"
+        return str(index)
+
+    def title(self, example: int) -> str:
+        """What was predicted, and explained."""
+        target = self.target_name(example)
+        if self.output.dim() != 2 or self.output.shape[1] < 2:
+            return f"{target}: score {number(float(self.scores[example]))}" if len(self.scores) else target
+        probabilities = self.output[example].float().softmax(-1)
+        predicted, explained = int(probabilities.argmax()), int(self.targets[example, 0])
+        names = self.class_names or [str(one) for one in range(len(probabilities))]
+        said = f"{names[predicted]} ({percent(float(probabilities[predicted]))})"
+        if predicted == explained:
+            return said
+        return f"{said}; explained: {names[explained]} ({percent(float(probabilities[explained]))})"
+
     def _warn_of_others(self) -> None:
         """Warn of values of tokens that are no patches."""
         length = self.values.shape[-1]
@@ -129,4 +367,8 @@ def concatenated(parts: Sequence[TokenAttributions]) -> TokenAttributions:
         torch.cat(errors) if errors else None,
         torch.cat(finer) if finer else None,
         picture,
+        torch.cat([part.real_tokens for part in parts]),
     )
+
+
+_PER_EXAMPLE = ("values", "players", "targets", "output", "standard_error", "of_features", "real")

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from captum_attn.core import ModelInputs
 from captum_attn.core.class_names import class_names
+from captum_attn.drawing import as_written, diverging_colours, draw_patches, new_figure, shown_pixels
 from captum_attn.functional import SIGNIFICANT
-from captum_attn.visualization import as_written, diverging_colours, draw_patches, shown_pixels
 from lightning_callbacks.history import ExplainedExample
 
 if TYPE_CHECKING:
@@ -70,14 +70,13 @@ def trajectories(frame: pd.DataFrame, rows: Sequence[Sequence[Panel]]) -> Figure
     Raises:
         ValueError: there are no scores in it.
     """
-    from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator, MaxNLocator
 
     columns = min(_COLUMNS, max((len(row) for row in rows), default=0))
     if frame.empty or not columns:
         raise ValueError("nothing was measured yet: expected at least one validation with scores")
     lines = [row[start : start + columns] for row in rows for start in range(0, len(row), columns)]
-    figure = Figure(figsize=(0.6 + 3.2 * columns, 0.5 + 2.6 * len(lines)), layout="constrained")
+    figure = new_figure(0.6 + 3.2 * columns, 0.5 + 2.6 * len(lines))
     above = None
     times = frame["epoch"] if frame["epoch"].is_unique else frame["step"]
     for line, row in zip(lines, figure.subplots(len(lines), columns, squeeze=False), strict=True):
@@ -134,12 +133,10 @@ def tokens_over_time(tokens: Sequence[str], explained: Sequence[ExplainedExample
         explained: at each validation.
         labels: of the rows.
     """
-    from matplotlib.figure import Figure
-
     shown = explained[0].players[:_WORDS]
     values = np.array([one.values[:_WORDS] for one in explained])
     limits = np.abs(values).max(1, keepdims=True)
-    figure = Figure(figsize=(2.4 + 0.42 * len(shown), 1.2 + 0.34 * len(explained)), layout="constrained")
+    figure = new_figure(2.4 + 0.42 * len(shown), 1.2 + 0.34 * len(explained))
     axes = figure.add_subplot()
     axes.imshow(values / np.where(limits > 0, limits, 1), cmap=diverging_colours(), vmin=-1, vmax=1, aspect="auto")
     axes.set_yticks(range(len(labels)), list(labels), fontsize=8)
@@ -156,11 +153,9 @@ def patches_over_time(image: Tensor, explained: Sequence[ExplainedExample], labe
     Of patches of which nothing says where they lie, there is a map without the image, and of tokens of which nothing
     says which patches they are, a line of them.
     """
-    from matplotlib.figure import Figure
-
     picture = shown_pixels(image)
     grey = picture.mean(-1) if picture.ndim == 3 else picture
-    figure = Figure(figsize=(1.9 * (1 + len(explained)), 2.4), layout="constrained")
+    figure = new_figure(1.9 * (1 + len(explained)), 2.4)
     first, *others = list(figure.subplots(1, 1 + len(explained), squeeze=False).flat)
     whole = (0, image.shape[2], image.shape[1], 0)
     first.imshow(picture, cmap="gray", extent=whole)

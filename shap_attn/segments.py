@@ -7,7 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import regex
+
+from captum_attn.core import segment_starts, word_boundaries
+
+__all__ = ["Segments", "joined", "segment_starts", "word_boundaries"]
 
 Array = npt.NDArray[Any]
 
@@ -45,44 +48,3 @@ def joined(parts: Sequence[Segments]) -> Segments:
         places += [place if place < 0 else len(texts) + place for place in part.places]
         texts += part.texts
     return Segments(texts, places)
-
-
-def segment_starts(text: str, spans: Sequence[tuple[int, int]], *, words: bool = False) -> tuple[list[int], list[int]]:
-    """Cut a text into segments, one for each token, or for all tokens that share a character or a word.
-
-    Args:
-        text: the text.
-        spans: where each token starts and ends in it.
-        words: whether the tokens of a word share a segment. A word is what Unicode's text segmentation takes for one.
-
-    Returns:
-        Where each segment starts (the first one at 0), and for each token the number of its segment.
-
-    Example:
-        >>> segment_starts("so unlikely !", [(0, 2), (3, 5), (5, 11), (12, 13)])
-        ([0, 3, 5, 12], [0, 1, 2, 3])
-        >>> segment_starts("so unlikely !", [(0, 2), (3, 5), (5, 11), (12, 13)], words=True)
-        ([0, 3, 12], [0, 1, 1, 2])
-    """
-    starts, covered = [0], 0
-    places: list[int] = []
-    boundaries = word_boundaries(text) if words else None
-    for start, end in spans:
-        fresh = covered <= start < end and bool(places)
-        if boundaries is not None:  # white space alone is no word, it goes with the next one
-            fresh = fresh and start in boundaries and bool(text[starts[-1] : start].strip())
-        if fresh:
-            starts.append(start)
-        places.append(len(starts) - 1)
-        covered = max(covered, end)
-    return starts, places
-
-
-def word_boundaries(text: str) -> set[int]:
-    """Where words start and end in a text, by Unicode's text segmentation (UAX 29).
-
-    Example:
-        >>> sorted(word_boundaries("don't go"))
-        [0, 5, 6, 8]
-    """
-    return {match.start() for match in regex.finditer(r"(?w)\b", text)}

@@ -30,7 +30,15 @@ from captum_attn.bench.method_scores import (
     token_scores,
 )
 from captum_attn.bench.perturbed_inputs import PerturbedInputs
-from captum_attn.bench.reading import OnError, Reader, UnreadableError, check_in_order
+from captum_attn.bench.reading import (
+    OnError,
+    Reader,
+    UnreadableError,
+    check_in_order,
+    is_prepared,
+    read_sound,
+    read_together,
+)
 
 __all__ = [
     "INTERVENTIONS",
@@ -60,8 +68,11 @@ __all__ = [
     "checked_labels",
     "checked_rationales",
     "examples_of",
+    "is_prepared",
     "random_scores",
     "rationale_fingerprint",
+    "read_sound",
+    "read_together",
     "token_scores",
 ]
 

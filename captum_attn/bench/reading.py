@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler, default_collate
@@ -135,7 +137,8 @@ class Reader:
             return given
         if self.processor is None and not isinstance(first, Tensor):
             raise TypeError(
-                f"{what}: {type(first).__name__} needs processor=, the model's tokenizer or image processor"
+                f"{what}: {type(first).__name__} needs processor= (or tokenizer=), the model's tokenizer or image "
+                "processor"
             )
         loaded = [(place, self._loaded(place, item, problems)) for place, item in chain([(number, first)], items)]
         examples = [(place, example) for place, example in loaded if example is not None]
@@ -163,14 +166,16 @@ class Reader:
                     return
 
     def _loaded(self, place: int, example: Any, problems: list[str]) -> Any | None:
-        """An example; an image in the model's colours, opened where it is a path."""
+        """An example; where it is a path, what the file holds. An image has the model's colours."""
         if hasattr(example, "convert"):
             return self._upright(example)
         if not isinstance(example, Path) and not (isinstance(example, str) and self._is_path(example)):
             return example
-        from PIL import Image
-
         try:
+            if self._hears:
+                return read_sound(example, self.processor.sampling_rate)  # type: ignore[union-attr]
+            from PIL import Image
+
             with Image.open(example) as image:
                 return self._upright(image)
         except Exception as error:
@@ -204,6 +209,10 @@ class Reader:
             return tensor_inputs(self.model, torch.stack(examples))
         if self._reads_text:
             encoded: Any = self._tokenized(examples, what)
+            return replace(mapping_inputs(self.model, encoded), texts=tuple(examples))
+        if self._hears:
+            rate = self.processor.sampling_rate
+            encoded = self.processor(examples, sampling_rate=rate, padding=True, return_tensors="pt")
         elif hasattr(self.processor, "preprocess"):
             encoded = self.processor(images=examples, return_tensors="pt")
         else:
@@ -233,6 +242,79 @@ class Reader:
     @property
     def _reads_text(self) -> bool:
         return hasattr(self.processor, "all_special_ids")
+
+    @property
+    def _hears(self) -> bool:
+        """Whether the processor is a sound's feature extractor."""
+        return hasattr(self.processor, "sampling_rate")
+
+
+def is_prepared(inputs: Any) -> bool:
+    """Whether inputs are tensors already: one, a tuple of them, or a mapping with some."""
+    if isinstance(inputs, Mapping):
+        return any(isinstance(value, Tensor) for value in inputs.values())
+    parts = inputs if isinstance(inputs, tuple) and inputs else (inputs,)
+    return all(isinstance(part, Tensor) for part in parts)
+
+
+def read_together(model: nn.Module, processor: Any | None, inputs: Any) -> ModelInputs:
+    """What people have, as one batch for a model.
+
+    Args:
+        model: for which tensors are made.
+        processor: a Hugging Face tokenizer, image processor, feature extractor, or a processor of several; or a
+            function from a list of examples to a mapping of tensors.
+        inputs: a text, a path of an image or a sound (WAV), a PIL image, an array (one image or wave); several of
+            these; or the mapping that a processor of texts and images takes, ``{"text": [...], "images": [...]}``.
+
+    Raises:
+        TypeError, ValueError: as :meth:`Reader.read_numbered`; examples that do not make one batch.
+    """
+    if isinstance(inputs, Mapping):
+        if processor is None:
+            raise TypeError(f"a mapping without tensors ({', '.join(map(str, inputs))}) needs processor=, the model's")
+        return mapping_inputs(model, processor(**inputs, padding=True, return_tensors="pt")).to(device_of(model))
+    examples = [inputs] if _is_one(inputs) else list(inputs)
+    batches = Reader(model, _part_for(processor, examples), max(len(examples), 1)).read(examples, "inputs")
+    if len(batches) > 1:
+        raise ValueError("the inputs are of different sizes, so that they make no batch: give them one by one")
+    return batches[0]
+
+
+def read_sound(path: str | Path, rate: int) -> npt.NDArray[np.float32]:
+    """A wave (samples,) at so many samples a second, from a WAV file of any sampling rate and number of channels.
+
+    Raises:
+        ValueError: no such file.
+    """
+    from scipy.io import wavfile
+    from scipy.signal import resample_poly
+
+    try:
+        own, samples = wavfile.read(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; expected a WAV file") from error
+    scale = 1 if samples.dtype.kind == "f" else np.iinfo(samples.dtype).max // (2 if samples.dtype == np.uint8 else 1)
+    wave = samples.astype(np.float32) / scale - (samples.dtype == np.uint8)
+    wave = wave if wave.ndim == 1 else wave.mean(1)
+    resampled: npt.NDArray[np.float32] = resample_poly(wave, rate, own).astype(np.float32)
+    return resampled
+
+
+def _is_one(inputs: Any) -> bool:
+    """Whether it is one example, and not several."""
+    array = hasattr(inputs, "__array__") and not isinstance(inputs, Tensor) and np.asarray(inputs)
+    if isinstance(array, np.ndarray) and not hasattr(inputs, "convert"):
+        return array.dtype.kind in "fiu" and array.ndim in (1, 3)
+    return _is_single(inputs)
+
+
+def _part_for(processor: Any | None, examples: Sequence[Any]) -> Any | None:
+    """Of a processor of texts and images or sounds, the part that reads such examples."""
+    first = examples[0] if examples else None
+    texts = isinstance(first, str) or (isinstance(first, tuple) and all(isinstance(part, str) for part in first))
+    names = ("tokenizer",) if texts and not os.path.isfile(str(first)) else ("image_processor", "feature_extractor")
+    return next((getattr(processor, name) for name in names if getattr(processor, name, None) is not None), processor)
 
 
 def _is_single(item: Any) -> bool:

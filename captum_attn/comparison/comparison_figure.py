@@ -12,9 +12,9 @@ from scipy.spatial.distance import squareform
 
 from captum_attn.bench import RANDOM
 from captum_attn.comparison.compared_inputs import ComparedInput, Picture
+from captum_attn.drawing import as_written, diverging_colours, draw_patches, new_figure, shown_pixels
 from captum_attn.formatting import short
 from captum_attn.metrics import CATALOGUE, Metric
-from captum_attn.visualization import as_written, diverging_colours, draw_patches, shown_pixels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,8 +52,6 @@ def comparison_figure(matrix: pd.DataFrame, table: pd.DataFrame, shown: Compared
         shown: one input, with each method's scores.
         title: what is said of it.
     """
-    from matplotlib.figure import Figure
-
     order = clustered(matrix)
     rows = len(order)
     if shown.picture is None:
@@ -62,7 +60,7 @@ def comparison_figure(matrix: pd.DataFrame, table: pd.DataFrame, shown: Compared
     else:
         below = 0.5 + 1.55 * -(-(rows + 1) // _MAPS_IN_A_ROW)
     above = 1.9 + 0.34 * rows
-    figure = Figure(figsize=(11.5, above + below), layout="constrained")
+    figure = new_figure(11.5, above + below)
     top, bottom = figure.subfigures(2, 1, height_ratios=(above, below), squeeze=False)[:, 0]
     left, middle, right = top.subplots(1, 3, width_ratios=(0.34 * rows + 1, 2.6, 2.6))
     _heat_map(left, matrix.loc[order, order])

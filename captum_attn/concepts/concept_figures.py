@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from captum_attn.core import Grid, image_grid
+from captum_attn.drawing import as_written, diverging_colours, draw_patches, new_figure, scale_limit, shown_pixels
 from captum_attn.functional import SIGNIFICANT
-from captum_attn.visualization import as_written, diverging_colours, draw_patches, scale_limit, shown_pixels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,10 +33,8 @@ def concepts_by_layers(
         concepts, layers: names of rows and columns.
         title: above the axes.
     """
-    from matplotlib.figure import Figure
-
     width = max(5.6, 2.4 + 0.85 * len(layers))
-    figure = Figure(figsize=(width, 1.9 + 0.42 * len(concepts)), layout="constrained")
+    figure = new_figure(width, 1.9 + 0.42 * len(concepts))
     axes = figure.add_subplot()
     sure = p_values < SIGNIFICANT
     strength = effects / effects.abs().amax(0).clamp(min=torch.finfo(torch.float32).tiny)
@@ -90,12 +88,10 @@ def scores_of_draws(
         concepts, layers: names.
         title: above the panels.
     """
-    from matplotlib.figure import Figure
-
     columns = min(4, len(layers))
     rows = -(-len(layers) // columns)
     size = (1.6 + 2.6 * columns, 0.6 + rows * (0.7 + 0.45 * len(concepts)))
-    figure = Figure(figsize=size, layout="constrained")
+    figure = new_figure(*size)
     panels = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
     for axes in panels[len(layers) :]:
         axes.set_axis_off()
@@ -124,9 +120,7 @@ def powers_by_examples(
     curves: Sequence[PowerCurve], wanted: float, concepts: Sequence[str], at_hand: Sequence[int], title: str
 ) -> Figure:
     """A curve for each concept, with a dot at the number of examples at hand, and a line at the power wanted."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.6, 3.8), layout="constrained")
+    figure = new_figure(5.6, 3.8)
     axes = figure.add_subplot()
     for curve, concept, count in zip(curves, concepts, at_hand, strict=True):
         (line,) = axes.plot(curve.examples, curve.power, label=concept)
@@ -156,12 +150,11 @@ def concepts_over_image(
     """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
-    from matplotlib.figure import Figure
 
     picture, limit = shown_pixels(pixels), scale_limit(patches)
     columns = min(len(names) + 1, 5)
     rows = -(-(len(names) + 1) // columns)
-    figure = Figure(figsize=(2.1 * columns + 0.6, 2.3 * rows + 0.4), layout="constrained")
+    figure = new_figure(2.1 * columns + 0.6, 2.3 * rows + 0.4)
     panels = list(figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat)
     extent, whole = image_grid(grid).extent, (0, pixels.shape[2], pixels.shape[1], 0)
     panels[0].imshow(picture, cmap="gray", extent=whole)
@@ -187,14 +180,13 @@ def concepts_under_text(tokens: Sequence[str], values: Tensor, names: Sequence[s
     """The sensitivity (K, N) of N tokens to each of K concepts: a row for each, as many times as the text has lines."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
-    from matplotlib.figure import Figure
 
     colours, limit = diverging_colours(), scale_limit(values)
     scale = Normalize(-limit, limit)
     starts = range(0, len(tokens), _TOKENS_IN_A_LINE)
     longest = min(len(tokens), _TOKENS_IN_A_LINE)
     size = (3.4 + 0.34 * longest, 0.6 + len(starts) * (1.2 + 0.36 * len(names)))
-    figure = Figure(figsize=size, layout="constrained")
+    figure = new_figure(*size)
     lines = figure.subplots(len(starts), 1, squeeze=False)[:, 0]
     for axes, start in zip(lines, starts, strict=True):
         line = slice(start, start + _TOKENS_IN_A_LINE)

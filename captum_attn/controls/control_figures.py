@@ -11,7 +11,7 @@ import pandas as pd
 from torch import Tensor
 
 from captum_attn.core import Grid, image_grid, patch_values
-from captum_attn.visualization import as_written, diverging_colours
+from captum_attn.drawing import as_written, diverging_colours, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,8 +41,6 @@ def boxes_by_layer(
         lines: horizontal lines, by name.
         above: what is written above a layer.
     """
-    from matplotlib.figure import Figure
-
     series = {name: values for name, values in series.items() if values}
     places = list(dict.fromkeys(place for values in series.values() for place in values))
     if not places:
@@ -50,7 +48,7 @@ def boxes_by_layer(
     width = 0.7 / len(series)
     named = len(series) + len(lines or {}) > 1
     size = (max(4.8, 1.6 + len(places) * (0.25 + 0.13 * len(series))) + 1.9 * named, 3.9)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = new_figure(*size)
     axes = figure.add_subplot()
     for number, (name, values) in enumerate(series.items()):
         colour = _COLOURS[number]
@@ -95,8 +93,6 @@ def boxes_by_layer(
 
 def layers_by_heads(values: Mapping[str, pd.DataFrame], label: str, title: str) -> Figure:
     """A map for each panel: layers from top to bottom, heads from left to right, a number in each cell."""
-    from matplotlib.figure import Figure
-
     rows, columns = next(iter(values.values())).shape
     high = max(float(np.nanmax(panel.abs())) for panel in values.values()) or 1.0
     signed = any((panel < 0).any(axis=None) for panel in values.values())
@@ -105,7 +101,7 @@ def layers_by_heads(values: Mapping[str, pd.DataFrame], label: str, title: str) 
     if signed:
         scale = {"cmap": diverging_colours(), "vmin": -high, "vmax": high}
     size = (1.6 + len(values) * max(2.4, 0.42 * columns + 0.5), 1.3 + 0.34 * rows)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = new_figure(*size)
     panels = figure.subplots(1, len(values), squeeze=False, sharey=True)[0]
     for axes, (name, panel) in zip(panels, values.items(), strict=True):
         cells = panel.to_numpy(dtype=float)
@@ -140,13 +136,11 @@ def two_attentions(own: Tensor, other: Tensor, tokens: Sequence[str], grid: Grid
 
 
 def _two_maps(own: Tensor, other: Tensor, tokens: Sequence[str], title: str, note: str) -> Figure:
-    from matplotlib.figure import Figure
-
     most = (own + other).mean(0).topk(min(len(tokens), _MOST_TOKENS)).indices.sort().values
     left_out = len(tokens) - len(most)
     high = float(max(own.max(), other.max()))
     size = (2.2 + 2 * max(2.2, 0.24 * len(most)), 1.9 + 0.2 * len(own))
-    figure = Figure(figsize=size, layout="constrained")
+    figure = new_figure(*size)
     panels = figure.subplots(1, 2, sharey=True)
     for axes, name, values in zip(panels, ("the model's own", "counterfactual"), (own, other), strict=True):
         heat = axes.imshow(values[:, most].double().numpy(), cmap="Blues", vmin=0, vmax=high, aspect="auto")
@@ -164,11 +158,9 @@ def _two_maps(own: Tensor, other: Tensor, tokens: Sequence[str], title: str, not
 
 
 def _two_images(own: Tensor, other: Tensor, grid: Grid, title: str, note: str) -> Figure:
-    from matplotlib.figure import Figure
-
     maps = [patch_values(values.mean(0), grid).double().numpy() for values in (own, other)]
     high = max(values.max() for values in maps)
-    figure = Figure(figsize=(7.6, 3.9), layout="constrained")
+    figure = new_figure(7.6, 3.9)
     panels = figure.subplots(1, 2)
     for axes, name, values in zip(panels, ("the model's own", "counterfactual"), maps, strict=True):
         heat = axes.imshow(values, cmap="Blues", vmin=0, vmax=high, extent=image_grid(grid).extent)

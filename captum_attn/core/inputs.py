@@ -48,6 +48,7 @@ class ModelInputs:
         notes: what is known of the tokens: ``special_tokens_mask`` (B, T), ``players`` (B, T).
         given_as: the name under which the features were given, if any, which tells what they are.
         of_pairs: whether each example is a pair, of an image and a text, which the model may compare with all others.
+        texts: what the ids of each example were made of, a text or a pair of them, where that is known.
     """
 
     features: Tensor
@@ -58,6 +59,7 @@ class ModelInputs:
     places: tuple[str, ...] = ()
     given_as: str | None = None
     of_pairs: bool = False
+    texts: tuple[str | tuple[str, str], ...] | None = None
 
     def __len__(self) -> int:
         return self.features.shape[0]
@@ -75,6 +77,7 @@ class ModelInputs:
             keywords={name: cut(value) for name, value in self.keywords.items()},
             positional=tuple(map(cut, self.positional)),
             notes={name: cut(value) for name, value in self.notes.items()},
+            texts=self.texts and tuple(self.texts[place] for place in torch.arange(len(self))[examples].tolist()),
         )
 
     def to(self, device: torch.device) -> ModelInputs:

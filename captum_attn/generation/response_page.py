@@ -10,7 +10,7 @@ from torch import Tensor
 
 from captum_attn.generation.prompt_sources import Source
 from captum_attn.generation.prompts import Prompt
-from captum_attn.pages import page
+from captum_attn.pages import page, rounded
 
 _SCORES = {"log_odds": "log-odds", "log_prob": "log-probability", "logit": "logit"}
 _HOW = (
@@ -76,19 +76,20 @@ def response_page(content: Content) -> str:
         "<div id='tools' class='tools'></div>\n<h2>Sources</h2>\n<ol id='sources' class='sources'></ol>\n"
         "<h2>Prompt</h2>\n<div id='prompt' class='prompt text' dir='auto'></div>"
     )
-    data = {
+    view = {
+        "kind": "response",
         "score": score,
         "first": len(content.prompt.ids),
-        "values": _rounded(content.values),
+        "values": rounded(content.values),
         "parts": [list(part) for part in content.parts],
-        "map": [_rounded(row) for row in content.map],
+        "map": [rounded(row) for row in content.map],
         "prompt": _pieces(content),
         "response": [
             {"text": text, "score": number, "probability": probability}
             for text, number, probability in zip(
                 content.response_tokens,
-                _rounded(content.scores),
-                _rounded(content.probabilities),
+                rounded(content.scores),
+                rounded(content.probabilities),
                 strict=True,
             )
         ],
@@ -96,9 +97,9 @@ def response_page(content: Content) -> str:
             {"text": source.text, "tokens": (content.groups == number).nonzero().flatten().tolist()}
             for number, source in enumerate(content.sources)
         ],
-        "contrasts": [{"name": name, "values": _rounded(values)} for name, values in content.contrasts.items()],
+        "contrasts": [{"name": name, "values": rounded(values)} for name, values in content.contrasts.items()],
     }
-    return page(f"What made the model write “{''.join(content.response_tokens)[:60]}”", body, "response.js", data)
+    return page(f"What made the model write “{''.join(content.response_tokens)[:60]}”", body, [view])
 
 
 def _pieces(content: Content) -> list[list[Any]]:
@@ -121,8 +122,3 @@ def _pieces(content: Content) -> list[list[Any]]:
         pieces.append([text[max(start, reached) : end], [number], what])
         reached = end
     return [*pieces, [text[reached:], [], "template"]]
-
-
-def _rounded(values: Tensor) -> list[float]:
-    """To four significant digits, which is what can be seen."""
-    return [float(f"{value:.4g}") for value in values.tolist()]

@@ -50,6 +50,8 @@ class AttentionFlow(OnePassAttribution):
     Source: Abnar and Zuidema 2020, *Quantifying Attention Flow in Transformers*, 2005.00928, section 3.
     """
 
+    what = "flow from the readout token through attention"
+
     needs_gradients = False
 
     def __init__(self, model: Callable[..., Any], *, residual: float = 0.5, **common: Unpack[CommonArguments]) -> None:

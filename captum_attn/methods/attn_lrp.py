@@ -13,7 +13,7 @@ from captum_attn.core.entrances import by_token, difference_from, input_is_cut, 
 from captum_attn.core.patches import at_patches, feature_sums
 from captum_attn.core.perturb import check_replacement, default_replacement
 from captum_attn.core.propagation import ATTNLRP, Propagation
-from captum_attn.methods.attribution import Explained, OnePassAttribution
+from captum_attn.methods.attribution import Explained, OnePassAttribution, tokenizer_of
 from captum_attn.token_attributions import TokenAttributions
 
 Baseline = Replacement | Literal["mask"]
@@ -38,7 +38,7 @@ class AttnLRP(OnePassAttribution):
             An image among the words of a text is always compared with the mean of its patches.
         propagation: the rules: ``"attnlrp"``, or ``"cp"``, under which attention is a constant, so that relevance
             passes values alone, or your own.
-        model, tokenizer, additional_forward_arg_names: see :class:`captum_attn.AttentionAttribution`.
+        model, tokenizer, processor, additional_forward_arg_names: see :class:`captum_attn.AttentionAttribution`.
 
     Raises:
         ValueError: another baseline or propagation; when called, a model with functions that hide what they do, or
@@ -53,6 +53,8 @@ class AttnLRP(OnePassAttribution):
     Explanations through Conservative Propagation*, 2202.07304.
     """
 
+    what = "relevance of the input under the rules of AttnLRP"
+
     needs_gradients = True
     reads_features = True
 
@@ -63,16 +65,18 @@ class AttnLRP(OnePassAttribution):
         baseline: Baseline | None = None,
         propagation: str | Propagation = ATTNLRP,
         tokenizer: Any | None = None,
+        processor: Any | None = None,
         additional_forward_arg_names: Sequence[str] | None = None,
     ) -> None:
-        check_baseline(baseline, tokenizer)
+        check_baseline(baseline, tokenizer_of(tokenizer, processor))
         super().__init__(
             model,
             propagation=propagation,
             tokenizer=tokenizer,
+            processor=processor,
             additional_forward_arg_names=additional_forward_arg_names,
         )
-        self.baseline, self.tokenizer = baseline, tokenizer
+        self.baseline = baseline
 
     def observer(self, explained: Explained) -> None:
         return None

@@ -13,7 +13,9 @@ from captum.log import log_usage
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from captum_attn.bench import is_prepared, read_together
 from captum_attn.core import ObservedForward, check_classes, check_model, observed_forward, unwrapped
+from captum_attn.core.class_names import class_names
 from captum_attn.core.indices import listed_indices
 from captum_attn.core.inputs import ModelInputs, forward_args, inputs_by_modality, mapping_inputs, tensor_inputs
 from captum_attn.core.observers import LayerObserver
@@ -23,9 +25,9 @@ from captum_attn.core.readout import Readout, RowWeights, check_readout
 from captum_attn.core.states import States
 from captum_attn.core.targets import Index, Selection, Target, no_selection, select_target, target_of_each
 from captum_attn.core.tokens import Tokens, special_ids_of
-from captum_attn.token_attributions import TokenAttributions, concatenated
+from captum_attn.token_attributions import Origin, TokenAttributions, concatenated
 
-Inputs = Tensor | tuple[Tensor] | Mapping[str, Any]
+Inputs = Tensor | tuple[Tensor] | Mapping[str, Any] | Any
 Targets = Sequence[Target] | Callable[[Tensor], Tensor]
 TargetsOfEach = Callable[[Tensor], Tensor] | list[list[tuple[Index, ...]] | None]
 Result = TypeVar("Result")
@@ -83,6 +85,7 @@ class Explained:
             standard_error,
             of_features,
             self.tokens.picture,
+            self.real,
         )
 
 
@@ -104,6 +107,7 @@ class CommonArguments(TypedDict, total=False):
     heads: Sequence[int] | int | None
     readout: Readout
     tokenizer: Any | None
+    processor: Any | None
     additional_forward_arg_names: Sequence[str] | None
     propagation: str | Propagation
 
@@ -125,7 +129,10 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
             pass, :func:`captum_attn.core.readout.rows_by_rule` goes by the model's kind.
         tokenizer: tells which ids are special and do not play. Without one, the configuration and the attention mask
             decide (:func:`captum_attn.core.tokens.find_players` says how); ``special_tokens_mask`` in the inputs and
-            ``players`` override both.
+            ``players`` override both. With it, texts are inputs, and results know their words.
+        processor: makes the model's inputs of images, sounds, or texts and images: an image processor, a feature
+            extractor, a processor of several (in the tokenizer's place), or a function from a list of examples to a
+            mapping of tensors.
         additional_forward_arg_names: names of ``additional_forward_args``, in order, under which the model takes them;
             ``special_tokens_mask`` and ``players`` are kept for the attribution. Default: ``attention_mask,
             token_type_ids, position_ids`` for models with such arguments, else no names.
@@ -146,6 +153,7 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
         heads: Sequence[int] | int | None = None,
         readout: Readout = "auto",
         tokenizer: Any | None = None,
+        processor: Any | None = None,
         additional_forward_arg_names: Sequence[str] | None = None,
         propagation: str | Propagation = GRADIENT,
     ) -> None:
@@ -154,7 +162,9 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
         of_class: Any = type(self).needs_gradients
         if of_class is False:
             self._check_propagation()
-        self.special_ids = special_ids_of(tokenizer)
+        self.tokenizer = tokenizer_of(tokenizer, processor)
+        self.processor = tokenizer if processor is None else processor
+        self.special_ids = special_ids_of(self.tokenizer)
         self.readout = check_readout(readout)
         super().__init__(unwrapped(model))
         self.layers, self.heads = listed_indices("layers", layers), listed_indices("heads", heads)
@@ -162,6 +172,9 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({type(self.forward_func).__name__})"
+
+    what: str = ""
+    """What the values are, in the words of a figure."""
 
     @property
     @abstractmethod
@@ -188,7 +201,9 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
         Args:
             inputs: token ids (B, N), embeddings (B, N, D), pixels (B, C, h, w), a sound (B, samples) or its features
                 (B, T, F), a video (B, frames, C, h, w), a tuple of one of them, or the mapping that a tokenizer or a
-                processor returns; ids and pixels in it are one input.
+                processor returns; ids and pixels in it are one input. With a tokenizer or processor, also what it
+                reads: a text, a pair of texts, a PIL image, a path of an image or a WAV file, an array, or a list of
+                these (:func:`captum_attn.bench.read_together`).
             target: which output is explained, in Captum's forms: an int, a tensor (B,) or a list of ints for
                 classes; a tuple (token, class) or a list of such for outputs (B, N, C). A class may be given by its
                 name in the model's configuration. Tokens are the decoder's, where it is given any. ``None`` is the
@@ -226,7 +241,7 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
         batch = self.model_inputs(inputs, additional_forward_args, players)
         (result,) = self.attribute_batch(batch, [target], internal_batch_size, show_progress)
         spread = result.spread_over(batch.features)
-        return (spread,) if isinstance(inputs, tuple) else spread
+        return (spread,) if isinstance(inputs, tuple) and is_prepared(inputs) else spread
 
     def attribute_future(self, *_: Any, **__: Any) -> None:
         """Not implemented, as by captum's own gradient methods: :meth:`attribute` returns the values themselves."""
@@ -352,7 +367,13 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
     ) -> list[TokenAttributions]:
         """:meth:`attribute_targets` of inputs that :meth:`model_inputs` formatted."""
         parts_of_each = self._in_parts(self.explain, batch, targets, internal_batch_size, show_progress)
-        return [concatenated(parts) for parts in parts_of_each]
+        return [self.whole(parts, batch) for parts in parts_of_each]
+
+    def whole(self, parts: Sequence[TokenAttributions], batch: ModelInputs) -> TokenAttributions:
+        """The result of a batch that was explained in parts, which knows what it is of."""
+        result = concatenated(parts)
+        names = class_names(self.forward_func, result.output.shape[-1]) if result.output.dim() > 1 else None
+        return replace(result, origin=Origin(type(self).__name__, self.what, batch, self.tokenizer, names))
 
     def model_inputs(self, inputs: Inputs, additional_forward_args: Any, players: Tensor | None = None) -> ModelInputs:
         """Captum's and Hugging Face's forms of inputs, checked, as one batch."""
@@ -413,6 +434,13 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
             )
 
     def _formatted(self, inputs: Inputs, companions: tuple[Any, ...]) -> ModelInputs:
+        if not is_prepared(inputs):
+            if companions:
+                raise ValueError(
+                    "additional_forward_args go with tensors of inputs: of texts and images, the tokenizer "
+                    "or processor makes all that the model takes"
+                )
+            return read_together(self.forward_func, self.processor, inputs)
         if isinstance(inputs, Mapping):
             if companions:
                 raise ValueError("put additional_forward_args into the mapping of inputs, under their names")
@@ -425,6 +453,13 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
                 )
             inputs = inputs[0]
         return tensor_inputs(self.forward_func, inputs, companions, self.additional_forward_arg_names)
+
+
+def tokenizer_of(tokenizer: Any | None, processor: Any | None) -> Any | None:
+    """The tokenizer that is given, by itself or as a processor or a part of one."""
+    if tokenizer is not None or hasattr(processor, "all_special_ids"):
+        return processor if tokenizer is None else tokenizer
+    return getattr(processor, "tokenizer", None)
 
 
 class OnePassAttribution(AttentionAttribution):

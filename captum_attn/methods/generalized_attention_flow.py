@@ -55,6 +55,8 @@ class GeneralizedAttentionFlow(OnePassAttribution):
     Source: Azarkhalili and Libbrecht 2025, *Generalized Attention Flow*, 2502.15765.
     """
 
+    what = "part of the flow through attention that raises the output"
+
     def __init__(
         self,
         model: Callable[..., Any],

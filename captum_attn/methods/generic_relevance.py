@@ -34,6 +34,8 @@ class GenericRelevance(TokenRelevance):
     Source: Chefer, Gur, Wolf 2021, *Generic Attention-model Explainability*, 2103.15679, section 3, for self-attention.
     """
 
+    what = "relevance to the readout token by attention that raises the output"
+
     needs_gradients = True
 
     def solve(self, explained: Explained, observer: RelevanceObserver) -> TokenAttributions:

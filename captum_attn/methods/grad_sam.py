@@ -28,6 +28,8 @@ class GradSAM(OnePassAttribution):
     equations 2 and 3; the keys are the N tokens that are no padding.
     """
 
+    what = "attention that raises the output, gathered by each token"
+
     needs_gradients = True
 
     def observer(self, explained: Explained) -> GatheringObserver:

@@ -54,6 +54,8 @@ class IntegratedAttention(AttentionAttribution):
     probability of a class; here it is the explained output itself, a logit, as in the package's other methods.
     """
 
+    what = "attention times its gradient, integrated from no attention on"
+
     needs_gradients = True
 
     def __init__(

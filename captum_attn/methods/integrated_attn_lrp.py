@@ -15,7 +15,7 @@ from captum_attn.core.propagation import ATTNLRP, Propagation
 from captum_attn.core.targets import as_tuples
 from captum_attn.functional import gauss_legendre, top_and_rest
 from captum_attn.methods.attn_lrp import Baseline, check_baseline, relevance_attributions, resolved_baseline
-from captum_attn.methods.attribution import AttentionAttribution, Explained, TargetsOfEach, copies_at_once
+from captum_attn.methods.attribution import AttentionAttribution, Explained, TargetsOfEach, copies_at_once, tokenizer_of
 from captum_attn.token_attributions import TokenAttributions
 
 _PERCENT_TAKEN_AWAY = (20, 10)
@@ -46,7 +46,7 @@ class IntegratedAttnLRP(AttentionAttribution):
         baseline: as of :class:`captum_attn.AttnLRP`. Default: for token ids the mask token, where a tokenizer is given
             that has one, and the model looks it up in a table; else zeros; for images the mean.
         propagation: the rules.
-        model, tokenizer, additional_forward_arg_names: see :class:`captum_attn.AttentionAttribution`.
+        model, tokenizer, processor, additional_forward_arg_names: see :class:`captum_attn.AttentionAttribution`.
 
     Raises:
         ValueError: another number of passes; else as :class:`captum_attn.AttnLRP`.
@@ -60,6 +60,8 @@ class IntegratedAttnLRP(AttentionAttribution):
     Attribution for Deep Networks*, 1703.01365, for the path.
     """
 
+    what = "relevance of the input under the rules of AttnLRP, the mean over a few contexts"
+
     needs_gradients = True
 
     def __init__(
@@ -70,18 +72,20 @@ class IntegratedAttnLRP(AttentionAttribution):
         baseline: Baseline | None = None,
         propagation: str | Propagation = ATTNLRP,
         tokenizer: Any | None = None,
+        processor: Any | None = None,
         additional_forward_arg_names: Sequence[str] | None = None,
     ) -> None:
-        check_baseline(baseline, tokenizer)
+        check_baseline(baseline, tokenizer_of(tokenizer, processor))
         if not isinstance(passes, int) or isinstance(passes, bool) or not 1 <= passes <= 9:
             raise ValueError(f"passes must be a whole number from 1 to 9, got {passes!r}")
         super().__init__(
             model,
             propagation=propagation,
             tokenizer=tokenizer,
+            processor=processor,
             additional_forward_arg_names=additional_forward_arg_names,
         )
-        self.passes, self.baseline, self.tokenizer = passes, baseline, tokenizer
+        self.passes, self.baseline = passes, baseline
 
     def explain(self, batch: ModelInputs, targets: TargetsOfEach) -> list[TokenAttributions]:
         with observed_forward(self.forward_func, batch, gradients=False) as run:

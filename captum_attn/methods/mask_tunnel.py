@@ -90,7 +90,7 @@ class MaskTunnel(Attribution):  # type: ignore[misc]
 
         Args:
             inputs: token ids (B, N), pixels (B, C, h, w), a tuple of one of them, or the mapping that a tokenizer or an
-                image processor returns.
+                image processor returns; or what the wrapped method reads by its tokenizer or processor.
             target, additional_forward_args, internal_batch_size, players: as in
                 :meth:`captum_attn.ShapleyGradAttention.attribute`. ``None`` is the class predicted on the whole input.
 
@@ -126,7 +126,9 @@ class MaskTunnel(Attribution):  # type: ignore[misc]
     def _in_parts(self, batch: ModelInputs, target: Target, internal_batch_size: int | None) -> TokenAttributions:
         each = target_of_each(target, len(batch))
         parts = batch.parts(internal_batch_size)
-        return concatenated([self._average(batch[part], each and each[part]) for part in parts])
+        found = concatenated([self._average(batch[part], each and each[part]) for part in parts])
+        origin = self.attribution_method.whole([found], batch).origin
+        return replace(found, origin=origin and replace(origin, method=f"{type(self).__name__} of {origin.method}"))
 
     def _average(self, batch: ModelInputs, each: list[tuple[Index, ...]] | None) -> TokenAttributions:
         method = self.attribution_method
@@ -146,7 +148,7 @@ class MaskTunnel(Attribution):  # type: ignore[misc]
             total, copies = total + result.values, copies + present
         values = total / copies.clamp(min=1)
         known = (values, tokens.players, selection.targets, selection.scores, output, tokens.grid)
-        return TokenAttributions(*known, picture=tokens.picture)
+        return TokenAttributions(*known, picture=tokens.picture, real=tokens.real)
 
     def _absences(self, tokens: Tokens) -> Iterator[Tensor]:
         """bool (B, N) for each copy: the tokens that it lacks. A token that plays alone is never absent."""

@@ -43,6 +43,8 @@ class NormAttention(TokenRelevance):
     2109.07152.
     """
 
+    what = "lengths of what attention takes from each token"
+
     needs_gradients = False
     after_attention = True
 

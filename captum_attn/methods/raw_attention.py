@@ -37,6 +37,8 @@ class RawAttention(ShapleyAttention):
     (1908.04626) argue whether it explains.
     """
 
+    what = "attention to each token"
+
     def __init__(self, model: Callable[..., Any], *, rows: Rows = "readout", **common: Unpack[CommonArguments]) -> None:
         check_rows(rows)
         super().__init__(model, game="cls" if rows == "readout" else "incoming", **common)

@@ -40,6 +40,8 @@ class AttentionRollout(TokenRelevance):
     Source: Abnar and Zuidema 2020, *Quantifying Attention Flow in Transformers*, 2005.00928, equation 1.
     """
 
+    what = "shares in the readout token, as attention mixes tokens layer by layer"
+
     needs_gradients = False
 
     def __init__(
@@ -86,6 +88,8 @@ class GradientAttentionRollout(TokenRelevance):
     2012.09838, with attention A as in their *Generic Attention-model Explainability*, 2103.15679, in place of the
     relevance that the former propagates to it; rows are divided by their sums as in Abnar and Zuidema 2020.
     """
+
+    what = "shares in the readout token, as attention that raises the output mixes tokens"
 
     needs_gradients = True
 

@@ -23,7 +23,7 @@ from captum_attn.functional import (
     shapley_values,
 )
 from captum_attn.methods.attribution import CommonArguments, Explained, Inputs, OnePassAttribution, influence_of
-from captum_attn.token_attributions import TokenAttributions, concatenated
+from captum_attn.token_attributions import TokenAttributions
 
 CustomGame = Callable[[Tensor, Tensor], Tensor]
 GameOrAuto = Game | Literal["auto"]
@@ -118,7 +118,7 @@ class AttentionShapley(OnePassAttribution):
             return self._observer(explained, per)
 
         batch = self.model_inputs(inputs, additional_forward_args, players)
-        return concatenated(self._each(watch, self.solve, batch, target, internal_batch_size, show_progress))
+        return self.whole(self._each(watch, self.solve, batch, target, internal_batch_size, show_progress), batch)
 
     def interactions(
         self,
@@ -288,6 +288,8 @@ class ShapleyGradAttention(AttentionShapley):
     Source: arXiv 2508.08966, section 3 (Grad-Att-CLS, Grad-Att-Mutual and Grad-Att-Max-Mutual).
     """
 
+    what = "Shapley values of attention times its gradient"
+
     def __init__(
         self,
         model: Callable[..., Any],
@@ -320,5 +322,7 @@ class ShapleyAttention(AttentionShapley):
 
     Source: arXiv 2508.08966, section 3 (the attention-only games).
     """
+
+    what = "Shapley values of attention, whatever the model predicts"
 
     _variant: Variant = "attention"

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from captum_attn.drawing import as_written
 from captum_attn.formatting import with_error
 from captum_attn.metrics.catalogue import Metric
 from captum_attn.metrics.record import UNTOUCHED
-from captum_attn.visualization import as_written
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

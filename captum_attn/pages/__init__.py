@@ -1,5 +1,26 @@
-"""Web pages that need nothing from elsewhere: a frame, a stylesheet, and scripts that read the page's own data."""
+"""Web pages that need nothing from elsewhere: one template, one stylesheet, one script, and results that have pages.
 
-from captum_attn.pages.self_contained import in_notebook, page
+``self_contained`` is the frame, with pictures and tables; ``input_view`` an explained input, as the script shows it;
+``shown`` what has a page shows itself.
+"""
 
-__all__ = ["in_notebook", "page"]
+from captum_attn.pages.input_view import Influences, PatchedPicture, Scored, input_view, rounded
+from captum_attn.pages.self_contained import as_source, figure_html, in_notebook, page, pixels_as_png, table_html
+from captum_attn.pages.shown import Shown, show_page, write_page
+
+__all__ = [
+    "Influences",
+    "PatchedPicture",
+    "Scored",
+    "Shown",
+    "as_source",
+    "figure_html",
+    "in_notebook",
+    "input_view",
+    "page",
+    "pixels_as_png",
+    "rounded",
+    "show_page",
+    "table_html",
+    "write_page",
+]

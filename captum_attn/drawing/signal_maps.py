@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from captum_attn.core import Grid, PatchLayout, known_grid
-from captum_attn.visualization import as_written, diverging_colours, scale_limit, shown_pixels
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from captum_attn.drawing.figures import ShownFigure, as_written, diverging_colours, new_figure, scale_limit, wrapped
+from captum_attn.drawing.patch_maps import shown_pixels
 
 _MOST_FRAMES = 8  # in a line
 
@@ -24,7 +22,7 @@ def plot_sound(
     *,
     grid: Grid,
     seconds: float | None = None,
-) -> Figure:
+) -> ShownFigure:
     """A wave on the colours of its intervals, or a spectrogram beside its patches.
 
     Args:
@@ -52,8 +50,6 @@ def plot_sound(
         (torch.Size([1, 49]), 320)
         >>> plot_sound(waves[0], result.patches[0], grid=result.grid, seconds=1.0).savefig("sound.png")
     """
-    from matplotlib.figure import Figure
-
     sound = torch.as_tensor(sound)
     layout = _checked(patches, grid, sound.dim() in (1, 2) and sound.dim() == patches.dim(), sound)
     order = [side for side in range(sound.dim()) if side != layout.time] + [layout.time]
@@ -63,7 +59,7 @@ def plot_sound(
     ends = [(side.first, side.first + side.count * side.size) for side in sides]
     start, end = (place * entry for place in ends[-1])
     limit = scale_limit(values)
-    figure = Figure(figsize=(9, 2.6 if shown.dim() == 1 else 3.4), layout="constrained")
+    figure = new_figure(9, 2.6 if shown.dim() == 1 else 3.4)
     axes = figure.add_subplot()
     colours: Any = {"cmap": diverging_colours(), "vmin": -limit, "vmax": limit, "aspect": "auto", "origin": "lower"}
     length = shown.shape[-1] * entry
@@ -81,14 +77,14 @@ def plot_sound(
         axes.set_ylabel("band")
     axes.set_xlim(0, length)
     axes.set_xlabel("entry" if seconds is None else "seconds")
-    axes.set_title(title, fontsize=10, loc="left")
+    axes.set_title(wrapped(title, 110), fontsize=10, loc="left")
     figure.colorbar(heat, ax=axes, label=label)
     return as_written(figure)
 
 
 def plot_video(
     video: Tensor, patches: Tensor, title: str = "", label: str = "attributed value", *, grid: Grid
-) -> Figure:
+) -> ShownFigure:
     """A strip of frames, one of each block of them that is a token's, and below each the attributions of its patches.
 
     Args:
@@ -104,15 +100,13 @@ def plot_video(
     Raises:
         ValueError: patches of another layout, or none known.
     """
-    from matplotlib.figure import Figure
-
     layout = _checked(patches, grid, video.dim() == 4 and patches.dim() == 3, video)
     values = patches.detach().cpu().double()
     time, down, across = layout.sides
     count, limit = len(values), scale_limit(values)
     columns = min(count, _MOST_FRAMES)
     lines = -(-count // columns)
-    figure = Figure(figsize=(0.8 + 1.5 * columns, 0.5 + 3.1 * lines), layout="constrained")
+    figure = new_figure(0.8 + 1.5 * columns, 0.5 + 3.1 * lines)
     panels = figure.subplots(2 * lines, columns, squeeze=False, sharex=True, sharey=True)
     pixels = (0, video.shape[3], video.shape[2], 0)
     extent = (
@@ -140,7 +134,7 @@ def plot_video(
         below.set_xlim(0, video.shape[3])
         below.set_ylim(video.shape[2], 0)
     figure.colorbar(heat, ax=list(panels.flat), label=label, shrink=0.8)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(wrapped(title), fontsize=10)
     return as_written(figure)
 
 

@@ -1,0 +1,100 @@
+"""Figures that a notebook shows by themselves, in the colours that mean the same everywhere."""
+
+from __future__ import annotations
+
+import textwrap
+from io import BytesIO
+from typing import TypeVar
+
+import torch
+from matplotlib.artist import Artist
+from matplotlib.colors import Colormap, LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from torch import Tensor
+
+Drawn = TypeVar("Drawn", bound=Artist)
+
+RAISES = (214, 39, 62)
+"""RGB of what raises the explained output."""
+
+LOWERS = (31, 119, 214)
+"""RGB of what lowers it."""
+
+
+class ShownFigure(Figure):  # type: ignore[misc]
+    """A figure that belongs to no window, and that a notebook shows without ``%matplotlib`` or pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = BytesIO()
+        self.savefig(buffer, format="png", dpi=110)
+        return buffer.getvalue()
+
+
+def new_figure(width: float, height: float) -> ShownFigure:
+    """An empty figure, its size in inches, whose parts make room for each other.
+
+    Example:
+        >>> new_figure(4, 3)._repr_png_()[1:4]
+        b'PNG'
+    """
+    return ShownFigure(figsize=(width, height), layout="constrained")
+
+
+def wrapped(title: str, width: int = 76) -> str:
+    """A title in as many lines as it takes."""
+    return "\n".join(textwrap.fill(line, width) for line in title.split("\n"))
+
+
+def colours(values: Tensor) -> list[tuple[int, int, int]]:
+    """An RGB background for each value (N,): white at 0, full colour at the largest magnitude.
+
+    Example:
+        >>> colours(torch.tensor([1.0, 0.0]))
+        [(214, 39, 62), (255, 255, 255)]
+    """
+    largest = values.abs().max().clamp(min=torch.finfo(values.dtype).tiny)
+    return [_blend(float(value), float(value.abs() / largest)) for value in values]
+
+
+def as_written(drawn: Drawn) -> Drawn:
+    """A finished figure, or a part of one, that shows its texts as they are: ``$`` begins no formula of matplotlib's.
+
+    Tokens, names and titles are anybody's. ``$$`` would fail when the figure is saved, and ``$a_b$`` lose its signs.
+    Numbers of ticks are written later, and keep their form.
+
+    Example:
+        >>> from matplotlib.figure import Figure
+        >>> figure = Figure()
+        >>> text = figure.text(0, 0, "$$")
+        >>> as_written(figure).savefig("dollars.png")
+    """
+    for text in drawn.findobj(Text):
+        if isinstance(text, Text) and "$" in text.get_text():
+            text.set_parse_math(False)
+    return drawn
+
+
+def diverging_colours() -> Colormap:
+    """Matplotlib's form of the colours: from what lowers the output over white to what raises it."""
+    return LinearSegmentedColormap.from_list("lowers-raises", [hex_colour(LOWERS), "#ffffff", hex_colour(RAISES)])
+
+
+def scale_limit(values: Tensor) -> float:
+    """The end of a scale around 0; 1 where there is nothing to show."""
+    return float(values.abs().max()) or 1.0
+
+
+def hex_colour(colour: tuple[int, int, int]) -> str:
+    """A colour as web pages and matplotlib write it.
+
+    Example:
+        >>> hex_colour(RAISES)
+        '#d6273e'
+    """
+    return "#{:02x}{:02x}{:02x}".format(*colour)
+
+
+def _blend(value: float, strength: float) -> tuple[int, int, int]:
+    red, green, blue = (round(255 + strength * (c - 255)) for c in (RAISES if value >= 0 else LOWERS))
+    return red, green, blue
