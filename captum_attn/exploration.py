@@ -61,7 +61,7 @@ def explore(
         Exploration(1 input, methods: AttnLRP, attention game)
         >>> path = found.to_html("explored.html")
     """
-    common = {"tokenizer": tokenizer, "processor": processor}
+    common: dict[str, Any] = {"tokenizer": tokenizer, "processor": processor}
     if methods is None:
         methods = {"AttnLRP": AttnLRP(model, **common), "attention game": ShapleyGradAttention(model, **common)}
     batch = ShapleyGradAttention(model, **common).model_inputs(inputs, None)

@@ -100,9 +100,9 @@ class ShownInput:
     def draw(self, figure: FigureBase, values: Tensor, title: str, label: str) -> None:
         """Values (n,) over the image, and as bars of the text's tokens."""
         if self._is_image and self.features is not None and self._texts:
-            above, below = figure.subfigures(
-                2, 1, height_ratios=[image_height(self.features), bars_height(len(self._texts))]
-            )
+            heights = [image_height(self.features), bars_height(len(self._texts))]
+            parts: Any = figure.subfigures(2, 1, height_ratios=heights)
+            above, below = parts
             draw_image(above, self.features, self._at_patches(values), title, label, self.grid)
             self._draw_texts(below, values, "", label)
         elif self._is_image and self.features is not None:
@@ -178,9 +178,7 @@ def shown_input(
         for number, token in enumerate(layout.tokens(count).tolist()):
             pieces[token], special[token] = _place(number, layout), False
         if inputs.modality != "ids":
-            pieces = [
-                f" [token {piece.strip()}]" if mark else piece for piece, mark in zip(pieces, special, strict=True)
-            ]
+            pieces = [f" [token{piece}]" if mark else piece for piece, mark in zip(pieces, special, strict=True)]
     return ShownInput(pieces, players[places], special, layout, features)
 
 

@@ -107,7 +107,7 @@ class TokenAttributions(Shown):
         def cut(value: Tensor | None) -> Tensor | None:
             return None if value is None else value[examples]
 
-        parts = {name: cut(getattr(self, name)) for name in _PER_EXAMPLE}
+        parts: dict[str, Any] = {name: cut(getattr(self, name)) for name in _PER_EXAMPLE}
         origin = self.origin and replace(self.origin, inputs=self.origin.inputs[examples])
         return replace(self, **parts, origin=origin, words_of=self.words_of and self.words_of[examples])
 
@@ -213,7 +213,7 @@ class TokenAttributions(Shown):
             values[example, ..., :count] = by_word(self._own(example), groups.to(values.device))
             players[example, :count], real[example, :count] = one.playing.to(players.device), True
         shown = [one for one, _ in merged]
-        none = {"grid": None, "picture": None, "standard_error": None, "of_features": None}
+        none: dict[str, Any] = {"grid": None, "picture": None, "standard_error": None, "of_features": None}
         return replace(self, values=values, players=players, real=real, words_of=shown, **none)
 
     def frame(self) -> pd.DataFrame:

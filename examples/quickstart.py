@@ -27,7 +27,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from captum_attn.signal_plots import plot_sound, plot_video
 from moving_digits import FRAMES, SIZE, labelled_clips
 from PIL import Image, ImageSequence
 from rich.console import Console
@@ -57,7 +56,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from captum_attn import AttentionAttribution, AttnLRP, IntegratedAttnLRP, ShapleyGradAttention, TokenAttributions
 from captum_attn.functional import GAMES
-from captum_attn.visualization import colours, plot_patches, plot_tokens, tokens_html
+from captum_attn.visualization import colours, plot_patches, plot_sound, plot_tokens, plot_video, tokens_html
 
 SENTENCE = "It is slow and a little too long, yet it is one of the most beautiful films of the year."
 DIGIT = 13  # which of the held-out digits
