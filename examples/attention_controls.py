@@ -22,10 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from shap_workflow import made_up_reviews
-from small_models import TEXT_MODEL
+from helpers.reviews import made_up_reviews, read_sentences
+from helpers.small_models import TEXT_MODEL
 from tqdm import tqdm  # type: ignore[import-untyped]
-from train_text_model import read_sentences
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, set_seed
 from transformers.utils.logging import disable_progress_bar
 

@@ -9,7 +9,7 @@ this package, Captum's and SHAP's, and says how far they agree with each other, 
 on paraphrases of the made-up reviews), how faithful they are, and what they cost. For each set it writes
 ``index.html``, ``comparison.png``, and the tables as CSV files; words of caution stand on top of the page.
 
-DATA and MODELS are folders as in ``paper_table.py``.
+DATA and MODELS are folders as in ``benchmarks/paper_table.py``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from paper_table import MAX_LENGTH, TEXT_SETS, Data, read
+from helpers.data_sets import MAX_LENGTH, TEXT_SETS, Data, read
 from transformers.utils.logging import disable_progress_bar
 
 from captum_attn import (

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from helpers.small_models import ANSWER_MODEL, writes_text
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from small_models import ANSWER_MODEL, writes_text
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 

@@ -24,8 +24,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import shap
 import torch
+from helpers.small_models import TEXT_MODEL
 from lightning.pytorch import Trainer
-from small_models import TEXT_MODEL
 from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar

@@ -22,16 +22,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from helpers.reviews import read_sentences
+from helpers.small_models import TEXT_MODEL
+from helpers.texture_model import BATCH_SIZE, LEARNING_RATE, SMOOTHING, WARMUP, augment, random_model
+from helpers.textures import labelled_images, random_images, texture_images
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from small_models import TEXT_MODEL
-from textures import labelled_images, random_images, texture_images
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
-from train_text_model import read_sentences
-from train_texture_model import BATCH_SIZE, LEARNING_RATE, SMOOTHING, WARMUP, augment, random_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 

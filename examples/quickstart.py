@@ -27,15 +27,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from moving_digits import FRAMES, SIZE, labelled_clips
+from helpers.moving_digits import FRAMES, SIZE, labelled_clips
+from helpers.small_models import (
+    digits,
+    load_clip_model,
+    load_image_model,
+    load_sound_model,
+    load_text_model,
+    writes_text,
+)
+from helpers.tones import labelled_sounds
 from PIL import Image, ImageSequence
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from scipy.io import wavfile
 from scipy.signal import resample_poly
-from small_models import digits, load_clip_model, load_image_model, load_sound_model, load_text_model, writes_text
-from tones import labelled_sounds
 from torch import Tensor
 from transformers import (
     AutoConfig,

@@ -14,13 +14,13 @@ import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
-from random import Random
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import shap
 import torch
-from small_models import TEXT_MODEL, digits, load_image_model
+from helpers.reviews import made_up_reviews, read_texts
+from helpers.small_models import TEXT_MODEL, digits, load_image_model
 from transformers import pipeline
 from transformers.utils.logging import disable_progress_bar
 
@@ -31,16 +31,6 @@ SHOWN = (
     "A little slow, yet it is one of the most beautiful films of the year.",
     "Unwatchable: I didn't like a single minute of it.",
     "The plot is thin, but the cast is a delight!",
-)
-SUBJECTS = ("the film", "this movie", "the story", "the plot", "the cast", "the ending", "the humour", "every scene")
-PRAISE = ("moving", "funny", "beautiful", "a delight", "gripping", "fresh and smart", "one of the best of the year")
-BLAME = ("dull", "a mess", "too long", "tired", "unwatchable", "painfully slow", "a waste of time")
-LINKS = (
-    "{} is {} .",
-    "{} is {} , and {} is {} .",
-    "{} is {} , but {} is {} .",
-    "{} is not {} .",
-    "i thought {} was {} !",
 )
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 54rem; margin: 3rem auto; padding: 0 1.5rem; color: #222 }
@@ -80,7 +70,7 @@ def text_sections(arguments: argparse.Namespace, out: Path) -> list[tuple[str, s
     output = arguments.output or explainer.output_names[-1]
     if output not in explainer.output_names:
         raise SystemExit(f"--output {output}: there is no such class, expected one of {explainer.output_names}")
-    texts = read_texts(arguments.texts)[:SENTENCES] if arguments.texts else made_up_reviews()
+    texts = read_texts(arguments.texts)[:SENTENCES] if arguments.texts else made_up_reviews(SENTENCES)
     start = time.perf_counter()
     many = explainer(texts)
     seconds = time.perf_counter() - start
@@ -128,23 +118,6 @@ def figure(path: Path, draw: Callable[[], object]) -> str:
     plt.savefig(path, dpi=130, bbox_inches="tight")
     plt.close("all")
     return f"<img src='{path.name}' alt='{path.stem} plot'>"
-
-
-def read_texts(path: Path) -> list[str]:
-    """The texts of a file, one in each line, up to a tab; a first line ``text`` or ``sentence`` is a header."""
-    lines = [line.split("\t")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    return [text for text in lines[lines[0] in ("text", "sentence") :] if text]
-
-
-def made_up_reviews() -> list[str]:
-    """Short reviews, always the same ones."""
-    random = Random(0)
-    reviews = []
-    for _ in range(SENTENCES):
-        form = random.choice(LINKS)
-        words = [random.choice(part) for part in (SUBJECTS, PRAISE + BLAME) * (form.count("{}") // 2)]
-        reviews.append(form.format(*words))
-    return reviews
 
 
 if __name__ == "__main__":

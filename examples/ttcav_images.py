@@ -23,8 +23,8 @@ from typing import Any
 
 import pandas as pd
 import torch
-from concept_folders import read_concepts, read_images
-from concept_page import ANSWERS, SHOWN, Page
+from helpers.concept_folders import read_concepts, read_images
+from helpers.concept_page import ANSWERS, SHOWN, Page
 from scipy.stats import binomtest
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 

@@ -26,10 +26,10 @@ from typing import Any
 
 import pandas as pd
 import torch
-from concept_page import ANSWERS, SHOWN, Page, verdict
-from small_models import load_answering_model, load_text_model
+from helpers.concept_page import ANSWERS, SHOWN, Page, verdict
+from helpers.small_models import load_answering_model, load_text_model
+from helpers.stories import FACTS, TEST_PLACES, THINGS
 from torch import Tensor
-from train_answering_model import FACTS, TEST_PLACES, THINGS
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from captum_attn import TTCAV

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
-from concept_page import ANSWERS, SHOWN, Page, verdict
-from matplotlib.figure import Figure
-from small_models import load_texture_model
-from textures import (
+from helpers.concept_page import ANSWERS, SHOWN, Page, verdict
+from helpers.small_models import load_texture_model
+from helpers.texture_model import random_model
+from helpers.textures import (
     CLASSES,
     SHAPES,
     TEXTURES,
@@ -36,8 +36,8 @@ from textures import (
     shape_images,
     texture_images,
 )
+from matplotlib.figure import Figure
 from torch import Tensor
-from train_texture_model import random_model
 from transformers import ViTForImageClassification
 
 from captum_attn import TTCAV, ShapleyAttention

@@ -10,7 +10,7 @@ import pytest
 import shap
 import torch
 from chat_models import chat_model
-from small_models import load_text_model
+from helpers.small_models import load_text_model
 
 import captum_attn
 import lightning_callbacks

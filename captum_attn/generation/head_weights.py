@@ -14,7 +14,7 @@ from torch import Tensor
 from captum_attn.core import add_to_hash
 
 _PENALTY = 10.0
-"""Chosen on cases of examples/benchmarks/planted_cases.py with ``--seed 5000``."""
+"""Chosen on cases of examples/helpers/planted_cases.py with ``--seed 5000``."""
 
 
 @dataclass(frozen=True, eq=False)

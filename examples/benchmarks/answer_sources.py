@@ -25,6 +25,7 @@ and the first ``--slow`` of all by Captum's Layer Integrated Gradients, which ta
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -43,7 +44,6 @@ from captum.attr import (
     TextTemplateInput,
     TextTokenInput,
 )
-from planted_cases import Case, add_arguments, answer_of, asked_for, made, parsed
 from scipy.stats import binomtest, pearsonr
 from sklearn.linear_model import LassoCV
 from torch import Tensor
@@ -51,6 +51,10 @@ from torch.nn.functional import logsigmoid
 from tqdm import tqdm  # type: ignore[import-untyped]
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from helpers.planted_cases import Case, add_arguments, answer_of, asked_for, made, parsed
 
 from captum_attn import AttentionRollout, AttnLRP, ShapleyGradAttention
 from captum_attn.generation import (

@@ -12,16 +12,20 @@ to it that rank highest, or with these alone; the others become ``--replacement`
 from __future__ import annotations
 
 import argparse
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from captum.attr import LayerGradientXActivation
-from planted_cases import add_arguments, answer_of, asked_for, parsed
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from helpers.planted_cases import add_arguments, answer_of, asked_for, parsed
 
 from captum_attn import AttentionRollout, AttnLRP, GenerationAttention, ShapleyGradAttention
 from captum_attn.generation import ResponseClassifier, response_inputs

@@ -32,6 +32,7 @@ import multiprocessing
 import os
 import re
 import resource
+import sys
 import textwrap
 import traceback
 import warnings
@@ -49,11 +50,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 import torch.nn.functional as F
 import transformers
-from attention_reference import Reference, reference
-from shrunk_models import BATCH, LABELS, WITH_IMAGE, tiny_inputs, tiny_model
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 from transformers.models.auto import modeling_auto
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from helpers.attention_reference import Reference, reference
+from helpers.shrunk_models import BATCH, LABELS, WITH_IMAGE, tiny_inputs, tiny_model
 
 import captum_attn
 from captum_attn.core import NoMatrixError, mapping_inputs, observed_forward

@@ -30,12 +30,13 @@ from statistics import median
 
 import torch
 
-EXAMPLES = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(EXAMPLES))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from finetune_with_monitor import Task, Training, text_task  # noqa: E402
-from lightning.pytorch import Trainer, seed_everything  # noqa: E402
-from lightning.pytorch.loggers import TensorBoardLogger  # noqa: E402
+from finetune_with_monitor import Task, Training, text_task
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.loggers import TensorBoardLogger
+
+EXAMPLES = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:

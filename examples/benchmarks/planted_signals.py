@@ -25,9 +25,9 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from moving_digits import labelled_clips
-from small_models import load_clip_model, load_sound_model
-from tones import labelled_sounds
+from helpers.moving_digits import labelled_clips
+from helpers.small_models import load_clip_model, load_sound_model
+from helpers.tones import labelled_sounds
 
 from captum_attn import AttnLRP, GradSAM, IntegratedAttnLRP, RawAttention, ShapleyGradAttention
 from captum_attn.core import Grid, known_grid, patch_means, seeded

@@ -26,8 +26,8 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from moving_digits import DIGITS, SIDE
-from small_models import digits
+from helpers.moving_digits import DIGITS, SIDE
+from helpers.small_models import digits
 
 from captum_attn import ShapleyAttention
 

@@ -36,13 +36,14 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from transformers import Pipeline, pipeline
 from transformers.utils.logging import disable_progress_bar
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from helpers.reviews import made_up_reviews, read_texts
+from helpers.small_models import TEXT_MODEL
+
 from captum_attn import ShapleyGradAttention
 from captum_attn.functional import GAMES, coalition_values
 from shap_attn import AttentionExplainer, AttentionText
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from shap_workflow import made_up_reviews, read_texts
-from small_models import TEXT_MODEL
 
 Array = npt.NDArray[Any]
 SHORT_BUDGETS, LONG_BUDGETS = (10, 20, 40, 80, 160, 500), (25, 50, 100, 200, 500)

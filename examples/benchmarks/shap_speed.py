@@ -43,11 +43,12 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from transformers import Pipeline, pipeline
 from transformers.utils.logging import disable_progress_bar
 
-from shap_attn import AttentionExplainer
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from shap_workflow import made_up_reviews, read_texts
-from small_models import TEXT_MODEL
+
+from helpers.reviews import made_up_reviews, read_texts
+from helpers.small_models import TEXT_MODEL
+
+from shap_attn import AttentionExplainer
 
 OURS, DEFAULT, BATCHED = "AttentionExplainer", "shap.Explainer", "shap.Explainer, best batches"
 PERMUTATION, KERNEL = "PermutationExplainer", "KernelExplainer"

@@ -36,12 +36,13 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from transformers import ViTConfig, ViTForImageClassification
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from helpers.textures import TEXTURES, texture_images
+
 from captum_attn import TTCAV
 from captum_attn.concepts.cavs import ESTIMATORS
 from captum_attn.concepts.token_states import TokenStates, draw_negatives
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from textures import TEXTURES, texture_images
 
 SLOW = "logistic"  # timed on one layer
 MIDDLE = 5  # the layer whose tokens scikit-learn gets

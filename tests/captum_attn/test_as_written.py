@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 import torch
 from dollars import NAMES, assert_as_written
+from helpers.small_models import load_image_model, load_text_model
 from matplotlib.figure import Figure
-from small_models import load_image_model, load_text_model
 
 from captum_attn import GradSAM, ShapleyGradAttention, compare
 from captum_attn.concepts import concept_figures as of_concepts

@@ -6,9 +6,9 @@ import argparse
 
 import answer_sources
 import answer_tokens
-import planted_cases
 import pytest
 from chat_models import chat_model
+from helpers import planted_cases
 
 
 @pytest.mark.parametrize("kind", planted_cases.KINDS)

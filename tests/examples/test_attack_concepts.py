@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 import torch
 from attack_concepts import margin, noisy, predicted, stepped
+from helpers.small_models import load_texture_model
+from helpers.textures import class_images
 from scripts import run
-from small_models import load_texture_model
-from textures import class_images
 
 EPSILON = 4 / 255
 
@@ -16,7 +16,7 @@ EPSILON = 4 / 255
 @pytest.mark.filterwarnings("ignore")
 def test_every_attack_has_its_rows_and_moves_what_it_should(tmp_path):
     options = ("--examples", "12", "--inputs", "10", "--permutations", "199")
-    printed = run("attack_concepts.py", *options, "--models", "1", "--training", "64", "1", folder=tmp_path)
+    printed = run("benchmarks/attack_concepts.py", *options, "--models", "1", "--training", "64", "1", folder=tmp_path)
     frame = pd.read_csv(tmp_path / "found" / "attack_concepts.csv")
     assert (tmp_path / "found" / "attack_concepts.png").stat().st_size > 5000
     assert len(printed.strip().splitlines()) == 2 + len(frame)

@@ -7,8 +7,8 @@ import sys
 import attention_controls
 import pandas as pd
 import pytest
+from helpers.small_models import TEXT_MODEL
 from PIL import Image
-from small_models import TEXT_MODEL
 
 TABLES = ["correlation", "permuted", "uniform", "counterfactual", "seeds"]
 

@@ -10,8 +10,8 @@ import choose_default
 import pandas as pd
 import pytest
 import torch
+from helpers.small_models import TEXT_MODEL, load_text_model
 from scripts import run
-from small_models import TEXT_MODEL, load_text_model
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from captum_attn import ShapleyGradAttention
@@ -49,7 +49,9 @@ def decoder(tmp_path):
 
 
 def test_one_table_of_data_sets_people_and_a_language_model(folders, decoder, tmp_path):
-    printed = run("choose_default.py", *folders, "--decoder", str(decoder), "--sets", "sst2", folder=tmp_path)
+    printed = run(
+        "benchmarks/choose_default.py", *folders, "--decoder", str(decoder), "--sets", "sst2", folder=tmp_path
+    )
     assert "| game, sign, propagation | sst2 | people | planted first | correlation | next token |" in printed
     frame = pd.read_csv(tmp_path / "found" / "choose_default.csv")
     measures = {"sst2, replacement", "sst2, knockout", "people", "planted first", "correlation", "next token"}
@@ -93,7 +95,7 @@ def test_next_tokens_are_measured_as_a_plain_loop_does(folders, decoder):
 
 
 def test_five_passes_are_chosen_on_training_sentences(folders, tmp_path):
-    printed = run("choose_passes.py", *folders, "--limit", "2", folder=tmp_path)
+    printed = run("benchmarks/choose_passes.py", *folders, "--limit", "2", folder=tmp_path)
     assert "2 sentences of SST-2's training set" in printed
     rows = {line.split("|")[1].strip() for line in printed.splitlines() if line.startswith("| ")}
     assert {"path 5", "2 pairs of complementary masks", "path 5; cp", "AttnLRP", "random"} < rows

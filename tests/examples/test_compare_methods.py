@@ -8,10 +8,10 @@ import sys
 import compare_methods
 import pandas as pd
 import pytest
-from paper_table import read
+from helpers.data_sets import read
+from helpers.reviews import made_up_reviews
+from helpers.small_models import TEXT_MODEL
 from PIL import Image
-from shap_workflow import made_up_reviews
-from small_models import TEXT_MODEL
 
 
 @pytest.fixture

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from concept_folders import read_concepts, read_images
+from helpers.concept_folders import read_concepts, read_images
+from helpers.small_models import TEXTURE_MODEL
+from helpers.textures import class_images, random_images, texture_images
 from PIL import Image
 from scripts import run
-from small_models import TEXTURE_MODEL
-from textures import class_images, random_images, texture_images
 
 
 def save_image(image, path):

@@ -8,7 +8,7 @@ import explain_answer
 import pytest
 import quickstart
 from chat_models import chat_model
-from small_models import TEXT_MODEL
+from helpers.small_models import TEXT_MODEL
 
 
 @pytest.fixture(scope="module")

@@ -8,15 +8,15 @@ import pandas as pd
 import paper_table
 import pytest
 import torch
+from helpers.small_models import TEXT_MODEL
 from PIL import Image
 from scripts import run
-from small_models import TEXT_MODEL
 
 from captum_attn.metrics import Evaluation
 
 
 def test_without_arguments_it_explains_made_up_reviews_by_every_method(tmp_path):
-    printed = run("paper_table.py", "--limit", "6", folder=tmp_path)
+    printed = run("benchmarks/paper_table.py", "--limit", "6", folder=tmp_path)
     assert "# made-up, 6 examples" in printed
     assert "# digits, 6 examples" in printed
     found = tmp_path / "found"
@@ -54,13 +54,13 @@ def test_data_sets_from_files_and_a_run_that_goes_on(tmp_path):
     (data / "sst2" / "dev.tsv").write_text("\n".join(lines) + "\n")
     (data / "imdb" / "test.jsonl").write_text(json.dumps({"text": "a dull<br />film", "label": 0}) + "\n")
     options = ("--data", str(data), "--models", str(models), "--rows", "attention")
-    printed = run("paper_table.py", *options, "--sets", "sst2-short", "sst2", "imdb", folder=tmp_path)
+    printed = run("benchmarks/paper_table.py", *options, "--sets", "sst2-short", "sst2", "imdb", folder=tmp_path)
     assert "# sst2-short, 2 examples" in printed
     assert "# sst2, 3 examples" in printed
     assert "# imdb, 1 examples" in printed
     before = Evaluation.load(tmp_path / "found" / "sst2.jsonl")
     assert "IntegratedGradients" not in before.methods
-    run("paper_table.py", *options[:-1], "all", "--sets", "sst2", folder=tmp_path)
+    run("benchmarks/paper_table.py", *options[:-1], "all", "--sets", "sst2", folder=tmp_path)
     after = Evaluation.load(tmp_path / "found" / "sst2.jsonl")
     assert set(before.methods) < set(after.methods)
     assert after.settings == before.settings

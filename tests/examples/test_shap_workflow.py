@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shap_workflow
+from helpers.reviews import made_up_reviews
 from PIL import Image
 from scripts import run
 
@@ -21,9 +21,9 @@ def test_the_workflow_writes_a_page_with_plots(tmp_path):
 
 
 def test_made_up_reviews_are_always_the_same():
-    reviews = shap_workflow.made_up_reviews()
+    reviews = made_up_reviews()
     assert len(reviews) == 300
-    assert reviews == shap_workflow.made_up_reviews()
+    assert reviews == made_up_reviews()
     assert len(set(reviews)) > 200
 
 

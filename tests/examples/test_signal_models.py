@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from moving_digits import DIGITS, labelled_clips
-from small_models import load_clip_model, load_sound_model
-from tones import CALLS, labelled_sounds
+from helpers.moving_digits import DIGITS, labelled_clips
+from helpers.small_models import load_clip_model, load_sound_model
+from helpers.tones import CALLS, labelled_sounds
 from train_signal_models import random_listener, random_viewer
 
 from captum_attn import AttnLRP, ShapleyGradAttention

@@ -6,8 +6,8 @@ import random
 
 import pytest
 import torch
-from small_models import MODELS, digits, load_answering_model, load_image_model, load_text_model
-from train_answering_model import made_story
+from helpers.small_models import MODELS, digits, load_answering_model, load_image_model, load_text_model
+from helpers.stories import made_story
 
 from captum_attn import GenerationAttention, ShapleyGradAttention
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from small_models import MODELS, load_texture_model
-from textures import (
+from helpers.small_models import MODELS, load_texture_model
+from helpers.textures import (
     CLASSES,
     MEMBERS,
     SHAPES,
@@ -68,7 +68,7 @@ def test_shapes_fit_into_the_image(shape):
 
 def test_zebras_are_striped_and_snakes_are_snakes(monkeypatch):
     drawn = []
-    monkeypatch.setattr("textures.draw", lambda texture, shape, rng: drawn.append((str(texture), str(shape))))
+    monkeypatch.setattr("helpers.textures.draw", lambda texture, shape, rng: drawn.append((str(texture), str(shape))))
     rng = generator(0, "classes")
     for name in CLASSES:
         drawn.clear()

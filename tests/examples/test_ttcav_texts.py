@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from helpers.small_models import ANSWER_MODEL, load_answering_model
 from scripts import run
-from small_models import ANSWER_MODEL, load_answering_model
 from ttcav_texts import with_reply
 
 

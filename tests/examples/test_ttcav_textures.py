@@ -7,9 +7,9 @@ from functools import partial
 import pytest
 import torch
 import ttcav_textures
+from helpers.small_models import load_texture_model
+from helpers.textures import CLASSES, class_images, labelled_images
 from scripts import run
-from small_models import load_texture_model
-from textures import CLASSES, class_images, labelled_images
 from ttcav_textures import (
     TRUE,
     draw_tested,

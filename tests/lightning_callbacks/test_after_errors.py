@@ -10,10 +10,10 @@ import weakref
 
 import pytest
 from fine_tuning import Failing, FineTuned, Texts, monitored, trainer_of
+from helpers.small_models import load_text_model
 from lightning.pytorch import Callback
 from own_measurements import ProbingAccuracy, RolloutEntropy
 from predictions import text_loader
-from small_models import load_text_model
 from torch.utils.data import DataLoader
 
 from lightning_callbacks import AttributionModule, AttributionWriter, ExplanationMonitor, read_attributions

@@ -13,13 +13,13 @@ import pytest
 import torch
 import transformers as hf
 from families import FAMILIES, image_batch, text_batch
+from helpers.small_models import digits, load_image_model, load_text_model
 from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from models import PlainClassifier, left_untouched
 from own_heads import OWN_HEADS
 from predictions import TEXTS, predict, text_loader
 from signal_models import batch, build
-from small_models import digits, load_image_model, load_text_model
 from torch.utils.data import DataLoader, TensorDataset
 
 from captum_attn import ShapleyAttention, ShapleyGradAttention

@@ -14,12 +14,12 @@ from typing import ClassVar
 import pandas as pd
 import pytest
 import torch
+from helpers.reviews import made_up_reviews
+from helpers.small_models import load_text_model
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from predictions import TEXTS, predict, text_loader
 from scripts import EXAMPLES, run_alone
-from shap_workflow import made_up_reviews
-from small_models import load_text_model
 from torch.utils.data import DataLoader, IterableDataset
 
 from captum_attn import ShapleyAttention, ShapleyGradAttention

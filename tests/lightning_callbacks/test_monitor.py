@@ -13,6 +13,8 @@ import transformers
 from captum.concept import Concept
 from families import FAMILIES
 from fine_tuning import CONCEPTS, QUICK, Failing, FineTuned, Texts, concepts, fit, monitored, tokenizer, trainer_of
+from helpers.reviews import made_up_reviews
+from helpers.small_models import load_text_model
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import (
@@ -25,8 +27,6 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from readers_of_images import llava, photograph
 from scipy.stats import sem
-from shap_workflow import made_up_reviews
-from small_models import load_text_model
 from torch.utils.data import DataLoader
 
 from captum_attn import (

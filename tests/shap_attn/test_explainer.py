@@ -16,9 +16,9 @@ import shap
 import torch
 import transformers as hf
 from families import FAMILIES
+from helpers.small_models import TEXT_MODEL, load_text_model
 from models import left_untouched
 from own_heads import OWN_HEADS
-from small_models import TEXT_MODEL, load_text_model
 from tokenizers_of_every_kind import TOKENIZERS, classifier
 from torch import nn
 

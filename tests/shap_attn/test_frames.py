@@ -8,8 +8,8 @@ import pytest
 import shap
 import torch
 from cut_images import CUT, assert_under_its_values, read_by_each_token
+from helpers.small_models import digits, load_image_model, load_text_model
 from predictions import TEXTS, predict, text_loader
-from small_models import digits, load_image_model, load_text_model
 from tokenizers_of_every_kind import CORPUS, TOKENIZERS, classifier
 from torch.utils.data import DataLoader, TensorDataset
 

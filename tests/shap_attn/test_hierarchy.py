@@ -13,12 +13,12 @@ import pytest
 import shap
 import transformers as hf
 from families import FAMILIES
+from helpers.small_models import TEXT_MODEL, load_text_model
 from hypothesis import given
 from hypothesis import strategies as st
 from models import left_untouched
 from scipy.cluster.hierarchy import is_valid_linkage
 from shap.utils import MaskedModel
-from small_models import TEXT_MODEL, load_text_model
 
 from shap_attn import AttentionExplainer, AttentionText, plots
 from shap_attn.hierarchy import influence_hierarchy

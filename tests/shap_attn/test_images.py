@@ -10,9 +10,9 @@ import torch
 import transformers as hf
 from cut_images import CUT, assert_under_its_values, read_by_each_token
 from families import FAMILIES
+from helpers.small_models import digits, load_image_model
 from models import left_untouched
 from PIL import Image
-from small_models import digits, load_image_model
 from torch import nn
 
 from captum_attn import ShapleyGradAttention

@@ -12,8 +12,8 @@ import pytest
 import shap
 import torch
 from dollars import NAMES, assert_as_written
+from helpers.small_models import load_text_model
 from matplotlib.text import Text
-from small_models import load_text_model
 
 from shap_attn import AttentionExplainer, plots, pool, relabel
 

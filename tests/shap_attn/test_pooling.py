@@ -6,9 +6,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import shap
+from helpers.small_models import load_text_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_models import load_text_model
 
 from shap_attn import AttentionExplainer, plots, pool
 

@@ -18,8 +18,8 @@ import shap
 import torch
 import transformers as hf
 from families import FAMILIES
+from helpers.small_models import TEXT_MODEL, digits, load_image_model, load_text_model
 from peft import LoraConfig
-from small_models import TEXT_MODEL, digits, load_image_model, load_text_model
 from tokenizers_of_every_kind import TOKENIZERS, classifier
 from torch import nn
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import shap
 import torch
-from small_models import digits, load_image_model, load_text_model
+from helpers.small_models import digits, load_image_model, load_text_model
 from tokenizers_of_every_kind import TOKENIZERS, classifier
 from transformers import pipeline
 

@@ -8,10 +8,10 @@ import shap
 import torch
 import transformers as hf
 from families import FAMILIES
+from helpers.small_models import load_text_model
 from matplotlib import pyplot as plt
 from PIL import Image
 from signal_models import batch, build
-from small_models import load_text_model
 from torch import nn
 
 from captum_attn import ShapleyGradAttention

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from small_models import TEXT_MODEL
+from helpers.small_models import TEXT_MODEL
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 TEMPLATE = (

@@ -21,8 +21,8 @@ from random import Random
 
 import pyarrow.dataset as parquet
 from explain_dataset import explain, read_rows
-from shap_workflow import made_up_reviews
-from small_models import TEXT_MODEL
+from helpers.reviews import made_up_reviews
+from helpers.small_models import TEXT_MODEL
 from transformers.utils.logging import disable_progress_bar
 
 from lightning_callbacks.attribution_folder import AttributionFolder

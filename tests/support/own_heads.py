@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from small_models import load_text_model
+from helpers.small_models import load_text_model
 from torch import Tensor, nn
 
 

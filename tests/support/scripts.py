@@ -11,9 +11,7 @@ import sys
 from pathlib import Path
 from unittest.mock import patch
 
-import small_models
-
-EXAMPLES = Path(small_models.__file__).parent
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 def run(script: str, *arguments: str, folder: Path) -> str:

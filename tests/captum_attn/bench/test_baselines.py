@@ -18,8 +18,8 @@ from captum.attr import (
     ShapleyValueSampling,
 )
 from families import FAMILIES, text_batch
+from helpers.small_models import digits, load_image_model, load_text_model
 from models import left_untouched
-from small_models import digits, load_image_model, load_text_model
 
 from captum_attn.bench import GradientBaseline, MaskedModel, PerturbationBaseline, captum_baselines
 from captum_attn.metrics import evaluate

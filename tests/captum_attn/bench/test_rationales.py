@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from small_models import load_text_model, load_texture_model
+from helpers.small_models import load_text_model, load_texture_model
 from tokenizers import processors
 from tokenizers_of_every_kind import TOKENIZERS, classifier
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from families import FAMILIES
+from helpers.small_models import load_text_model
 from PIL import Image
-from small_models import load_text_model
 from torch.utils.data import DataLoader, Dataset
 
 from captum_attn.bench import Reader

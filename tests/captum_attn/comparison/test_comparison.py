@@ -11,10 +11,10 @@ import pytest
 import torch
 from cut_images import CUT, assert_over_its_pixels, read_by_each_token
 from families import FAMILIES, text_batch
+from helpers.small_models import digits, load_image_model, load_text_model
 from models import left_untouched
 from PIL import Image
 from scipy.stats import kendalltau
-from small_models import digits, load_image_model, load_text_model
 
 from captum_attn import MaskTunnel, ShapleyAttention, ShapleyGradAttention
 from captum_attn.comparison import Comparison, compare

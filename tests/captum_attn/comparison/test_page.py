@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from cut_images import CUT
+from helpers.small_models import digits, load_image_model, load_text_model
 from PIL import Image
-from small_models import digits, load_image_model, load_text_model
 
 from captum_attn import ShapleyAttention, ShapleyGradAttention
 from captum_attn.comparison import Comparison, compare

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers.small_models import load_text_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_models import load_text_model
 from tokenizers_of_every_kind import CORPUS, TOKENIZERS
 
 from captum_attn.comparison.shared_words import shared, words_of

@@ -12,8 +12,8 @@ import torch
 from captum.concept import Concept
 from cut_images import CUT, assert_over_its_pixels, read_by_each_token
 from families import FAMILIES
+from helpers.small_models import load_text_model
 from scipy import stats
-from small_models import load_text_model
 
 from captum_attn import TTCAV, ShapleyGradAttention
 from captum_attn.concepts import find_layers

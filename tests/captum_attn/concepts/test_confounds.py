@@ -10,10 +10,10 @@ import pytest
 import torch
 from captum.concept import Concept
 from families import FAMILIES
+from helpers.small_models import load_text_model, load_texture_model
+from helpers.textures import CLASSES, class_images, texture_images
 from PIL import Image
 from scipy import stats
-from small_models import load_text_model, load_texture_model
-from textures import CLASSES, class_images, texture_images
 from tokenizers_of_every_kind import TOKENIZERS
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SubsetRandomSampler, TensorDataset
 from transformers import LlamaConfig, LlamaForCausalLM

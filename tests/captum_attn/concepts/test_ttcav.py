@@ -10,10 +10,10 @@ import pytest
 import torch
 from captum.concept import Concept
 from families import FAMILIES, SEP, VOCABULARY
+from helpers.small_models import load_text_model
 from models import PlainClassifier, left_untouched
 from peft import LoraConfig, get_peft_model
 from sklearn.linear_model import LogisticRegression
-from small_models import load_text_model
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from transformers import GPT2LMHeadModel

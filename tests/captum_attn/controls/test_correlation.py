@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 from families import FAMILIES, image_batch, text_batch
+from helpers.small_models import digits, load_image_model, load_text_model
 from models import left_untouched
-from small_models import digits, load_image_model, load_text_model
 from transformers import AutoModelForSequenceClassification
 
 from captum_attn.controls import attention_correlation

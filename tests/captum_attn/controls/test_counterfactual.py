@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from families import FAMILIES, batch, text_batch
+from helpers.small_models import digits, load_image_model, load_text_model
 from models import left_untouched
 from replaced_attention import logits_with
 from scipy.spatial.distance import jensenshannon
-from small_models import digits, load_image_model, load_text_model
 from torch import nn
 
 from captum_attn.controls import counterfactual_attention, seed_variance

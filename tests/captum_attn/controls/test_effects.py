@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 from families import FAMILIES, batch, image_batch, text_batch
+from helpers.small_models import load_text_model
 from models import left_untouched
 from replaced_attention import logits_with
 from scipy.spatial.distance import jensenshannon
-from small_models import load_text_model
 
 from captum_attn.controls import effects, permuted_attention, total_variation, uniform_attention
 

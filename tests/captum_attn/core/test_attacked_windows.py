@@ -7,7 +7,7 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
-from attention_reference import gradients, recording
+from helpers.attention_reference import gradients, recording
 from models import left_untouched
 from torch import nn
 

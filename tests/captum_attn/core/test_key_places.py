@@ -8,7 +8,7 @@ import warnings
 import pytest
 import torch
 import transformers as hf
-from attention_reference import gradients, recording
+from helpers.attention_reference import gradients, recording
 from hierarchical_models import MODELS, build, laid_out, pixels
 from hypothesis import given
 from hypothesis import strategies as st

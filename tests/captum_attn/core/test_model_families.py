@@ -14,6 +14,7 @@ import pytest
 import torch
 import transformers
 from families import on
+from helpers.shrunk_models import LABELS, WITH_IMAGE
 from ledger import accounts
 from model_families import (
     BY_KEY,
@@ -26,7 +27,6 @@ from model_families import (
     table_of_families,
     tried,
 )
-from shrunk_models import LABELS, WITH_IMAGE
 
 from captum_attn.core import mapping_inputs, observed_forward
 from captum_attn.core.propagation import ATTNLRP, CP

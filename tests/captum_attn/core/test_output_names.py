@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers.small_models import load_text_model
 from own_heads import OWN_HEADS, own_head
-from small_models import load_text_model
 
 from captum_attn import TTCAV, GradSAM, ShapleyGradAttention, compare
 from captum_attn.core.class_names import class_names, configured_names

@@ -7,7 +7,7 @@ import inspect
 import pytest
 import torch
 import transformers as hf
-from attention_reference import gradients, recording
+from helpers.attention_reference import gradients, recording
 from models import left_untouched, randomized
 
 import captum_attn

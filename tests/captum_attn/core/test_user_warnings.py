@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from families import FAMILIES, text_batch
-from small_models import load_text_model
+from helpers.small_models import load_text_model
 
 from captum_attn import RawAttention
 from captum_attn.core.encoding import warn_of_cut

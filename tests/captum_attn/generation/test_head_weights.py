@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 from chat_models import chat_model
-from planted_cases import answer_of, made
+from helpers.planted_cases import answer_of, made
+from helpers.small_models import load_answering_model
 from safetensors.torch import save_file
-from small_models import load_answering_model
 
 from captum_attn.generation import ExplainedResponse, GenerationAttention, HeadWeights, fit_head_weights, leave_one_out
 

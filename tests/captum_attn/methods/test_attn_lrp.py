@@ -16,11 +16,11 @@ import torch.nn.functional as F
 import transformers as hf
 from captum.attr import InputXGradient, IntegratedGradients
 from families import FAMILIES, SEP, batch, image_batch, text_batch
+from helpers.shrunk_models import LABELS, tiny_inputs, tiny_model
+from helpers.small_models import load_text_model
 from model_families import candidates
 from models import left_untouched
 from numpy.polynomial.legendre import leggauss
-from shrunk_models import LABELS, tiny_inputs, tiny_model
-from small_models import load_text_model
 from torch import Tensor, nn
 
 from captum_attn import AttnLRP, IntegratedAttnLRP, ShapleyGradAttention

@@ -7,8 +7,8 @@ import pickle
 import pytest
 import torch
 from families import FAMILIES, batch, image_batch, text_batch
+from helpers.small_models import digits, load_image_model, load_text_model
 from models import left_untouched
-from small_models import digits, load_image_model, load_text_model
 from transformers import BertForTokenClassification
 
 from captum_attn import MaskTunnel, ShapleyAttention, ShapleyGradAttention
@@ -133,7 +133,7 @@ def test_attention_alone_can_be_averaged_too(text_model):
 
 
 def test_it_is_more_faithful_on_made_up_reviews(text_model):
-    from shap_workflow import made_up_reviews
+    from helpers.reviews import made_up_reviews
 
     from captum_attn.metrics import evaluate
 

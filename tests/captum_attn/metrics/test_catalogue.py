@@ -10,7 +10,7 @@ from functools import partial
 import pandas as pd
 import pytest
 import torch
-from small_models import load_text_model
+from helpers.small_models import load_text_model
 from torchmetrics import MetricCollection
 from torchmetrics.functional.classification import multiclass_accuracy
 

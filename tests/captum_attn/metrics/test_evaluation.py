@@ -14,8 +14,8 @@ import pytest
 import torch
 from captum.attr import LayerIntegratedGradients, Saliency
 from families import FAMILIES, text_batch
+from helpers.small_models import digits, load_image_model, load_text_model
 from models import left_untouched
-from small_models import digits, load_image_model, load_text_model
 from torch.nn.functional import softmax
 from torchmetrics.functional.classification import multiclass_f1_score
 from transformers import (

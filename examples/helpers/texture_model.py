@@ -1,29 +1,20 @@
-"""Train the small vision transformer in ``models/vit-textures`` on generated images, from random weights.
-
-Its input is pixels in [0, 1]; the image processor that is saved with it makes them of pictures of any size.
-"""
+"""The vision transformer of ``models/vit-textures``: its make, and its training."""
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 import torch
-from small_models import TEXTURE_MODEL, load_texture_model
-from textures import CLASSES, SIZE, labelled_images
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
-from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
+from transformers import ViTConfig, ViTForImageClassification
+
+from helpers.textures import CLASSES, SIZE
 
 BATCH_SIZE = 64
 LEARNING_RATE = 1.5e-3
 WARMUP = 0.15  # of all steps
 SMOOTHING = 0.05
 BRIGHTNESS = 0.15
-POOL = 20_000
-HELD_OUT = 2_000
-HELD_OUT_SEED = 10_000  # added to the seed of the pool
 
 
 def random_model() -> ViTForImageClassification:
@@ -88,30 +79,3 @@ def correct(model: ViTForImageClassification, images: Tensor, labels: Tensor) ->
     """Return which images the model classifies as labelled: bool (n,)."""
     predicted = torch.cat([model(batch).logits.argmax(-1) for batch in images.split(256)])
     return predicted == labels
-
-
-def main() -> None:
-    """Train, save, load again and print the accuracy on the held-out images, in all and of each class."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=TEXTURE_MODEL, help="folder to write the model to")
-    parser.add_argument("--images", type=int, default=POOL, help="how many images to train on")
-    parser.add_argument("--epochs", type=int, default=32)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-
-    torch.manual_seed(arguments.seed)
-    images, labels, _ = labelled_images(arguments.images, arguments.seed)
-    model = random_model()
-    train(model, images, labels, arguments.epochs)
-    model.save_pretrained(arguments.out)
-    ViTImageProcessorPil(size={"height": SIZE, "width": SIZE}, do_normalize=False).save_pretrained(arguments.out)
-
-    images, labels, _ = labelled_images(HELD_OUT, arguments.seed + HELD_OUT_SEED)
-    right = correct(load_texture_model(arguments.out), images, labels).float()
-    print(f"held-out accuracy of {arguments.out}: {right.mean():.4f}")
-    for label, name in enumerate(CLASSES):
-        print(f"  {name}: {right[labels == label].mean():.4f}")
-
-
-if __name__ == "__main__":
-    main()

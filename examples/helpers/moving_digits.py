@@ -6,9 +6,10 @@ Digits are those of ``sklearn.datasets.load_digits``, enlarged; the blot has the
 from __future__ import annotations
 
 import torch
-from small_models import digits
 from torch import Tensor
 from torch.nn.functional import interpolate
+
+from helpers.small_models import digits
 
 DIGITS = (0, 1, 4, 7)
 FRAMES, SIZE, SIDE = 12, 32, 16

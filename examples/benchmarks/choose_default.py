@@ -1,7 +1,7 @@
 """Which game, sign and rules should be the default? All side by side, in one table.
 
-    python examples/choose_default.py --data DATA --models MODELS --limit 100
-    python examples/choose_default.py --data DATA --models MODELS --decoder SMOLLM2 --limit 100 --split train
+    python examples/benchmarks/choose_default.py --data DATA --models MODELS --limit 100
+    python examples/benchmarks/choose_default.py --data DATA --models MODELS --decoder SMOLLM2 --limit 100 --split train
 
 For each game, sign and propagation, and for relevance of the input: comprehensiveness on the paper's scale, by
 replacement / by attention knockout, on each data set; on SST-2, how well scores find the words to which people gave
@@ -23,17 +23,21 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from paper_table import MAX_LENGTH, Data, read
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from helpers.data_sets import MAX_LENGTH, Data, read
 
 from captum_attn import AttnLRP, IntegratedAttnLRP, MaskTunnel, ShapleyGradAttention
 from captum_attn.functional import PERCENTAGES, mean_drop, top_and_rest

@@ -1,7 +1,7 @@
 """What moves a concept's effect, what its score? Attacks on T-TCAV where the right answer is known.
 
-    python examples/attack_concepts.py
-    python examples/attack_concepts.py --models 2  # other seeds of the model, too: some minutes of training each
+    python examples/benchmarks/attack_concepts.py
+    python examples/benchmarks/attack_concepts.py --models 2  # other seeds of the model, too: minutes of training each
 
 The small vision transformer in ``examples/models/vit-textures`` tells zebras by narrow stripes. Its answer about that
 concept, and about one that is nothing to zebras, is compared with what it is
@@ -22,6 +22,7 @@ effects.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,14 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from small_models import TEXTURE_MODEL, load_texture_model
-from textures import (
+from torch import Tensor
+from transformers import ViTForImageClassification
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from helpers.small_models import TEXTURE_MODEL, load_texture_model
+from helpers.texture_model import correct, random_model, train
+from helpers.textures import (
     CLASSES,
     SHAPES,
     TEXTURES,
@@ -43,9 +50,6 @@ from textures import (
     shape_images,
     texture_images,
 )
-from torch import Tensor
-from train_texture_model import correct, random_model, train
-from transformers import ViTForImageClassification
 
 from captum_attn import TTCAV
 

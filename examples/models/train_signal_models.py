@@ -1,7 +1,7 @@
 """Train the small models in ``models/wav2vec2-calls`` and ``models/videomae-digits`` on generated sounds and clips.
 
-    python examples/train_signal_models.py sound
-    python examples/train_signal_models.py video
+    python examples/models/train_signal_models.py sound
+    python examples/models/train_signal_models.py video
 
 Every step sees new ones. Some five minutes each on one core.
 """
@@ -9,13 +9,11 @@ Every step sees new ones. Some five minutes each on one core.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from moving_digits import DIGITS, FRAMES, SIZE, labelled_clips
-from small_models import CLIP_MODEL, SOUND_MODEL
-from tones import CALLS, RATE, labelled_sounds
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
@@ -27,6 +25,12 @@ from transformers import (
     Wav2Vec2FeatureExtractor,
     Wav2Vec2ForSequenceClassification,
 )
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from helpers.moving_digits import DIGITS, FRAMES, SIZE, labelled_clips
+from helpers.small_models import CLIP_MODEL, SOUND_MODEL
+from helpers.tones import CALLS, RATE, labelled_sounds
 
 BATCH_SIZE = 32
 HELD_OUT, HELD_OUT_SEED = 1_000, 1_000_000

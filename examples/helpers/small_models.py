@@ -22,7 +22,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-MODELS = Path(__file__).resolve().parent / "models"
+MODELS = Path(__file__).resolve().parents[1] / "models"
 TEXT_MODEL = MODELS / "bert-sst2"
 IMAGE_MODEL = MODELS / "vit-digits"
 TEXTURE_MODEL = MODELS / "vit-textures"

@@ -1,6 +1,6 @@
 """What to average relevance under rules over, when there are five forward and backward passes: the search.
 
-    python examples/choose_passes.py --data DATA --models MODELS --limit 200
+    python examples/benchmarks/choose_passes.py --data DATA --models MODELS --limit 200
 
 The candidates are what :class:`captum_attn.IntegratedAttnLRP` could do with five passes, or a few less or more: points
 of the path from a baseline to the input; masks of random size, as Shapley values weight them, and pairs of
@@ -13,15 +13,19 @@ measured on sentences of SST-2's *training* set, and compared with what was chos
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from paper_table import MAX_LENGTH, read
 from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from helpers.data_sets import MAX_LENGTH, read
 
 from captum_attn import AttnLRP, IntegratedAttnLRP, MaskTunnel, ShapleyGradAttention, TokenAttributions
 from captum_attn.functional import PERCENTAGES, gauss_legendre, top_and_rest

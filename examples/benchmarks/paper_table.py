@@ -1,9 +1,9 @@
 """How faithful are explanations of classifiers? The study of arXiv 2508.08966, on real data.
 
-    python examples/paper_table.py
-    python examples/paper_table.py --data DATA --models MODELS --sets sst2 --rows attention
-    python examples/paper_table.py --data DATA --models MODELS --limit 40
-    python examples/paper_table.py --data DATA --models MODELS --sets zebras --only AttnLRP Integrated MaskTunnel
+    python examples/benchmarks/paper_table.py
+    python examples/benchmarks/paper_table.py --data DATA --models MODELS --sets sst2 --rows attention
+    python examples/benchmarks/paper_table.py --data DATA --models MODELS --limit 40
+    python examples/benchmarks/paper_table.py --data DATA --models MODELS --sets zebras --only AttnLRP MaskTunnel
 
 Explains a classifier's predictions by attention, by attention and its gradients, and by Captum's and SHAP's methods,
 takes the tokens with the highest scores away, by [MASK] and by attention knockout, and measures what that does. For
@@ -19,30 +19,24 @@ and photographs in ``photos/targets/zebra``; MODELS holds ``minilm-sst2``, ``min
 from __future__ import annotations
 
 import argparse
-import json
+import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 from captum.attr import IntegratedGradients
-from PIL import Image
-from shap_workflow import made_up_reviews
-from small_models import TEXT_MODEL, digits, load_image_model
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
-from transformers import (
-    AutoImageProcessor,
-    AutoModelForImageClassification,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedTokenizerBase,
-)
 from transformers.utils.logging import disable_progress_bar
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from helpers.data_sets import IMAGE_SETS, MAX_LENGTH, TEXT_SETS, Data, read
 
 from captum_attn import AttnLRP, GradSAM, IntegratedAttnLRP, MaskTunnel, ShapleyAttention, ShapleyGradAttention
 from captum_attn.bench import GradientBaseline, MaskedModel, Scorer, captum_baselines
@@ -57,29 +51,10 @@ from captum_attn.functional import (
 from captum_attn.metrics import Evaluation, evaluate
 from shap_attn import ExactBaseline, PartitionBaseline
 
-TEXT_SETS = {
-    "sst2-short": ("sst2/dev.tsv", "minilm-sst2"),
-    "sst2": ("sst2/dev.tsv", "minilm-sst2"),
-    "ag_news": ("ag_news/test.jsonl", "minilm-ag-news"),
-    "imdb": ("imdb/test.jsonl", "minilm-imdb"),
-}
-IMAGE_SETS = {"zebras": ("photos/targets/zebra", "dinov2-zebra")}
-SHORT = 15
-MAX_LENGTH = 256
 COALITIONS = 100
 METRICS = ["comprehensiveness", "sufficiency", "f1_macro", "f1_weighted", "seconds"]
 PASSES = (1, 3, 5, 9)
 BUDGETS = (4, 8, 16, 32, 64)
-
-
-class Data(NamedTuple):
-    """A data set, and a classifier that was trained for it; one of images has no tokenizer."""
-
-    name: str
-    inputs: list[str] | Tensor
-    labels: list[int] | Tensor
-    model: torch.nn.Module
-    tokenizer: PreTrainedTokenizerBase | None
 
 
 def main() -> None:
@@ -142,52 +117,6 @@ def arguments() -> argparse.Namespace:
         if not folder.is_dir():
             parser.error(f"there is no folder {folder}")
     return options
-
-
-def read(name: str, options: argparse.Namespace, split: str = "test") -> Data:
-    """A data set as far as it is asked for, and its model; of SST-2's training set, sentences of 14 to 30 words."""
-    if name == "digits":
-        train_images, train_numbers, images, numbers = digits()
-        if split == "train":
-            images, numbers = train_images, train_numbers
-        return Data(name, images[: options.limit], numbers[: options.limit], load_image_model(), None)
-    if name in IMAGE_SETS:
-        return photographs(name, options)
-    file, folder = TEXT_SETS.get(name, ("", ""))
-    path = options.models / folder if folder else TEXT_MODEL
-    model = AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    if not folder:
-        texts = made_up_reviews()[: options.limit or 100]
-        with torch.no_grad():  # nobody labelled these: the model's own predictions stand in
-            labels = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits.argmax(-1).tolist()
-        return Data(name, texts, labels, model, tokenizer)
-    if split == "train":
-        file = str(Path(file).with_stem("train"))
-    lines = (options.data / file).read_text(encoding="utf-8").splitlines()
-    if file.endswith(".tsv"):
-        rows = [line.rstrip("\n").split("\t") for line in lines[1:]]
-        examples = [(sentence.strip(), int(label)) for sentence, label in rows]
-    else:
-        rows_read = map(json.loads, lines)
-        examples = [(row["text"].replace("<br />", " "), int(row["label"])) for row in rows_read]
-    if name == "sst2-short":
-        examples = [(text, label) for text, label in examples if len(tokenizer(text)["input_ids"]) - 2 <= SHORT]
-    if split == "train" and name == "sst2":
-        examples = [(text, label) for text, label in examples if 14 <= len(text.split()) <= 30]
-    texts, labels = map(list, zip(*examples[: options.limit], strict=True))
-    return Data(name, texts, labels, model, tokenizer)
-
-
-def photographs(name: str, options: argparse.Namespace) -> Data:
-    """Photographs, as a vision transformer reads them."""
-    folder, model_folder = IMAGE_SETS[name]
-    model = AutoModelForImageClassification.from_pretrained(options.models / model_folder, dtype=torch.float32)
-    processor = AutoImageProcessor.from_pretrained(options.models / model_folder)
-    files = sorted((options.data / folder).glob("*.jpg"))[: options.limit]
-    images = [Image.open(file).convert("RGB") for file in files]
-    pixels = processor(images, return_tensors="pt")["pixel_values"]
-    return Data(name, pixels, [int(model.config.label2id[Path(folder).name])] * len(files), model.eval(), None)
 
 
 def methods(data: Data, rows: str) -> tuple[dict[str, Any], dict[str, str]]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import torch
-from small_models import IMAGE_MODEL, digits, load_image_model
 from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 from tqdm import tqdm
 from transformers import ViTConfig, ViTForImageClassification
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from helpers.small_models import IMAGE_MODEL, digits, load_image_model
 
 BATCH_SIZE = 64
 LEARNING_RATE = 2e-3

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import random
 import string
+import sys
 from pathlib import Path
 
 import torch
-from small_models import TEXT_MODEL, load_text_model
 from torch import Tensor
 from torch.nn.functional import mse_loss
 from torch.nn.utils import clip_grad_norm_
@@ -24,6 +23,11 @@ from transformers import (
     set_seed,
 )
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from helpers.reviews import read_sentences
+from helpers.small_models import TEXT_MODEL, load_text_model
+
 BATCH_SIZE = 64
 MAX_TOKENS = 128
 VOCABULARY = 8000
@@ -32,13 +36,6 @@ WORD_SWAP = 0.15
 WORD_DROPOUT = 0.1
 LEARNING_RATE = 1e-3
 LABELS = ("negative", "positive")
-
-
-def read_sentences(path: Path) -> tuple[list[str], Tensor]:
-    """Read a ``sentence<TAB>label`` file into sentences and int64 labels of shape (sentences,)."""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-    return [row["sentence"].strip() for row in rows], torch.tensor([int(row["label"]) for row in rows])
 
 
 def varied_pairs(sentences: list[str], count: int) -> list[str]:
