@@ -132,6 +132,11 @@ def moved_names(module: str, home: str, names: Iterable[str] | Mapping[str, str]
     return moved
 
 
+def warn_of_old_name(old: str, new: str) -> None:
+    """Warn who calls a method by its older name."""
+    warnings.warn(f"{old} is now {new}: the older name will go", FutureWarning, stacklevel=3)
+
+
 def _public(module: ModuleType) -> list[str]:
     """What ``from module import *`` would import."""
     return getattr(module, "__all__", None) or [name for name in vars(module) if not name.startswith("_")]

@@ -74,7 +74,7 @@ def main() -> None:
             max_length=MAX_LENGTH,
         )
         folder = options.out / name
-        comparison.save(folder / "index.html")
+        comparison.to_html(folder / "index.html")
         comparison.plot().savefig(folder / "comparison.png", dpi=110)
         for kind in ("table", "agreement", "stability"):
             getattr(comparison, kind)().to_csv(folder / f"{kind}.csv", index=False)

@@ -64,7 +64,7 @@ def main() -> None:
     console.print(table_of(found))
     note = f"{found.share_outside:.0%} of what contributed is in no source: the question, the template, the answer"
     console.print(note, style="dim", highlight=False)
-    page = found.save(options.out / "index.html")
+    page = found.to_html(options.out / "index.html")
     console.print(f"\nWrote {page}: click a word of the answer", soft_wrap=True)
 
 

@@ -272,8 +272,16 @@ def read_together(model: nn.Module, processor: Any | None, inputs: Any) -> Model
     """
     if isinstance(inputs, Mapping):
         if processor is None:
-            raise TypeError(f"a mapping without tensors ({', '.join(map(str, inputs))}) needs processor=, the model's")
+            names = ", ".join(map(str, inputs))
+            raise TypeError(
+                f"a mapping of no tensors ({names}) needs processor=, the model's: give it to the explainer"
+            )
         return mapping_inputs(model, processor(**inputs, padding=True, return_tensors="pt")).to(device_of(model))
+    if processor is None:
+        raise TypeError(
+            f"expected tensors, or a mapping of them, got {type(inputs).__name__}: tokenize text first (let a "
+            "processor read images), or give the explainer tokenizer= (processor=), which does it"
+        )
     examples = [inputs] if _is_one(inputs) else list(inputs)
     batches = Reader(model, _part_for(processor, examples), max(len(examples), 1)).read(examples, "inputs")
     if len(batches) > 1:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from captum_attn.bench import RANDOM, Method, WholeInputs, random_scores, token_scores
-from captum_attn.core import PatchGrid, image_grid
+from captum_attn.core import PatchGrid, image_grid, token_texts
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class ComparedInput:
     """One input, and what methods say of its n players.
 
     Attributes:
-        tokens: the players as text; of patches, "row, column".
+        pieces: the players as text, with the white space before them; of patches, "row, column".
         target: the predicted class.
         probability: its probability.
         scores: by method, float64 (n,).
@@ -46,12 +46,17 @@ class ComparedInput:
         picture: of an image; None for text.
     """
 
-    tokens: list[str]
+    pieces: list[str]
     target: int
     probability: float
     picture: Picture | None = None
     scores: dict[str, Tensor] = field(default_factory=dict)
     reruns: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    @property
+    def tokens(self) -> list[str]:
+        """The players as text."""
+        return [piece.strip() or "␣" for piece in self.pieces]
 
     def stacked(self, methods: Sequence[str]) -> Tensor:
         """The scores of some methods, (M, n)."""
@@ -111,7 +116,8 @@ def described(whole: WholeInputs, place: int, tokenizer: Any | None) -> Compared
     target, probability = int(whole.targets[place]), float(whole.confidence[place])
     if whole.grid is None:
         ids = whole.inputs.features[place].cpu()[players].tolist()
-        return ComparedInput(_names(ids, tokenizer), target, probability)
+        pieces = [f" {one}" for one in ids] if tokenizer is None else token_texts(tokenizer, ids)
+        return ComparedInput(pieces, target, probability)
     grid = image_grid(whole.grid)
     patch_of = {token: patch for patch, token in enumerate(grid.tokens(whole.players.shape[1]).tolist())}
     if not patch_of.keys() >= {*players.tolist()}:
@@ -120,11 +126,3 @@ def described(whole: WholeInputs, place: int, tokenizer: Any | None) -> Compared
     tokens = ["{}, {}".format(*divmod(patch, grid.columns)) for patch in places.tolist()]
     picture = Picture(whole.inputs.features[place].cpu().float(), grid, places)
     return ComparedInput(tokens, target, probability, picture)
-
-
-def _names(ids: Sequence[int], tokenizer: Any | None) -> list[str]:
-    """Tokens as they stand in the text, without the signs by which some tokenizers mark spaces."""
-    if tokenizer is None:
-        return list(map(str, ids))
-    tokens: list[str] = tokenizer.convert_ids_to_tokens(ids)
-    return [tokenizer.decode([index]).strip() or token for index, token in zip(ids, tokens, strict=True)]

@@ -89,7 +89,7 @@ def compare(
         ... )
         >>> comparison
         Comparison(2 inputs, methods: gradients, attention, MaskTunnel, random)
-        >>> comparison.save("comparison.html")
+        >>> path = comparison.to_html("comparison.html")
 
     Source: Neely et al. 2021, Order in the Court, and Krishna et al. 2022, The Disagreement Problem, for τ and top-k
     overlap between explanations; DeYoung et al. 2020 (ERASER) for faithfulness.

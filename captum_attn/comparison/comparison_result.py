@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from html import escape
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,14 +13,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from captum_attn._moved import warn_of_old_name
 from captum_attn.bench import RANDOM
 from captum_attn.comparison.cautions import Evidence, words_of_caution
 from captum_attn.comparison.compared_inputs import ComparedInput
 from captum_attn.comparison.comparison_figure import comparison_figure
-from captum_attn.comparison.page import Content, page
+from captum_attn.comparison.page import Content, comparison_page
 from captum_attn.comparison.stability import Paraphrased, agreement_of_reruns
 from captum_attn.functional import RANKING_METRICS, Agreement, agreement, mean_over_inputs, mean_over_pairs
 from captum_attn.metrics import UNTOUCHED, Evaluation, Metric
+from captum_attn.pages import Shown, write_page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,7 +31,7 @@ USUAL = ("comprehensiveness", "sufficiency", "seconds", "f1_macro")
 """Metrics of an evaluation that are in the table, as far as they were evaluated."""
 
 
-class Comparison:
+class Comparison(Shown):
     """What :func:`~captum_attn.comparison.compare` found.
 
     Attributes:
@@ -76,9 +77,7 @@ class Comparison:
     def __repr__(self) -> str:
         return f"Comparison({len(self.inputs)} inputs, methods: {', '.join(self.methods)})"
 
-    def _repr_html_(self) -> str:
-        style = "width: 100%; height: 48rem; border: 0"
-        return f'<iframe srcdoc="{escape(self.to_html())}" style="{style}" sandbox></iframe>'
+    page_height = 800
 
     def scores(self, method: str) -> list[Tensor]:
         """A method's scores of each input's players, float64 (n,); ``inputs[i].tokens`` names them.
@@ -238,7 +237,11 @@ class Comparison:
         of_each = mean_over_pairs(tau)
         return [row for row in of_each.argsort(stable=True).tolist() if of_each[row].isfinite()]
 
-    def to_html(self, examples: int = 3) -> str:
+    def frame(self) -> pd.DataFrame:
+        """:meth:`table`, a row for each method."""
+        return self.table()
+
+    def page(self, examples: int = 3) -> str:
         """The comparison as one page that needs nothing else. All names and tokens in it are escaped.
 
         Args:
@@ -253,7 +256,7 @@ class Comparison:
         count = min(examples, len(order))
         places = sorted({round(place) for place in np.linspace(0, len(order) - 1, count)}) if count else []
         settings = self.evaluation.settings
-        return page(
+        return comparison_page(
             Content(
                 evidence=self._evidence,
                 matrices={metric: self.matrix(metric) for metric in RANKING_METRICS},
@@ -266,11 +269,14 @@ class Comparison:
             )
         )
 
+    def to_html(self, path: str | Path, examples: int = 3) -> Path:
+        """Write :meth:`page` into a file, and return its path; folders are made."""
+        return write_page(self.page(examples), path)
+
     def save(self, path: str | Path, examples: int = 3) -> None:
-        """Write :meth:`to_html` to a file; its folder is made if there is none."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(self.to_html(examples), encoding="utf-8")
+        """The older name of :meth:`to_html`."""
+        warn_of_old_name("Comparison.save", "to_html")
+        self.to_html(path, examples)
 
     def _title(self, example: int) -> str:
         one = self.inputs[example]

@@ -1,53 +1,23 @@
-"""A comparison as one web page: no script, nothing from elsewhere, and every name and token escaped."""
+"""A comparison as one web page: every name and token escaped, inputs to hover over."""
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from io import BytesIO
 from typing import Any
 
 import pandas as pd
 
 from captum_attn.bench import RANDOM
 from captum_attn.comparison.cautions import Evidence, words_of_caution
-from captum_attn.comparison.compared_inputs import ComparedInput, Picture
-from captum_attn.comparison.comparison_figure import AGREES, OPPOSES, clustered
-from captum_attn.core.patches import under_patches
+from captum_attn.comparison.compared_inputs import ComparedInput
+from captum_attn.comparison.comparison_figure import clustered
+from captum_attn.drawing import shown_pixels
 from captum_attn.formatting import number, percent, short, with_error
 from captum_attn.functional import RANKING_METRICS
 from captum_attn.metrics import Metric
-from captum_attn.visualization import diverging_colours, shown_pixels, tokens_html
-
-_STYLE = """
-:root { color-scheme: light dark; --text: #222; --back: #fff; --faint: #666; --line: #ddd; --note: #fff7e0;
-  --edge: #e0a800; --bar: #bcd3e0 }
-@media (prefers-color-scheme: dark) { :root { --text: #ddd; --back: #16181c; --faint: #999; --line: #3a3d44;
-  --note: #2c2714; --edge: #a88000; --bar: #2d5268 } }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2.5rem auto; padding: 0 1.5rem;
-  color: var(--text); background: var(--back) }
-h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin: 2.8rem 0 .4rem }
-h3 { font-size: 1rem; margin: 1.8rem 0 .4rem }
-.note { color: var(--faint); font-size: .9rem; margin: .3rem 0 .8rem }
-.cautions { background: var(--note); border-left: .3rem solid var(--edge); padding: .7rem 1rem .7rem 2.2rem; margin: 0 }
-.cautions li { margin: .35rem 0 }
-.wide { overflow-x: auto } table { border-collapse: collapse; font-size: .82rem; font-variant-numeric: tabular-nums }
-th { text-align: left; font-weight: 600; white-space: nowrap; padding: .25rem .4rem }
-td { padding: .25rem .4rem; white-space: nowrap; text-align: right }
-.rows thead th { white-space: normal; text-align: right } .rows thead th:first-child { text-align: left }
-.rows td, .rows th { border-bottom: 1px solid var(--line) } .rows thead th { vertical-align: bottom }
-.heat td { text-align: center; padding: .3rem .15rem; min-width: 2rem; border: 1px solid var(--back) }
-.heat thead th { writing-mode: vertical-rl; transform: rotate(180deg); padding: .5rem .3rem; font-weight: 400 }
-.heat tbody th { font-weight: 400; text-align: right }
-.bar { background: linear-gradient(var(--bar), var(--bar)) left / var(--share) 80% no-repeat }
-.tokens th { font-weight: 400; vertical-align: top; padding-top: .45rem } .tokens td { text-align: left;
-  white-space: normal; line-height: 1.9; font-size: .95rem }
-.token { padding: .15em .35em; border-radius: .25em; white-space: pre-wrap }
-.maps { display: flex; flex-wrap: wrap; gap: 1rem } figure { margin: 0; width: 8.5rem } figcaption { font-size: .75rem;
-  overflow-wrap: anywhere } .maps img { width: 8.5rem; image-rendering: pixelated; border: 1px solid var(--line) }
-"""
+from captum_attn.pages import PatchedPicture, Scored, input_view, page
 
 
 @dataclass(frozen=True)
@@ -73,26 +43,21 @@ class Content:
     seed: int
 
 
-def page(content: Content) -> str:
+def comparison_page(content: Content) -> str:
     """The page, with some inputs token by token."""
     evidence, order = content.evidence, clustered(content.matrices["kendall_tau"])
     count = len(evidence.probabilities)
+    sections, views = _inputs(content.inputs, order)
     parts = [
         f"<h1>{len(evidence.methods)} explanations of {count} prediction{'s' * (count > 1)}</h1>",
         _cautions(words_of_caution(evidence)),
         _agreement(content, order),
         _faithfulness(evidence.table, content.metrics, content.interventions),
         _stability(evidence.stability),
-        *([_inputs(content.inputs, order)] if content.inputs else []),
+        *sections,
         _method(content),
     ]
-    return (
-        "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>Comparison of explanations</title><style>{_STYLE}</style></head>\n<body>\n"
-        + "\n".join(parts)
-        + "\n</body></html>\n"
-    )
+    return page("Comparison of explanations", "\n".join(parts), views, wide=True)
 
 
 def _cautions(sentences: Sequence[str]) -> str:
@@ -111,14 +76,15 @@ def _agreement(content: Content, order: Sequence[str]) -> str:
             tau = matrix.loc[name, other]
             more = f"of magnitudes {number(magnitudes.loc[name, other])}, overlap {number(overlap.loc[name, other])}"
             hover = f"{name}, {other}: τ {number(tau)}, {more}"
-            cells.append(f"<td style='{_tau_colours(tau)}' title='{escape(hover)}'>{short(tau)}</td>")
+            shade = "" if tau != tau else f" data-shade='{tau:.3f}' data-palette='agreement'"
+            cells.append(f"<td{shade} title='{escape(hover)}'>{short(tau)}</td>")
         rows.append(f"<tr><th scope='row'>{escape(name)}</th>{''.join(cells)}</tr>")
     chance = content.evidence.agreement.expected_by_chance.mean()
     return (
         "<h2>Who agrees with whom</h2>\n<p class='note'>Kendall's τ between the rankings of each input's tokens, mean "
         "over inputs: 1 for the same order, 0 for chance, −1 for the reverse. Methods that agree stand together. Hover "
         f"for τ of absolute scores, and the overlap of the top tokens (by chance {number(chance)}).</p>\n"
-        f"<div class='wide'><table class='heat'><thead><tr><td></td>{head}</tr></thead>\n<tbody>"
+        f"<div class='scroll'><table class='heat'><thead><tr><td></td>{head}</tr></thead>\n<tbody>"
         + "\n".join(rows)
         + "</tbody></table></div>"
     )
@@ -178,11 +144,13 @@ def _rows(table: pd.DataFrame, columns: Sequence[str], headings: Mapping[str, st
                 table[column].max() if column.startswith("comprehensiveness") and not column.endswith("reversed") else 0
             )
             share = max(row[column], 0) / full if full > 0 else 0
-            bar = f" class='bar' style='--share:{share:.0%}'" if share else ""
+            bar = f" class='meter' data-share='{share:.0%}'" if share else ""
             cells.append(f"<td{bar}>{_cell(row, column)}</td>")
         rows.append(f"<tr>{''.join(cells)}</tr>")
     body = "\n".join(rows)
-    return f"<div class='wide'><table class='rows'><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>"
+    return (
+        f"<div class='scroll'><table class='rows'><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>"
+    )
 
 
 def _cell(row: pd.Series, column: str) -> str:
@@ -195,45 +163,34 @@ def _cell(row: pd.Series, column: str) -> str:
     return with_error(value, error, digits)
 
 
-def _inputs(inputs: Mapping[str, ComparedInput], order: Sequence[str]) -> str:
+def _inputs(inputs: Mapping[str, ComparedInput], order: Sequence[str]) -> tuple[list[str], list[dict[str, Any]]]:
+    """The section of inputs, and what the script shows in it."""
+    if not inputs:
+        return [], []
     parts = [
         "<h2>Some inputs, as each method sees them</h2>\n<p class='note'>From the one on which methods agree least to "
         "the one on which they agree most. Red speaks for the predicted class, blue against it, relative to each "
-        "method's strongest token; methods without negative scores say how much, not which way. Hover for values.</p>"
+        "method's strongest token; methods without negative scores say how much, not which way. Hover for values, "
+        "click a method to look at it.</p>"
     ]
-    for title, one in inputs.items():
-        parts.append(f"<h3>{escape(title)}</h3>")
-        parts.append(_token_rows(one, order) if one.picture is None else _patch_maps(one, one.picture, order))
-    return "\n".join(parts)
+    views = []
+    for place, (title, one) in enumerate(inputs.items()):
+        parts.append(f"<h3>{escape(title)}</h3><div id='input-{place}'></div>")
+        views.append(_view(f"input-{place}", one, order))
+    return parts, views
 
 
-def _token_rows(one: ComparedInput, order: Sequence[str]) -> str:
-    rows = [
-        f"<tr><th scope='row'>{escape(method)}</th><td>{tokens_html(one.tokens, one.relative(method))}</td></tr>"
-        for method in order
-    ]
-    return f"<table class='tokens'>{''.join(rows)}</table>"
-
-
-def _patch_maps(one: ComparedInput, picture: Picture, order: Sequence[str]) -> str:
-    pixels = under_patches(picture.pixels, picture.grid)
-    caption = "input" if pixels is picture.pixels else "input, as far as patches cover it"
-    figures = [_inline(shown_pixels(pixels), caption, cmap="gray", vmin=0, vmax=1)]
-    for method in order:
-        patches = picture.patches(one.relative(method)).numpy()
-        figures.append(_inline(patches, method, cmap=diverging_colours(), vmin=-1, vmax=1))
-    return f"<div class='maps'>{''.join(figures)}</div>"
-
-
-def _inline(values: Any, caption: str, **options: Any) -> str:
-    """An array (h, w) or (h, w, 3), a pixel for each entry, as an image that the page holds itself."""
-    from matplotlib.image import imsave
-
-    buffer = BytesIO()
-    imsave(buffer, values, format="png", **options)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    name = escape(caption)
-    return f"<figure><img src='data:image/png;base64,{data}' alt='{name}'><figcaption>{name}</figcaption></figure>"
+def _view(element: str, one: ComparedInput, order: Sequence[str]) -> dict[str, Any]:
+    if one.picture is None:
+        pieces, picture, shown = one.pieces, None, one.scores
+    else:
+        patches = one.picture.grid.rows * one.picture.grid.columns
+        pieces = [f" {patch}" for patch in range(patches)]
+        shown = {method: one.picture.patches(scores).flatten() for method, scores in one.scores.items()}
+        grid, pixels = one.picture.grid, shown_pixels(one.picture.pixels)
+        picture = PatchedPicture(pixels, (grid.rows, grid.columns), grid.extent, range(patches))
+    methods = {name: Scored(shown[name].nan_to_num()[None], "", bool((shown[name] < 0).any())) for name in order}
+    return input_view(element, pieces, [False] * len(pieces), ["the predicted class"], 0, methods, picture)
 
 
 def _method(content: Content) -> str:
@@ -248,15 +205,6 @@ def _method(content: Content) -> str:
         f"{escape(' and by '.join(content.interventions))}, at {shares} % of each input's tokens. Random scores have "
         f"the seed {content.seed}. Methods are ordered by clustering (average linkage of 1 − τ).</p>"
     )
-
-
-def _tau_colours(tau: float) -> str:
-    """Background and text colour of a cell: white at 0, full colour at 1 and -1."""
-    if tau != tau:
-        return "background:#e5e5e5;color:#666"
-    full = [int((AGREES if tau > 0 else OPPOSES)[place : place + 2], 16) for place in (1, 3, 5)]
-    red, green, blue = (round(255 + abs(tau) * (part - 255)) for part in full)
-    return f"background:rgb({red},{green},{blue});color:{'#fff' if abs(tau) > 0.6 else '#111'}"
 
 
 _HEADINGS = {

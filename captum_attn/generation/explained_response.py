@@ -13,12 +13,14 @@ import torch
 from captum.attr import LLMAttributionResult
 from torch import Tensor
 
+from captum_attn._moved import warn_of_old_name
 from captum_attn.core import Grid, Responses, is_index, padded_types, patch_values, picture_grid
+from captum_attn.drawing import ShownFigure, plot_tokens
 from captum_attn.generation.prompt_sources import Source, source_of_each
 from captum_attn.generation.prompts import Prompt
-from captum_attn.generation.response_page import Content, response_page
+from captum_attn.generation.response_page import SCORE_NAMES, Content, response_page
 from captum_attn.generation.response_rows import ResponseRows, WholeSequence
-from captum_attn.pages import in_notebook
+from captum_attn.pages import Shown, show_page, write_page
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +29,7 @@ _MAP_ENTRIES = 500_000
 
 
 @dataclass(frozen=True, eq=False)
-class ExplainedResponse:
+class ExplainedResponse(Shown):
     """A response of a language model, and what each token before it contributed.
 
     Further questions (:attr:`map`, :meth:`of`, :meth:`against`) that ask the model again need it as it was:
@@ -218,7 +220,7 @@ class ExplainedResponse:
                 begun = number + 1
         return chosen
 
-    def save(self, path: str | Path, contrasts: Mapping[str, Tensor] | None = None) -> Path:
+    def to_html(self, path: str | Path, contrasts: Mapping[str, Tensor] | None = None) -> Path:
         """Write a web page on which the response's tokens can be clicked, which needs nothing from elsewhere.
 
         Args:
@@ -228,13 +230,19 @@ class ExplainedResponse:
         Returns:
             The path.
         """
-        file = Path(path)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(self.page(contrasts), encoding="utf-8")
-        return file
+        return write_page(self.page(contrasts), path)
+
+    def save(self, path: str | Path, contrasts: Mapping[str, Tensor] | None = None) -> Path:
+        """The older name of :meth:`to_html`."""
+        warn_of_old_name("ExplainedResponse.save", "to_html")
+        return self.to_html(path, contrasts)
+
+    def show(self, contrasts: Mapping[str, Tensor] | None = None) -> None:
+        """Show the page: in a notebook below the cell, elsewhere in a browser."""
+        show_page(self.page(contrasts), self.page_height)
 
     def page(self, contrasts: Mapping[str, Tensor] | None = None) -> str:
-        """The page that :meth:`save` writes.
+        """The page that :meth:`to_html` writes.
 
         It holds :attr:`map`, or, where that has more than 500,000 entries, the values of a few tokens at a time.
 
@@ -275,8 +283,15 @@ class ExplainedResponse:
             torch.stack([(start <= place) & (place < end) for start, end in parts]).float()
         )
 
-    def _repr_html_(self) -> str:
-        return in_notebook(self.page())
+    def top(self, k: int = 5) -> pd.DataFrame:
+        """The k sources that contributed most, first of :meth:`source_frame`."""
+        return self.source_frame().head(k)
+
+    def plot(self) -> ShownFigure:
+        """A bar for each source, in the prompt's order; of many, for the 40 strongest."""
+        names = [" ".join(source.text.split()) for source in self.sources]
+        label = self.solver.what.format(SCORE_NAMES.get(self.score, self.score))
+        return plot_tokens(names, self.source_values, f"What made the model write “{self.response}”", label)
 
     def to_captum(self) -> LLMAttributionResult:
         """The prompt's tokens, and their values for each token of the response, as Captum's LLM attributions say it.

@@ -12,7 +12,7 @@ from captum_attn.generation.prompt_sources import Source
 from captum_attn.generation.prompts import Prompt
 from captum_attn.pages import page, rounded
 
-_SCORES = {"log_odds": "log-odds", "log_prob": "log-probability", "logit": "logit"}
+SCORE_NAMES = {"log_odds": "log-odds", "log_prob": "log-probability", "logit": "logit"}
 _HOW = (
     "Click or drag over the response to see what was behind {}: red raised its score, blue lowered it. Arrow keys "
     "move, with Shift they extend, Escape takes all. Values are {}; {:.0%} of their magnitude lies outside of the "
@@ -64,7 +64,7 @@ def response_page(content: Content) -> str:
         if values.shape != content.values.shape or not values.isfinite().all():
             expected = f"must have shape {tuple(content.values.shape)} and be finite"
             raise ValueError(f"contrast {name!r} {expected}, got {tuple(values.shape)}")
-    score = _SCORES.get(content.score, content.score)
+    score = SCORE_NAMES.get(content.score, content.score)
     longest = max(end - start for start, end in content.parts)
     behind = "a part of it" if longest == 1 else f"{longest} tokens of it at a time"
     note = _HOW.format(behind, content.what.format(score), content.share_outside)

@@ -166,6 +166,7 @@ OLD = {
         "check_rationales token_auprc token_f1 token_iou"
     ),
     ("captum_attn.metrics.plausibility", "captum_attn.metrics.over_examples"): "TokenAUPRC TokenF1 TokenIOU",
+    ("captum_attn.signal_plots", "captum_attn.visualization"): "plot_sound plot_video",
     ("captum_attn.metrics.rationales", "captum_attn.bench.rationales"): (
         "GivenText Span Spans SpansOfParts chosen_tokens given_text spans_of_rationales warn_of_lost_spans"
     ),

@@ -13,6 +13,7 @@ from cut_images import CUT, assert_over_its_pixels, read_by_each_token
 from families import FAMILIES, text_batch
 from helpers.small_models import digits, load_image_model, load_text_model
 from models import left_untouched
+from pages import views_of
 from PIL import Image
 from scipy.stats import kendalltau
 
@@ -162,7 +163,7 @@ def test_metrics_of_ones_own_stand_beside_the_usual_ones(text_model, plain):
     assert table.flips_error.to_dict() == expected.standard_error.to_dict()
     usual = [column for column in plain.table().columns if column != "seconds"]
     pd.testing.assert_frame_equal(result.table()[usual], plain.table()[usual], rtol=1e-4)
-    page = result.to_html()
+    page = result.page()
     assert ">flips\u00a0↑</th>" in page
     assert ">log odds\u00a0↓</th>" in page
     with pytest.raises(ValueError, match="f1_macro cannot be evaluated without labels="):
@@ -191,7 +192,7 @@ def test_each_method_is_asked_once(text_model):
         return by_id(batch, targets)
 
     found = run(text_model, {"counting": counting, "place": by_place}, batch_size=2, interventions=["knockout"])
-    found.table(), found.cautions(), found.to_html(), found.plot()
+    found.table(), found.cautions(), found.page(), found.plot()
     assert len(asked) == len(TEXTS)
 
 
@@ -218,7 +219,7 @@ def test_a_silent_method_agrees_with_nobody_and_is_counted(text_model):
     assert any("silent (5)" in sentence for sentence in found.cautions())
     assert math.isnan(row(found.table(), method="silent").agreement)
     found.plot()
-    assert "silent" in found.to_html()
+    assert "silent" in found.page()
 
 
 def test_reruns_are_compared_pair_by_pair(text_model):
@@ -333,7 +334,7 @@ def test_where_no_paraphrase_says_anything_there_is_a_reason_and_no_number(text_
     assert math.isnan(own.kendall_tau)
     assert own.note == "no input on which two rankings can be compared"
     assert own.shared_words == 0
-    assert "no input on which two rankings" in nothing.to_html()
+    assert "no input on which two rankings" in nothing.page()
 
 
 def test_random_scores_of_a_paraphrase_are_drawn_anew(text_model):
@@ -371,7 +372,7 @@ def test_images_are_compared_patch_by_patch(image_model):
         "no paraphrases were given (paraphrases=, of texts)",
         "",  # random scores have seeds
     }
-    assert found.to_html().count("<img src='data:image/png;base64,") == 3 * 6  # the image, four methods, random
+    assert [len(view["methods"]) for view in views_of(found.page())] == [5] * 3  # four methods, random
 
 
 def test_ids_without_a_tokenizer_are_named_by_number():
@@ -380,7 +381,7 @@ def test_ids_without_a_tokenizer_are_named_by_number():
     real = inputs["attention_mask"].bool()
     expected = [list(map(str, ids[kept].tolist()[1:-1])) for ids, kept in zip(inputs["input_ids"], real, strict=True)]
     assert [one.tokens for one in found.inputs] == expected
-    assert "Input " in found.to_html()
+    assert "Input " in found.page()
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
@@ -391,7 +392,7 @@ def test_the_model_is_left_as_it_was_in_any_mode(text_model, plain, mode):
     reruns = {"tunnel": [MaskTunnel(gradients, tokenizer, seed=1)]}
     with left_untouched(model), mode():
         found = run(text_model, methods, reruns=reruns, paraphrases=TEXTS)
-        found.table(), found.cautions(), found.to_html()
+        found.table(), found.cautions(), found.page()
     assert found.matrix().loc["ids", "place"] == plain.matrix().loc["ids", "place"]
 
 
@@ -438,7 +439,7 @@ def test_other_questions_about_a_comparison_are_refused(plain):
     with pytest.raises(IndexError, match="example 5 is out of range: there are 5 inputs"):
         plain.plot(5)
     with pytest.raises(ValueError, match="examples must be at least 0, got -1"):
-        plain.to_html(-1)
+        plain.page(-1)
 
 
 def test_one_input_is_enough(text_model):
@@ -455,7 +456,7 @@ def test_inputs_of_one_token_alone_give_a_page_that_says_so(text_model):
     assert found.agreement().kendall_tau.isna().all()
     assert any(sentence.startswith("No two methods can be compared") for sentence in found.cautions())
     found.plot()
-    assert "No two methods can be compared" in found.to_html()
+    assert "No two methods can be compared" in found.page()
 
 
 def test_pairs_of_texts_are_compared(text_model):

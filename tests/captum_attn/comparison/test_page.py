@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import re
-from html.parser import HTMLParser
-from io import BytesIO
 
-import numpy as np
 import pytest
 import torch
 from cut_images import CUT
 from helpers.small_models import digits, load_image_model, load_text_model
-from PIL import Image
+from pages import Tags, assert_self_contained, views_of
 
 from captum_attn import ShapleyAttention, ShapleyGradAttention
 from captum_attn.comparison import Comparison, compare
@@ -43,36 +39,13 @@ def comparison():
     return Comparison(found.evaluation, hostile, found.top_k, None, [HOSTILE, HOSTILE])
 
 
-class Read(HTMLParser):
-    """The tags, attributes and texts of a page, and whether its tags are balanced."""
-
-    VOID = ("meta", "img", "br")
-
-    def __init__(self, page):
-        super().__init__()
-        self.tags, self.texts, self.attributes, self.open = [], [], [], []
-        self.feed(page)
-        assert not self.open
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.attributes += attributes
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.texts.append(data)
-
-
 def test_hostile_tokens_methods_and_classes_stay_text(comparison):
-    page = comparison.to_html()
-    read = Read(page)
-    assert "<script" not in page
-    assert "script" not in read.tags
-    assert HOSTILE in read.texts  # as a method and as a token
+    page = comparison.page()
+    read = Tags(page)
+    assert HOSTILE not in page
+    assert HOSTILE in read.texts  # as a method
+    assert all(view["tokens"][0] == HOSTILE for view in views_of(page))
+    assert all(HOSTILE in [method["name"] for method in view["methods"]] for view in views_of(page))
     assert any(HOSTILE in text and text.startswith("Input") for text in read.texts)  # as a class
     assert any(HOSTILE in text and text.startswith("The methods") for text in read.texts)  # in a caution
     assert any(HOSTILE in value for name, value in read.attributes if name == "title")
@@ -80,16 +53,11 @@ def test_hostile_tokens_methods_and_classes_stay_text(comparison):
 
 
 def test_the_page_needs_nothing_else(comparison):
-    page = comparison.to_html()
-    names = {name for name, _ in Read(page).attributes}
-    assert not names & {"href", "action", "srcset"}
-    assert "http" not in page
-    assert "@import" not in page
-    assert "url(" not in page
+    assert_self_contained(comparison.page())
 
 
 def test_the_cautions_stand_on_top(comparison):
-    page = Read(comparison.to_html())
+    page = Tags(comparison.page())
     texts = [text.strip() for text in page.texts if text.strip()]
     first = texts.index(comparison.cautions()[0])
     assert first < texts.index("Who agrees with whom") < texts.index("Who is faithful, and at what cost")
@@ -97,7 +65,7 @@ def test_the_cautions_stand_on_top(comparison):
 
 
 def test_the_numbers_are_those_of_the_tables(comparison):
-    texts = Read(comparison.to_html()).texts
+    texts = Tags(comparison.page()).texts
     tau = comparison.matrix().loc["ids", HOSTILE]
     assert f"{tau:.2f}".replace("-", "−").replace("0.", ".") in texts
     for method in comparison.table().itertuples():
@@ -108,8 +76,8 @@ def test_the_numbers_are_those_of_the_tables(comparison):
 
 @pytest.mark.parametrize(("asked", "shown"), [(0, 0), (1, 1), (2, 2), (9, 3)])
 def test_as_many_inputs_are_shown_as_asked_for(comparison, asked, shown):
-    page = comparison.to_html(examples=asked)
-    assert page.count("<table class='tokens'>") == shown
+    page = comparison.page(examples=asked)
+    assert len(views_of(page)) == shown
     numbers = [int(number) for number in re.findall(r"<h3>Input (\d+)", page)]
     assert len(set(numbers)) == shown
     order = comparison.by_agreement()
@@ -117,14 +85,14 @@ def test_as_many_inputs_are_shown_as_asked_for(comparison, asked, shown):
 
 
 def test_a_notebook_shows_the_page_apart_from_its_own(comparison):
-    frame = Read(comparison._repr_html_())
+    frame = Tags(comparison._repr_html_())
     assert frame.tags == ["iframe"]
-    assert dict(frame.attributes)["srcdoc"] == comparison.to_html()
+    assert dict(frame.attributes)["srcdoc"] == comparison.page()
 
 
 def test_the_page_is_written_into_a_new_folder(comparison, tmp_path):
-    comparison.save(tmp_path / "new" / "page.html", examples=1)
-    assert (tmp_path / "new" / "page.html").read_text(encoding="utf-8") == comparison.to_html(examples=1)
+    comparison.to_html(tmp_path / "new" / "page.html", examples=1)
+    assert (tmp_path / "new" / "page.html").read_text(encoding="utf-8") == comparison.page(examples=1)
 
 
 def test_a_page_of_images_holds_them_itself():
@@ -132,24 +100,20 @@ def test_a_page_of_images_holds_them_itself():
         return batch["pixel_values"]
 
     methods = {HOSTILE: brightness, "dark": lambda batch, targets: -batch["pixel_values"]}
-    found = compare(load_image_model(), digits()[2][:2], methods, show_progress=False)
-    read = Read(found.to_html())
-    images = [value for name, value in read.attributes if name == "src"]
-    assert len(images) == 2 * 4
-    assert all(image.startswith("data:image/png;base64,") for image in images)
-    assert [value for name, value in read.attributes if name == "alt"].count(HOSTILE) == 2
+    images = digits()[2][:2]
+    found = compare(load_image_model(), images, methods, show_progress=False)
+    images = images[found.by_agreement()]
+    assert_self_contained(found.page())
+    for view, image in zip(views_of(found.page()), images, strict=True):
+        assert view["picture"]["source"].startswith("data:image/png;base64,")
+        own = next(method["values"][0] for method in view["methods"] if method["name"] == HOSTILE)
+        assert own == pytest.approx(image.flatten().tolist(), rel=1e-3)
 
 
-def test_of_an_image_the_page_shows_what_patches_cover():
+def test_of_an_image_the_page_says_what_patches_cover():
     model, images = CUT["cut out"]
     methods = {"ours": ShapleyGradAttention(model.eval()), "raw": ShapleyAttention(model)}
     found = compare(model, images, methods, show_progress=False)
-    pictures = [
-        np.asarray(Image.open(BytesIO(base64.b64decode(data))).convert("RGB"))
-        for data in re.findall("base64,([^']*)' alt='input, as far as patches cover it'", found.to_html())
-    ]
-    assert len(pictures) == 2
-    for image in images:
-        covered = image[:, 4:28, 2:26]
-        expected = (covered - covered.min()) / (covered.max() - covered.min())
-        assert any(np.abs(one / 255 - expected.movedim(0, -1).numpy()).max() < 0.01 for one in pictures)
+    for view in views_of(found.page()):
+        places = {name: view["picture"][name] * 32 for name in ("left", "top", "width", "height")}
+        assert places == {"left": 2, "top": 4, "width": 24, "height": 24}

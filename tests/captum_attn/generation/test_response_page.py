@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import re
-import shutil
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from chat_models import chat_model
+from pages import assert_self_contained, shown, views_of
 from torch import Tensor
 
 from captum_attn.generation import ExplainedResponse, GenerationAttention
@@ -28,9 +27,8 @@ def explained() -> ExplainedResponse:
 
 
 def data_of(html: str) -> dict[str, Any]:
-    (text,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', html)
-    data: dict[str, Any] = json.loads(text)
-    return data
+    (view,) = views_of(html)
+    return view
 
 
 def test_the_page_holds_the_values_and_nothing_runs_but_its_script(explained: ExplainedResponse) -> None:
@@ -45,7 +43,7 @@ def test_the_page_holds_the_values_and_nothing_runs_but_its_script(explained: Ex
     assert [one["name"] for one in data["contrasts"]] == ["young, not old"]
     asked = "".join(text for text, _, what in data["prompt"] if what == "no-source").strip()
     assert asked == HOSTILE[HOSTILE.index("how old") :]
-    assert html.count("<script") == 2
+    assert_self_contained(html)
     assert "<b>is" not in html
     (policy,) = re.findall(r'Content-Security-Policy" content="(.*?)">', html)
     for tag, rule in (("style", "style-src"), ("script", "script-src")):
@@ -73,69 +71,45 @@ def test_contrasts_of_another_length_are_refused(explained: ExplainedResponse) -
 
 
 def test_it_is_saved_and_shown_in_notebooks(explained: ExplainedResponse, tmp_path: Path) -> None:
-    file = explained.save(tmp_path / "new" / "page.html")
+    file = explained.to_html(tmp_path / "new" / "page.html")
     assert file.read_text(encoding="utf-8") == explained.page()
     shown = explained._repr_html_()
     assert unescape(re.findall(r'srcdoc="(.*?)"></iframe>', shown, re.DOTALL)[0]) == explained.page()
 
 
-@pytest.fixture
-def browser(explained: ExplainedResponse, tmp_path: Path) -> Any:
-    """A browser that shows the page."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("there is no chromium with chromedriver")
-    options = webdriver.ChromeOptions()
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=900,1000"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    options.binary_location = chromium
-    running = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    file = explained.save(tmp_path / "page.html", {"young, not old": explained.against("old", at="young")})
-    running.get(file.as_uri())
-    yield running
-    assert running.get_log("browser") == []
-    running.quit()
+def test_in_a_browser(explained: ExplainedResponse, tmp_path: Path) -> None:
+    against = explained.against("old", at="young")
+    with shown(explained.page({"young, not old": against}), tmp_path) as page:
 
+        def chosen() -> list[bool]:
+            return [pick.get_attribute("aria-selected") == "true" for pick in page.locator(".pick").all()]
 
-def test_in_a_browser(browser: Any, explained: ExplainedResponse) -> None:
-    def elements(css: str) -> list[Any]:
-        found: list[Any] = browser.find_elements("css selector", css)
-        return found
+        def numbers() -> list[float]:
+            return [float(text.replace("−", "-")) for text in page.locator(".value").all_inner_texts()]
 
-    def chosen() -> list[bool]:
-        return [pick.get_attribute("aria-selected") == "true" for pick in elements(".pick")]
+        def ranked(sums: Tensor) -> Any:
+            return pytest.approx(sorted(sums.tolist(), reverse=True), rel=0.06, abs=6e-5)
 
-    def numbers() -> list[float]:
-        return [float(value.text) for value in elements(".value")]
-
-    def ranked(sums: Tensor) -> Any:
-        return pytest.approx(sorted(sums.tolist(), reverse=True), rel=0.06, abs=6e-5)
-
-    def said() -> str:
-        (status,) = elements("#said")
-        return str(status.text)
-
-    picks, escape, shift_left = elements(".pick"), "\ue00c", "\ue008\ue012"
-    assert [pick.get_property("textContent") for pick in picks] == list(explained.response_tokens)
-    assert elements("#prompt")[0].get_property("textContent") == explained.prompt.text
-    assert chosen() == [True] * 3
-    assert numbers() == ranked(explained.source_values)
-    frame = explained.source_frame()
-    assert [row.get_attribute("title") for row in elements("#sources li > :first-child")] == frame.source.tolist()
-    shares = [int(share.text[:-2]) for share in elements(".share")]
-    assert shares == pytest.approx((100 * frame.share).tolist(), abs=0.51)
-    picks[2].click()
-    assert chosen() == [False, False, True]
-    assert f"probability {100 * explained.probabilities[2]:.1f} %" in said()
-    assert numbers() == ranked(explained.by_source(explained.map[2]))
-    picks[2].send_keys(shift_left)
-    assert chosen() == [False, True, True]
-    assert numbers() == ranked(explained.by_source(explained.map[1:].sum(0)))
-    picks[1].send_keys(escape)
-    assert chosen() == [True] * 3
-    elements("#tools button")[1].click()
-    assert said() == "young, not old: a difference of scores"
-    assert numbers() == ranked(explained.by_source(explained.against("old", at="young")))
-    assert "rgba" in (elements(".token")[0].get_attribute("style") or "") or explained.values[0] == 0
+        picks, said = page.locator(".pick"), page.locator("#said")
+        assert picks.all_text_contents() == list(explained.response_tokens)
+        assert page.locator("#prompt").text_content() == explained.prompt.text
+        assert chosen() == [True] * 3
+        assert numbers() == ranked(explained.source_values)
+        frame = explained.source_frame()
+        rows = page.locator("#sources li > :first-child").all()
+        assert [row.get_attribute("title") for row in rows] == frame.source.tolist()
+        shares = [int(share[:-2]) for share in page.locator(".share").all_inner_texts()]
+        assert shares == pytest.approx((100 * frame.share).tolist(), abs=0.51)
+        picks.nth(2).click()
+        assert chosen() == [False, False, True]
+        assert f"probability {100 * explained.probabilities[2]:.1f} %" in said.inner_text()
+        assert numbers() == ranked(explained.by_source(explained.map[2]))
+        picks.nth(2).press("Shift+ArrowLeft")
+        assert chosen() == [False, True, True]
+        assert numbers() == ranked(explained.by_source(explained.map[1:].sum(0)))
+        picks.nth(1).press("Escape")
+        assert chosen() == [True] * 3
+        page.get_by_role("button", name="young, not old").click()
+        assert said.inner_text() == "young, not old: a difference of scores"
+        assert numbers() == ranked(explained.by_source(against))
+        assert "rgba" in (page.locator(".token").first.get_attribute("style") or "") or explained.values[0] == 0
