@@ -1,0 +1,154 @@
+"""What the commands do, with a model that is loaded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import captum_attn
+from captum_attn.command.loading import LoadedModel
+from captum_attn.exploration import Exploration, explore
+
+if TYPE_CHECKING:
+    from captum_attn.generation import ExplainedResponse
+    from captum_attn.metrics import Evaluation
+
+_WHAT = {"text": "texts", "image": "images", "audio": "sounds", "video": "videos"}
+_IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
+
+
+def explain_input(
+    loaded: LoadedModel, given: Mapping[str, Any], target: str | None, methods: Sequence[str], words: bool = True
+) -> Exploration:
+    """Inputs of a classifier, as ``captum_attn.visualization.explore`` explains them.
+
+    Args:
+        loaded: the classifier.
+        given: by kind, texts or paths; of one kind.
+        target: a class, by name or number; None for the most probable ones.
+        methods: names of classes of ``captum_attn``.
+        words: whether pieces of words are shown as one.
+    """
+    common = reading(loaded)
+    chosen = {name: getattr(captum_attn, name)(loaded.model, **common) for name in methods}
+    targets: Any = 3 if target is None else [_class_of(target)]
+    return explore(loaded.model, _inputs(loaded, given), chosen, **common, targets=targets, words=words)
+
+
+def explain_answer(
+    loaded: LoadedModel, prompt: str, response: str | None, images: Sequence[Path] = ()
+) -> ExplainedResponse:
+    """An answer, given or written by the model; under its chat template, where it has one."""
+    from captum_attn.generation import GenerationAttention
+
+    if loaded.kind != "prompt":
+        raise ValueError(f"the model classifies {_WHAT[loaded.kind]} and writes nothing: give --{loaded.kind}")
+    if images:
+        raise ValueError(
+            "--prompt with --image takes Python: GenerationAttention(model, processor).explain(prompt, images=)"
+        )
+    chat = getattr(loaded.processor, "chat_template", None)
+    asked: Any = [{"role": "user", "content": prompt}] if chat else prompt
+    writing: dict[str, Any] = {} if response is not None else {"max_new_tokens": 64, "do_sample": False}
+    return GenerationAttention(loaded.model, loaded.processor).explain(asked, response, **writing)
+
+
+def evaluate_methods(loaded: LoadedModel, data: Path, methods: Sequence[str], limit: int) -> Evaluation:
+    """How faithful methods are, on the first examples of a file or a folder."""
+    from captum_attn.bench import read_together
+    from captum_attn.metrics import evaluate
+
+    common = reading(loaded)
+    examples, labels = _examples(loaded, data, limit)
+    chosen = {name: getattr(captum_attn, name)(loaded.model, **common) for name in methods}
+    if loaded.kind == "text":
+        return evaluate(loaded.model, examples, chosen, tokenizer=loaded.processor, labels=labels)
+    images = read_together(loaded.model, loaded.processor, examples).features
+    return evaluate(loaded.model, images, chosen)
+
+
+def inspect_model(loaded: LoadedModel, given: Mapping[str, Any], target: str | None) -> Any:
+    """What is seen of a model, with an input."""
+    from captum_attn.bench import read_together
+
+    inputs = read_together(loaded.model, loaded.processor, _inputs(loaded, given)).mapping()
+    tokenizer = reading(loaded).get("tokenizer")
+    return captum_attn.inspect(loaded.model, inputs, _class_of(target) if target else None, tokenizer=tokenizer)
+
+
+def reading(loaded: LoadedModel) -> dict[str, Any]:
+    """What explainers are told of a model's inputs."""
+    return {"tokenizer" if loaded.kind in ("text", "prompt") else "processor": loaded.processor}
+
+
+def _inputs(loaded: LoadedModel, given: Mapping[str, Any]) -> Any:
+    """What of the given the model reads; ``ValueError`` where that is nothing, or not all."""
+    named = [kind for kind, own in given.items() if own]
+    kind = "text" if loaded.kind == "prompt" else loaded.kind
+    if named != [kind]:
+        what = "writes text: give --prompt" if loaded.kind == "prompt" else f"classifies {_WHAT[kind]}: give --{kind}"
+        if loaded.kind != "prompt" or named:
+            raise ValueError(f"the model {what}, and nothing else")
+    own = given[kind]
+    if kind == "text":
+        if not own or not all(text.strip() for text in own):
+            raise ValueError("--text is empty: there are no words to explain")
+        return own
+    missing = [str(path) for path in own if not path.exists()]
+    if missing:
+        raise ValueError(f"--{kind} {missing[0]}: there is no such file")
+    return _clip(loaded, own[0]) if kind == "video" else own
+
+
+def _clip(loaded: LoadedModel, path: Path) -> Any:
+    """As many frames as the model takes, from all of a GIF, or of a folder of images in the order of their numbers."""
+    import numpy as np
+    from PIL import Image, ImageSequence
+
+    if path.is_dir():
+        files = sorted((one for one in path.iterdir() if one.suffix.lower() in _IMAGES), key=_by_number)
+        frames = [Image.open(file).convert("RGB") for file in files]
+    else:
+        frames = [frame.convert("RGB") for frame in ImageSequence.Iterator(Image.open(path))]
+    if not frames:
+        raise ValueError(f"--video {path}: there are no frames")
+    config = loaded.model.config
+    count = getattr(config, "num_frames", None) or config.frames_per_clip
+    places = np.linspace(0, len(frames) - 1, count).round().astype(int).tolist()
+    return loaded.processor([frames[place] for place in places], return_tensors="pt")
+
+
+def _by_number(file: Path) -> list[str | int]:
+    """What files are ordered by, 2.png before 10.png."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", file.name)]
+
+
+def _examples(loaded: LoadedModel, data: Path, limit: int) -> tuple[list[Any], list[Any] | None]:
+    """Texts of a file, or images of a folder, and their labels, where these are known."""
+    import pandas as pd
+
+    if not data.exists():
+        raise ValueError(f"--data {data}: there is no such file or folder")
+    if loaded.kind == "image":
+        files = sorted(one for one in data.rglob("*") if one.suffix.lower() in _IMAGES)[:limit]
+        if not files:
+            raise ValueError(f"--data {data}: there are no images ({', '.join(_IMAGES)})")
+        return list(files), None
+    if loaded.kind != "text":
+        raise ValueError(
+            "evaluate takes classifiers of texts or images; in Python, captum_attn.metrics.evaluate takes others"
+        )
+    if data.suffix == ".txt":
+        lines = data.read_text(encoding="utf-8").splitlines()
+        return [line for line in lines if line.strip()][:limit], None
+    table = pd.read_csv(data, sep="\t" if data.suffix == ".tsv" else ",", nrows=limit)
+    column = next((name for name in ("text", "sentence", "review") if name in table), table.columns[0])
+    labels = [_class_of(str(label)) for label in table.label] if "label" in table else None
+    return table[column].astype(str).tolist(), labels
+
+
+def _class_of(target: str) -> str | int:
+    """A class by number, if it is one, or else by name."""
+    return int(target) if target.lstrip("-").isdecimal() else target
