@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -18,22 +19,26 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Method = Literal[  # those that need nothing but the model
-    "AttnLRP",
-    "IntegratedAttnLRP",
-    "ShapleyGradAttention",
-    "ShapleyAttention",
-    "IntegratedAttention",
-    "GenericRelevance",
-    "GradientAttentionRollout",
-    "GradSAM",
-    "NormAttention",
-    "RawAttention",
-    "AttentionRollout",
-    "AttentionFlow",
-    "GeneralizedAttentionFlow",
-]
-_DEFAULT: list[Method] = ["IntegratedAttnLRP", "ShapleyGradAttention"]
+
+class Method(StrEnum):
+    """Those that need nothing but the model."""
+
+    AttnLRP = "AttnLRP"
+    IntegratedAttnLRP = "IntegratedAttnLRP"
+    ShapleyGradAttention = "ShapleyGradAttention"
+    ShapleyAttention = "ShapleyAttention"
+    IntegratedAttention = "IntegratedAttention"
+    GenericRelevance = "GenericRelevance"
+    GradientAttentionRollout = "GradientAttentionRollout"
+    GradSAM = "GradSAM"
+    NormAttention = "NormAttention"
+    RawAttention = "RawAttention"
+    AttentionRollout = "AttentionRollout"
+    AttentionFlow = "AttentionFlow"
+    GeneralizedAttentionFlow = "GeneralizedAttentionFlow"
+
+
+_DEFAULT = [Method.IntegratedAttnLRP, Method.ShapleyGradAttention]
 
 ModelOption = Annotated[str, typer.Option("--model", help="A folder, or a name on the Hugging Face hub.")]
 TextOption = Annotated[list[str] | None, typer.Option("--text", help="A text; may be given several times.")]
