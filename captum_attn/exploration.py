@@ -13,9 +13,10 @@ from torch import Tensor
 
 from captum_attn.core import InfluenceObserver, ModelInputs, NoMatrixError, Target
 from captum_attn.core.observers import Per, Variant
+from captum_attn.core.propagation import Propagation
 from captum_attn.methods import AttentionAttribution, Explained, OnePassAttribution
-from captum_attn.methods.attn_lrp import AttnLRP
 from captum_attn.methods.attribution import influence_of
+from captum_attn.methods.integrated_attn_lrp import IntegratedAttnLRP
 from captum_attn.methods.shapley import ShapleyAttention, ShapleyGradAttention
 from captum_attn.pages import Influences, Scored, Shown, page
 from captum_attn.shown_inputs import ShownInput, by_word
@@ -33,6 +34,7 @@ def explore(
     tokenizer: Any | None = None,
     processor: Any | None = None,
     targets: Sequence[Target] | int = 3,
+    propagation: str | Propagation = "attnlrp",
     words: bool = True,
     show_progress: bool = False,
 ) -> Exploration:
@@ -41,10 +43,11 @@ def explore(
     Args:
         model: as of :class:`captum_attn.AttentionAttribution`.
         inputs: in any form that methods take: a text, an image, several, tensors.
-        methods: by name, what is shown side by side. Default: relevance (:class:`captum_attn.AttnLRP`) and the
-            attention game (:class:`captum_attn.ShapleyGradAttention`).
+        methods: by name, what is shown side by side. Default: relevance (:class:`captum_attn.IntegratedAttnLRP`) and
+            the attention game (:class:`captum_attn.ShapleyGradAttention`) under the same rules.
         tokenizer, processor: read inputs and name tokens.
         targets: classes to choose from on the page, in any form of a target; or how many of the most probable ones.
+        propagation: how gradients go down the model, in influence and the game: under rules, or ``"gradient"``.
         words: whether the pieces of a word are one token.
         show_progress: whether to show progress bars.
 
@@ -58,18 +61,19 @@ def explore(
     Example:
         >>> found = explore(model, "a slow start , but a moving end", tokenizer=tokenizer)
         >>> found
-        Exploration(1 input, methods: AttnLRP, attention game)
+        Exploration(1 input, methods: IntegratedAttnLRP, attention game)
         >>> path = found.to_html("explored.html")
     """
     common: dict[str, Any] = {"tokenizer": tokenizer, "processor": processor}
     if methods is None:
-        methods = {"AttnLRP": AttnLRP(model, **common), "attention game": ShapleyGradAttention(model, **common)}
+        game = ShapleyGradAttention(model, propagation=propagation, **common)
+        methods = {"IntegratedAttnLRP": IntegratedAttnLRP(model, **common), "attention game": game}
     batch = ShapleyGradAttention(model, **common).model_inputs(inputs, None)
     chosen = list(targets) if not isinstance(targets, int) else _most_probable(model, batch, targets, common)
     found = {name: _explained(method, batch, chosen, show_progress) for name, method in methods.items()}
     chosen = [[tuple(row) for row in result.targets.tolist()] for result in next(iter(found.values()))]
     try:
-        influences = _influences(model, batch, chosen, common)
+        influences = _influences(model, batch, chosen, {**common, "propagation": propagation})
     except NoMatrixError as error:
         return Exploration(found, None, str(error), words)
     return Exploration(found, influences, "", words)
@@ -100,14 +104,17 @@ class Exploration(Shown):
 
     def page(self) -> str:
         """The page, as HTML that needs nothing from elsewhere."""
-        parts = ["<h1>What made the model decide</h1>", f"<p class='note'>{escape(self._how())}</p>"]
-        views = []
+        return together({"": self})
+
+    def parts(self, name: str, elements: str) -> tuple[list[str], list[dict[str, Any]]]:
+        """What a page shows of it: markup, and views in elements whose names begin alike."""
+        parts, views = [f"<p class='note'>{escape(self._how())}</p>"], []
         for example, shown in enumerate(self._first[0].shown):
-            view, title = self._view(example, shown), self._first[0].title(example)
+            title = ": ".join(filter(None, (name, self._first[0].title(example))))
             extra = shown.extra_html(self._first[0].shown_values(example), title)
-            parts.append(f"<h2>{escape(title)}</h2>{extra}<div id='input-{example}'></div>")
-            views.append(view)
-        return page("What made the model decide", "\n".join(parts), views)
+            parts.append(f"<h2>{escape(title)}</h2>{extra}<div id='{elements}-{example}'></div>")
+            views.append(self._view(f"{elements}-{example}", example, shown))
+        return parts, views
 
     @property
     def _first(self) -> Sequence[TokenAttributions]:
@@ -125,7 +132,7 @@ class Exploration(Shown):
             f"its gradient{kept}. Arrow keys move, Escape lets go."
         )
 
-    def _view(self, example: int, shown: ShownInput) -> dict[str, Any]:
+    def _view(self, element: str, example: int, shown: ShownInput) -> dict[str, Any]:
         classes = [result.target_name(example) for result in self._first]
         scored, groups, merged = {}, None, shown
         if self.in_words:
@@ -146,7 +153,17 @@ class Exploration(Shown):
             names = [str(layer) for layer in range(layers)] if layers > 1 else ["all"]
             derived = {} if _RAISING in variants else {_RAISING: _SIGNED}
             influence = Influences(names, variants, derived)
-        return merged.view(f"input-{example}", classes, 0, scored, influence)
+        return merged.view(element, classes, 0, scored, influence)
+
+
+def together(explorations: Mapping[str, Exploration]) -> str:
+    """Several explorations, as of several models, by name, as one page: HTML that needs nothing from elsewhere."""
+    parts, views = ["<h1>What made the model decide</h1>"], []
+    for number, (name, exploration) in enumerate(explorations.items()):
+        own, shown = exploration.parts(name, f"input-{number}")
+        parts += own if own[0] not in parts else own[1:]
+        views += shown
+    return page("What made the model decide", "\n".join(parts), views)
 
 
 class _Matrices(OnePassAttribution):
@@ -190,7 +207,8 @@ def _influences(
     found = {_SIGNED: signed}
     if signed[0].shape[2] == 1:  # a mean over heads, of which the positive part is another
         found[_RAISING] = _Matrices(model, "rectified", **common).of(batch, targets)
-    return found | {_ATTENTION: _Matrices(model, "attention", **common).of(batch, targets[:1])}
+    plain = {**common, "propagation": "gradient"}
+    return found | {_ATTENTION: _Matrices(model, "attention", **plain).of(batch, targets[:1])}
 
 
 def _five(matrices: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class Method(StrEnum):
     GeneralizedAttentionFlow = "GeneralizedAttentionFlow"
 
 
-_DEFAULT = [Method.IntegratedAttnLRP, Method.ShapleyGradAttention]
+_MEASURED = [Method.IntegratedAttnLRP, Method.AttnLRP, Method.ShapleyGradAttention]
 
 ModelOption = Annotated[str, typer.Option("--model", help="A folder, or a name on the Hugging Face hub.")]
 TextOption = Annotated[list[str] | None, typer.Option("--text", help="A text; may be given several times.")]
@@ -47,7 +47,10 @@ TargetOption = Annotated[
     str | None, typer.Option("--target", help="A class, by name or number. Default: the predicted.")
 ]
 OutOption = Annotated[Path, typer.Option("--out", help="The page to write.")]
-MethodOption = Annotated[list[Method] | None, typer.Option("--method", help="By name; may be given several times.")]
+MethodOption = Annotated[
+    list[Method] | None,
+    typer.Option("--method", metavar="NAME", help=f"May be given several times: {', '.join(Method)}."),
+]
 
 
 @app.command()
@@ -73,12 +76,15 @@ def explain(
     with _for_people("explain", "transformers"):
         from captum_attn.command.explaining import explain_answer, explain_input
         from captum_attn.command.loading import load
+        from captum_attn.command.terminal import print_explored
 
         if prompt is not None:
             written = explain_answer(load(model), prompt, response, image or []).to_html(out)
         else:
             given = {"text": text, "image": image, "audio": audio and [audio], "video": video and [video]}
-            written = explain_input(load(model), given, target, method or _DEFAULT, words=not pieces).to_html(out)
+            found = explain_input(load(model), given, target, method, words=not pieces)
+            print_explored(found)
+            written = found.to_html(out)
         typer.echo(f"Wrote {written}")
 
 
@@ -100,7 +106,7 @@ def evaluate(
         from captum_attn.command.explaining import evaluate_methods
         from captum_attn.command.loading import load
 
-        found = evaluate_methods(load(model), data, method or _DEFAULT, limit)
+        found = evaluate_methods(load(model), data, method or _MEASURED, limit)
         typer.echo(found.to_markdown())
         typer.echo(f"Wrote {found.to_html(out)}")
 

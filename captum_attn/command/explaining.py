@@ -20,7 +20,11 @@ _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 
 
 def explain_input(
-    loaded: LoadedModel, given: Mapping[str, Any], target: str | None, methods: Sequence[str], words: bool = True
+    loaded: LoadedModel,
+    given: Mapping[str, Any],
+    target: str | None = None,
+    methods: Sequence[str] | None = None,
+    words: bool = True,
 ) -> Exploration:
     """Inputs of a classifier, as ``captum_attn.visualization.explore`` explains them.
 
@@ -28,13 +32,13 @@ def explain_input(
         loaded: the classifier.
         given: by kind, texts or paths; of one kind.
         target: a class, by name or number; None for the most probable ones.
-        methods: names of classes of ``captum_attn``.
+        methods: names of classes of ``captum_attn``; None for those of ``explore``.
         words: whether pieces of words are shown as one.
     """
     common = reading(loaded)
-    chosen = {name: getattr(captum_attn, name)(loaded.model, **common) for name in methods}
+    chosen = methods and {name: getattr(captum_attn, name)(loaded.model, **common) for name in methods}
     targets: Any = 3 if target is None else [_class_of(target)]
-    return explore(loaded.model, _inputs(loaded, given), chosen, **common, targets=targets, words=words)
+    return explore(loaded.model, _inputs(loaded, given), chosen or None, **common, targets=targets, words=words)
 
 
 def explain_answer(

@@ -197,7 +197,7 @@
     if (inText.length) {
       const text = written(sight, "div", "", "tokens text");
       text.dir = "auto";
-      text.style.flex = "1 1 18rem";
+      if (!view.picture || inText.length > 3) text.style.flex = "1 1 18rem";
       listbox(text, "Tokens");
       textOf(text, (token, own) => {
         pickable(written(text, "span", visible(own), `pick ${view.special[token] ? "special" : ""}`), token);

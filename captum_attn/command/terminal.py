@@ -1,0 +1,27 @@
+"""What was found, in a terminal's colours."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.text import Text
+
+from captum_attn.drawing import colours
+from captum_attn.exploration import Exploration
+
+
+def print_explored(found: Exploration, title: str = "") -> None:
+    """The tokens of each text on their colours, by the first method; of what is no text, what was predicted."""
+    console = Console(soft_wrap=True)
+    first = next(iter(found.results.values()))[0]
+    result = first.words() if found.in_words else first
+    for example, shown in enumerate(result.shown):
+        console.print()
+        console.print(Text(f"{title}: {first.title(example)}" if title else first.title(example), style="bold"))
+        if shown.grid is not None:
+            continue
+        line = Text()
+        values = result.shown_values(example)
+        for piece, colour, plays in zip(shown.pieces, colours(values), shown.playing.tolist(), strict=True):
+            if plays:
+                line.append(piece, style=f"black on rgb({colour[0]},{colour[1]},{colour[2]})")
+        console.print(line)
