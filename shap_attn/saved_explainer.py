@@ -32,7 +32,7 @@ class SavedExplainer(shap.Explainer):  # type: ignore[misc]
         Only functions (a game or estimator of yours) and models that ``transformers`` alone cannot build are pickled.
 
         Args:
-            out_file: a path, or a binary file that can seek.
+            out_file: a path, whose folder is made if there is none, or a binary file that can seek.
             model_saver: another way to write the model, as SHAP has it: a function ``saver(model, stream)``, or the
                 name of a method of the model that takes a binary stream. None keeps the model out of the file.
             masker_saver: the same of the tokenizer or image processor.

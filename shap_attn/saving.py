@@ -79,6 +79,8 @@ def write(
         (folder / _HEADER).write_text(json.dumps(header, default=_to_plain), encoding="utf-8")
         if pickled:
             (folder / "pickled").write_bytes(cloudpickle.dumps(pickled))
+        if isinstance(out_file, Path):
+            out_file.parent.mkdir(parents=True, exist_ok=True)
         with zipfile.ZipFile(out_file, "w") as archive:  # last, so that a failure leaves an older file alone
             for path in sorted(folder.rglob("*")):
                 archive.write(path, path.relative_to(folder))

@@ -112,8 +112,8 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
             function from a list of them to tensors. A tokenizer also tells which tokens are special.
         tokens: whose states count, in concepts and in inputs: the ``"readout"`` token, from which the output is read,
             so that an example counts as a whole; ``"players"`` (patches, words); or ``"all"`` that is no padding, as in
-            the paper. The default finds most where the truth is known (README). In the last layer, players have no
-            gradient if the model reads one token only: scores are NaN then.
+            the paper. The default finds most where the truth is known (``examples/benchmarks``). In the last layer,
+            players have no gradient if the model reads one token only: scores are NaN then.
         weighting: of the tokens' sensitivities: ``"attention"`` of the readout token to them in the same layer, the
             mean of all heads; or ``"uniform"``, as in an ordinary TCAV of tokens. A single readout token is not
             weighted: that would change no score.
@@ -121,8 +121,8 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
             :class:`captum_attn.concepts.CAVEstimator`.
         propagation: how gradients go down, plainly or by rules; see :class:`captum_attn.AttentionAttribution`. Under
             ``"attnlrp"``, more of a heat map lies on the object, and the concept that is known to be the true one has
-            the highest score more often (README); but effects are relevance then, no longer the first-order change of
-            the output.
+            the highest score more often (``examples/benchmarks``); but effects are relevance then, no longer the
+            first-order change of the output.
         permutations: random splits of the examples, for p-values.
         batch_size: how many examples the model sees at a time.
         cache_dir: a folder in which concepts' states are kept, too, and found again by another process.

@@ -28,11 +28,13 @@ class AttentionFlow(OnePassAttribution):
     not unique; :class:`captum_attn.GeneralizedAttentionFlow` takes the central one.
 
     In deep models, what is narrow near the readout token bounds the flow to every token alike: in a BERT of six layers
-    values are nearly equal, and their ranking was no more faithful than random scores (the README has figures).
+    values are nearly equal, and their ranking was no more faithful than random scores (``examples/benchmarks`` has
+    figures).
 
     One forward pass, no gradients; then one maximum flow for each player, by SciPy's Dinic on integers, 2⁻³⁰ apart.
     The time of one grows with its L N² edges, so that a text takes L N³ or somewhat more: on six layers .06 s for 64
-    tokens, .3 s for 128; the README has figures. ``internal_batch_size=1, show_progress=True`` shows how far it is.
+    tokens, .3 s for 128; ``examples/benchmarks`` has figures. ``internal_batch_size=1, show_progress=True`` shows how
+    far it is.
 
     Args:
         residual: the share of the residual connection in each layer, in [0, 1).

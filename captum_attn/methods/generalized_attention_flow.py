@@ -36,7 +36,7 @@ class GeneralizedAttentionFlow(OnePassAttribution):
     Shapley values, and over all tokens they sum to the maximum flow.
 
     One forward pass, and one backward pass but for ``"attention"``; then about 20 to 70 Newton steps of O(L N³) for a
-    text, float64, in batches; the README has figures.
+    text, float64, in batches; ``examples/benchmarks`` has figures.
 
     Args:
         information: ``"attention"``, ``"gradient"`` or ``"attention_gradient"``.

@@ -38,8 +38,8 @@ class IntegratedAttnLRP(AttentionAttribution):
     are those without; the others, an odd number of them, lie on the path. The points of a path are one batch, while
     that has no more than 2,048 tokens. One more forward pass finds the predicted class of the whole input.
 
-    On most data the most faithful of this library's explanations; the README has figures. LRP is claimed by patents in
-    some countries; see :class:`captum_attn.AttnLRP`.
+    On most data the most faithful of this library's explanations; ``examples/benchmarks`` has figures. LRP is claimed
+    by patents in some countries; see :class:`captum_attn.AttnLRP`.
 
     Args:
         passes: 1 to 9; one is the middle of the path. More is no limit that values converge to.

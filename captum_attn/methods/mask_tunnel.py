@@ -30,7 +30,7 @@ class MaskTunnel(Attribution):  # type: ignore[misc]
     and each copy lacks one of them. A token's value is its mean over the copies that have it. Every copy takes a
     forward and a backward pass; one more forward pass finds the predicted class of the whole input.
 
-    The values are more faithful (the README has figures), and no longer sum to the worth of all players.
+    The values are more faithful (``examples/benchmarks`` has figures), and no longer sum to the worth of all players.
 
     Args:
         attribution_method: a :class:`~captum_attn.ShapleyGradAttention`, or another of this package.

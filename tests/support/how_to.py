@@ -1,4 +1,4 @@
-"""The blocks of ``captum_attn/README.md``: how to write what is one's own."""
+"""The blocks of ``captum_attn/EXTENDING.md``: how to write what is one's own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "captum_attn" / "README.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "captum_attn" / "EXTENDING.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE, flags=re.M | re.S))
 
 
@@ -26,7 +26,7 @@ def ran() -> dict[str, Any]:
     before = Path.cwd()
     os.chdir(ROOT)
     try:
-        exec(compile(blocks(PAGE), "captum_attn/README.md", "exec"), names)
+        exec(compile(blocks(PAGE), "captum_attn/EXTENDING.md", "exec"), names)
     finally:
         os.chdir(before)
     return names

@@ -149,8 +149,8 @@ def test_the_documentation_says_why_a_family_is_refused() -> None:
     assert "- **not buildable**: swin, blip\n" in text
 
 
-def test_the_documentation_is_written_between_the_marks_of_the_readme() -> None:
-    text = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+def test_the_documentation_is_written_between_the_marks_of_its_page() -> None:
+    text = (Path(__file__).parents[3] / "captum_attn" / "README.md").read_text(encoding="utf-8")
     begin, end = MARKS
     written = between_marks(text, ["a row", "another"])
     assert f"{begin}\na row\nanother\n{end}" in written
