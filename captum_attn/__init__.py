@@ -1,7 +1,45 @@
-"""Attention-gradient explanations of transformers as Captum attributions.
+"""Why did this transformer say that? What each token, patch or sound was worth, on any model, in Captum's forms.
 
-The public names are imported when first used, so that ``captum_attn.core`` can be had without captum.
+From a model and its tokenizer to something to look at::
+
+    >>> from captum_attn import AttnLRP
+    >>> result = AttnLRP(model, tokenizer=tokenizer).attribute_tokens("a gripping film", target="positive")
+    >>> result.top(1)[["token", "target"]].values.tolist()
+    [['gripping', 'positive']]
+    >>> path = result.to_html("page.html")  # or result.show(), result.plot(), result.frame()
+
+Images go the same way, with ``processor=`` for ``tokenizer=``. ``attribute(inputs, target)`` returns tensors in the
+shape of the inputs, as Captum's own methods do.
+
+What each token contributes:
+
+- ``AttnLRP``: relevance of the input, by one forward and one backward pass;
+- ``IntegratedAttnLRP``: the same over a few contexts; the most faithful on most of our data, by five passes;
+- ``ShapleyGradAttention``: each token's exact share of attention weighted by gradients, which sums to the whole;
+- ``ShapleyAttention``: the same of attention alone, without gradients;
+- ``MaskTunnel``: the mean of any of these over copies of the input that lack some tokens.
+
+What others have proposed, to compare with:
+
+- ``RawAttention``, ``AttentionRollout``, ``AttentionFlow``, ``NormAttention``: attention, without gradients;
+- ``GradSAM``, ``GenericRelevance``, ``GradientAttentionRollout``, ``GeneralizedAttentionFlow``,
+  ``IntegratedAttention``: attention and its gradients.
+
+Other questions:
+
+- ``inspect``: is this model seen as it is, and are its gradients right? Ask this first;
+- ``compare``: do methods agree, how faithful are they, what do they cost? More in ``captum_attn.metrics``;
+- ``GenerationAttention``: where did a language model's answer come from?
+- ``TTCAV``: which concepts move a prediction, in which layers, and how sure is that?
+- ``captum_attn.controls``: does attention explain at all?
+- ``captum_attn.visualization.explore``: a page to click, from whom each token takes and to whom it gives.
+
+``TokenAttributions`` is what ``attribute_tokens`` returns. ``AttentionAttribution``, ``OnePassAttribution`` and
+``AttentionShapley`` are what methods are made of, yours too. ``shap_attn`` and ``lightning_callbacks`` bring all this
+to SHAP and Lightning.
 """
+
+# Public names are imported when first used, so that captum_attn.core can be had without captum.
 
 from importlib import import_module
 from importlib.metadata import version

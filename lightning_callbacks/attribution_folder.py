@@ -207,8 +207,10 @@ def read_attributions(
         complete: whether missing samples are an error rather than a warning.
 
     Returns:
-        A row for each sample, by ``dataloader`` and ``index``, its place in the data set; the other columns are those
-        of :func:`lightning_callbacks.attribution_table.attribution_table`, lists as NumPy arrays.
+        A row for each sample, by ``dataloader`` and ``index``, its place in the data set. The columns are ``tokens``,
+        ``ids``, ``scores``, ``players`` (which tokens play), ``target``, ``target_name``, ``logit``, ``probability``
+        and ``label``; of images, sounds and videos also where their patches lie. Lists are NumPy arrays, what does not
+        apply is missing.
 
     Raises:
         FileNotFoundError: no such folder, or one of something else.

@@ -96,7 +96,7 @@ class AttributionModule(ExplainingModule):
         self._special_ids = None if self.attribution is method else special_ids_of(self.tokenizer)
 
     def explained(self, batch: Any, wanted: list[bool] | None) -> pa.Table:
-        """The table of :func:`~lightning_callbacks.attribution_table.attribution_table`."""
+        """The table of one batch, B rows of the columns that :func:`lightning_callbacks.read_attributions` lists."""
         given = labelled_inputs(batch, self.model, self.batch_inputs)
         check_drawn(len(given), wanted)
         return self._explained(given if wanted is None or all(wanted) else given.rows(wanted))

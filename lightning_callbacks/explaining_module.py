@@ -41,7 +41,7 @@ class ExplainingModule(LightningModule):
             batch_idx, dataloader_idx: of no effect.
 
         Returns:
-            A table of B rows, or as many as are :attr:`wanted`, without a graph and on the CPU.
+            A table of B rows, or as many as are ``wanted``, without a graph and on the CPU.
 
         Raises:
             TypeError, ValueError: a batch of another form, or other inputs than the method explains.

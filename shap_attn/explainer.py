@@ -200,7 +200,7 @@ class AttentionExplainer(SavedExplainer):
             are 0, ``mask_shapes``, ``output_indices`` (K,), ``output_names``, and None for what there is not.
 
         Raises:
-            As :meth:`__call__`.
+            TypeError, ValueError, IndexError, RuntimeError: as :meth:`__call__`.
 
         Example:
             >>> AttentionExplainer(model, tokenizer).explain_row("not good at all")["values"].shape

@@ -38,7 +38,10 @@ Data = (
     | Tensor
     | Mapping[str, Any]
 )
+"""Examples, whole: texts, lists of words, pairs of either, a tensor, or what a tokenizer or processor returns."""
+
 Rationales = Sequence[Any] | Tensor | np.ndarray[Any, Any]
+"""What people chose in each example; :func:`captum_attn.metrics.evaluate` lists the forms."""
 
 
 class Examples(ABC):

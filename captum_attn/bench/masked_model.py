@@ -30,7 +30,10 @@ from captum_attn.core.perturb import check_replacement, default_replacement, rep
 from captum_attn.functional import CharacteristicFunction
 
 Intervention = Literal["replacement", "knockout"]
+"""How tokens are taken away: replaced in the input, or kept from being attended to in every layer."""
+
 INTERVENTIONS: tuple[Intervention, ...] = get_args(Intervention)
+"""Both of them."""
 
 
 @dataclass(frozen=True)

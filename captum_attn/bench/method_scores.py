@@ -92,6 +92,7 @@ Method = TokenAttribution | Attribution | WithArguments | Scorer
 """Ours; one of captum's, with arguments or without; or a function."""
 
 RANDOM = "random"
+"""The name of the method that knows nothing, which stands beside all others."""
 
 
 def token_scores(name: str, method: Any, batch: Mapping[str, Any], whole: WholeInputs) -> Tensor:

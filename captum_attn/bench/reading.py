@@ -30,6 +30,7 @@ from captum_attn.core import (
 from captum_attn.core.encoding import warn_of_cut
 
 OnError = Literal["raise", "skip"]
+"""What happens at examples that cannot be read: an error, or a warning that they are left out."""
 
 
 class UnreadableError(ValueError):

@@ -50,8 +50,8 @@ def compare(
     about the side these are on.
 
     Args:
-        model, tokenizer, labels, percentages, interventions, replacement, layers, batch_size, max_length,
-            show_progress: as in :func:`captum_attn.metrics.evaluate`.
+        model, tokenizer, labels, percentages, interventions: as in :func:`captum_attn.metrics.evaluate`.
+        replacement, layers, batch_size, max_length, show_progress: as there.
         inputs: its data: texts, pairs of texts, pixels, ids, or a mapping of tensors.
         methods: as there: names, and attributions or functions of a batch and its targets; at least two.
         metrics: what else is measured and shown: names or records, as there. Comprehensiveness, sufficiency and time

@@ -16,6 +16,7 @@ from torch import Tensor
 from captum_attn.concepts.token_states import Draws, TokenStates
 
 EstimatorName = Literal["discriminant", "logistic", "pattern"]
+"""The names of :class:`DiscriminantCAVs`, :class:`LogisticCAVs` and :func:`pattern_cavs`."""
 
 
 class CAVs(NamedTuple):

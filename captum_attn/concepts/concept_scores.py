@@ -248,7 +248,7 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
         Returns:
             A row for each concept and number of examples: ``set``, ``concept``, ``examples``, of the others in the same
             proportion; and ``power``, how often these would be significant, in draws from those at hand, if the
-            gradient's direction is: see :func:`captum_attn.concepts.power.power_curve`.
+            gradient's direction is: see ``captum_attn.concepts.power.power_curve``.
         """
         import pandas as pd
 

@@ -30,6 +30,7 @@ from captum_attn.core import (
 from captum_attn.core.readout import RowWeights
 
 Scope = Literal["players", "readout", "all"]
+"""Whose hidden states count: of patches or words, of the readout token, or of all that are no padding."""
 
 
 def tokens_in_scope(scope: Scope, tokens: Tokens, readout: RowWeights) -> Tensor:

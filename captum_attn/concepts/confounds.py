@@ -21,8 +21,8 @@ class ExplainedInputs(NamedTuple):
         pooled: (n, D) of each layer, Σ_i a_i g_i.
         targets: int64 (n, k), what is explained.
         states: (n, D) of each layer, the means of their tokens; None if they are not known.
-        contents: of each, as :func:`~captum_attn.concepts.experimental_sets.content_of_each` says it; none if they are
-            not known.
+        contents: of each, a fingerprint of what it holds, as ``captum_attn.concepts.experimental_sets`` makes it; none
+            if they are not known.
     """
 
     pooled: Sequence[Tensor]

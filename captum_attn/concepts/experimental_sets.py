@@ -15,6 +15,7 @@ from captum_attn.bench import Reader
 from captum_attn.core import ModelInputs, add_to_hash, as_index, is_index
 
 ExperimentalSets = Sequence[Sequence[Concept]] | Sequence[Concept] | Mapping[str, Any]
+"""Concepts that are compared with each other: one set, several sets, or examples by name."""
 
 FEWEST_EXAMPLES = 5
 

@@ -98,7 +98,7 @@ class TTCAV(ConceptInterpreter):  # type: ignore[misc]
     of the explained output to the concept is its derivative along that vector, at the tokens of an input, weighted by
     the attention that the readout token pays to them. The T-TCAV score is the share of inputs that are sensitive in the
     positive, for each of many vectors against other draws of the other concepts. The *mean-shift effect* says how
-    strongly, in units of the output, and comes with p-values (:mod:`captum_attn.functional.significance`).
+    strongly, in units of the output, and comes with p-values (:mod:`captum_attn.functional`).
 
     It replaces :class:`captum.concept.TCAV` for transformers: the same concepts and the same form of results, but sees
     tokens instead of flattened layers, so that inputs may differ in length, and keeps activations by content.

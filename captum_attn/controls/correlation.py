@@ -102,7 +102,7 @@ def attention_correlation(
 ) -> Correlations:
     """Kendall's τ of each layer's and head's attention with two measures of the tokens' importance.
 
-    - *gradient*: |input × gradient| of the predicted class's logit, summed over a token's embedding before the
+    - *gradient*: ``|input × gradient|`` of the predicted class's logit, summed over a token's embedding before the
       magnitude is taken, which is the gradient of the token's place in a one-hot input; of images, summed over a patch;
     - *leave-one-out*: how far the classes' probabilities move (total variation distance) when the token is replaced.
 

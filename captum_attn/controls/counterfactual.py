@@ -233,7 +233,7 @@ def counterfactual_attention(
 
     For each example by itself, Adam raises the mean Jensen-Shannon divergence of A' from A, the attention in the
     model's original forward pass, while no event's probability may change by more than ``epsilon``
-    (:func:`~captum_attn.controls.search.farthest_attention`). Only those queries count, and are changed, on which the
+    (``captum_attn.controls.search.farthest_attention``). Only those queries count, and are changed, on which the
     prediction depends: a gradient reaches them (in the last layer of a model that reads ``[CLS]``, only that one), they
     are no padding, and they have two keys to choose from. Rows that nothing reads could be set at will.
 

@@ -38,7 +38,7 @@ class AttentionCapture(AttentionIntercept):
         model: names the modules that own the calls. Of a function, the first module that it calls does.
         gradients: whether :meth:`backward` will be called. If not, the graph of the forward pass keeps no tensors but
             those since the last attention, by which it is found what is read there.
-        examples: the batch size; see :class:`~captum_attn.core.intercept.AttentionIntercept`.
+        examples: the batch size; see ``captum_attn.core.intercept.AttentionIntercept``.
         graph: whether the pass may record a graph at all. Without one, nothing says which attention reads what.
         rules: under which the pass runs; None for plain gradients.
         tiles: whether a backward pass may be asked to show fused attention. If not, PyTorch's own is faster.

@@ -235,7 +235,7 @@ def mapping_inputs(model: Callable[..., Any], mapping: Mapping[str, Any], explai
     Args:
         model: whose argument names decide where each tensor goes.
         mapping: from names to tensors.
-        explained: the name of what is attributed; by default as :func:`~captum_attn.core.feature_names.features_name`
+        explained: the name of what is attributed; by default as ``captum_attn.core.feature_names.features_name``
             says.
 
     Raises:

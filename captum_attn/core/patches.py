@@ -236,7 +236,7 @@ def painted_over(values: Tensor, grid: Grid, shape: Sequence[int]) -> Tensor:
         Of the shape of the input, but 1 along dimensions without a side: of images (B, 1, h, w).
 
     Raises:
-        ValueError: as :func:`spread_over`.
+        ValueError: no grid, or patches of which the input has no entry.
     """
     grid = known_grid(grid)
     _, pieces = _covered(grid, shape)
@@ -254,7 +254,7 @@ def patch_sums(values: Tensor, grid: Grid) -> Tensor:
     Of an entry in two patches, each has a part.
 
     Raises:
-        ValueError: as :func:`spread_over`.
+        ValueError: no grid, or patches of which the input has no entry.
     """
     grid = known_grid(grid)
     shape = dict(zip((side.dim for side in grid.sides), values.shape[-len(grid.sides) :], strict=True))
@@ -270,7 +270,7 @@ def patch_means(values: Tensor, grid: Grid) -> Tensor:
     """Values of entries (..., h, w), averaged over each patch's part of the input, (..., rows, columns).
 
     Raises:
-        ValueError: as :func:`spread_over`.
+        ValueError: no grid, or patches of which the input has no entry.
     """
     return patch_sums(values, grid) / patch_sums(torch.ones_like(values), grid)
 
@@ -279,7 +279,7 @@ def feature_sums(features: Tensor, grid: Grid) -> Tensor:
     """Values in the shape of the input, (B, C, h, w), summed over each patch, (B, rows, columns).
 
     Raises:
-        ValueError: as :func:`spread_over`.
+        ValueError: no grid, or patches of which the input has no entry.
     """
     along = {side.dim for side in known_grid(grid).sides}
     others = [dim for dim in range(1, features.dim()) if dim not in along]

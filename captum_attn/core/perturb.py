@@ -17,6 +17,7 @@ from captum_attn.core.user_warnings import warn_user
 
 PatchReplacement = Literal["mean", "zeros"]
 Replacement = int | PatchReplacement
+"""What stands where a token is taken away: a token id; for images ``"mean"``, the mean patch, or ``"zeros"``."""
 
 
 def replace_tokens(

@@ -87,7 +87,7 @@ def check_cache(model: Any, responses: Responses, parts: bool = False) -> None:
 
 
 def reads_cache(model: Any, responses: Responses, parts: bool = False) -> bool:
-    """Whether :func:`check_cache` has nothing against it; of prompts of several lengths, their padding included."""
+    """Whether the model reads a response after its cached prompt; of several lengths, their padding included."""
     try:
         check_cache(model, responses, parts)
     except ValueError:

@@ -141,7 +141,7 @@ class ObservedForward:
             variant: ``rectified`` A ⊙ ReLU(G), ``signed`` A ⊙ G, ``attention`` A, or ``gradient`` ReLU(G).
             layers, heads: what counts; negative indices count from the end. None for all.
             row_weights: (B, N); gives Σ_q weight_q M_qi in O(N) memory instead of M. They are asked for when the
-                backward pass has left the last layer: :mod:`captum_attn.core.readout` has such objects.
+                backward pass has left the last layer: ``captum_attn.core.readout`` has such objects.
             per: ``layer`` or ``head`` keeps them apart.
             retain_graph: whether another output will be explained from the same forward pass.
 
@@ -419,7 +419,7 @@ class ObservedForward:
         return OutputTokens(self.real, of_the_input=not self.crosses_stacks)
 
     def tokens(self, special_ids: Collection[int] | None) -> Tokens:
-        """Which tokens are padding, which ones play (:func:`~captum_attn.core.tokens.find_players`), where patches lie.
+        """Which tokens are padding, which ones play (``captum_attn.core.tokens.find_players``), where patches lie.
 
         Raises:
             ValueError: an example without players, or a mask of players that is none.
@@ -590,7 +590,7 @@ def observed_forward(
         modules: names of parts of a module, whose hidden states are kept.
         after_attention: whether to keep what follows the attention calls.
         scaled: an attention call, by its numbers, and the factors (B,) by which its probabilities are multiplied
-            (:class:`~captum_attn.core.capture.ScaledAttentionCapture`); with gradients.
+            (``captum_attn.core.capture.ScaledAttentionCapture``); with gradients.
         propagation: the rules under which gradients go down; the output is the same, bit by bit.
         shift: gives what takes the place of the explained features where they come into the graph: embeddings or
             pixels of the same shape.

@@ -59,7 +59,7 @@ def mean_jensen_shannon(first: Tensor, second: Tensor, weights: Tensor) -> Tenso
 
 
 def total_variation(first: Tensor, second: Tensor) -> Tensor:
-    """The total variation distance of distributions over the last dimension, ½ Σ |p - q|, between 0 and 1.
+    """The total variation distance of distributions over the last dimension, ½ Σ ``|p - q|``, between 0 and 1.
 
     It is the most by which the probability of any event, such as any class, differs.
 

@@ -14,7 +14,10 @@ import torch
 from torch import Tensor
 
 Scale = Literal["eraser", "paper"]
+"""Whose percentages, and whose mean over them: ERASER's (DeYoung et al. 2020), or the paper's."""
+
 SCALES: tuple[Scale, ...] = get_args(Scale)
+"""Both of them."""
 
 PERCENTAGES: dict[Scale, tuple[float, ...]] = {"eraser": (0, 1, 5, 10, 20, 50), "paper": (0, 10, 20, 50)}
 """The percentages over which comprehensiveness and sufficiency are averaged."""

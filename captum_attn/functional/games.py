@@ -26,8 +26,13 @@ import torch
 from torch import Tensor
 
 Game = Literal["cls", "incoming", "mutual", "max_mutual"]
+"""The attention games; :func:`shapley_values` defines them."""
+
 GAMES: tuple[Game, ...] = get_args(Game)
+"""All of them."""
+
 ADDITIVE_GAMES = ("cls", "incoming")
+"""Those in which a coalition is worth the sum of its members, so that rows of the influence are enough."""
 
 
 def shapley_values(

@@ -9,8 +9,13 @@ import torch
 from torch import Tensor
 
 ResponseScore = Literal["log_odds", "log_prob", "logit"]
+"""The names of scores of a response's tokens; :func:`response_scores` defines them."""
+
 RESPONSE_SCORES: tuple[ResponseScore, ...] = get_args(ResponseScore)
+"""All of them."""
+
 ScoreFunction = Callable[[Tensor, Tensor], Tensor]
+"""A score of your own: logits (..., V) and tokens int64 (...), to scores (...)."""
 
 
 def check_response_score(score: Any) -> None:

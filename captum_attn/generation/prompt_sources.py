@@ -12,6 +12,7 @@ from captum_attn.core import warn_user
 from captum_attn.generation.prompts import Prompt, Span
 
 Sources = Literal["sentences", "paragraphs", "messages"] | Sequence[str] | Sequence[Span]
+"""How a prompt is parted into sources; :func:`find_sources` says how."""
 
 _ABBREVIATED = "".join(rf"(?<!\b{word})" for word in ("Mr", "Mrs", "Ms", "Dr", "Prof", "St", "vs", r"[^\W\d_]"))
 _PARTS = {

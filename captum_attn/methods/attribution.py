@@ -28,6 +28,8 @@ from captum_attn.core.tokens import Tokens, special_ids_of
 from captum_attn.token_attributions import Origin, TokenAttributions, concatenated
 
 Inputs = Tensor | tuple[Tensor] | Mapping[str, Any] | Any
+"""What can be explained; :meth:`AttentionAttribution.attribute` says how each is read."""
+
 Targets = Sequence[Target] | Callable[[Tensor], Tensor]
 TargetsOfEach = Callable[[Tensor], Tensor] | list[list[tuple[Index, ...]] | None]
 Result = TypeVar("Result")
@@ -126,9 +128,9 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
             of these, as a gradient finds them in the last layer, in methods without gradients, too: the first token in
             BERT and ViT, the last one in GPT and Llama, the token of a target (token, class), all tokens under mean
             pooling or where a decoder reads them (T5, BART). Where there is no score, or the weights let no gradient
-            pass, :func:`captum_attn.core.readout.rows_by_rule` goes by the model's kind.
+            pass, ``captum_attn.core.readout.rows_by_rule`` goes by the model's kind.
         tokenizer: tells which ids are special and do not play. Without one, the configuration and the attention mask
-            decide (:func:`captum_attn.core.tokens.find_players` says how); ``special_tokens_mask`` in the inputs and
+            decide (``captum_attn.core.tokens.find_players`` says how); ``special_tokens_mask`` in the inputs and
             ``players`` override both. With it, texts are inputs, and results know their words.
         processor: makes the model's inputs of images, sounds, or texts and images: an image processor, a feature
             extractor, a processor of several (in the tokenizer's place), or a function from a list of examples to a
@@ -267,7 +269,7 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
             Values, players, targets and scores; the patch grid of images.
 
         Raises:
-            As :meth:`attribute`.
+            TypeError, ValueError, IndexError, RuntimeError: as :meth:`attribute`.
 
         Example:
             >>> from captum_attn import ShapleyGradAttention

@@ -26,8 +26,13 @@ from captum_attn.methods.attribution import CommonArguments, Explained, Inputs, 
 from captum_attn.token_attributions import TokenAttributions
 
 CustomGame = Callable[[Tensor, Tensor], Tensor]
+"""A game of your own: an influence matrix (n, n) and coalitions bool (K, n), to their worth (K,)."""
+
 GameOrAuto = Game | Literal["auto"]
+"""A game by its name, or ``"auto"``: ``"cls"`` where attention is causal, else ``"incoming"``."""
+
 Estimator = Callable[..., ShapleyEstimate]
+"""A sampler of Shapley values, called as ``estimator(worth, n, device=...)``."""
 
 
 class AttentionShapley(OnePassAttribution):
@@ -36,7 +41,7 @@ class AttentionShapley(OnePassAttribution):
     Args:
         model, layers, heads, tokenizer, additional_forward_arg_names, propagation: see
             :class:`captum_attn.AttentionAttribution`.
-        game: what a coalition of tokens is worth; see :mod:`captum_attn.functional.games`.
+        game: what a coalition of tokens is worth; see :func:`captum_attn.functional.shapley_values`.
 
             - ``incoming``: its influence on all tokens;
             - ``cls``: its influence on the readout token;
@@ -49,7 +54,7 @@ class AttentionShapley(OnePassAttribution):
         readout: the token that the game ``cls`` is about; see :class:`captum_attn.AttentionAttribution`.
         estimator: a sampler for ``game``, called as ``estimator(worth, n, device=...)``:
             ``permutation_shapley`` (the default for functions) or ``kernel_shapley`` of
-            :mod:`captum_attn.functional.estimators`, with other settings by ``functools.partial``. None: exact.
+            :mod:`captum_attn.functional`, with other settings by ``functools.partial``. None: exact.
 
     Raises:
         TypeError, ValueError: an argument that is none of the above, or a model that is traced, exported or compiled
@@ -103,7 +108,7 @@ class AttentionShapley(OnePassAttribution):
             Values, players, targets and scores; the patch grid of images; standard errors of sampled values.
 
         Raises:
-            As :meth:`attribute`.
+            TypeError, ValueError, IndexError, RuntimeError: as :meth:`attribute`.
 
         Example:
             >>> batch = tokenizer(["a gripping film", "not good at all"], padding=True, return_tensors="pt")
@@ -182,7 +187,7 @@ class AttentionShapley(OnePassAttribution):
             (B, N, N), rows are queries and columns keys; (L,) or (L, H) stand after B where kept apart.
 
         Raises:
-            As :meth:`attribute`.
+            TypeError, ValueError, IndexError, RuntimeError: as :meth:`attribute`.
 
         Example:
             >>> ShapleyGradAttention(model).influence(batch, per="head").shape

@@ -16,6 +16,7 @@ from captum_attn.methods.attribution import CommonArguments, Explained, Inputs, 
 from captum_attn.token_attributions import TokenAttributions
 
 Rows = Literal["readout", "incoming"]
+"""Which rows of a relevance matrix say what a token is worth: the readout token's, or the sum of all."""
 
 
 class TokenRelevance(OnePassAttribution):
@@ -65,7 +66,7 @@ class TokenRelevance(OnePassAttribution):
             (B, N, N); row i says how relevant each token is to token i.
 
         Raises:
-            As :meth:`attribute`.
+            TypeError, ValueError, IndexError, RuntimeError: as :meth:`attribute`.
 
         Example:
             >>> from captum_attn import AttentionRollout

@@ -39,6 +39,8 @@ Need = Literal[
     "ask",
     "seconds",
 ]
+"""What a metric's function may ask for; :class:`Metric` says what each is."""
+
 NEEDS: tuple[Need, ...] = get_args(Need)
 AT_ONCE: frozenset[Need] = frozenset({"scores", "players", "rationales", "ask"})
 """What is there only while an example is explained: what needs any of it is computed then, and its values are kept."""
@@ -56,6 +58,8 @@ _OF_EACH: tuple[Need, ...] = (
 )
 
 ReportScale = Literal["eraser", "paper", "all"]
+"""Over which percentages a table averages: ERASER's, the paper's, or all that were evaluated."""
+
 Percentages = Literal["all", "scale", "from 0 to 100"]
 
 

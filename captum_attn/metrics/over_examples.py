@@ -45,7 +45,7 @@ class MeanOverExamples(TorchMetric):
         self._error = torch.full(shape, torch.nan)
 
     def add(self, values: Tensor) -> None:
-        """Take in the numbers (B, *shape) of a batch."""
+        """Take in the numbers (B, ...) of a batch, of this metric's shape."""
         values = values.detach().double()
         self._add_to(self._total, values.sum(0))
         self._add_to(self._squares, values.square().sum(0))

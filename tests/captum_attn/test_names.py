@@ -234,6 +234,12 @@ def test_a_package_shows_its_public_names_alone(name):
     assert all(hasattr(package, public) for public in package.__all__)
 
 
+@pytest.mark.parametrize("name", ["captum_attn", "lightning_callbacks", "shap_attn"])
+def test_help_says_what_each_public_name_is_for(name):
+    package = import_module(name)
+    assert [public for public in package.__all__ if f"``{public}``" not in package.__doc__] == []
+
+
 def test_the_version_is_that_of_the_distribution():
     assert captum_attn.__version__ == version("captum-attn")
 

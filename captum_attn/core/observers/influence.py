@@ -18,9 +18,16 @@ from captum_attn.core.readout import RowWeights
 from captum_attn.core.tiles import Tile
 
 Variant = Literal["rectified", "signed", "attention", "gradient"]
+"""What influence is, of attention A and its gradient G: A ⊙ ReLU(G), A ⊙ G, A or G."""
+
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
+"""All of them."""
+
 Per = Literal["layer", "head"]
+"""What is kept apart, instead of a mean over it."""
+
 PER: tuple[Per, ...] = get_args(Per)
+"""Both of them."""
 
 
 class InfluenceObserver(LayerObserver):

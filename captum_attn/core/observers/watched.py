@@ -48,7 +48,7 @@ class Watched:
         return slice(self.places - 1 - tile.attention.shape[-1], self.places - 1)
 
     def zeros(self, *sizes: int) -> Tensor:
-        """(B, *sizes), to add up in."""
+        """(B, ...) of these sizes, to add up in."""
         return self.like.new_zeros(self.shape[0], *sizes)
 
 

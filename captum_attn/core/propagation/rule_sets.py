@@ -145,6 +145,7 @@ CP = Propagation("cp", _RULES, constant_attention=True)
 values alone."""
 
 PROPAGATIONS = {propagation.name: propagation for propagation in (GRADIENT, ATTNLRP, CP)}
+"""The sets of rules, by their names."""
 
 
 def propagation_named(propagation: str | Propagation) -> Propagation:
