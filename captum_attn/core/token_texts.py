@@ -10,6 +10,8 @@ from captum_attn.core.encoding import encode
 from captum_attn.core.tokens import special_token_ids
 
 _ANCHOR = "a"
+_PART = "\N{REPLACEMENT CHARACTER}"
+_LONGEST = 8  # tokens of one character
 
 
 def token_texts(tokenizer: Any, ids: Sequence[int], text: str | tuple[str, str] | None = None) -> list[str]:
@@ -38,7 +40,15 @@ def token_texts(tokenizer: Any, ids: Sequence[int], text: str | tuple[str, str] 
     before = len(_decoded(tokenizer, anchor))
     known = {one: _decoded(tokenizer, [*anchor, one])[before:] for one in set(ids) - special}
     known |= {one: str(tokenizer.convert_ids_to_tokens(one)) for one in special.intersection(ids)}
-    return [known[one] for one in ids]
+    pieces = [known[one] for one in ids]
+    for place, piece in enumerate(pieces):
+        if _PART in piece:  # of a character, which is whole with some of the tokens after it
+            for end in range(place + 2, min(place + _LONGEST, len(ids)) + 1):
+                together = _decoded(tokenizer, [*anchor, *ids[place:end]])[before:]
+                if _PART not in together:
+                    pieces[place:end] = [*[""] * (end - place - 1), together]
+                    break
+    return pieces
 
 
 def word_groups(pieces: Sequence[str], alone: Sequence[bool]) -> list[int]:
