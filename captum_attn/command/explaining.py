@@ -35,6 +35,8 @@ def explain_input(
         methods: names of classes of ``captum_attn``; None for those of ``explore``.
         words: whether pieces of words are shown as one.
     """
+    if loaded.kind == "prompt":
+        raise ValueError("the model writes text: give --prompt, to explain an answer")
     common = reading(loaded)
     chosen = methods and {name: getattr(captum_attn, name)(loaded.model, **common) for name in methods}
     targets: Any = 3 if target is None else [_class_of(target)]
@@ -92,12 +94,11 @@ def _inputs(loaded: LoadedModel, given: Mapping[str, Any]) -> Any:
     named = [kind for kind, own in given.items() if own]
     kind = "text" if loaded.kind == "prompt" else loaded.kind
     if named != [kind]:
-        what = "writes text: give --prompt" if loaded.kind == "prompt" else f"classifies {_WHAT[kind]}: give --{kind}"
-        if loaded.kind != "prompt" or named:
-            raise ValueError(f"the model {what}, and nothing else")
+        does = "reads" if loaded.kind == "prompt" else "classifies"
+        raise ValueError(f"the model {does} {_WHAT[kind]}: give --{kind}, and nothing else")
     own = given[kind]
     if kind == "text":
-        if not own or not all(text.strip() for text in own):
+        if not all(text.strip() for text in own):
             raise ValueError("--text is empty: there are no words to explain")
         return own
     missing = [str(path) for path in own if not path.exists()]
