@@ -11,7 +11,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from captum_attn import ShapleyGradAttention, TokenAttributions
-from captum_attn.bench import TokenAttribution
+from captum_attn.bench import TokenAttribution, read_together
 from captum_attn.core import (
     ModelInputs,
     as_index,
@@ -36,11 +36,11 @@ Target = int | str | tuple[int, int | str] | None
 class AttributionModule(ExplainingModule):
     """A model whose ``predict_step`` explains a batch: ``trainer.predict`` then explains a data set.
 
-    Batches are what a tokenizer or an image processor returns, a tensor, or (features, labels), where a mask may stand
-    between text and labels. Labels, under the name ``labels`` or ``label``, are kept and do not go to the model, nor
-    does what it does not take. What else a batch may hold, such as indices or weights, is refused where it has no
-    name: ``batch_inputs`` gives it one, or leaves it out. Texts without a word get zeros where ``processor`` is a
-    tokenizer and ``method`` is built here. The model is left as it was; only its device, and under
+    Batches are texts, what a tokenizer or an image processor returns, a tensor, or (features, labels), where a mask
+    may stand between text and labels. Labels, under the name ``labels`` or ``label``, are kept and do not go to the
+    model, nor does what it does not take. What else a batch may hold, such as indices or weights, is refused where it
+    has no name: ``batch_inputs`` gives it one, or leaves it out. Texts without a word get zeros where ``processor`` is
+    a tokenizer and ``method`` is built here. The model is left as it was; only its device, and under
     ``precision="64-true"`` and the like its dtype, are Lightning's.
 
     Args:
@@ -48,7 +48,7 @@ class AttributionModule(ExplainingModule):
         method: a class of attributions such as :class:`captum_attn.ShapleyGradAttention`, with other arguments by
             ``functools.partial``; a function of the model (and its ``tokenizer``, if it takes one) that returns one; or
             an attribution of the same model, already built. It must have ``attribute_tokens``.
-        processor: the tokenizer, which names tokens and knows the special ones. Image processors are taken and not
+        processor: the tokenizer, which reads texts, names tokens and knows the special ones. Image processors are taken and not
             used: batches hold processed pixels.
         target: what is explained: a class, by number or by its name in the configuration, a tuple (token, class),
             ``"label"`` for each input's own label, or None for the predicted class.
@@ -58,12 +58,10 @@ class AttributionModule(ExplainingModule):
         MisconfigurationException: arguments that are none of the above.
 
     Example:
-        >>> from functools import partial
         >>> from lightning.pytorch import Trainer
         >>> from torch.utils.data import DataLoader
         >>> from lightning_callbacks import AttributionModule
-        >>> tokenize = partial(tokenizer, padding=True, truncation=True, return_tensors="pt")
-        >>> loader = DataLoader(["a gripping film", "not good at all"], batch_size=2, collate_fn=tokenize)
+        >>> loader = DataLoader(["a gripping film", "not good at all"], batch_size=2)
         >>> trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
         >>> (table,) = trainer.predict(AttributionModule(model, processor=tokenizer), loader)
         >>> table.select(["tokens", "target_name"]).to_pylist()[0]
@@ -97,6 +95,9 @@ class AttributionModule(ExplainingModule):
 
     def explained(self, batch: Any, wanted: list[bool] | None) -> pa.Table:
         """The table of one batch, B rows of the columns that :func:`lightning_callbacks.read_attributions` lists."""
+        texts = isinstance(batch, list | tuple) and all(isinstance(one, str) for one in batch)
+        if texts and self.tokenizer is not None:
+            batch = read_together(self.model, self.tokenizer, list(batch)).mapping()
         given = labelled_inputs(batch, self.model, self.batch_inputs)
         check_drawn(len(given), wanted)
         return self._explained(given if wanted is None or all(wanted) else given.rows(wanted))
@@ -109,7 +110,7 @@ class AttributionModule(ExplainingModule):
             classes.
         """
         return {
-            **explained_by(self.model, self.attribution, left_out=("forward_func",)),
+            **explained_by(self.model, self.attribution, left_out=("forward_func", "processor")),
             "target": plain(self.target),
             "class_names": configured_names(self.model),
         }

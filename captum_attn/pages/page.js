@@ -24,7 +24,7 @@
     node.style.backgroundColor = coloured(value, peak, palette);
     node.style.color = strength(value, peak) > 0.62 ? "#fff" : "";
   };
-  const plain = (value) => (value === 0 ? "0" : (Math.abs(value) >= 0.001 ? value.toFixed(4) : value.toExponential(1)).replace("-", "−"));
+  const plain = (value) => (value === 0 ? "0" : (Math.abs(value) >= 0.001 ? value.toFixed(4) : value.toExponential(1)).replaceAll("-", "−"));
   const largest = (values) => values.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
   const bounded = (place, count) => Math.min(count - 1, Math.max(0, place));
   const steps = (within) => {
@@ -403,7 +403,7 @@
       const score = chosen.reduce((sum, token) => sum + token.score, 0);
       if (chosen.length > 1) return `${everything() ? "The whole response" : `${chosen.length} tokens`}: ${view.score} ${score.toFixed(2)}`;
       const [token] = chosen;
-      return `“${token.text}”: ${view.score} ${score.toFixed(2)}, probability ${(100 * token.probability).toFixed(1)} %`;
+      return `“${token.text.trim()}”: ${view.score} ${score.toFixed(2)}, probability ${(100 * token.probability).toFixed(1)} %`;
     };
     const show = () => {
       const now = values();
