@@ -13,8 +13,8 @@ Each validation logs how strongly concepts move the model and how faithful its e
 ``tcav/praise/layer_3`` and so on.
 
 - ``ExplanationMonitor``: the callback;
-- ``Measurement``: something of your own to follow in the same passes. It is given a ``ProbeSet`` of ``ProbeBatch``es,
-  sees each batch in a ``SharedPass``, and shows a ``Group`` of ``Panel``s;
+- ``Measurement``: something of your own to follow in the same passes. It is given a ``ProbeSet``, and sees
+  each ``ProbeBatch`` of it in a ``SharedPass``; ``Group`` and ``Panel`` say how its numbers are shown;
 - ``ExplainedExample``: one of the examples that the monitor's figures show;
 - ``AttributionModule``, ``GenerationModule``: ``Trainer.predict`` explains a data set, of a classifier or of a language
   model, on as many devices as you have;
