@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from matplotlib.figure import FigureBase
+from matplotlib.figure import Figure, SubFigure
 from torch import Tensor
 
 from captum_attn.core import (
@@ -92,15 +92,15 @@ class ShownInput:
         """What a page shows of a sound or a video beside its tokens: a figure of the values (n,)."""
         return "" if self.grid is None or isinstance(self.grid, PatchGrid) else figure_html(self.plot(values, title))
 
-    def height(self, title: str) -> float:
+    def height(self, title: str, label: str) -> float:
         """How many inches :meth:`draw` takes."""
-        image = image_height(self.features, title) if self._is_image and self.features is not None else 0
+        image = image_height(self.features, title, label) if self._is_image and self.features is not None else 0
         return image + (bars_height(len(self._texts), title) if self._texts else 0)
 
-    def draw(self, figure: FigureBase, values: Tensor, title: str, label: str) -> None:
+    def draw(self, figure: Figure | SubFigure, values: Tensor, title: str, label: str) -> None:
         """Values (n,) over the image, and as bars of the text's tokens."""
         if self._is_image and self.features is not None and self._texts:
-            heights = [image_height(self.features), bars_height(len(self._texts))]
+            heights = [image_height(self.features, title, label), bars_height(len(self._texts))]
             parts: Any = figure.subfigures(2, 1, height_ratios=heights)
             above, below = parts
             draw_image(above, self.features, self._at_patches(values), title, label, self.grid)
@@ -131,9 +131,9 @@ class ShownInput:
         patches = {*self.patches}
         return [place for place in self.playing.nonzero().flatten().tolist() if place not in patches]
 
-    def _draw_texts(self, figure: FigureBase, values: Tensor, title: str, label: str) -> None:
+    def _draw_texts(self, figure: Figure | SubFigure, values: Tensor, title: str, label: str) -> None:
         names = self.names
-        draw_tokens(figure.add_subplot(), [names[one] for one in self._texts], values[self._texts], title, label)
+        draw_tokens(figure, [names[one] for one in self._texts], values[self._texts], title, label)
 
     def _at_patches(self, values: Tensor) -> Tensor:
         return patch_values(values[None], self.grid)[0]

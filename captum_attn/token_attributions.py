@@ -251,7 +251,7 @@ class TokenAttributions(Shown):
         label = self.origin.what if self.origin else "attributed value"
         if shown[0].is_signal:
             return shown[0].plot(values[0], titles[0])
-        heights = [one.height(title) for one, title in zip(shown, titles, strict=False)]
+        heights = [one.height(title, label) for one, title in zip(shown, titles, strict=False)]
         figure = new_figure(7.2, sum(heights))
         parts = figure.subfigures(len(shown), 1, height_ratios=heights, squeeze=False).flat
         for part, one, own, title in zip(parts, shown, values, titles, strict=False):

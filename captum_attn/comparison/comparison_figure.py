@@ -12,19 +12,37 @@ from scipy.spatial.distance import squareform
 
 from captum_attn.bench import RANDOM
 from captum_attn.comparison.compared_inputs import ComparedInput, Picture
-from captum_attn.drawing import as_written, diverging_colours, draw_patches, new_figure, shown_pixels
+from captum_attn.drawing import (
+    ShownFigure,
+    as_written,
+    diverging_colours,
+    draw_patches,
+    height_of,
+    name_columns,
+    names_height,
+    new_figure,
+    panel_size,
+    short_name,
+    shown_pixels,
+    title_height,
+    width_of,
+    wrapped,
+    write_title,
+)
 from captum_attn.formatting import short
 from captum_attn.metrics import CATALOGUE, Metric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure, SubFigure
+    from matplotlib.figure import SubFigure
 
 AGREES, OPPOSES = "#0f766e", "#b45309"
 """Colours of τ = 1 and τ = -1; red and blue are for tokens."""
 
 _BAR, _RANDOM_BAR = "#4b7f9f", "#999999"
-_TOKENS_IN_A_LINE, _MOST_LINES, _MAPS_IN_A_ROW = 26, 2, 8
+_TOKENS_IN_A_LINE, _MOST_LINES = 26, 2
+_LONGEST = 32  # characters of a method's name
+_PLOTS, _MAPS = 6.6, 10.5  # inches: both plots of bars together; a row of maps
 
 
 def clustered(matrix: pd.DataFrame) -> list[str]:
@@ -43,7 +61,7 @@ def clustered(matrix: pd.DataFrame) -> list[str]:
     return [matrix.index[place] for place in leaves_list(tree)]
 
 
-def comparison_figure(matrix: pd.DataFrame, table: pd.DataFrame, shown: ComparedInput, title: str) -> Figure:
+def comparison_figure(matrix: pd.DataFrame, table: pd.DataFrame, shown: ComparedInput, title: str) -> ShownFigure:
     """What :meth:`~captum_attn.comparison.Comparison.plot` documents.
 
     Args:
@@ -53,21 +71,25 @@ def comparison_figure(matrix: pd.DataFrame, table: pd.DataFrame, shown: Compared
         title: what is said of it.
     """
     order = clustered(matrix)
-    rows = len(order)
+    names = [short_name(method, _LONGEST) for method in order]
+    square = 0.4 * max(len(order), 4)
+    width = width_of(names) + square + _PLOTS
     if shown.picture is None:
         lines = min(_MOST_LINES, -(-len(shown.tokens) // _TOKENS_IN_A_LINE))
-        below = lines * (0.9 + 0.24 * rows) + 0.5
+        below = lines * (0.2 + names_height(shown.tokens, 9) + 0.24 * len(order))
     else:
-        below = 0.5 + 1.55 * -(-(rows + 1) // _MAPS_IN_A_ROW)
-    above = 1.9 + 0.34 * rows
-    figure = new_figure(11.5, above + below)
+        columns, along, room = _maps(shown.picture, order)
+        below = (along + room) * -(-(len(order) + 1) // columns)
+    below += 0.6 + title_height(title, width)
+    above = 0.8 + max(names_height(names, longest=_LONGEST), 0.6) + 0.34 * max(len(order), 4)
+    figure = new_figure(width, above + below)
     top, bottom = figure.subfigures(2, 1, height_ratios=(above, below), squeeze=False)[:, 0]
-    left, middle, right = top.subplots(1, 3, width_ratios=(0.34 * rows + 1, 2.6, 2.6))
+    left, middle, right = top.subplots(1, 3, width_ratios=(square, _PLOTS / 2, _PLOTS / 2))
     _heat_map(left, matrix.loc[order, order])
     table = table.set_index("method").loc[order]
     _bars(middle, table, CATALOGUE["comprehensiveness"])
     _bars(right, table, CATALOGUE["sufficiency"])
-    bottom.suptitle(title, fontsize=10, x=0.01, ha="left")
+    write_title(bottom, title)
     if shown.picture is None:
         _token_rows(bottom, shown, order)
     else:
@@ -84,12 +106,12 @@ def _heat_map(axes: Axes, matrix: pd.DataFrame) -> None:
         value = matrix.iloc[row, column]
         colour = "white" if abs(value) > 0.6 else "#222"
         axes.text(column, row, short(value), ha="center", va="center", fontsize=7, color=colour)
-    names = list(matrix.index)
+    names = [short_name(name, _LONGEST) for name in matrix.index]
     axes.set_yticks(range(len(names)), names)
-    axes.set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
+    name_columns(axes, names, longest=_LONGEST)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axes.set_title("agreement: Kendall's τ", fontsize=10, loc="left")
+    axes.set_title("agreement: Kendall's τ", fontsize=10, loc="left", x=0)
 
 
 def _bars(axes: Axes, table: pd.DataFrame, of: Metric) -> None:
@@ -121,8 +143,8 @@ def _token_rows(figure: SubFigure, shown: ComparedInput, order: Sequence[str]) -
         tokens = shown.tokens[line]
         axes.imshow(values[:, line], cmap=diverging_colours(), vmin=-1, vmax=1, aspect="auto")
         axes.set_xlim(-0.5, longest - 0.5)
-        axes.set_yticks(range(len(order)), list(order), fontsize=8)
-        axes.set_xticks(range(len(tokens)), tokens, rotation=50, ha="right", rotation_mode="anchor", fontsize=9)
+        axes.set_yticks(range(len(order)), [short_name(method, _LONGEST) for method in order], fontsize=8)
+        name_columns(axes, tokens, 9)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
     hidden = len(shown.tokens) - len(starts) * _TOKENS_IN_A_LINE
@@ -130,9 +152,20 @@ def _token_rows(figure: SubFigure, shown: ComparedInput, order: Sequence[str]) -
     figure.supxlabel(f"{_LEGEND}{rest}", fontsize=8)
 
 
+def _maps(picture: Picture, order: Sequence[str]) -> tuple[int, float, float]:
+    """How many maps stand in a row, the height of one in inches, and of the longest name above it."""
+    across, along = panel_size(picture.pixels.shape, side=1.2)
+    columns = min(len(order) + 1, int(_MAPS / across))
+    return columns, along, 0.2 + max(height_of(_above(method, across), 8) for method in order)
+
+
+def _above(method: str, across: float) -> str:
+    return wrapped(short_name(method, _LONGEST), across, 8)
+
+
 def _patch_maps(figure: SubFigure, shown: ComparedInput, picture: Picture, order: Sequence[str]) -> None:
     """The image, and a map of its patches for each method."""
-    columns = min(len(order) + 1, _MAPS_IN_A_ROW)
+    columns, _, _ = _maps(picture, order)
     rows = -(-(len(order) + 1) // columns)
     panels = list(figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat)
     _, height, width = picture.pixels.shape
@@ -141,7 +174,7 @@ def _patch_maps(figure: SubFigure, shown: ComparedInput, picture: Picture, order
     for axes, method in zip(panels[1:], order, strict=False):
         patches = picture.patches(shown.relative(method))
         draw_patches(axes, patches, picture.pixels, picture.grid.extent, cmap=diverging_colours(), vmin=-1, vmax=1)
-        axes.set_title(method, fontsize=8)
+        axes.set_title(_above(method, panel_size((height, width), side=1.2)[0]), fontsize=8)
     for axes in panels:
         axes.set_xticks([])
         axes.set_yticks([])

@@ -4,26 +4,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from textwrap import fill
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from captum_attn.core import Grid, image_grid
-from captum_attn.drawing import as_written, diverging_colours, draw_patches, new_figure, scale_limit, shown_pixels
+from captum_attn.drawing import (
+    ShownFigure,
+    as_written,
+    diverging_colours,
+    draw_patches,
+    height_of,
+    name_columns,
+    names_height,
+    new_figure,
+    panel_size,
+    scale_limit,
+    short_name,
+    shown_pixels,
+    width_of,
+    wrapped,
+)
 from captum_attn.functional import SIGNIFICANT
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from captum_attn.concepts.power import PowerCurve
 
 
 def concepts_by_layers(
     scores: Tensor, effects: Tensor, p_values: Tensor, concepts: Sequence[str], layers: Sequence[str], title: str
-) -> Figure:
+) -> ShownFigure:
     """A map of effects, with T-TCAV scores in it, and marks where the effect is significant.
 
     Args:
@@ -33,8 +45,10 @@ def concepts_by_layers(
         concepts, layers: names of rows and columns.
         title: above the axes.
     """
-    width = max(5.6, 2.4 + 0.85 * len(layers))
-    figure = new_figure(width, 1.9 + 0.42 * len(concepts))
+    rows, slanted = [short_name(name, 44) for name in concepts], width_of(layers, 8) > 0.5
+    below = names_height(layers, longest=_LONGEST_LAYER) if slanted else height_of("0")
+    width = max(4.6, 0.4 + width_of(rows) + 0.58 * len(layers))
+    figure = new_figure(width, 0.5 + 0.4 * len(concepts) + below, title, _OF_LAYERS)
     axes = figure.add_subplot()
     sure = p_values < SIGNIFICANT
     strength = effects / effects.abs().amax(0).clamp(min=torch.finfo(torch.float32).tiny)
@@ -55,18 +69,14 @@ def concepts_by_layers(
             fontsize=8,
             color="white" if dark else "#555" if np.isnan(score) or not sure[row, column] else "black",
         )
-    axes.set_yticks(range(len(concepts)), list(concepts))
-    slanted: dict[str, Any] = {"rotation": 20, "ha": "right", "fontsize": 8} if max(map(len, layers)) > 3 else {}
-    axes.set_xticks(range(len(layers)), layers, **slanted)
+    axes.set_yticks(range(len(rows)), rows)
+    if slanted:
+        name_columns(axes, layers, longest=_LONGEST_LAYER)
+    else:
+        axes.set_xticks(range(len(layers)), layers)
     axes.set_xlabel("layer")
-    axes.set_title(title, fontsize=10, loc="left")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    figure.supxlabel(
-        "colour: effect, of the layer's largest; ▲ it raises, ▼ lowers the output; pale: not significant (5 %)\n"
-        "number: T-TCAV score (none: no gradient); p: the concept's, of all layers (Holm)",
-        fontsize=7,
-    )
     return as_written(figure)
 
 
@@ -78,7 +88,7 @@ def scores_of_draws(
     concepts: Sequence[str],
     layers: Sequence[str],
     title: str,
-) -> Figure:
+) -> ShownFigure:
     """A panel for each layer, a row for each concept, and a dot for each vector's score.
 
     Args:
@@ -90,8 +100,9 @@ def scores_of_draws(
     """
     columns = min(4, len(layers))
     rows = -(-len(layers) // columns)
-    size = (1.6 + 2.6 * columns, 0.6 + rows * (0.7 + 0.45 * len(concepts)))
-    figure = new_figure(*size)
+    names, above = [short_name(name) for name in concepts], [wrapped(f"layer {name}", 2.3, 9) for name in layers]
+    size = (0.3 + width_of(names) + 2.6 * columns, rows * (0.45 + 0.36 * len(concepts) + max(map(height_of, above))))
+    figure = new_figure(*size, title, "T-TCAV score of each vector; hollow: vectors separate no better than chance")
     panels = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
     for axes in panels[len(layers) :]:
         axes.set_axis_off()
@@ -105,42 +116,45 @@ def scores_of_draws(
             facts = f"cos {float(cosines[place][row]):.2f}, acc {float(accuracies[place][row]):.2f}"
             axes.text(1.04, row, facts, va="center", fontsize=7, color="#555")
         axes.axvline(0.5, color="0.8", linewidth=1, zorder=0)
-        axes.set_xlim(-0.05, 1.55)
+        axes.set_xlim(-0.05, 1.85)
         axes.set_xticks([0, 0.5, 1])
-        axes.set_title(f"layer {layers[place]}", fontsize=9)
+        axes.set_title(above[place], fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_yticks(range(len(concepts)), list(concepts))
+    panels[0].set_yticks(range(len(names)), names)
     panels[0].invert_yaxis()
-    figure.suptitle(title, fontsize=10)
-    figure.supxlabel("T-TCAV score of each vector; hollow: vectors separate no better than chance", fontsize=8)
     return as_written(figure)
 
 
 def powers_by_examples(
     curves: Sequence[PowerCurve], wanted: float, concepts: Sequence[str], at_hand: Sequence[int], title: str
-) -> Figure:
+) -> ShownFigure:
     """A curve for each concept, with a dot at the number of examples at hand, and a line at the power wanted."""
-    figure = new_figure(5.6, 3.8)
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    names = [short_name(name, 32) for name in concepts]
+    figure = new_figure(4.9 + width_of(names, 8), max(3.4, 0.8 + 0.18 * len(names)), title)
     axes = figure.add_subplot()
-    for curve, concept, count in zip(curves, concepts, at_hand, strict=True):
-        (line,) = axes.plot(curve.examples, curve.power, label=concept)
+    for curve, name, count in zip(curves, names, at_hand, strict=True):
+        (line,) = axes.plot(curve.examples, curve.power, label=name)
         if count in curve.examples:
             axes.plot(count, curve.power[curve.examples.index(count)], "o", color=line.get_color())
     axes.axhline(wanted, color="0.8", linewidth=1, zorder=0)
     if any(curve.examples for curve in curves):
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter("{x:g}")
     axes.set_ylim(-0.03, 1.03)
     axes.set_xlabel("examples of the concept (dot: at hand)")
     axes.set_ylabel("how often they would be significant")
-    axes.legend(fontsize=8, frameon=False)
-    axes.set_title(title, fontsize=10, loc="left")
+    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     axes.spines[["top", "right"]].set_visible(False)
     return as_written(figure)
 
 
 def concepts_over_image(
     pixels: Tensor, patches: Tensor, grid: Grid, names: Sequence[str], title: str, unit: str, mask: Tensor | None = None
-) -> Figure:
+) -> ShownFigure:
     """An image (C, h, w), and beside it the sensitivity of its patches (K, rows, columns) to each of K concepts.
 
     A mask, bool (h, w), is outlined; the scale's unit is written beside it.
@@ -152,31 +166,35 @@ def concepts_over_image(
     from matplotlib.colors import Normalize
 
     picture, limit = shown_pixels(pixels), scale_limit(patches)
-    columns = min(len(names) + 1, 5)
+    across, along = panel_size(pixels.shape, side=1.9)
+    columns = min(len(names) + 1, int(_WIDEST / across))
     rows = -(-(len(names) + 1) // columns)
-    figure = new_figure(2.1 * columns + 0.6, 2.3 * rows + 0.4)
+    above = [wrapped(short_name(name, 44), across - 0.1, 8) for name in names]
+    room = 0.2 + max(height_of(name, 8) for name in above)
+    figure = new_figure(max((across + 0.1) * columns + 0.9, 4), rows * (along + room), title)
     panels = list(figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat)
     extent, whole = image_grid(grid).extent, (0, pixels.shape[2], pixels.shape[1], 0)
     panels[0].imshow(picture, cmap="gray", extent=whole)
     panels[0].set_title("input", fontsize=9)
     grey = picture.mean(-1) if picture.ndim == 3 else picture
     colours, scale = diverging_colours(), Normalize(-limit, limit)
-    for axes, name, values in zip(panels[1:], names, patches.cpu().double(), strict=False):
+    for axes, name, values in zip(panels[1:], above, patches.cpu().double(), strict=False):
         axes.imshow(grey, cmap="gray", extent=whole, vmin=0, vmax=1)
         strength = (values.abs() / limit).sqrt().numpy()  # what matters little shows the image
         draw_patches(axes, values, pixels, extent, cmap=colours, norm=scale, alpha=0.9 * strength)
-        axes.set_title(_wrapped(name, 24), fontsize=8)
+        axes.set_title(name, fontsize=8)
     for axes in panels:
         if mask is not None and axes.images:
             centres = (0.5, pixels.shape[2] - 0.5, 0.5, pixels.shape[1] - 0.5)  # of the outermost pixels
             axes.contour(mask.cpu().numpy(), levels=[0.5], extent=centres, colors="black", linewidths=0.8)
         axes.set_axis_off()
-    figure.colorbar(ScalarMappable(scale, colours), ax=panels, shrink=0.8, label=unit)
-    figure.suptitle(title, fontsize=10)
+    figure.colorbar(ScalarMappable(scale, colours), ax=panels, shrink=0.8).set_label(unit, fontsize=8)
     return as_written(figure)
 
 
-def concepts_under_text(tokens: Sequence[str], values: Tensor, names: Sequence[str], title: str, unit: str) -> Figure:
+def concepts_under_text(
+    tokens: Sequence[str], values: Tensor, names: Sequence[str], title: str, unit: str
+) -> ShownFigure:
     """The sensitivity (K, N) of N tokens to each of K concepts: a row for each, as many times as the text has lines."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -185,30 +203,32 @@ def concepts_under_text(tokens: Sequence[str], values: Tensor, names: Sequence[s
     scale = Normalize(-limit, limit)
     starts = range(0, len(tokens), _TOKENS_IN_A_LINE)
     longest = min(len(tokens), _TOKENS_IN_A_LINE)
-    size = (3.4 + 0.34 * longest, 0.6 + len(starts) * (1.2 + 0.36 * len(names)))
-    figure = new_figure(*size)
+    rows = [short_name(name, 44) for name in names]
+    size = (1.3 + width_of(rows, 8) + max(0.34 * longest, 1.5), 0.36 * len(names) + 0.15 + names_height(tokens, 9))
+    figure = new_figure(size[0], max(len(starts) * size[1], 1.6), title)
     lines = figure.subplots(len(starts), 1, squeeze=False)[:, 0]
     for axes, start in zip(lines, starts, strict=True):
         line = slice(start, start + _TOKENS_IN_A_LINE)
         shown = tokens[line]
         axes.imshow(values[:, line].cpu().double().numpy(), cmap=colours, norm=scale, aspect="auto")
         axes.set_xlim(-0.5, longest - 0.5)
-        axes.set_yticks(range(len(names)), [_wrapped(name, 28) for name in names], fontsize=8)
-        axes.set_xticks(range(len(shown)), list(shown), rotation=60, ha="right", fontsize=9)
+        axes.set_yticks(range(len(rows)), rows, fontsize=8)
+        name_columns(axes, shown, 9)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-    lines[0].set_title(title, fontsize=10, loc="left")
     bar = figure.colorbar(ScalarMappable(scale, colours), ax=list(lines), shrink=0.9, aspect=12)
     bar.set_label(unit, fontsize=8)
     return as_written(figure)
 
 
 _TOKENS_IN_A_LINE = 30
+_LONGEST_LAYER = 36  # characters
+_WIDEST = 10.5  # inches, of panels in a row
 _DOT = "#1f77d6"
-
-
-def _wrapped(text: str, width: int) -> str:
-    return "\n".join(fill(line, width) for line in text.split("\n"))
+_OF_LAYERS = (
+    "colour: effect, of the layer's largest; ▲ it raises, ▼ lowers the output; pale: not significant (5 %)\n"
+    "number: T-TCAV score (none: no gradient); p: the concept's, of all layers (Holm)"
+)
 
 
 def written_p(p: float) -> str:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from textwrap import fill
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from torch import Tensor
 
 from captum_attn.core import Grid, image_grid, patch_values
-from captum_attn.drawing import as_written, diverging_colours, new_figure
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from captum_attn.drawing import (
+    ShownFigure,
+    as_written,
+    diverging_colours,
+    height_of,
+    name_columns,
+    names_height,
+    new_figure,
+    panel_size,
+    width_of,
+    wrapped,
+)
 
 _COLOURS = ("#1f77d6", "#d6273e", "#888888")
 _MOST_TOKENS = 40
@@ -27,7 +34,7 @@ def boxes_by_layer(
     note: str,
     lines: Mapping[str, float] | None = None,
     above: Mapping[str, str] | None = None,
-) -> Figure:
+) -> ShownFigure:
     """Boxes of values: one place for each layer, and there one box for each series.
 
     Boxes span the quartiles, whiskers reach to the last value within 1.5 times their width, small dots lie beyond, and
@@ -47,8 +54,9 @@ def boxes_by_layer(
         raise ValueError("there is nothing to plot: in no example is the measure defined; see frame()")
     width = 0.7 / len(series)
     named = len(series) + len(lines or {}) > 1
-    size = (max(4.8, 1.6 + len(places) * (0.25 + 0.13 * len(series))) + 1.9 * named, 3.9)
-    figure = new_figure(*size)
+    key = 0.6 + width_of([*series, *(lines or {})], 8) if named else 0
+    size = (max(4.8, 1.2 + len(places) * (0.25 + 0.15 * len(series))) + key, 3.2 + 0.15 * bool(above))
+    figure = new_figure(*size, title, note)
     axes = figure.add_subplot()
     for number, (name, values) in enumerate(series.items()):
         colour = _COLOURS[number]
@@ -83,15 +91,13 @@ def boxes_by_layer(
     axes.set_xlim(-0.6, len(places) - 0.4)
     axes.set_xlabel("layer")
     axes.set_ylabel(label)
-    axes.set_title(title, fontsize=10, loc="left", pad=18 if above else None)
     axes.spines[["top", "right"]].set_visible(False)
     if named:
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=8)
-    _note(figure, note, figure.get_figwidth())
     return as_written(figure)
 
 
-def layers_by_heads(values: Mapping[str, pd.DataFrame], label: str, title: str) -> Figure:
+def layers_by_heads(values: Mapping[str, pd.DataFrame], label: str, title: str) -> ShownFigure:
     """A map for each panel: layers from top to bottom, heads from left to right, a number in each cell."""
     rows, columns = next(iter(values.values())).shape
     high = max(float(np.nanmax(panel.abs())) for panel in values.values()) or 1.0
@@ -100,8 +106,8 @@ def layers_by_heads(values: Mapping[str, pd.DataFrame], label: str, title: str) 
     scale: dict[str, Any] = {"cmap": "Blues", "vmin": 0, "vmax": high}
     if signed:
         scale = {"cmap": diverging_colours(), "vmin": -high, "vmax": high}
-    size = (1.6 + len(values) * max(2.4, 0.42 * columns + 0.5), 1.3 + 0.34 * rows)
-    figure = new_figure(*size)
+    size = (1.6 + len(values) * max(2.4, 0.42 * columns + 0.5), max(0.9 + 0.34 * rows, 2))
+    figure = new_figure(*size, title)
     panels = figure.subplots(1, len(values), squeeze=False, sharey=True)[0]
     for axes, (name, panel) in zip(panels, values.items(), strict=True):
         cells = panel.to_numpy(dtype=float)
@@ -118,11 +124,10 @@ def layers_by_heads(values: Mapping[str, pd.DataFrame], label: str, title: str) 
         axes.spines[:].set_visible(False)
     panels[0].set_ylabel("layer")
     figure.colorbar(heat, ax=list(panels), label=f"mean {label}", shrink=0.9)
-    figure.suptitle(fill(title, int(14 * size[0])), fontsize=10)
     return as_written(figure)
 
 
-def two_attentions(own: Tensor, other: Tensor, tokens: Sequence[str], grid: Grid, title: str, note: str) -> Figure:
+def two_attentions(own: Tensor, other: Tensor, tokens: Sequence[str], grid: Grid, title: str, note: str) -> ShownFigure:
     """A token's attention before and after, side by side: heads by tokens, or of images the mean over heads by patch.
 
     Args:
@@ -135,43 +140,40 @@ def two_attentions(own: Tensor, other: Tensor, tokens: Sequence[str], grid: Grid
     return _two_maps(own, other, tokens, title, note) if grid is None else _two_images(own, other, grid, title, note)
 
 
-def _two_maps(own: Tensor, other: Tensor, tokens: Sequence[str], title: str, note: str) -> Figure:
+def _two_maps(own: Tensor, other: Tensor, tokens: Sequence[str], title: str, note: str) -> ShownFigure:
     most = (own + other).mean(0).topk(min(len(tokens), _MOST_TOKENS)).indices.sort().values
     left_out = len(tokens) - len(most)
     high = float(max(own.max(), other.max()))
-    size = (2.2 + 2 * max(2.2, 0.24 * len(most)), 1.9 + 0.2 * len(own))
-    figure = new_figure(*size)
+    names = [tokens[index] for index in most.tolist()]
+    width = max(2.2, 0.22 * len(most))
+    left_out_of = f" ({left_out} of {len(tokens)} tokens left out)" if left_out else ""
+    height = 0.5 + max(0.2 * len(own), 1) + names_height(names, 7)
+    figure = new_figure(1.6 + 2 * width, height, title, note)
     panels = figure.subplots(1, 2, sharey=True)
     for axes, name, values in zip(panels, ("the model's own", "counterfactual"), (own, other), strict=True):
         heat = axes.imshow(values[:, most].double().numpy(), cmap="Blues", vmin=0, vmax=high, aspect="auto")
-        names = [tokens[index] for index in most.tolist()]
-        axes.set_xticks(range(len(most)), names, rotation=90, fontsize=7)
+        name_columns(axes, names, 7)
         axes.set_yticks(range(len(own)), range(len(own)), fontsize=7)
-        axes.set_title(name + (f" ({left_out} of {len(tokens)} tokens left out)" if left_out else ""), fontsize=9)
+        axes.set_title(wrapped(name + left_out_of, width, 9), fontsize=9)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
     panels[0].set_ylabel("head")
     figure.colorbar(heat, ax=list(panels), label="attention", shrink=0.9)
-    figure.suptitle(fill(title, int(14 * size[0])), fontsize=10)
-    _note(figure, note, size[0])
     return as_written(figure)
 
 
-def _two_images(own: Tensor, other: Tensor, grid: Grid, title: str, note: str) -> Figure:
+def _two_images(own: Tensor, other: Tensor, grid: Grid, title: str, note: str) -> ShownFigure:
     maps = [patch_values(values.mean(0), grid).double().numpy() for values in (own, other)]
     high = max(values.max() for values in maps)
-    figure = new_figure(7.6, 3.9)
+    left, right, bottom, top = image_grid(grid).extent
+    across, along = panel_size((int(bottom - top), int(right - left)), side=2.8)
+    name = wrapped("the model's own, mean over heads", across, 9)
+    figure = new_figure(max(2 * across + 1.3, 4.6), along + 0.3 + height_of(name, 9), title, note)
     panels = figure.subplots(1, 2)
     for axes, name, values in zip(panels, ("the model's own", "counterfactual"), maps, strict=True):
-        heat = axes.imshow(values, cmap="Blues", vmin=0, vmax=high, extent=image_grid(grid).extent)
-        axes.set_title(f"{name}, mean over heads", fontsize=9)
+        heat = axes.imshow(values, cmap="Blues", vmin=0, vmax=high, extent=(left, right, bottom, top))
+        axes.set_title(wrapped(f"{name}, mean over heads", across, 9), fontsize=9)
         axes.set_xticks([])
         axes.set_yticks([])
     figure.colorbar(heat, ax=list(panels), label="attention", shrink=0.85)
-    figure.suptitle(title, fontsize=10)
-    _note(figure, note, 7.6)
     return as_written(figure)
-
-
-def _note(figure: Figure, note: str, inches: float) -> None:
-    figure.supxlabel(fill(note, int(17 * inches)), fontsize=7, color="#444")

@@ -14,11 +14,27 @@ from captum_attn.drawing.figures import (
     hex_colour,
     new_figure,
     scale_limit,
-    wrapped,
+    title_height,
+    write_title,
 )
-from captum_attn.drawing.patch_maps import draw_image, draw_patches, image_height, plot_patches, shown_pixels
+from captum_attn.drawing.patch_maps import (
+    draw_image,
+    draw_patches,
+    image_height,
+    panel_size,
+    plot_patches,
+    shown_pixels,
+)
 from captum_attn.drawing.signal_maps import plot_sound, plot_video
-from captum_attn.drawing.token_bars import bars_height, checked_values, draw_tokens, plot_tokens
+from captum_attn.drawing.text_sizes import height_of, short_name, width_of, wrapped
+from captum_attn.drawing.token_bars import (
+    bars_height,
+    checked_values,
+    draw_tokens,
+    name_columns,
+    names_height,
+    plot_tokens,
+)
 
 __all__ = [
     "LOWERS",
@@ -32,14 +48,22 @@ __all__ = [
     "draw_image",
     "draw_patches",
     "draw_tokens",
+    "height_of",
     "hex_colour",
     "image_height",
+    "name_columns",
+    "names_height",
     "new_figure",
+    "panel_size",
     "plot_patches",
     "plot_sound",
     "plot_tokens",
     "plot_video",
     "scale_limit",
+    "short_name",
     "shown_pixels",
+    "title_height",
+    "width_of",
     "wrapped",
+    "write_title",
 ]

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import textwrap
 from io import BytesIO
 from typing import TypeVar
 
 import torch
 from matplotlib.artist import Artist
 from matplotlib.colors import Colormap, LinearSegmentedColormap
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.text import Text
 from torch import Tensor
+
+from captum_attn.drawing.text_sizes import height_of, wrapped
 
 Drawn = TypeVar("Drawn", bound=Artist)
 
@@ -20,6 +21,10 @@ RAISES = (214, 39, 62)
 
 LOWERS = (31, 119, 214)
 """RGB of what lowers it."""
+
+
+_TITLE, _NOTE = 10, 7  # points
+_MARGIN = 0.2  # inches, on both sides together
 
 
 class ShownFigure(Figure):  # type: ignore[misc]
@@ -31,19 +36,45 @@ class ShownFigure(Figure):  # type: ignore[misc]
         return buffer.getvalue()
 
 
-def new_figure(width: float, height: float) -> ShownFigure:
-    """An empty figure, its size in inches, whose parts make room for each other.
+def new_figure(width: float, height: float, title: str = "", note: str = "") -> ShownFigure:
+    """An empty figure whose parts make room for each other, between its title and a note.
+
+    Args:
+        width, height: in inches; what title and note take comes on top.
+        title: above, in as many lines as it takes.
+        note: below, in small letters.
 
     Example:
         >>> new_figure(4, 3)._repr_png_()[1:4]
         b'PNG'
+        >>> new_figure(4, 3, "a title, much longer than its figure is wide, " * 2).get_figheight() > 3.3
+        True
     """
-    return ShownFigure(figsize=(width, height), layout="constrained")
+    below = wrapped(note, width - _MARGIN, _NOTE)
+    figure = ShownFigure(figsize=(width, height + title_height(title, width) + height_of(below, _NOTE)))
+    figure.set_layout_engine("constrained")
+    write_title(figure, title)
+    if note:
+        figure.supxlabel(below, fontsize=_NOTE, color="#444")
+    return figure
 
 
-def wrapped(title: str, width: int = 76) -> str:
-    """A title in as many lines as it takes."""
-    return "\n".join(textwrap.fill(line, width) for line in title.split("\n"))
+def write_title(figure: Figure | SubFigure, title: str) -> None:
+    """A title above a figure, or a part of one, from its left edge on, in as many lines as it takes."""
+    if title:
+        width = inches_across(figure)
+        left = _MARGIN / 2 / width
+        figure.suptitle(wrapped(title, width - _MARGIN, _TITLE), x=left, ha="left", fontsize=_TITLE)
+
+
+def inches_across(figure: Figure | SubFigure) -> float:
+    """How wide a figure is, or a part of one."""
+    return float(figure.bbox.width / figure.dpi)
+
+
+def title_height(title: str, width: float) -> float:
+    """How many inches a title takes above a figure, or a part of one, of some width."""
+    return height_of(wrapped(title, width - _MARGIN, _TITLE), _TITLE) + 0.08 * bool(title)
 
 
 def colours(values: Tensor) -> list[tuple[int, int, int]]:
@@ -64,7 +95,7 @@ def as_written(drawn: Drawn) -> Drawn:
     Numbers of ticks are written later, and keep their form.
 
     Example:
-        >>> from matplotlib.figure import Figure
+        >>> from matplotlib.figure import Figure, SubFigure
         >>> figure = Figure()
         >>> text = figure.text(0, 0, "$$")
         >>> as_written(figure).savefig("dollars.png")

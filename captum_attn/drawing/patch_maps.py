@@ -8,12 +8,23 @@ from typing import Any
 
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.figure import FigureBase
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.image import AxesImage
 from torch import Tensor
 
 from captum_attn.core import Grid, PatchGrid, image_grid
-from captum_attn.drawing.figures import ShownFigure, as_written, diverging_colours, new_figure, scale_limit, wrapped
+from captum_attn.drawing.figures import (
+    ShownFigure,
+    as_written,
+    diverging_colours,
+    new_figure,
+    scale_limit,
+    title_height,
+    write_title,
+)
+from captum_attn.drawing.text_sizes import height_of, wrapped
+
+_WIDTH, _PANEL = 7.2, 3.0  # inches
 
 
 def plot_patches(
@@ -50,13 +61,13 @@ def plot_patches(
         >>> plot_patches(images[1], result.patches[1], grid=result.grid).savefig("patches.png")
     """
     _check_image(image, patches)
-    figure = new_figure(7.6, image_height(image, title))
-    draw_image(figure, image, patches, title, label, grid, stacklevel=3)
+    figure = new_figure(_WIDTH, image_height(image, label=label), title)
+    draw_image(figure, image, patches, "", label, grid, stacklevel=3)
     return as_written(figure)
 
 
 def draw_image(
-    figure: FigureBase,
+    figure: Figure | SubFigure,
     image: Tensor,
     patches: Tensor,
     title: str,
@@ -68,6 +79,7 @@ def draw_image(
     picture = shown_pixels(image)
     values = patches.detach().cpu().double()
     limit = scale_limit(values)
+    write_title(figure, title)
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
     pixels = (0, image.shape[2], image.shape[1], 0)
     left.imshow(picture, cmap="gray", extent=pixels)
@@ -77,17 +89,29 @@ def draw_image(
         right.imshow(grey, cmap="gray", alpha=0.25, extent=pixels, zorder=2)
     extent = _extent(image, values, grid, stacklevel + 1)
     heat = draw_patches(right, values, image, extent, cmap=diverging_colours(), vmin=-limit, vmax=limit)
-    right.set_title(label, fontsize=10)
+    right.set_title(wrapped(label, _PANEL), fontsize=10)
     figure.colorbar(heat, ax=right, shrink=0.85)
     for axes in (left, right):
         axes.set_xticks([])
         axes.set_yticks([])
-    figure.suptitle(wrapped(title), fontsize=11)
 
 
-def image_height(image: Tensor, title: str = "") -> float:
-    """How many inches an image takes beside its patches, with their title."""
-    return min(max(3.4 * image.shape[-2] / image.shape[-1], 1.2), 8) + 0.5 + 0.19 * wrapped(title).count("\n")
+def image_height(image: Tensor, title: str = "", label: str = "") -> float:
+    """How many inches an image takes beside its patches, with their title and what the values are."""
+    above = 0.3 + max(height_of(wrapped(label, _PANEL)), 0.2) + title_height(title, _WIDTH)
+    return min(max(3.2 * image.shape[-2] / image.shape[-1], 1.2), 8) + above
+
+
+def panel_size(shape: Sequence[int], side: float) -> tuple[float, float]:
+    """Width and height in inches of the panel of an image (..., h, w): about as large as a square of this side.
+
+    Example:
+        >>> panel_size((3, 100, 400), side=1.0)
+        (1.6, 0.4)
+    """
+    height, width = shape[-2:]
+    across = side * min(max((width / height) ** 0.5, 0.65), 1.6)
+    return across, across * height / width
 
 
 def _check_image(image: Tensor, patches: Tensor) -> None:

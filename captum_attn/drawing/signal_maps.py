@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from captum_attn.core import Grid, PatchLayout, known_grid
-from captum_attn.drawing.figures import ShownFigure, as_written, diverging_colours, new_figure, scale_limit, wrapped
-from captum_attn.drawing.patch_maps import shown_pixels
+from captum_attn.drawing.figures import ShownFigure, as_written, diverging_colours, new_figure, scale_limit
+from captum_attn.drawing.patch_maps import panel_size, shown_pixels
 
 _MOST_FRAMES = 8  # in a line
 
@@ -59,7 +59,7 @@ def plot_sound(
     ends = [(side.first, side.first + side.count * side.size) for side in sides]
     start, end = (place * entry for place in ends[-1])
     limit = scale_limit(values)
-    figure = new_figure(9, 2.6 if shown.dim() == 1 else 3.4)
+    figure = new_figure(9, 2.6 if shown.dim() == 1 else 3.4, title)
     axes = figure.add_subplot()
     colours: Any = {"cmap": diverging_colours(), "vmin": -limit, "vmax": limit, "aspect": "auto", "origin": "lower"}
     length = shown.shape[-1] * entry
@@ -77,7 +77,6 @@ def plot_sound(
         axes.set_ylabel("band")
     axes.set_xlim(0, length)
     axes.set_xlabel("entry" if seconds is None else "seconds")
-    axes.set_title(wrapped(title, 110), fontsize=10, loc="left")
     figure.colorbar(heat, ax=axes, label=label)
     return as_written(figure)
 
@@ -106,7 +105,8 @@ def plot_video(
     count, limit = len(values), scale_limit(values)
     columns = min(count, _MOST_FRAMES)
     lines = -(-count // columns)
-    figure = new_figure(0.8 + 1.5 * columns, 0.5 + 3.1 * lines)
+    width, height = panel_size(video.shape, side=1.4)
+    figure = new_figure(max(1.2 + width * columns, 4), lines * (2 * height + 0.4), title)
     panels = figure.subplots(2 * lines, columns, squeeze=False, sharex=True, sharey=True)
     pixels = (0, video.shape[3], video.shape[2], 0)
     extent = (
@@ -134,7 +134,6 @@ def plot_video(
         below.set_xlim(0, video.shape[3])
         below.set_ylim(video.shape[2], 0)
     figure.colorbar(heat, ax=list(panels.flat), label=label, shrink=0.8)
-    figure.suptitle(wrapped(title), fontsize=10)
     return as_written(figure)
 
 

@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from captum_attn.drawing import as_written
+from captum_attn.drawing import as_written, new_figure, short_name, width_of, wrapped
 from captum_attn.formatting import with_error
 from captum_attn.metrics.catalogue import Metric
 from captum_attn.metrics.record import UNTOUCHED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
+_ACROSS = 4.6  # inches, of a plot without its names
 _RANDOM_COLOUR = "#999999"
 _COLOURS = [f"C{number}" for number in (0, 1, 2, 3, 4, 5, 6, 8, 9)]  # 7 is grey
 
@@ -39,13 +41,16 @@ def markdown(table: pd.DataFrame, metrics: Mapping[str, Metric]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def distributions(scores: pd.DataFrame, metric: Metric, families: dict[str, str] | None, ax: Axes | None) -> Axes:
+def distributions(scores: pd.DataFrame, metric: Metric, families: dict[str, str] | None, ax: Axes | None) -> Figure:
     """A box for each method, of the values that its scores reach; see :meth:`Evaluation.plot`."""
     scale = scores.scale.iloc[0]
     means = scores[scores.ranking == "scores"].groupby("method", sort=False).value.mean()
     methods = means.sort_values(ascending=metric.higher_is_better).index.tolist()  # the best on top
     colour_of = _colours(list(means.index), families)
-    ax = _axes(ax, len(methods))
+    names = list(map(short_name, methods))
+    if ax is None:
+        rows = max(len(methods), 4) + len(families or {}) / 2
+        ax = new_figure(_ACROSS + 0.4 + width_of(names), 1.2 + 0.3 * rows).add_subplot()
     for place, method in enumerate(methods):
         own = scores[(scores.method == method) & (scores.ranking == "scores")].value.dropna()
         style = {"color": colour_of[method]}
@@ -65,30 +70,34 @@ def distributions(scores: pd.DataFrame, metric: Metric, families: dict[str, str]
         reverse = scores[(scores.method == method) & (scores.ranking == "reversed")].value
         if len(reverse):
             ax.plot(reverse.mean(), place, "o", markerfacecolor="white", color=colour_of[method])
-    ax.set_yticks(range(len(methods)), methods)
+    ax.set_yticks(range(len(methods)), names)
     as_written(ax.yaxis)
     notes = [f"{scale} scale"] * bool(scale) + [kind for kind in scores.intervention.unique() if kind != UNTOUCHED]
-    ax.set_xlabel(f"{metric.title}, {metric.better}" + (f" ({', '.join(notes)})" if notes else ""))
+    label = f"{metric.title}, {metric.better}" + (f" ({', '.join(notes)})" if notes else "")
+    ax.set_xlabel(wrapped(label, _ACROSS))
     if families is not None:
         colour_of_family = {families[method]: colour_of[method] for method in families if method in colour_of}
         for family, colour in colour_of_family.items():
-            ax.plot([], [], "s", color=colour, label=family)
-        legend = ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(colour_of_family), frameon=False)
+            ax.plot([], [], "s", color=colour, label=short_name(family))
+        columns = max(1, int(_ACROSS / (0.5 + width_of(map(short_name, colour_of_family)))))
+        legend = ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=columns, frameon=False)
         as_written(legend)
-    return ax
+    return _figure_of(ax)
 
 
-def curves(frame: pd.DataFrame, ax: Axes | None) -> Axes:
+def curves(frame: pd.DataFrame, ax: Axes | None) -> Figure:
     """A line for each method; see :meth:`Evaluation.plot_curves`."""
-    ax = _axes(ax, 10)
     methods = frame.method.unique().tolist()
+    if ax is None:
+        size = (_ACROSS + 1.2 + width_of(map(short_name, methods)), max(3.8, 0.6 + 0.22 * len(methods)))
+        ax = new_figure(*size).add_subplot()
     colour_of = _colours(methods, None)
     for place, (method, part) in enumerate(frame.groupby("method", sort=False)):
         ax.errorbar(
             part.percentage,
             part.probability,
             part.standard_error,
-            label=method,
+            label=short_name(method),
             color=colour_of[method],
             linestyle=("-", "--", ":")[place // len(_COLOURS) % 3],
             capsize=2,
@@ -96,16 +105,12 @@ def curves(frame: pd.DataFrame, ax: Axes | None) -> Axes:
     ax.set_xlabel(f"% of tokens, {frame.removal.iloc[0]} ({frame.intervention.iloc[0]})")
     ax.set_ylabel("probability of the predicted class")
     as_written(ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False))
-    return ax
+    return _figure_of(ax)
 
 
-def _axes(ax: Axes | None, rows: int) -> Axes:
-    if ax is not None:
-        return ax
-    import matplotlib.pyplot as plt
-
-    axes: Axes = plt.subplots(figsize=(7.5, 1.2 + 0.34 * max(rows, 6)), layout="constrained")[1]
-    return axes
+def _figure_of(ax: Axes) -> Figure:
+    figure: Any = ax.get_figure(root=True)
+    return figure  # type: ignore[no-any-return]
 
 
 def _colours(methods: list[str], families: dict[str, str] | None) -> dict[str, str]:

@@ -492,7 +492,7 @@ def test_the_figure_belongs_to_no_window_and_has_all_parts(plain, image_model, t
         "sufficiency",
     ]
     figure.savefig(tmp_path / "figure.png", dpi=40)
-    assert Image.open(tmp_path / "figure.png").size[0] > 400
+    assert Image.open(tmp_path / "figure.png").size[0] > 300
     images = compare(
         image_model,
         digits()[2][:2],

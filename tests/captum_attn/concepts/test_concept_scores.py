@@ -329,9 +329,9 @@ def test_maps_of_texts_have_their_tokens(text_ttcav):
     surest = int(maps.p_values[:3].amin(1).argmin())  # layer 3 has no gradient
     assert [label.get_text() for label in axes.get_yticklabels()] == labels(maps, WORDS, surest)
     torch.testing.assert_close(torch.tensor(drawn), maps.values[0, surest, :, :7].double())
-    assert f"layer.{surest}" in axes.get_title(loc="left")
+    assert f"layer.{surest}" in figure.get_suptitle()
     of_blame = int(maps.p_values[:3, 1].argmin())
-    assert f"layer.{of_blame}" in maps.plot(0, "blame").axes[0].get_title(loc="left")
+    assert f"layer.{of_blame}" in maps.plot(0, "blame").get_suptitle()
 
 
 def test_maps_of_images_have_a_panel_for_each_concept(vit):
@@ -372,16 +372,16 @@ def test_maps_lie_over_the_pixels_that_their_patches_read(name):
 
 
 def test_layers_and_targets_are_named_in_figures(of_texts, text_ttcav, vit):
-    assert of_texts.plot().axes[0].get_title(loc="left") == "positive, 2 inputs"
+    assert of_texts.plot().get_suptitle() == "positive, 2 inputs"
     maps = text_ttcav.sensitivity_maps(["good " * 70, "good"], WORDS, 1, **QUIET)
     figure = maps.plot(0)
     surest = int(maps.p_values[:3].amin(1).argmin())
-    assert figure.axes[0].get_title(loc="left") == f"positive, bert.encoder.layer.{surest}"
+    assert figure.get_suptitle() == f"positive, bert.encoder.layer.{surest}"
     lines = [[label.get_text() for label in axes.get_xticklabels()] for axes in figure.axes[:-1]]
     assert [len(line) for line in lines] == [30, 30, 12]
     assert [token for line in lines for token in line] == maps.tokens[0]
-    assert "no gradient" not in maps.plot(1).axes[0].get_title(loc="left")  # one word: nothing else to see
-    assert "no gradient on these tokens" in maps.plot(1, layer=3).axes[0].get_title(loc="left")
+    assert "no gradient" not in maps.plot(1).get_suptitle()  # one word: nothing else to see
+    assert "no gradient on these tokens" in maps.plot(1, layer=3).get_suptitle().replace("\n", " ")
     names = ["vit.layers.1", "vit.layers.1.mlp"]
     scores = TTCAV(vit, names, n_cavs=2).interpret(images(2, 9), SETS, 0, **QUIET)
     assert [label.get_text() for label in scores.plot().axes[0].get_xticklabels()] == names
