@@ -48,8 +48,8 @@ class AttributionModule(ExplainingModule):
         method: a class of attributions such as :class:`captum_attn.ShapleyGradAttention`, with other arguments by
             ``functools.partial``; a function of the model (and its ``tokenizer``, if it takes one) that returns one; or
             an attribution of the same model, already built. It must have ``attribute_tokens``.
-        processor: the tokenizer, which reads texts, names tokens and knows the special ones. Image processors are taken and not
-            used: batches hold processed pixels.
+        processor: the tokenizer, which reads texts, names tokens and knows the special ones. Image processors
+            are taken and not used: batches hold processed pixels.
         target: what is explained: a class, by number or by its name in the configuration, a tuple (token, class),
             ``"label"`` for each input's own label, or None for the predicted class.
         batch_inputs: makes of a batch of another form one that is understood.
