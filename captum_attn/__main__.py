@@ -2,4 +2,5 @@
 
 from captum_attn.command import app
 
-app(prog_name="captum-attn")
+if __name__ == "__main__":
+    app(prog_name="captum-attn")

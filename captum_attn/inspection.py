@@ -99,6 +99,7 @@ def inspect(
     additional_forward_args: Any = None,
     *,
     tokenizer: Any | None = None,
+    processor: Any | None = None,
     additional_forward_arg_names: Sequence[str] | None = None,
     players: Tensor | None = None,
     propagation: str | Propagation | None = None,
@@ -113,7 +114,8 @@ def inspect(
     Args:
         model, inputs, target, additional_forward_args, players: as of
             :meth:`captum_attn.AttentionAttribution.attribute`.
-        tokenizer: tells special tokens, and writes tokens out.
+        tokenizer: tells special tokens, reads texts, and writes tokens out.
+        processor: reads images and sounds.
         additional_forward_arg_names: as of :class:`captum_attn.AttentionAttribution`.
         propagation: the rules that explanations will be under, refused if they would be. Default: those of AttnLRP are
             looked at, too, for methods that take them.
@@ -135,8 +137,9 @@ def inspect(
         >>> print(seen.facts["explained"])
         4 layers of 4 heads, 6 tokens
     """
-    method = ShapleyGradAttention(model, tokenizer=tokenizer, additional_forward_arg_names=additional_forward_arg_names)
-    model = method.forward_func
+    names = additional_forward_arg_names
+    method = ShapleyGradAttention(model, tokenizer=tokenizer, processor=processor, additional_forward_arg_names=names)
+    tokenizer, model = method.tokenizer, method.forward_func
     batch = method.model_inputs(inputs, additional_forward_args, players)
     rules = None if propagation is None else propagation_named(propagation)
     facts = {"model": type(model).__name__, "input": _described(batch)}

@@ -4,8 +4,8 @@
     python examples/shap_workflow.py --texts reviews.tsv --model FOLDER_OR_HUB_NAME --output positive
 
 Explains three hundred short reviews and eight handwritten digits with the two small models in ``examples/models``, with
-no network, and writes ``index.html`` with a text plot, a waterfall, a bar chart, a beeswarm, a heat map and an image
-plot. Without ``--texts``, the reviews are made up from phrases.
+no network, and writes one file, ``index.html``, with a text plot, a waterfall, a bar chart, a beeswarm, a heat map and
+an image plot. Without ``--texts``, the reviews are made up from phrases.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import matplotlib as mpl
@@ -24,6 +25,7 @@ from helpers.small_models import TEXT_MODEL, digits, load_image_model
 from transformers import pipeline
 from transformers.utils.logging import disable_progress_bar
 
+from captum_attn.pages import as_source
 from shap_attn import AttentionExplainer, plots, pool
 
 SENTENCES = 300
@@ -44,7 +46,7 @@ def main() -> None:
     arguments = parse_arguments()
     out = arguments.out
     out.mkdir(parents=True, exist_ok=True)
-    sections = [*text_sections(arguments, out), image_section(out)]
+    sections = [*text_sections(arguments), image_section()]
     page = "".join(f"<h2>{title}</h2>\n<p class='note'>{note}</p>\n{body}\n" for title, note, body in sections)
     (out / "index.html").write_text(
         f"<!doctype html>\n<html lang='en'><meta charset='utf-8'><title>SHAP plots</title><style>{STYLE}</style>\n"
@@ -63,7 +65,7 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def text_sections(arguments: argparse.Namespace, out: Path) -> list[tuple[str, str, str]]:
+def text_sections(arguments: argparse.Namespace) -> list[tuple[str, str, str]]:
     """A title, a note and HTML for each plot of texts."""
     pipe = pipeline("text-classification", model=arguments.model, dtype=torch.float32)
     explainer = AttentionExplainer(pipe, words=True)
@@ -82,42 +84,43 @@ def text_sections(arguments: argparse.Namespace, out: Path) -> list[tuple[str, s
         (
             "One text, word by word",
             f"for {output!r}",
-            figure(out / "waterfall.png", lambda: plots.waterfall(few[0, :, output], max_display=12, show=False)),
+            figure("waterfall", lambda: plots.waterfall(few[0, :, output], max_display=12, show=False)),
         ),
         (
             "Which words matter",
             f"{len(texts)} texts, mean magnitude for {output!r}",
-            figure(out / "bar.png", lambda: plots.bar(words, max_display=16, show=False)),
+            figure("bar", lambda: plots.bar(words, max_display=16, show=False)),
         ),
         (
             "Which way, and how often",
             f"each dot is a text: to the right of 0, the word raises the score of {output!r}; red where it occurs",
-            figure(out / "beeswarm.png", lambda: plots.beeswarm(words, max_display=16, show=False)),
+            figure("beeswarm", lambda: plots.beeswarm(words, max_display=16, show=False)),
         ),
         (
             "Text by text",
             f"red raises the score of {output!r}, blue lowers it",
-            figure(out / "heatmap.png", lambda: plots.heatmap(words, max_display=16, show=False)),
+            figure("heatmap", lambda: plots.heatmap(words, max_display=16, show=False)),
         ),
     ]
 
 
-def image_section(out: Path) -> tuple[str, str, str]:
+def image_section() -> tuple[str, str, str]:
     """The same for images."""
     _, _, images, _ = digits()
     explainer = AttentionExplainer(load_image_model(), outputs=shap.Explanation.argsort.flip[:3])
     explanation = explainer(images[:4])
-    picture = figure(out / "image.png", lambda: plots.image(explanation, aspect=0.4, show=False))
+    picture = figure("image", lambda: plots.image(explanation, aspect=0.4, show=False))
     return "Four digits", "the three classes of the highest score, from left to right", picture
 
 
-def figure(path: Path, draw: Callable[[], object]) -> str:
-    """Draw and save a figure; the HTML that shows it."""
+def figure(name: str, draw: Callable[[], object]) -> str:
+    """Draw a figure; the HTML that shows it and holds it."""
     plt.close("all")
     draw()
-    plt.savefig(path, dpi=130, bbox_inches="tight")
+    buffer = BytesIO()
+    plt.savefig(buffer, format="png", dpi=130, bbox_inches="tight")
     plt.close("all")
-    return f"<img src='{path.name}' alt='{path.stem} plot'>"
+    return f"<img src='{as_source(buffer.getvalue())}' alt='{name} plot'>"
 
 
 if __name__ == "__main__":

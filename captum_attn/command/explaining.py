@@ -77,11 +77,8 @@ def evaluate_methods(loaded: LoadedModel, data: Path, methods: Sequence[str], li
 
 def inspect_model(loaded: LoadedModel, given: Mapping[str, Any], target: str | None) -> Any:
     """What is seen of a model, with an input."""
-    from captum_attn.bench import read_together
-
-    inputs = read_together(loaded.model, loaded.processor, _inputs(loaded, given)).mapping()
-    tokenizer = reading(loaded).get("tokenizer")
-    return captum_attn.inspect(loaded.model, inputs, _class_of(target) if target else None, tokenizer=tokenizer)
+    inputs = _inputs(loaded, given)
+    return captum_attn.inspect(loaded.model, inputs, _class_of(target) if target else None, **reading(loaded))
 
 
 def reading(loaded: LoadedModel) -> dict[str, Any]:

@@ -424,7 +424,7 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
         if not choose and not chosen:
             raise ValueError("there are no targets: expected at least one")
         if show_progress:
-            parts = tqdm(parts, desc=f"{self.get_name()} attribution")
+            parts = tqdm(parts, desc=type(self).__name__, unit="batch")
         solved = [explain(batch[part], choose or [rows and rows[part] for rows in chosen]) for part in parts]
         return [list(results) for results in zip(*solved, strict=True)]
 

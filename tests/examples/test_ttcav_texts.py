@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from helpers.small_models import ANSWER_MODEL, load_answering_model
+from pages import pictures_of
 from scripts import run
 from ttcav_texts import with_reply
 
@@ -12,7 +13,7 @@ from ttcav_texts import with_reply
 def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("texts")
     printed = run("ttcav_texts.py", "--model", str(ANSWER_MODEL), "--layers", "1", "3", folder=folder)
-    return printed, {path.name for path in (folder / "found").iterdir()}
+    return printed, {*pictures_of((folder / "found" / "index.html").read_text(encoding="utf-8"))}
 
 
 def section(printed, title):
@@ -33,10 +34,9 @@ def test_a_decoder_answers_what_is_asked_whatever_it_is_about(found):
 
 
 def test_a_chat_model_is_explained_and_everything_shown(found):
-    printed, files = found
+    printed, pictures = found
     assert "polite" in printed.split("Tone")[1]
-    assert {"index.html", "map_sentiment.png"} <= files
-    assert {f"scores_{name}.png" for name in ("sentiment", "questions", "tone")} <= files
+    assert {"map_sentiment", *(f"scores_{name}" for name in ("sentiment", "questions", "tone"))} <= pictures
 
 
 def test_a_reply_whose_tokens_depend_on_the_prompt_is_refused():

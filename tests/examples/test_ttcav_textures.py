@@ -9,6 +9,7 @@ import torch
 import ttcav_textures
 from helpers.small_models import load_texture_model
 from helpers.textures import CLASSES, class_images, labelled_images
+from pages import assert_self_contained, pictures_of
 from scripts import run
 from ttcav_textures import (
     TRUE,
@@ -59,15 +60,9 @@ def test_the_script_shows_everything(tmp_path, monkeypatch, capsys):
     assert "zebra: + narrow stripes" in printed
     assert "ladybird: " in printed
     assert "default: readout, both tests" in printed
-    found = {path.name for path in (tmp_path / "found").iterdir()}
-    pictures = {
-        "scores_zebra.png",
-        "two_objects_zebra.png",
-        "size_and_power.png",
-    }
-    assert {"index.html", *pictures} <= found
     page = (tmp_path / "found" / "index.html").read_text(encoding="utf-8")
-    assert all(f"src='{picture}'" in page for picture in pictures)
+    assert_self_contained(page)
+    assert {"scores_zebra", "two_objects_zebra", "size_and_power"} <= {*pictures_of(page)}
 
 
 def test_the_cost_benchmark(tmp_path):

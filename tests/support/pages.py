@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -9,10 +10,12 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html.parser import HTMLParser
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 _OWN = ("file:", "data:")
 
@@ -36,6 +39,12 @@ def assert_self_contained(html: str) -> None:
     assert tags.tags.count("script") == 2
     assert "url(" not in html
     assert "@import" not in html
+
+
+def pictures_of(html: str) -> dict[str, Image.Image]:
+    """The pictures that a page holds, by their names."""
+    found = re.findall(r"<img src='data:image/png;base64,([^']*)' alt='([^']*)'", html)
+    return {name: Image.open(BytesIO(base64.b64decode(data))) for data, name in found}
 
 
 class Tags(HTMLParser):
