@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from helpers.small_models import ANSWER_MODEL, writes_text
+from helpers.small_models import ANSWER_MODEL
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from captum_attn import GenerationAttention
+from captum_attn.command.loading import load
 from captum_attn.generation import ExplainedResponse
 from captum_attn.visualization import colours
 
@@ -92,13 +92,12 @@ def parse_arguments() -> argparse.Namespace:
 def loaded(name: str) -> tuple[Any, Any]:
     """The model and its tokenizer."""
     try:
-        config = AutoConfig.from_pretrained(name)
-        if not writes_text(config):
-            raise SystemExit(f"--model {name} is no causal language model, but {config.architectures}")
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32).eval()
-        return model, AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"--model {name}: {str(error).splitlines()[0]}") from error
+        found = load(name)
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
+    if found.kind != "prompt":
+        raise SystemExit(f"--model {name} is no causal language model, but {found.model.config.architectures}")
+    return found.model, found.processor
 
 
 def by_probability(found: ExplainedResponse) -> Text:

@@ -23,13 +23,12 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pandas as pd
 import shap
-import torch
 from helpers.small_models import TEXT_MODEL
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
+from captum_attn.command.loading import load
 from captum_attn.core.encoding import length_limit
 from lightning_callbacks import AttributionModule, AttributionWriter, read_attributions
 from shap_attn import explanation_from_frame, plots, pool
@@ -72,8 +71,8 @@ def explain(
     rows: list[Row], folder: Path, *, model_name: str, devices: int, batch_size: int, progress: bool = False
 ) -> Trainer:
     """Explain texts ``{"text": ..., "label": ...}``, or those that the folder does not hold yet."""
-    model = AutoModelForSequenceClassification.from_pretrained(model_name, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(model_name)
+    loaded = load(model_name)
+    model, tokenizer = loaded.model, loaded.processor
     limit = length_limit(tokenizer, model, None)
 
     def collated(batch: list[Row]) -> Row:

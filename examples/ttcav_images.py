@@ -26,10 +26,10 @@ import torch
 from helpers.concept_folders import read_concepts, read_images
 from helpers.concept_page import ANSWERS, SHOWN, Page
 from scipy.stats import binomtest
-from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from captum_attn import TTCAV
 from captum_attn.bench import UnreadableError
+from captum_attn.command.loading import load
 from captum_attn.concepts import ConceptScores
 from captum_attn.concepts.experimental_sets import FEWEST_EXAMPLES
 
@@ -43,8 +43,8 @@ def main() -> None:
         concepts = read_concepts(options.concepts, options.only, options.most)
         targets = read_images(options.targets, options.most)
         null = concepts.get(options.null) or (read_images(Path(options.null), options.most) if options.null else [])
-        model = AutoModelForImageClassification.from_pretrained(options.model, dtype=torch.float32)
-        processor = AutoImageProcessor.from_pretrained(options.model)
+        loaded = load(options.model)
+        model, processor = loaded.model, loaded.processor
     except (OSError, ValueError) as error:
         raise SystemExit(str(error)) from error
     if options.null and len(null) < PARTS * FEWEST_EXAMPLES:

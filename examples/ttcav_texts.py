@@ -30,9 +30,9 @@ from helpers.concept_page import ANSWERS, SHOWN, Page, verdict
 from helpers.small_models import load_answering_model, load_text_model
 from helpers.stories import FACTS, TEST_PLACES, THINGS
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from captum_attn import TTCAV
+from captum_attn.command.loading import load
 from captum_attn.generation import ScoredResponse
 
 Texts = Mapping[str, Sequence[str]]
@@ -136,8 +136,8 @@ def prompt(asked: str, rng: random.Random, thing: str | None = None) -> str:
 
 def tone(page: Page, options: argparse.Namespace) -> None:
     """Polite and rude requests to a chat model."""
-    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    loaded = load(options.model)
+    model, tokenizer = loaded.model, loaded.processor
 
     def asked(frames: Sequence[str], tasks: Sequence[str]) -> list[str]:
         messages = [[{"role": "user", "content": text}] for text in framed(tasks, frames)]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+import torch
 import transformers
 from huggingface_hub import try_to_load_from_cache
 from transformers.models.auto import modeling_auto
@@ -30,7 +31,7 @@ class LoadedModel:
 
 
 def load(name: str) -> LoadedModel:
-    """A classifier or a language model, from a folder, the hub's cache or the hub.
+    """A classifier or a language model in float32, from a folder, the hub's cache or the hub.
 
     Args:
         name: a folder, or a name on the hub.
@@ -45,7 +46,8 @@ def load(name: str) -> LoadedModel:
         kind = _kind_of(config, name)
         model_class, processor_class = _CLASSES[kind]
         processor = processor_class.from_pretrained(name, **options)
-        return LoadedModel(model_class.from_pretrained(name, **options).eval(), processor, kind)
+        model = model_class.from_pretrained(name, dtype=torch.float32, **options)
+        return LoadedModel(model.eval(), processor, kind)
     except OSError as error:
         raise ValueError(f"--model {name}: {_first_line(error)}") from error
     except ValueError as error:
