@@ -43,20 +43,26 @@ def load(name: str) -> LoadedModel:
     options = {"trust_remote_code": False, "local_files_only": not _needs_the_hub(name)}
     try:
         config = transformers.AutoConfig.from_pretrained(name, **options)
-        kind = _kind_of(config, name)
-        model_class, processor_class = _CLASSES[kind]
+    except (OSError, ValueError) as error:
+        raise ValueError(_said(name, error)) from error
+    kind = _kind_of(config, name)
+    model_class, processor_class = _CLASSES[kind]
+    try:
         processor = processor_class.from_pretrained(name, **options)
         model = model_class.from_pretrained(name, dtype=torch.float32, **options)
-        return LoadedModel(model.eval(), processor, kind)
-    except OSError as error:
-        raise ValueError(f"--model {name}: {_first_line(error)}") from error
-    except ValueError as error:
-        if "trust_remote_code" not in str(error):
-            raise
-        raise ValueError(
-            f"--model {name} needs code of its own, which this command never runs: load it in Python, if you trust it, "
-            "and give it to captum_attn.visualization.explore"
-        ) from error
+    except (OSError, ValueError) as error:
+        raise ValueError(_said(name, error)) from error
+    return LoadedModel(model.eval(), processor, kind)
+
+
+def _said(name: str, error: BaseException) -> str:
+    """What went wrong, in our words where it is that code would have to run."""
+    if "trust_remote_code" not in str(error):
+        return f"--model {name}: {_first_line(error)}"
+    return (
+        f"--model {name} needs code of its own, which this command never runs: load it in Python, if you trust it, and "
+        "give it to captum_attn.visualization.explore"
+    )
 
 
 def _kind_of(config: Any, name: str) -> Kind:

@@ -6,7 +6,6 @@ import sys
 
 import explain_answer
 import pytest
-import quickstart
 from chat_models import chat_model
 from helpers.small_models import TEXT_MODEL
 
@@ -56,12 +55,6 @@ def test_what_cannot_be_explained_is_named(run, decoder, tmp_path, capsys):
         with pytest.raises(SystemExit):
             run(*arguments)
         assert "--documents" in capsys.readouterr().err
-
-
-def test_the_quickstart_says_where_language_models_are_explained(monkeypatch, decoder):
-    monkeypatch.setattr(sys, "argv", ["quickstart.py", "--model", decoder])
-    with pytest.raises(SystemExit, match=r"writes text: python examples/explain_answer\.py"):
-        quickstart.main()
 
 
 @pytest.mark.parametrize(
