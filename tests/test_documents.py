@@ -57,7 +57,8 @@ def test_scripts_and_their_options_exist(page):
     for script, options in commands(page):
         assert (ROOT / script).is_file(), script
         assert [option for option in options if not has_option(ROOT / script, option)] == [], script
-    assert [file for file in files_named(page) if not (ROOT / file).exists()] == []
+    if page.name != "CHANGELOG.md":  # which names files as they were called then
+        assert [file for file in files_named(page) if not (ROOT / file).exists()] == []
 
 
 def test_the_front_page_is_short():

@@ -112,11 +112,13 @@ def commands(page: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def has_option(script: Path, option: str) -> bool:
-    """Whether a script, or a module of the examples that it imports, knows an option."""
+    """Whether a script, or a module of the examples that it imports, knows an option; ``--help`` all do."""
     text = script.read_text(encoding="utf-8")
     imported = re.findall(r"^(?:from|import) (?:[\w.]+\.)?(\w+)", text, flags=re.M)
     shared = [file for name in imported for file in (ROOT / "examples").rglob(f"{name}.py")]
-    return any(f'"{option}"' in one for one in (text, *(file.read_text(encoding="utf-8") for file in shared)))
+    return option == "--help" or any(
+        f'"{option}"' in one for one in (text, *(file.read_text(encoding="utf-8") for file in shared))
+    )
 
 
 def files_named(page: Path) -> Iterator[str]:
