@@ -42,7 +42,7 @@ def pages() -> list[Path]:
     """Every page that git knows, or would take."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
-    return sorted(ROOT / name for name in listed if (ROOT / name).exists())
+    return sorted({ROOT / name for name in listed if (ROOT / name).exists()})
 
 
 @cache
