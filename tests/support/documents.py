@@ -9,12 +9,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
+from typer.main import get_command
+
+from captum_attn.command import app
 
 ROOT = Path(__file__).parents[2]
+_OPTION = re.compile(r"(?<!\S)--[a-z][\w-]*")
 _IN_HTML = re.compile(r"""(?:src|href)=["']([^"']+)""")
 _ANCHOR_IN_HTML = re.compile(r"""(?:id|name)=["']([^"']+)""")
 
@@ -37,7 +42,7 @@ def pages() -> list[Path]:
     """Every page that git knows, or would take."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
-    return sorted(ROOT / name for name in listed if (ROOT / name).exists())
+    return sorted({ROOT / name for name in listed if (ROOT / name).exists()})
 
 
 @cache
@@ -108,15 +113,36 @@ def commands(page: Path) -> Iterator[tuple[str, list[str]]]:
     """Each script that the page runs, and the options that it gives it."""
     for code in codes(page):
         for script, rest in re.findall(r"python ([\w./-]+\.py)([^\n;&|#]*)", code):
-            yield script, re.findall(r"(?<!\S)--[a-z][\w-]*", rest)
+            yield script, _OPTION.findall(rest)
+
+
+@cache
+def options_of_command() -> dict[str, set[str]]:
+    """The options of ``captum-attn``, by what it is asked to do."""
+    asked: Any = get_command(app)
+    return {name: {flag for one in own.params for flag in one.opts} for name, own in asked.commands.items()}
+
+
+def calls_of_command(page: Path) -> Iterator[tuple[str, list[str]]]:
+    """What the page asks ``captum-attn`` to do, and the options that it gives it."""
+    for code in codes(page):
+        for asked, rest in re.findall(r"captum-attn ([\w]+)([^\n;&|#]*)", code):
+            yield asked, _OPTION.findall(rest)
 
 
 def has_option(script: Path, option: str) -> bool:
-    """Whether a script, or a module of the examples that it imports, knows an option."""
+    """Whether a script, or a module of the examples that it imports, knows an option.
+
+    ``--help`` all do; the quickstart hands those of ``captum-attn explain`` on.
+    """
     text = script.read_text(encoding="utf-8")
     imported = re.findall(r"^(?:from|import) (?:[\w.]+\.)?(\w+)", text, flags=re.M)
+    if "captum_attn.command" in text and option in options_of_command()["explain"]:
+        return True
     shared = [file for name in imported for file in (ROOT / "examples").rglob(f"{name}.py")]
-    return any(f'"{option}"' in one for one in (text, *(file.read_text(encoding="utf-8") for file in shared)))
+    return option == "--help" or any(
+        f'"{option}"' in one for one in (text, *(file.read_text(encoding="utf-8") for file in shared))
+    )
 
 
 def files_named(page: Path) -> Iterator[str]:
