@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 import pandas as pd
 
 from captum_attn.bench import RANDOM
 from captum_attn.formatting import listed, number, percent, with_error
+from captum_attn.metrics import Gain, PairedDifferences
 
 AGREE = 0.5
 """The mean τ from which methods are said to agree: three of four pairs of tokens in the same order."""
@@ -26,21 +26,6 @@ FEW = 30
 
 _OFTEN = 0.25  # of inputs
 _MUCH = 0.1  # of τ
-
-
-class Gain(NamedTuple):
-    """The mean difference between two values of each input, and its standard error."""
-
-    mean: float
-    error: float
-
-    def __str__(self) -> str:
-        return f"{'+' * (self.mean > 0)}{with_error(self.mean, self.error)}"
-
-    @property
-    def sure(self) -> bool:
-        """Whether it is positive by more than two standard errors."""
-        return self.mean > 2 * self.error
 
 
 @dataclass(frozen=True)
@@ -71,21 +56,19 @@ class Evidence:
 
     def gain(self, method: str, other: str, ranking: str = "scores", intervention: str | None = None) -> Gain:
         """By how much a method is more faithful than another one, or than a reversed ranking."""
-        each = self._of_each[intervention or self.interventions[0]]
-        difference = each[method, "scores"] - each[other, ranking]
-        return Gain(float(difference.mean()), float(difference.sem()))
+        return self._differences.gain(method, other, ranking, intervention)
 
-    @cached_property
+    @property
     def interventions(self) -> list[str]:
-        return list(self.faithfulness.intervention.unique())
+        return self._differences.interventions
+
+    def no_better_than_chance(self) -> list[str]:
+        """Which methods are not surely more faithful than random scores, or than their own reverse."""
+        return self._differences.no_better_than_chance(self.methods)
 
     @cached_property
-    def _of_each(self) -> dict[str, pd.DataFrame]:
-        """By intervention, a row for each input and a column for each method and ranking."""
-        return {
-            str(intervention): part.pivot(index="example", columns=["method", "ranking"], values="value")
-            for intervention, part in self.faithfulness.groupby("intervention")
-        }
+    def _differences(self) -> PairedDifferences:
+        return PairedDifferences(self.faithfulness)
 
 
 def words_of_caution(evidence: Evidence) -> list[str]:
@@ -96,7 +79,7 @@ def words_of_caution(evidence: Evidence) -> list[str]:
         *_few(evidence),
         *_overall(evidence),
         *_among_the_faithful(evidence),
-        *_no_better_than_chance(evidence),
+        *evidence.no_better_than_chance(),
         *_interventions(evidence),
         *_signs(evidence),
         *_unstable(evidence),
@@ -148,20 +131,6 @@ def _among_the_faithful(evidence: Evidence) -> list[str]:
     if tau < AGREE:
         return [f"{who}, yet they disagree on the tokens: τ {number(tau)}, {tops}."]
     return [f"{who}, yet there is {tops} (τ {number(tau)})."]
-
-
-def _no_better_than_chance(evidence: Evidence) -> list[str]:
-    """Which methods are not surely more faithful than random scores, or than their own reverse."""
-    found = []
-    for ranking, what in (("scores", "random scores"), ("reversed", "their own reverse")):
-        gains = {
-            method: evidence.gain(method, RANDOM if ranking == "scores" else method, ranking)
-            for method in evidence.methods
-        }
-        weak = [f"{method} ({gain})" for method, gain in gains.items() if not gain.sure]
-        if weak:
-            found.append(f"Not surely more faithful than {what}, by paired differences: {listed(weak)}.")
-    return found
 
 
 def _interventions(evidence: Evidence) -> list[str]:

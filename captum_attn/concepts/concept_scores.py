@@ -1,4 +1,4 @@
-"""What T-TCAV found: Captum's form of the scores, a table, and a figure."""
+"""What T-TCAV found: Captum's form of the scores, tables, figures, a page."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from captum_attn.concepts.experimental_sets import ExampleNumbers
 from captum_attn.concepts.layers import Layer, layer_labels
 from captum_attn.concepts.power import MULTIPLES, WANTED, PowerCurve, power_curve
 from captum_attn.concepts.scoring import EffectPValues, LayerScores
+from captum_attn.drawing import ShownFigure
+from captum_attn.formatting import listed
 from captum_attn.functional import SIGNIFICANT, cauchy_combination, holm, holm_levels
+from captum_attn.pages import Shown, figure_html, opening, page, table_html
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -121,8 +123,11 @@ class SetScores:
         return {name: layers for name, layers in found.items() if layers}
 
 
-class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
+class ConceptScores(Shown, dict[str, dict[str, dict[str, Tensor]]]):
     """Scores of concepts in Captum's form, ``scores["0-1"]["vit.layers.2"]["sign_count"]``, and more.
+
+    A notebook shows it as a page; :meth:`show`, :meth:`plot`, :meth:`to_html`, :meth:`frame` and :meth:`top` work
+    anywhere.
 
     The first key joins the ids of an experimental set's concepts, the second is a layer's name. Then there are
     ``"sign_count"`` and ``"magnitude"`` (K,), means over the m vectors of each concept; ``"sign_count_per_cav"`` and
@@ -215,6 +220,48 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
                 )
         return pd.DataFrame(rows)
 
+    def frame(self) -> pd.DataFrame:
+        """:meth:`concepts`, a row for each concept; :meth:`table` has one for each layer, too."""
+        return self.concepts()
+
+    def top(self, k: int = 5) -> pd.DataFrame:
+        """The rows of :meth:`concepts` of the k surest concepts, those with the smallest p-values, surest first."""
+        surest_first = self.concepts().sort_values(["p_holm", "p"], kind="stable", na_position="last")
+        return surest_first.head(k).reset_index(drop=True)
+
+    def cautions(self) -> list[str]:
+        """What to keep in mind before concepts are believed, one sentence each."""
+        found = [
+            "An effect is one of whatever a concept's examples have in common: let random examples be among the "
+            "concepts, as a control."
+        ]
+        if not any((p < SIGNIFICANT).any() for p in self.p_holm):
+            found.append("No concept is significant. That does not say that none matters: see power().")
+        disguised = [
+            concept.name
+            for one in self.sets
+            for concept, more in zip(one.concepts, one.confounds.predicted_more_often(), strict=True)
+            if more
+        ]
+        if disguised:
+            found.append(
+                f"The model takes examples of {listed(disguised)} for what is explained more often than those of the "
+                "others: they may be pieces of the class. See what is left without them: "
+                "interpret(..., leave_out=scores.suspicious())."
+            )
+        return found
+
+    def page(self) -> str:
+        """The page, as HTML that needs nothing from elsewhere: cautions, :meth:`concepts`, and a map of each set."""
+        title = f"Concepts that move the output: {self._title}"
+        shown = self.concepts().drop(columns=["p", "module", "inputs"]).rename(columns={"p_holm": "p"})
+        shown["p"] = [written_p(p).removeprefix("p ").removeprefix("= ") for p in shown.p]
+        shown = shown.drop(columns=[] if len(self.sets) > 1 else "set")
+        figures = [figure_html(self.plot(one.key), _OF_FIGURES) for one in self.sets]
+        empty = [name for name in shown if shown[name].isin([0, ""]).all() or shown[name].isna().all()]
+        table = table_html(shown.drop(columns=[name for name in empty if name in _MAY_BE_LEFT_OUT]))
+        return page(title, "\n".join([opening(title, _OF_TABLE, self.cautions()), table, *figures]), wide=True)
+
     def suspicious(self) -> ExampleNumbers:
         """The numbers of suspicious examples of each concept that has some: for ``leave_out=`` of another call.
 
@@ -260,7 +307,7 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
         ]
         return pd.DataFrame(rows)
 
-    def plot_power(self, experimental_set: str | None = None) -> Figure:
+    def plot_power(self, experimental_set: str | None = None) -> ShownFigure:
         """:meth:`power`, a curve for each concept, with a dot at the number of examples at hand.
 
         Args, Returns, Raises: as :meth:`plot`.
@@ -339,7 +386,7 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
                     )
         return pd.DataFrame(rows)
 
-    def plot(self, experimental_set: str | None = None) -> Figure:
+    def plot(self, experimental_set: str | None = None) -> ShownFigure:
         """T-TCAV scores of concepts by layers, with marks where the effect is significant, as in :meth:`table`.
 
         Beside each concept stands its own p-value, as in :meth:`concepts`.
@@ -363,7 +410,7 @@ class ConceptScores(dict[str, dict[str, dict[str, Tensor]]]):
         names = [f"{c.name}, {written_p(p)}" for c, p in zip(one.concepts, p_concepts, strict=True)]
         return concepts_by_layers(scores, effects, p_values, names, layer_labels(one.layers), self._title)
 
-    def plot_stability(self, experimental_set: str | None = None) -> Figure:
+    def plot_stability(self, experimental_set: str | None = None) -> ShownFigure:
         """How far T-TCAV scores depend on the draw of negatives: a dot for each vector of each concept, layer by layer.
 
         Beside each concept stands the mean cosine among its vectors, and the accuracy that they reach on held-out
@@ -455,3 +502,14 @@ def _compared(found: ConceptScores) -> list[Any]:
 def _spread(values: Tensor) -> float:
     """Their standard deviation; NaN for a single one."""
     return float(values.std()) if len(values) > 1 else float("nan")
+
+
+_MAY_BE_LEFT_OUT = ("predicted", "near", "copies", "note")
+_OF_TABLE = (
+    "Effect: by how much the explained output changes when hidden states move towards the concept, in the layer where "
+    "that is surest; p: of the concept, over all layers, after Holm's correction for all concepts; score: T-TCAV's, "
+    "the share of inputs whose output a step towards the concept would raise; layers: in how many the effect is "
+    "significant; predicted: the share of the concept's examples that the model takes for what is explained; near: "
+    "that which lies on the explained inputs' side of the other concepts; copies: of inputs, or of other examples."
+)
+_OF_FIGURES = "Each concept in each layer: red raises the explained output, blue lowers it."

@@ -4,25 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from html import escape
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from captum_attn._moved import moved_names
 from captum_attn.concepts.concept_figures import concepts_over_image, concepts_under_text, written_p
-from captum_attn.core import Grid, patch_means, patch_values
+from captum_attn.core import Grid, image_grid, patch_means, patch_values
 from captum_attn.core.propagation import GRADIENT
+from captum_attn.drawing import ShownFigure, shown_pixels
+from captum_attn.formatting import listed
 from captum_attn.functional import energy_pointing_game, holm, pointing_game
+from captum_attn.pages import PatchedPicture, Scored, Shown, input_view, opening, page, table_html
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
+
+_MOST_ON_A_PAGE = 20
+_CAUTIONS = (
+    "A map says where a step of the states towards the concept would move the output, not where a person sees it.",
+    "It is worth as much as the concept's vectors: look at p-values and accuracies in interpret() first.",
+)
 
 
 @dataclass(frozen=True, repr=False)
-class SensitivityMaps:
+class SensitivityMaps(Shown):
     """How much each token's state, moved towards a concept, would raise the explained output.
+
+    A notebook shows it as a page; :meth:`show`, :meth:`plot`, :meth:`to_html` and :meth:`frame` work anywhere.
 
     Attributes:
         values: (n, L, K, N), s_i = a_i ⟨g_i, v⟩ of n inputs, L layers, K concepts and N tokens, in units of the
@@ -74,7 +85,7 @@ class SensitivityMaps:
 
     def plot(
         self, example: int = 0, concepts: Sequence[str] | str | None = None, layer: str | int | None = None
-    ) -> Figure:
+    ) -> ShownFigure:
         """Concepts on one input: a panel for each over an image, or a row for each under the tokens of a text.
 
         Args:
@@ -100,23 +111,84 @@ class SensitivityMaps:
             raise ValueError(f"unknown concepts {unknown}: expected some of {', '.join(map(repr, self.concepts))}")
         chosen = [list(self.concepts).index(name) for name in names]
         places = [self._layer(layer, example, concept) for concept in chosen]
-        plain = self.propagation == GRADIENT.name
         title = [self.target_names[example]]
         if len(set(places)) == 1:
             title.append(self.layers[places[0]])
-        if not plain:
+        if self.propagation != GRADIENT.name:
             title.append(self.propagation)
-        unit = f"{'change of the output' if plain else 'relevance'},\ntowards the concept"
         names = [self._label(*each, len(set(places)) > 1) for each in zip(names, places, chosen, strict=True)]
         values = self.values[example, places, chosen]
         heading = ", ".join(title) + ("" if values.any() else ": no gradient on these tokens")
         if self.pixels is not None:
             mask = None if self.masks is None else self.masks[example]
             patches = patch_values(values, self.grid)
-            return concepts_over_image(self.pixels[example], patches, self.grid, names, heading, unit, mask)
-        values = values[:, self.real[example]]
-        tokens = self.tokens[example] if self.tokens else [str(number) for number in range(values.shape[1])]
-        return concepts_under_text(tokens, values, names, heading, unit)
+            return concepts_over_image(self.pixels[example], patches, self.grid, names, heading, self._unit, mask)
+        return concepts_under_text(self._names(example), values[:, self.real[example]], names, heading, self._unit)
+
+    def frame(self) -> pd.DataFrame:
+        """A row for each input, layer, concept and token: ``input``, ``layer``, ``concept``, ``position``, ``token``
+        and ``value``; without padding."""
+        import pandas as pd
+
+        frames = []
+        for example, of_input in enumerate(self.values.detach().cpu()):
+            real, names = self.real[example].cpu(), self._names(example)
+            axes = [[example], self.layers, self.concepts, real.nonzero().flatten().tolist()]
+            index = pd.MultiIndex.from_product(axes, names=["input", "layer", "concept", "position"])
+            columns = {"token": names * (of_input[..., 0].numel()), "value": of_input[..., real].flatten().numpy()}
+            frames.append(pd.DataFrame(columns, index))
+        return pd.concat(frames).reset_index()
+
+    def page(self) -> str:
+        """The page, as HTML that needs nothing from elsewhere: each input as each concept sees it, to hover over.
+
+        Of the first 20 inputs, each concept in the layer where its effect is surest; with masks, :meth:`on_object`.
+        """
+        title = f"Where in the input concepts move the output: {listed([*dict.fromkeys(self.target_names)])}"
+        note = (
+            f"Of each token or patch, the {self._unit}: red raises the output, blue lowers it, each concept relative "
+            "to its strongest token, in the layer where its effect is surest."
+        ).replace("\n", " ")
+        parts, views = [opening(title, note, _CAUTIONS)], []
+        if self.masks is not None:
+            on_object = self.on_object().groupby(["concept", "layer"], sort=False)[["share", "area", "ratio", "top"]]
+            parts += ["<h2>On the masked object, mean over inputs</h2>", table_html(on_object.mean().reset_index())]
+        for example in range(min(len(self.values), _MOST_ON_A_PAGE)):
+            heading = f"Input {example}: {self.target_names[example]}"
+            parts.append(f"<h2>{escape(heading)}</h2><div id='input-{example}'></div>")
+            views.append(self._view(example))
+        if len(self.values) > _MOST_ON_A_PAGE:
+            parts.append(f"<p class='note'>The first {_MOST_ON_A_PAGE} of {len(self.values)} inputs.</p>")
+        return page(title, "\n".join(parts), views)
+
+    def _view(self, example: int) -> dict[str, Any]:
+        """What the page's script shows of an input: concepts in place of methods."""
+        real, scored = self.real[example].cpu(), {}
+        for concept, name in enumerate(self.concepts):
+            place = self._layer(None, example, concept)
+            values = self.values[example, place, concept].detach().cpu()[real]
+            label = self._label(name, place, concept, True).replace("\n", ", ")
+            scored[label] = Scored(values[None], self._unit.replace("\n", " "), bool((values < 0).any()))
+        names = self._names(example)
+        picture, special = None, [False] * len(names)
+        if self.pixels is not None:
+            grid = image_grid(self.grid)
+            patches = grid.tokens(len(names)).tolist()
+            counts, special = (grid.rows, grid.columns), [token not in patches for token in range(len(names))]
+            picture = PatchedPicture(shown_pixels(self.pixels[example]), counts, grid.extent, patches)
+        pieces, target = [f" {name}" for name in names], [self.target_names[example]]
+        return input_view(f"input-{example}", pieces, special, target, 0, scored, picture)
+
+    @property
+    def _unit(self) -> str:
+        what = "change of the output" if self.propagation == GRADIENT.name else "relevance"
+        return f"{what},\ntowards the concept"
+
+    def _names(self, example: int) -> list[str]:
+        """The tokens of an input without padding, or their numbers."""
+        if self.tokens:
+            return list(self.tokens[example])
+        return list(map(str, self.real[example].nonzero().flatten().tolist()))
 
     def on_object(self) -> pd.DataFrame:
         """How much of each concept's sensitivity lies on the masked object.

@@ -1,21 +1,22 @@
-"""What every control found: a row for each example, a table of means, Markdown, figures."""
+"""What every control found: a row for each example, a table of means, Markdown, figures, a page."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar
+from abc import abstractmethod
+from typing import Any, ClassVar
 
 import pandas as pd
 
 from captum_attn.controls.control_figures import layers_by_heads
+from captum_attn.drawing import ShownFigure
 from captum_attn.formatting import with_error
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from captum_attn.pages import Shown, figure_html, opening, page, table_html
 
 
-class ControlResult(ABC):
+class ControlResult(Shown):
     """What a control of a model's attention found.
+
+    A notebook shows it as a page; :meth:`show`, :meth:`plot`, :meth:`to_html` and :meth:`frame` work anywhere.
 
     Args:
         rows: what :meth:`frame` returns, in any order of the examples.
@@ -26,6 +27,8 @@ class ControlResult(ABC):
 
     measures: ClassVar[tuple[str, ...]]
     """The columns of which the table has means."""
+
+    page_height = 720
 
     def __init__(self, rows: pd.DataFrame) -> None:
         self._rows = rows.sort_values("example", kind="stable", ignore_index=True)
@@ -50,8 +53,18 @@ class ControlResult(ABC):
         """What the table shows, and what it does not."""
 
     @abstractmethod
-    def plot(self) -> Figure:
+    def plot(self) -> ShownFigure:
         """The distribution over the examples, by layer: a matplotlib figure that belongs to no window."""
+
+    def page(self) -> str:
+        """The page, as HTML that needs nothing from elsewhere: the table, and figures of layers and of heads."""
+        parts = [opening(self.title, self.caption), table_html(self._by_layer()), *map(figure_html, self._figures())]
+        return page(self.title, "\n".join(parts))
+
+    def _figures(self) -> list[ShownFigure]:
+        """Those of the page; none where no measure is defined."""
+        heads = [self.plot_heads()] if len(self._single_heads(self.measures[0])) else []
+        return [self.plot(), *heads] if self._rows[self.measures[0]].notna().any() else []
 
     def frame(self) -> pd.DataFrame:
         """A row for each example, and each layer and head that was looked at; the class says what its columns are."""
@@ -73,21 +86,27 @@ class ControlResult(ABC):
 
     def to_markdown(self) -> str:
         """The table of means ± standard errors, with its caption; single heads are left to :meth:`table`."""
+        rows = self._by_layer()
+        keys = sum(column in self.by for column in rows)
+        lines = [self.caption, "", f"| {' | '.join(rows)} |", f"|{'---|' * keys}{'--:|' * (rows.shape[1] - keys)}"]
+        lines += [f"| {' | '.join(map(str, row))} |" for row in rows.itertuples(index=False)]
+        return "\n".join(lines) + "\n"
+
+    def _by_layer(self) -> pd.DataFrame:
+        """The table of means ± standard errors, as text, a column for each measure; without single heads."""
         table = self.table()
         together = table[~table["head"].map(_is_number)]
         shown = together if len(together) else table
         by = [column for column in self.by if shown[column].nunique() > 1 or column == "layer"]
         cells = [with_error(row.mean, row.standard_error, written=_NUMBER) for row in shown.itertuples()]
-        shown = shown.assign(cell=cells)
-        measures = shown.measure.unique()
-        lines = [self.caption, "", f"| {' | '.join([*by, *map(_words, measures)])} |"]
-        lines.append(f"|{'---|' * len(by)}{'--:|' * len(measures)}")
-        for keys, part in shown.groupby(by, sort=False):
-            cells = part.set_index("measure").cell
-            lines.append(f"| {' | '.join([*map(str, keys), *(cells.get(measure, '') for measure in measures)])} |")
-        return "\n".join(lines) + "\n"
+        shown = shown.assign(cell=cells, measure=shown.measure.map(_words))
+        rows = [
+            {**dict(zip(by, keys, strict=True)), **part.set_index("measure").cell.to_dict()}
+            for keys, part in shown.groupby(by, sort=False)
+        ]
+        return pd.DataFrame(rows, columns=[*by, *shown.measure.unique()]).fillna("")
 
-    def plot_heads(self, measure: str | None = None) -> Figure:
+    def plot_heads(self, measure: str | None = None) -> ShownFigure:
         """The mean over the examples of each head in each layer, as a map.
 
         Args:
@@ -102,8 +121,7 @@ class ControlResult(ABC):
         measure = self.measures[0] if measure is None else measure
         if measure not in self.measures:
             raise ValueError(f"unknown measure {measure!r}: expected {', '.join(map(repr, self.measures))}")
-        table = self.table()
-        heads = table[table["head"].map(_is_number) & (table.measure == measure)]
+        heads = self._single_heads(measure)
         if heads.empty:
             raise ValueError(
                 f"there is no {_words(measure)} of single heads: give per='head', where the control takes it, and "
@@ -125,6 +143,11 @@ class ControlResult(ABC):
         together = rows[~rows["head"].map(_is_number)].dropna(subset=measure)
         each = together.groupby(["layer", "example"], sort=False)[measure].mean()
         return {str(layer): part.to_numpy(dtype=float) for layer, part in each.groupby("layer", sort=False)}
+
+    def _single_heads(self, measure: str) -> pd.DataFrame:
+        """The rows of the table for heads that were looked at one by one."""
+        table = self.table()
+        return table[table["head"].map(_is_number) & (table.measure == measure)]
 
     def _of_heads(self, heads: pd.DataFrame) -> dict[str, pd.DataFrame]:
         """Means by layer (rows) and head (columns), for each panel of the figure."""

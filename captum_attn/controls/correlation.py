@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import torch
@@ -16,11 +16,9 @@ from captum_attn.controls.control_figures import boxes_by_layer
 from captum_attn.controls.control_result import ControlResult
 from captum_attn.controls.observed_examples import ObservedBatch, ObservedExamples
 from captum_attn.core import Replacement
+from captum_attn.drawing import ShownFigure
 from captum_attn.functional import SIGNIFICANT, total_variation
 from captum_attn.methods import Rows, check_rows
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _ROWS = {"readout": "the readout token's attention to", "incoming": "the mean attention of all tokens to"}
 _REFERENCE = "gradient ~ leave-one-out"
@@ -65,7 +63,7 @@ class Correlations(ControlResult):
         """The number of examples in which some τ is defined."""
         return int(self._rows.dropna(subset="tau").example.nunique())
 
-    def plot(self) -> Figure:
+    def plot(self) -> ShownFigure:
         """Kendall's τ by layer, of the heads' mean attention, with gradients and with leaving tokens out.
 
         Returns:

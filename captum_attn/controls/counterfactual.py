@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -20,10 +20,8 @@ from captum_attn.controls.search import Found, SearchSettings, farthest_attentio
 from captum_attn.controls.seeds import SeedVariance
 from captum_attn.core import Grid, listed_indices
 from captum_attn.core.indices import resolve_indices
+from captum_attn.drawing import ShownFigure
 from captum_attn.functional import total_variation
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 class ReadoutAttention(NamedTuple):
@@ -143,7 +141,7 @@ class Counterfactuals(ControlResult):
             )
         return pd.DataFrame(rows)
 
-    def plot(self, seeds: SeedVariance | None = None) -> Figure:
+    def plot(self, seeds: SeedVariance | None = None) -> ShownFigure:
         """The divergence of the attention found, by layer.
 
         Args:
@@ -165,7 +163,7 @@ class Counterfactuals(ControlResult):
             lines={"threshold": self.threshold, "ln 2, the most": math.log(2)},
         )
 
-    def plot_example(self, example: int, layer: int = -1) -> Figure:
+    def plot_example(self, example: int, layer: int = -1) -> ShownFigure:
         """What the readout token of one example attends to, in the model and in the attention found.
 
         Args:
@@ -195,6 +193,10 @@ class Counterfactuals(ControlResult):
             f"Mean Jensen-Shannon divergence of all queries that count {row.divergence:.3f}, of the readout token's "
             f"{row.readout:.3f} (at most .693).",
         )
+
+    def _figures(self) -> list[ShownFigure]:
+        found = self._rows[self._rows.found == 1].example
+        return [*super()._figures(), *([self.plot_example(int(found.iloc[0]))] if len(found) else [])]
 
     def _of_searched_heads(self, seeds: SeedVariance) -> pd.DataFrame:
         """The seeds' rows of all heads together, which are those that were searched."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import pandas as pd
 import torch
@@ -15,10 +15,8 @@ from captum_attn.controls.control_figures import boxes_by_layer
 from captum_attn.controls.control_result import ControlResult
 from captum_attn.controls.observed_examples import ObservedBatch, ObservedExamples, chosen_heads, open_keys
 from captum_attn.core.observers import Per
+from captum_attn.drawing import ShownFigure
 from captum_attn.functional import jensen_shannon, total_variation
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Rule = Callable[[Tensor, Tensor], Tensor]
 """A function of A (B, H, N, N) and the keys that queries may attend to, bool (B, 1 or H, N, N), that returns A'.
@@ -59,7 +57,7 @@ class AttentionEffects(ControlResult):
             "model uses it, not that its weights explain the prediction."
         )
 
-    def plot(self) -> Figure:
+    def plot(self) -> ShownFigure:
         """The total variation distance of the output by layer, and the share of changed predictions above.
 
         Returns:

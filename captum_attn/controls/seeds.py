@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import torch
@@ -15,10 +15,8 @@ from captum_attn.controls.control_figures import boxes_by_layer
 from captum_attn.controls.control_result import ControlResult
 from captum_attn.controls.distances import distance_rows
 from captum_attn.controls.observed_examples import LayerAttention, ObservedBatch, ObservedExamples
+from captum_attn.drawing import ShownFigure
 from captum_attn.functional import total_variation
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 class SeedVariance(ControlResult):
@@ -60,7 +58,7 @@ class SeedVariance(ControlResult):
             "that is no farther than this says little."
         )
 
-    def plot(self) -> Figure:
+    def plot(self) -> ShownFigure:
         """The divergence between the models' attention by layer.
 
         Returns:

@@ -15,6 +15,7 @@ from captum_attn.metrics.over_examples import (
     TokenF1,
     TokenIOU,
 )
+from captum_attn.metrics.paired_differences import Gain, PairedDifferences
 from captum_attn.metrics.record import UNTOUCHED
 from captum_attn.metrics.results import Evaluation
 from captum_attn.metrics.scored_batch import ScoredBatch
@@ -27,12 +28,14 @@ __all__ = [
     "Comprehensiveness",
     "Deletion",
     "Evaluation",
+    "Gain",
     "Insertion",
     "LogOdds",
     "MaskedModel",
     "Metric",
     "Need",
     "OverExamples",
+    "PairedDifferences",
     "ReportScale",
     "ScoredBatch",
     "Sufficiency",

@@ -21,8 +21,8 @@ _RANDOM_COLOUR = "#999999"
 _COLOURS = [f"C{number}" for number in (0, 1, 2, 3, 4, 5, 6, 8, 9)]  # 7 is grey
 
 
-def markdown(table: pd.DataFrame, metrics: Mapping[str, Metric]) -> str:
-    """A row for each method, best first by the first metric; a column for each metric and intervention."""
+def by_method(table: pd.DataFrame, metrics: Mapping[str, Metric]) -> pd.DataFrame:
+    """A row for each method, best first by the first metric; a column for each metric and intervention, as text."""
     if table.empty:
         raise ValueError("there are no metrics to show: expected some of those of table()")
     usual = table.intervention.iloc[0]
@@ -34,10 +34,14 @@ def markdown(table: pd.DataFrame, metrics: Mapping[str, Metric]) -> str:
     )
     leading = table[table.column == first.column].set_index("method")["mean"]
     methods = leading.sort_values(ascending=not metrics[first.metric].higher_is_better).index
-    columns = shown.column.unique()
-    lines = [_caption(table), "", f"| method | {' | '.join(map(_escaped, columns))} |", f"|---|{'--:|' * len(columns)}"]
-    for method in methods:
-        lines.append(f"| {_escaped(method)} | {' | '.join(cells.loc[method, column] for column in columns)} |")
+    return cells.loc[methods, shown.column.unique()].rename_axis(columns=None).reset_index()
+
+
+def markdown(table: pd.DataFrame, metrics: Mapping[str, Metric]) -> str:
+    """:func:`by_method`, below what holds for all of its columns."""
+    rows = by_method(table, metrics)
+    lines = [caption(table), "", f"| {' | '.join(map(_escaped, rows))} |", f"|---|{'--:|' * (rows.shape[1] - 1)}"]
+    lines += [f"| {' | '.join(map(_escaped, row))} |" for row in rows.itertuples(index=False)]
     return "\n".join(lines) + "\n"
 
 
@@ -85,6 +89,20 @@ def distributions(scores: pd.DataFrame, metric: Metric, families: dict[str, str]
     return _figure_of(ax)
 
 
+def means(table: pd.DataFrame, metric: Metric, ax: Axes | None) -> Figure:
+    """A dot for each method, with its standard error, of a metric of all examples together."""
+    shown = table.sort_values("mean", ascending=metric.higher_is_better)  # the best on top
+    names = [short_name(method) for method in shown.method]
+    ax = ax or new_figure(_ACROSS + 0.4 + width_of(names), 1.2 + 0.3 * max(len(names), 4)).add_subplot()
+    colour_of = _colours(list(table.method), None)
+    for place, row in enumerate(shown.itertuples()):
+        ax.errorbar(row.mean, place, xerr=row.standard_error, fmt="o", color=colour_of[row.method], capsize=2)
+    ax.set_yticks(range(len(names)), names)
+    as_written(ax.yaxis)
+    ax.set_xlabel(f"{metric.title}, {metric.better}")
+    return _figure_of(ax)
+
+
 def curves(frame: pd.DataFrame, ax: Axes | None) -> Figure:
     """A line for each method; see :meth:`Evaluation.plot_curves`."""
     methods = frame.method.unique().tolist()
@@ -121,7 +139,7 @@ def _colours(methods: list[str], families: dict[str, str] | None) -> dict[str, s
     return {method: colours[kind] for method, kind in kinds.items()}
 
 
-def _caption(table: pd.DataFrame) -> str:
+def caption(table: pd.DataFrame) -> str:
     """What holds for all columns."""
     scales = [f"{scale} scale" for scale in table.scale.unique() if scale]
     kinds = [kind for kind in table.intervention.unique() if kind != UNTOUCHED]

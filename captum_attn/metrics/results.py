@@ -8,19 +8,28 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from captum_attn.bench import RANDOM
 from captum_attn.core import warn_user
 from captum_attn.functional import aopc, mean_over_inputs
 from captum_attn.metrics import reports
 from captum_attn.metrics.catalogue import Metric, ReportScale
 from captum_attn.metrics.findings import COLUMNS, RANKINGS, Findings
+from captum_attn.metrics.paired_differences import PairedDifferences
 from captum_attn.metrics.record import BOTTOM_REMOVED, REMOVALS, TOP_KEPT, TOP_REMOVED, Record
+from captum_attn.pages import Shown, figure_html, opening, page, table_html
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_FEW = 30  # examples
 
 
-class Evaluation:
-    """What :func:`~captum_attn.metrics.evaluate` found.
+class Evaluation(Shown):
+    """What :func:`~captum_attn.metrics.evaluate` found: which method is the most faithful.
+
+    A notebook shows it as a page; :meth:`show`, :meth:`plot`, :meth:`to_html`, :meth:`frame` and :meth:`top` work
+    anywhere.
 
     Attributes:
         settings: what was evaluated, and how.
@@ -41,7 +50,13 @@ class Evaluation:
         >>> result.save("faithfulness.jsonl")
         >>> Evaluation.load("faithfulness.jsonl").table().equals(result.table())
         True
+        >>> result.top(1).method.item() in result.methods
+        True
+        >>> path = result.to_html("faithfulness.html")
+        >>> result.plot().savefig("faithfulness.png")
     """
+
+    page_height = 760
 
     def __init__(self, record: Record, wanted: Sequence[Metric] | None = None) -> None:
         self._record, self._findings = record, Findings(record, wanted)
@@ -112,6 +127,57 @@ class Evaluation:
         return both.sort_values(
             list(orders), key=lambda column: column.map(orders[column.name].index), kind="stable", ignore_index=True
         )
+
+    def frame(self) -> pd.DataFrame:
+        """:meth:`table`, with all metrics that it has."""
+        return self.table()
+
+    def top(self, k: int = 5, metric: str | Metric | None = None) -> pd.DataFrame:
+        """The rows of :meth:`table` of the k best methods, best first, random scores among them.
+
+        Args:
+            k: how many.
+            metric: by which one. Default: the first, by the first intervention.
+
+        Raises:
+            ValueError: as :meth:`table`.
+        """
+        table = self.table(None if metric is None else [metric])
+        rows = table[(table.ranking == "scores") & (table.metric == table.metric.iloc[0])]
+        rows = rows[rows.intervention == rows.intervention.iloc[0]]
+        (of,) = self._named([rows.metric.iloc[0] if metric is None else metric], None).values()
+        best_first = rows.sort_values("mean", ascending=not of.higher_is_better, kind="stable")
+        return best_first.head(k).reset_index(drop=True)
+
+    def cautions(self) -> list[str]:
+        """What to keep in mind: few examples, and methods that are not surely better than chance, by their numbers."""
+        found = []
+        if self.settings.count < _FEW:
+            found.append(f"There are only {self.settings.count} examples: differences between methods may be chance.")
+        faithful = next((metric for metric in self.metrics if metric.takes_tokens and not metric.of_all), None)
+        if faithful is not None and self.settings.count > 1 and RANDOM in self.methods:
+            scores = self.scores([faithful])
+            methods = [method for method in self.methods if method != RANDOM]
+            found += PairedDifferences(scores, faithful.higher_is_better).no_better_than_chance(methods)
+        return found
+
+    def page(self) -> str:
+        """The page, as HTML that needs nothing from elsewhere: cautions, the table, and both plots."""
+        count = len(self.methods) - (RANDOM in self.methods)
+        title = f"Faithfulness of {count} method{'s' * (count > 1)}"
+        table = self.table()
+        if table.empty:
+            return page(title, opening(title, "None of its metrics is known: table([record, ...]) has them."))
+        note = (
+            f"{reports.caption(table)} The best is first; arrows say which way is better. Random scores show what "
+            "chance reaches; reversed: by the same scores from the lowest up."
+        )
+        parts = [opening(title, note, self.cautions())]
+        parts.append(table_html(reports.by_method(table, self._named(None, None))))
+        parts.append(figure_html(self.plot(), "Each example's value: boxes span quartiles, dots are means."))
+        if TOP_REMOVED in self.settings.removals and len(self.settings.percentages) > 1:
+            parts.append(figure_html(self.plot_curves(), "How the prediction falls when its top tokens go."))
+        return page(title, "\n".join(parts))
 
     def compare(
         self, reference: str, metrics: Sequence[str | Metric] | None = None, scale: ReportScale | None = None
@@ -194,42 +260,51 @@ class Evaluation:
 
     def plot(
         self,
-        metric: str | Metric = "comprehensiveness",
+        metric: str | Metric | None = None,
         *,
         scale: ReportScale | None = None,
         intervention: str | None = None,
         families: dict[str, str] | None = None,
         ax: Axes | None = None,
-    ) -> Axes:
+    ) -> Figure:
         """How a metric is distributed over the examples, for each method, best first.
 
         Boxes span the quartiles, whiskers reach to the last example within 1.5 times their width, dots are means, and
-        hollow dots are the means of reversed rankings.
+        hollow dots are the means of reversed rankings. Metrics of all examples together, such as F1, have a dot with
+        its standard error.
 
         Args:
-            metric: one of :meth:`scores`.
+            metric: one of :meth:`table`. Default: the first that each example has, else the first.
             scale: as in :meth:`table`.
             intervention: which one. Default: the first that was evaluated.
             families: a family for each method, which has a colour.
             ax: where to draw. Default: a new figure.
 
+        Returns:
+            The figure, which belongs to no window unless its ``ax`` does.
+
         Raises:
             ValueError: as :meth:`table`, or an intervention that was not evaluated.
         """
-        each = self.scores([metric], scale)
+        if metric is None:
+            metric = min(self.metrics, key=lambda one: one.of_all)
+        (of,) = self._named([metric], scale).values()
+        each = self.table([metric], scale) if of.of_all else self.scores([metric], scale)
         known = tuple(each.intervention.unique())
         shown = each[each.intervention == self._intervention(intervention, known)]
-        (of,) = self._named([metric], scale).values()
-        return reports.distributions(shown, of, families, ax)
+        return reports.means(shown, of, ax) if of.of_all else reports.distributions(shown, of, families, ax)
 
     def plot_curves(
         self, removal: str = TOP_REMOVED, *, intervention: str | None = None, ax: Axes | None = None
-    ) -> Axes:
+    ) -> Figure:
         """The mean probability of the predicted class by percentage of tokens, for each method.
 
         Args:
             removal: "top removed", "top kept" or "bottom removed".
             intervention, ax: as in :meth:`plot`.
+
+        Returns:
+            As :meth:`plot`.
 
         Raises:
             ValueError: an unknown removal or intervention.

@@ -5,7 +5,15 @@
 """
 
 from captum_attn.pages.input_view import Influences, PatchedPicture, Scored, input_view, rounded
-from captum_attn.pages.self_contained import as_source, figure_html, in_notebook, page, pixels_as_png, table_html
+from captum_attn.pages.self_contained import (
+    as_source,
+    figure_html,
+    in_notebook,
+    opening,
+    page,
+    pixels_as_png,
+    table_html,
+)
 from captum_attn.pages.shown import Shown, show_page, write_page
 
 __all__ = [
@@ -17,6 +25,7 @@ __all__ = [
     "figure_html",
     "in_notebook",
     "input_view",
+    "opening",
     "page",
     "pixels_as_png",
     "rounded",

@@ -9,8 +9,15 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from io import BytesIO
+from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
+
+from captum_attn.formatting import number
+
+_PIXELS = 96  # of a page, in an inch
+_WORDS = 28  # characters, from which on a cell is a text that may be broken
 _HASHED = "'sha256-{}'"
 
 
@@ -68,23 +75,63 @@ def pixels_as_png(pixels: Any, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
+def opening(title: str, note: str, cautions: Sequence[str] = ()) -> str:
+    """The beginning of a page, all of it escaped here: a title, what is to be seen, and what to be careful about."""
+    items = "".join(f"<li>{escape(caution)}</li>" for caution in cautions)
+    listed = f"<ul class='cautions'>{items}</ul>" if cautions else ""
+    return f"<h1>{escape(title)}</h1><p class='note'>{escape(note)}</p>{listed}"
+
+
 def figure_html(figure: Any, caption: str = "") -> str:
-    """A matplotlib figure as a part of a page; the caption is escaped here."""
+    """A matplotlib figure as a part of a page, in its own size or as wide as the page; the caption is escaped here."""
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=130)
     name = escape(caption)
     below = f"<figcaption>{name}</figcaption>" if caption else ""
-    return f"<figure><img src='{as_source(buffer.getvalue())}' alt='{name}'>{below}</figure>"
+    width = round(_PIXELS * figure.get_figwidth())
+    return f"<figure><img src='{as_source(buffer.getvalue())}' alt='{name}' width='{width}'>{below}</figure>"
 
 
 def table_html(frame: Any, digits: int = 3) -> str:
-    """A data frame as a part of a page, every text in it escaped; its index is not shown."""
+    """A data frame as a part of a page, every text in it escaped: a row for each of its own, named by its first column.
 
-    def written(value: float) -> str:
-        return f"{value:.{digits}f}".replace("-", "−")
+    Args:
+        frame: its index is not shown.
+        digits: of numbers that are not whole.
 
-    table = frame.to_html(index=False, border=0, classes="rows", na_rep="–", float_format=written)
-    return f"<div class='scroll'>{table}</div>"
+    Example:
+        >>> import pandas as pd
+        >>> "<th scope='row'>&lt;b&gt;</th><td>−0.50</td><td>yes</td>" in table_html(
+        ...     pd.DataFrame({"name": ["<b>"], "value": [-0.5], "sure": [True]}), digits=2
+        ... )
+        True
+    """
+    columns = [[_cell(value, digits) for value in frame.iloc[:, place]] for place in range(frame.shape[1])]
+    kinds = [" class='words'" if max(map(len, column), default=0) > _WORDS else "" for column in columns]
+    head = "".join(f"<th scope='col'{kind}>{_name(name)}</th>" for name, kind in zip(frame, kinds, strict=True))
+    rows = []
+    for first, *others in zip(*columns, strict=True):
+        cells = "".join(f"<td{kind}>{escape(text)}</td>" for text, kind in zip(others, kinds[1:], strict=True))
+        rows.append(f"<tr><th scope='row'>{escape(first)}</th>{cells}</tr>")
+    body = "\n".join(rows)
+    return (
+        f"<div class='scroll'><table class='rows'><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>"
+    )
+
+
+def _name(column: Any) -> str:
+    return escape(str(column).replace("_", " "))
+
+
+def _cell(value: Any, digits: int) -> str:
+    """A value as a table has it."""
+    if isinstance(value, str):
+        return value
+    if value is None or value != value:
+        return "–"
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    return str(value) if isinstance(value, Integral) or not isinstance(value, Real) else number(float(value), digits)
 
 
 def _part(name: str) -> str:

@@ -126,8 +126,8 @@ def test_an_evaluation():
     methods = {"$$": ShapleyGradAttention(model, tokenizer=tokenizer), "$a_b$": GradSAM(model, tokenizer=tokenizer)}
     found = evaluate(model, ["a gripping film", "not good"], methods, tokenizer=tokenizer, show_progress=False)
     families = {"$$": "$\\foo$", "$a_b$": "$$", "random": "random"}
-    assert_as_written(found.plot(families=families).figure, [*methods, "$\\foo$"])
-    assert_as_written(found.plot_curves().figure, methods)
+    assert_as_written(found.plot(families=families), [*methods, "$\\foo$"])
+    assert_as_written(found.plot_curves(), methods)
     own = Figure().add_subplot(title="$x^2$")
     found.plot(ax=own)
     assert own.title.get_parse_math()  # not ours

@@ -86,7 +86,7 @@ def test_ones_own_metric_of_probabilities_is_in_tables_and_plots(text_model):
         expected = (each["ties", "replacement"].perturbed[removal] < 0.5).float().mean(-1)
         assert found[found.ranking == ranking].value.tolist() == pytest.approx(expected.tolist())
     assert "flips ↑" in result.to_markdown(["flips"])
-    assert result.plot("flips").get_xlabel().startswith("flips, higher is better")
+    assert result.plot("flips").axes[0].get_xlabel().startswith("flips, higher is better")
     assert curves.table([result.metrics[1]]).equals(result.table(["flips"]))  # of what was evaluated without it, too
 
 

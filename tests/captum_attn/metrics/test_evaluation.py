@@ -594,7 +594,7 @@ def test_the_best_is_first_where_lower_is_better(text_model):
     lines = result.to_markdown(["sufficiency"], scale="paper").splitlines()[4:]
     means = [float(line.split("|")[2].split("±")[0]) for line in lines]
     assert means == sorted(means)
-    axes = result.plot("sufficiency", scale="paper")
+    (axes,) = result.plot("sufficiency", scale="paper").axes
     best_on_top = [label.get_text() for label in axes.get_yticklabels()][::-1]
     assert best_on_top == [line.split("|")[1].strip() for line in lines]
     dots = {line.get_ydata()[0]: line.get_xdata()[0] for line in axes.lines if line.get_marker() == "o"}
@@ -604,14 +604,38 @@ def test_the_best_is_first_where_lower_is_better(text_model):
 def test_plots_draw_every_method(text_model):
     result = run(text_model, interventions=["replacement", "knockout"])
     families = {"ties": "made up", "random": "random"}
-    ax = result.plot("sufficiency", scale="paper", families=families, intervention="knockout")
+    (ax,) = result.plot("sufficiency", scale="paper", families=families, intervention="knockout").axes
     assert {label.get_text() for label in ax.get_yticklabels()} == {"ties", "random"}
     assert "knockout" in ax.get_xlabel()
     assert {text.get_text() for text in ax.get_legend().get_texts()} == {"made up", "random"}
-    _, given = plt.subplots()
-    assert result.plot_curves("top kept", ax=given) is given
+    figure, given = plt.subplots()
+    assert result.plot_curves("top kept", ax=given) is figure
     assert len(given.get_legend().get_texts()) == 2
-    result.plot("deletion").figure.canvas.draw()
+    result.plot("deletion").canvas.draw()
+
+
+def test_metrics_of_all_examples_are_drawn_with_their_errors(text_model):
+    result = run(text_model, metrics=["f1_macro"], labels=[0, 1, 0, 1, 0])
+    (axes,) = result.plot().axes
+    means = result.top().iloc[::-1]["mean"].tolist()
+    assert [float(bar.lines[0].get_xdata()[0]) for bar in axes.containers] == pytest.approx(means)
+
+
+def test_the_best_are_on_top(text_model):
+    truth = {"good": with_ties, "bad": lambda batch, targets: -with_ties(batch, targets)}
+    result = run(text_model, truth, interventions=["replacement", "knockout"])
+    top = result.top(2, "sufficiency")
+    assert list(top["mean"]) == sorted(top["mean"])
+    assert set(top.intervention) == {"replacement"}
+    assert result.top().method.tolist() == result.top(3, "comprehensiveness").method.tolist()
+    assert result.frame().equals(result.table())
+
+
+def test_cautions_name_what_is_no_better_than_chance(text_model):
+    few, chance, reverse = run(text_model, {"bad": lambda batch, targets: -with_ties(batch, targets)}).cautions()
+    assert few == "There are only 5 examples: differences between methods may be chance."
+    assert chance.startswith("Not surely more faithful than random scores, by paired differences: bad (")
+    assert reverse.startswith("Not surely more faithful than their own reverse, by paired differences: bad (")
 
 
 # Plausibility and other data
