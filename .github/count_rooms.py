@@ -35,12 +35,16 @@ FLOORS = (
     ("captum_attn._moved",),  # where old paths lead to stands on nothing
     ("captum_attn.functional",),
     ("captum_attn.core",),
-    ("captum_attn.token_attributions", "captum_attn.formatting", "captum_attn.pages"),
-    ("captum_attn.methods", "captum_attn.visualization"),
-    ("captum_attn.bench",),
-    ("captum_attn.metrics",),
+    ("captum_attn.formatting", "captum_attn.pages"),
+    ("captum_attn.drawing",),
+    ("captum_attn.shown_inputs",),
+    ("captum_attn.token_attributions", "captum_attn.bench"),
+    ("captum_attn.methods",),
+    ("captum_attn.metrics", "captum_attn.exploration"),
     ("captum_attn.concepts", "captum_attn.controls", "captum_attn.comparison", "captum_attn.generation"),
+    ("captum_attn.visualization",),
     ("captum_attn",),
+    ("captum_attn.command",),
     ("lightning_callbacks", "shap_attn"),
 )
 """The rooms from the ground up. What lies in none of the inner ones is of the outer one."""

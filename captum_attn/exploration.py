@@ -14,10 +14,15 @@ from torch import Tensor
 from captum_attn.core import InfluenceObserver, ModelInputs, NoMatrixError, Target
 from captum_attn.core.observers import Per, Variant
 from captum_attn.core.propagation import Propagation
-from captum_attn.methods import AttentionAttribution, Explained, OnePassAttribution
-from captum_attn.methods.attribution import influence_of
-from captum_attn.methods.integrated_attn_lrp import IntegratedAttnLRP
-from captum_attn.methods.shapley import ShapleyAttention, ShapleyGradAttention
+from captum_attn.methods import (
+    AttentionAttribution,
+    Explained,
+    IntegratedAttnLRP,
+    OnePassAttribution,
+    ShapleyAttention,
+    ShapleyGradAttention,
+    influence_of,
+)
 from captum_attn.pages import Influences, Scored, Shown, page
 from captum_attn.shown_inputs import ShownInput, by_word
 from captum_attn.token_attributions import TokenAttributions

@@ -31,7 +31,7 @@ from captum_attn.core.run import ObservedForward, observed_forward, picture_grid
 from captum_attn.core.states import States
 from captum_attn.core.targets import Target, select_target, target_of_each
 from captum_attn.core.tiles import Tile
-from captum_attn.core.token_texts import segment_starts, token_texts, word_boundaries, word_groups
+from captum_attn.core.token_names import segment_starts, token_texts, word_boundaries, word_groups
 from captum_attn.core.tokens import Tokens, special_ids_of, special_token_ids
 from captum_attn.core.user_warnings import warn_user
 

@@ -1,6 +1,14 @@
 """Attribution methods, one or a family in each module; here is what they are made of, for methods of your own."""
 
-from captum_attn.methods.attribution import AttentionAttribution, CommonArguments, Explained, Inputs, OnePassAttribution
+from captum_attn.methods.attribution import (
+    AttentionAttribution,
+    CommonArguments,
+    Explained,
+    Inputs,
+    OnePassAttribution,
+    influence_of,
+)
+from captum_attn.methods.integrated_attn_lrp import IntegratedAttnLRP
 from captum_attn.methods.one_pass import explain_in_one_pass
 from captum_attn.methods.shapley import (
     AttentionShapley,
@@ -21,6 +29,7 @@ __all__ = [
     "Explained",
     "GameOrAuto",
     "Inputs",
+    "IntegratedAttnLRP",
     "OnePassAttribution",
     "Rows",
     "ShapleyAttention",
@@ -28,6 +37,7 @@ __all__ = [
     "TokenRelevance",
     "check_rows",
     "explain_in_one_pass",
+    "influence_of",
 ]
 
 

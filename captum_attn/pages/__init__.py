@@ -1,10 +1,10 @@
 """Web pages that need nothing from elsewhere: one template, one stylesheet, one script, and results that have pages.
 
-``self_contained`` is the frame, with pictures and tables; ``input_view`` an explained input, as the script shows it;
+``self_contained`` is the frame, with pictures and tables; ``input_views`` an explained input, as the script shows it;
 ``shown`` what has a page shows itself.
 """
 
-from captum_attn.pages.input_view import Influences, PatchedPicture, Scored, input_view, rounded
+from captum_attn.pages.input_views import Influences, PatchedPicture, Scored, input_view, rounded
 from captum_attn.pages.self_contained import (
     as_source,
     figure_html,

@@ -1,4 +1,4 @@
-"""``python -m captum_attn`` is the command ``captum-attn``."""
+"""``python -m captum_attn.command`` is the command ``captum-attn``."""
 
 from captum_attn.command import app
 
