@@ -15,10 +15,10 @@ from documents import (
     calls_of_command,
     commands,
     files_named,
-    has_option,
     is_dead,
     links,
     options_of_command,
+    options_of_script,
     pages,
 )
 
@@ -67,7 +67,7 @@ def test_links_lead_somewhere(page):
 def test_scripts_and_their_options_exist(page):
     for script, options in commands(page):
         assert (ROOT / script).is_file(), script
-        assert [option for option in options if not has_option(ROOT / script, option)] == [], script
+        assert [option for option in options if option not in options_of_script(ROOT / script)] == [], script
     for asked, options in calls_of_command(page):
         assert [option for option in options if option not in options_of_command()[asked]] == [], asked
     if page.name != "CHANGELOG.md":  # which names files as they were called then
@@ -78,7 +78,7 @@ def test_the_front_page_is_short():
     assert len((ROOT / "README.md").read_bytes()) <= 10_240
 
 
-def test_dead_links_are_found(tmp_path):
+def test_dead_links_are_found():
     page = ROOT / "README.md"
     assert is_dead(page, "nowhere.md")
     assert is_dead(page, "#no-such-heading")

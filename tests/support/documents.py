@@ -130,19 +130,15 @@ def calls_of_command(page: Path) -> Iterator[tuple[str, list[str]]]:
             yield asked, _OPTION.findall(rest)
 
 
-def has_option(script: Path, option: str) -> bool:
-    """Whether a script, or a module of the examples that it imports, knows an option.
-
-    ``--help`` all do; the quickstart hands those of ``captum-attn explain`` on.
-    """
+@cache
+def options_of_script(script: Path) -> set[str]:
+    """The options of a script, of helpers that read some for it, and of the command if it hands them on to it."""
     text = script.read_text(encoding="utf-8")
-    imported = re.findall(r"^(?:from|import) (?:[\w.]+\.)?(\w+)", text, flags=re.M)
-    if "captum_attn.command" in text and option in options_of_command()["explain"]:
-        return True
-    shared = [file for name in imported for file in (ROOT / "examples").rglob(f"{name}.py")]
-    return option == "--help" or any(
-        f'"{option}"' in one for one in (text, *(file.read_text(encoding="utf-8") for file in shared))
-    )
+    imported = re.findall(r"^from helpers\.(\w+)", text, flags=re.M)
+    helpers = [(ROOT / "examples" / "helpers" / f"{name}.py").read_text(encoding="utf-8") for name in imported]
+    own = {option for one in (text, *helpers) for option in re.findall(r'"(--[a-z][\w-]*)"', one)}
+    handed_on = options_of_command()["explain"] if "from captum_attn.command import app" in text else set()
+    return {"--help", *own, *handed_on}
 
 
 def files_named(page: Path) -> Iterator[str]:
