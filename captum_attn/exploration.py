@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from html import escape
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_attn.core import InfluenceObserver, ModelInputs, NoMatrixError, Target
+from captum_attn.core import InfluenceObserver, ModelInputs, NoMatrixError, Target, Watched
 from captum_attn.core.observers import Per, Variant
 from captum_attn.core.propagation import Propagation
 from captum_attn.methods import (
@@ -27,7 +27,7 @@ from captum_attn.pages import Influences, Scored, Shown, page
 from captum_attn.shown_inputs import ShownInput, by_word
 from captum_attn.token_attributions import TokenAttributions
 
-_MOST_NUMBERS = 4_000_000  # of matrices on a page, two bytes each
+_MOST_NUMBERS = 8_000_000  # of matrices on a page, two bytes each
 _SIGNED, _RAISING, _ATTENTION = "signed influence", "only what raises", "attention alone"
 
 
@@ -58,7 +58,7 @@ def explore(
 
     Returns:
         What :meth:`Exploration.to_html` writes, and a notebook shows. It holds matrices of each layer and head where
-        they fit on a page (4 million numbers for each input), else of each layer, else their mean.
+        they fit on a page (8 million numbers), else of each layer, else their mean.
 
     Raises:
         TypeError, ValueError: as of the methods.
@@ -172,11 +172,11 @@ def together(explorations: Mapping[str, Exploration]) -> str:
 
 
 class _Matrices(OnePassAttribution):
-    """Influence of each layer and head as far as it fits on a page."""
+    """Influence of each layer and head, or their means."""
 
-    def __init__(self, model: Callable[..., Any], variant: Variant, **common: Any) -> None:
+    def __init__(self, model: Callable[..., Any], variant: Variant, kept: _Kept, **common: Any) -> None:
         super().__init__(model, **common)
-        self.variant = variant
+        self.variant, self.kept = variant, kept
 
     @property
     def needs_gradients(self) -> bool:
@@ -184,36 +184,46 @@ class _Matrices(OnePassAttribution):
 
     def observer(self, explained: Explained) -> InfluenceObserver:
         watched = explained.run.watched(None, None)
-        return InfluenceObserver(
-            watched, self.variant, per=self._kept(len(watched.layers), len(watched.heads), watched)
-        )
+        return InfluenceObserver(watched, self.variant, per=self.kept.apart(watched))
 
     def solve(self, explained: Explained, observer: Any) -> Any:
         raise NotImplementedError("matrices are no attributions")
 
-    def of(self, batch: Any, targets: Sequence[Any]) -> list[Tensor]:
+    def of(self, batch: ModelInputs, targets: Sequence[Any]) -> list[Tensor]:
         """Of each target, (B, L, H, N, N)."""
-        self.budget = _MOST_NUMBERS // (len(targets) + 1)
         explain = partial(self._observed, self.observer, influence_of)
         found = self._in_parts(explain, batch, list(targets), None, False)
         return [_five(torch.cat(parts).cpu()) for parts in found]
 
-    def _kept(self, layers: int, heads: int, watched: Any) -> Per | None:
-        numbers = watched.length * watched.keys
-        if layers * heads * numbers <= self.budget:
-            return "head"
-        return "layer" if layers * numbers <= self.budget else None
+
+@dataclass
+class _Kept:
+    """What is kept apart on a page of B inputs and K targets: it is found at the first look, and stays."""
+
+    inputs: int
+    targets: int
+    found: list[Per | None] = field(default_factory=list)
+
+    def apart(self, watched: Watched) -> Per | None:
+        """``"head"`` and ``"layer"``, if so many numbers fit on a page; None for the mean of all."""
+        if not self.found:
+            numbers = self.inputs * watched.length * watched.keys * len(watched.layers)
+            by_head = numbers * len(watched.heads) * (self.targets + 1)  # signed, and attention
+            by_layer = numbers * (2 * self.targets + 1)  # what raises, too
+            fits: Per | None = "layer" if by_layer <= _MOST_NUMBERS else None
+            self.found = ["head" if by_head <= _MOST_NUMBERS else fits]
+        return self.found[0]
 
 
 def _influences(
-    model: Callable[..., Any], batch: Any, targets: Sequence[Any], common: Mapping[str, Any]
+    model: Callable[..., Any], batch: ModelInputs, targets: Sequence[Any], common: Mapping[str, Any]
 ) -> dict[str, list[Tensor]]:
-    signed = _Matrices(model, "signed", **common).of(batch, targets)
-    found = {_SIGNED: signed}
-    if signed[0].shape[2] == 1:  # a mean over heads, of which the positive part is another
-        found[_RAISING] = _Matrices(model, "rectified", **common).of(batch, targets)
+    kept = _Kept(len(batch), len(targets))
+    found = {_SIGNED: _Matrices(model, "signed", kept, **common).of(batch, targets)}
+    if kept.found != ["head"]:  # the positive part of a mean is not the mean of positive parts
+        found[_RAISING] = _Matrices(model, "rectified", kept, **common).of(batch, targets)
     plain = {**common, "propagation": "gradient"}
-    return found | {_ATTENTION: _Matrices(model, "attention", **plain).of(batch, targets[:1])}
+    return found | {_ATTENTION: _Matrices(model, "attention", kept, **plain).of(batch, targets[:1])}
 
 
 def _five(matrices: Tensor) -> Tensor:

@@ -82,7 +82,7 @@ def test_values_are_those_of_the_methods(text_model: Any, explored: Exploration)
     assert view["classes"] == [result.target_name(0) for result in explored.results["attention game"]]
 
 
-@pytest.mark.parametrize(("budget", "shape"), [(4_000_000, (4, 4)), (8_000, (4, 1)), (10, (1, 1))])
+@pytest.mark.parametrize(("budget", "shape"), [(8_000_000, (4, 4)), (9_000, (4, 1)), (10, (1, 1))])
 def test_of_long_inputs_heads_and_layers_are_averaged(
     text_model: Any, monkeypatch: pytest.MonkeyPatch, budget: int, shape: tuple[int, int]
 ) -> None:
@@ -100,6 +100,11 @@ def test_of_long_inputs_heads_and_layers_are_averaged(
             expected = own.mean(kept, keepdim=True) if kept else own
             found_ = unpacked(variants[name]["of"][0], *shape)
             torch.testing.assert_close(found_, expected, rtol=0, atol=4e-5 * float(expected.abs().max()))
+    heads = ShapleyAttention(model, tokenizer=tokenizer).influence(TEXT, per="head")[0].double()
+    (of,) = variants["attention alone"]["of"]
+    torch.testing.assert_close(
+        unpacked(of, *shape), heads.mean(kept, keepdim=True) if kept else heads, rtol=0, atol=1e-4
+    )
     averaged = {(4, 4): "", (4, 1): "heads are averaged", (1, 1): "layers and heads are averaged"}[shape]
     assert averaged in found.page()
 
