@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 FLOORS = (
-    ("captum_attn._moved",),  # where old paths lead to stands on nothing
+    ("captum_attn._moved", "captum_attn._extras"),  # where old paths lead to, and missing ones, stands on nothing
     ("captum_attn.functional",),
     ("captum_attn.core",),
     ("captum_attn.formatting", "captum_attn.pages"),

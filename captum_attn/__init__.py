@@ -43,6 +43,7 @@ to SHAP and Lightning.
 
 from importlib import import_module
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from captum_attn._moved import find_moved_modules
@@ -118,7 +119,7 @@ _HOMES = {
     "compare": "captum_attn.comparison",
     "inspect": "captum_attn.inspection",
 }
-
+_NEEDS = {"TTCAV": "sklearn", "compare": "torchmetrics"}
 
 find_moved_modules()
 
@@ -132,4 +133,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    missing = {name for name, library in _NEEDS.items() if find_spec(library) is None}  # help() imports what is listed
+    return [*(name for name in __all__ if name not in missing), "__version__"]

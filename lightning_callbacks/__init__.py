@@ -21,15 +21,18 @@ Each validation logs how strongly concepts move the model and how faithful its e
 - ``AttributionWriter``, ``read_attributions``: write these explanations as they come, and read them as one table.
 """
 
-from lightning_callbacks.attribution_folder import read_attributions
-from lightning_callbacks.attribution_module import AttributionModule
-from lightning_callbacks.attribution_writer import AttributionWriter
-from lightning_callbacks.generation_module import GenerationModule
-from lightning_callbacks.history import ExplainedExample, Group
-from lightning_callbacks.history_figures import Panel
-from lightning_callbacks.measurement import Measurement, SharedPass
-from lightning_callbacks.monitor import ExplanationMonitor
-from lightning_callbacks.probe_set import ProbeBatch, ProbeSet
+from captum_attn._extras import brought_by
+
+with brought_by("lightning"):
+    from lightning_callbacks.attribution_folder import read_attributions
+    from lightning_callbacks.attribution_module import AttributionModule
+    from lightning_callbacks.attribution_writer import AttributionWriter
+    from lightning_callbacks.generation_module import GenerationModule
+    from lightning_callbacks.history import ExplainedExample, Group
+    from lightning_callbacks.history_figures import Panel
+    from lightning_callbacks.measurement import Measurement, SharedPass
+    from lightning_callbacks.monitor import ExplanationMonitor
+    from lightning_callbacks.probe_set import ProbeBatch, ProbeSet
 
 __all__ = [
     "AttributionModule",

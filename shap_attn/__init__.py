@@ -20,14 +20,17 @@ The values are shares of attention's influence, which begins at 0. They do not s
 - ``PartitionBaseline``, ``ExactBaseline``: SHAP's own explainers beside ours in ``captum_attn.metrics.evaluate``.
 """
 
-from shap_attn import plots
-from shap_attn.explainer import AttentionExplainer
-from shap_attn.frames import explanation_from_frame
-from shap_attn.generation_explainer import GenerationExplainer
-from shap_attn.hierarchy import AttentionText
-from shap_attn.plots import relabel
-from shap_attn.pooling import pool
-from shap_attn.shap_baselines import ExactBaseline, PartitionBaseline
+from captum_attn._extras import brought_by
+
+with brought_by("shap"):
+    from shap_attn import plots
+    from shap_attn.explainer import AttentionExplainer
+    from shap_attn.frames import explanation_from_frame
+    from shap_attn.generation_explainer import GenerationExplainer
+    from shap_attn.hierarchy import AttentionText
+    from shap_attn.plots import relabel
+    from shap_attn.pooling import pool
+    from shap_attn.shap_baselines import ExactBaseline, PartitionBaseline
 
 __all__ = [
     "AttentionExplainer",

@@ -355,6 +355,34 @@ def test_the_warning_names_the_line_that_imports_it(tmp_path, old, name, moved):
     assert f"{script}:2: FutureWarning: {moved} moved" in done.stderr
 
 
+def run_without(library, code):
+    """What Python says to some code where a library is not installed."""
+    lines = f"import sys\nsys.modules[{library!r}] = None\n{code}"
+    here = {**os.environ, "PYTHONPATH": str(Path(captum_attn.__file__).parents[1]), "PAGER": "cat"}
+    return subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=False, env=here)
+
+
+@pytest.mark.parametrize(
+    ("library", "code", "extra"),
+    [
+        ("sklearn", "from captum_attn import TTCAV", "concepts"),
+        ("torchmetrics", "from captum_attn import compare", "metrics"),
+        ("shap", "import shap_attn", "shap"),
+        ("pyarrow", "import lightning_callbacks", "lightning"),
+    ],
+)
+def test_a_missing_library_is_named_with_the_extra_that_brings_it(library, code, extra):
+    *_, last = run_without(library, code).stderr.strip().splitlines()
+    assert last.startswith(f"ModuleNotFoundError: {library}")
+    assert last.endswith(f" is not installed: pip install 'captum-attn[{extra}]'")
+
+
+def test_help_works_where_no_extra_is_installed():
+    shown = run_without("sklearn", "import captum_attn\nhelp(captum_attn)").stdout
+    assert "class AttnLRP" in shown
+    assert "class TTCAV" not in shown
+
+
 def test_a_name_that_never_was_is_not_found():
     import captum_attn.core
 
