@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from html import escape
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -24,13 +23,18 @@ from captum_attn.core.patches import NoPatchGrid, PatchGrid
 from captum_attn.core.propagation import ATTNLRP, Propagation, propagation_named
 from captum_attn.core.run import followed
 from captum_attn.core.targets import Selection, as_tuples, no_selection, selected
+from captum_attn.drawing import ShownFigure
+from captum_attn.inspection_figure import gradients_by_call
 from captum_attn.methods import Inputs, ShapleyGradAttention
+from captum_attn.pages import Shown, figure_html, opening, page, table_html
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _SHOWN = 8
 """So many tokens, or examples, are written out."""
+
+_COLUMNS = ("#", "attention", "code", "shape", "role", "gradient off by")
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,10 @@ class InspectedCall:
 
 
 @dataclass(frozen=True)
-class Inspection:
+class Inspection(Shown):
     """What an explanation is going to see. ``print`` it, or leave it at the end of a notebook's cell.
+
+    :meth:`show`, :meth:`plot`, :meth:`to_html` and :meth:`frame` work anywhere.
 
     Attributes:
         verdict: in a sentence, whether to believe an explanation by gradients, and why not.
@@ -71,25 +77,41 @@ class Inspection:
     facts: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        rows = [("#", "attention", "code", "shape", "role", "gradient off by"), *map(_row, self.calls)]
-        widths = [max(len(row[column]) for row in rows) for column in range(6)]
+        rows = [_COLUMNS, *map(_row, self.calls)]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
         table = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
         width = max(map(len, self.facts), default=0)
         return "\n".join(
             [self.verdict, "", *(f"{name:<{width}}  {fact}" for name, fact in self.facts.items()), "", *table]
         )
 
-    def _repr_html_(self) -> str:
-        heads = "".join(f"<th>{name}</th>" for name in ("#", "attention", "code", "shape", "role", "gradient off by"))
-        rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in _row(call))}</tr>" for call in self.calls)
-        facts = "".join(f"<tr><th>{escape(n)}</th><td>{escape(fact)}</td></tr>" for n, fact in self.facts.items())
-        return f"<p><b>{escape(self.verdict)}</b></p><table>{facts}</table><table><tr>{heads}</tr>{rows}</table>"
+    def page(self) -> str:
+        """The page, as HTML that needs nothing from elsewhere: the verdict, what was seen, and each attention call."""
+        import pandas as pd
+
+        title = f"What an explanation of {self.facts.get('model', 'the model')} is going to see"
+        parts = [
+            opening(title, self.verdict) if self.trusted else opening(title, _NOT_TRUSTED, [self.verdict]),
+            table_html(pd.DataFrame(self.facts.items(), columns=["what", "as seen"])),
+            table_html(pd.DataFrame(map(_row, self.calls), columns=_COLUMNS)),
+            *([figure_html(self.plot())] if self.calls else []),
+        ]
+        return page(title, "\n".join(parts))
+
+    def plot(self) -> ShownFigure:
+        """How far the gradient of each attention call is off, and why some were not checked.
+
+        Returns:
+            A matplotlib figure that belongs to no window.
+        """
+        notes = [_row(call)[-1] or call.role for call in self.calls]
+        return gradients_by_call(self.frame().assign(note=notes), self.verdict)
 
     def frame(self) -> pd.DataFrame:
         """The calls, one in a row."""
         import pandas as pd
 
-        return pd.DataFrame([vars(call) for call in self.calls])
+        return pd.DataFrame([vars(call) for call in self.calls], columns=[one.name for one in fields(InspectedCall)])
 
 
 def inspect(
@@ -379,3 +401,6 @@ def _listed(words: Sequence[str]) -> str:
 def _row(call: InspectedCall) -> tuple[str, ...]:
     error = "" if call.error is None else "too small" if call.error != call.error else f"{call.error:.1%}"
     return str(call.number), call.module or "(no module)", call.code, str(call.shape), call.role, error
+
+
+_NOT_TRUSTED = "Explanations by gradients are not to be believed as they are:"

@@ -20,7 +20,9 @@ from captum_attn import ShapleyGradAttention
 from captum_attn.bench import Intervention
 from captum_attn.concepts import ConceptScores, ExperimentalSets
 from captum_attn.core import Replacement, warn_user
+from captum_attn.drawing import ShownFigure
 from captum_attn.metrics import Metric
+from captum_attn.pages import Shown, figure_html, opening, page, table_html
 from lightning_callbacks.batches import BatchInputs
 from lightning_callbacks.concept_measurement import ConceptMeasurement
 from lightning_callbacks.consensus import FailedSomewhereError, all_or_none
@@ -43,10 +45,19 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+_OF_TABLE = (
+    "Each metric at the first and the last validation, its least and greatest value, and at which steps these were. "
+    "The same examples are explained every time."
+)
+_CAUTIONS = (
+    "Faithfulness says how well explanations fit the model, not how good the model is: one that guesses can have the "
+    "best. Look at its accuracy beside it.",
+    "Rises and falls of the size of the bands, two standard errors, may be chance.",
+)
 _CHEAPER = "max_samples=, every_n_validations= and figures=False make it less"
 
 
-class ExplanationMonitor(Callback):
+class ExplanationMonitor(Shown, Callback):
     """Log T-TCAV scores of concepts, the faithfulness of attributions and measurements of your own at each validation.
 
     The same probe set is explained every time. Training goes on as if nothing had happened: same gradients, modes and
@@ -62,6 +73,8 @@ class ExplanationMonitor(Callback):
     - ``explanations/seconds`` and ``explanations/samples``.
 
     Without validation data nothing is explained, and a warning says so.
+
+    A notebook shows it as a page; :meth:`show`, :meth:`plot`, :meth:`to_html` and :meth:`frame` work anywhere.
 
     Figures go to every logger that takes some (TensorBoard; ``log_image`` of W&B), else into PNG files. What fails is
     a warning, and scores are NaN then: ``ModelCheckpoint`` takes them for the worst, ``EarlyStopping`` stops unless its
@@ -344,7 +357,7 @@ class ExplanationMonitor(Callback):
         """
         return self._history.frame()
 
-    def plot(self) -> Figure:
+    def plot(self) -> ShownFigure:
         """Scores over epochs: a panel for each metric of faithfulness, each layer of concepts, each group of others.
 
         Returns:
@@ -360,10 +373,34 @@ class ExplanationMonitor(Callback):
 
     def summary(self) -> str:
         """The table that is printed at the end of ``fit``: how faithfulness and concepts' effects went."""
-        explained = sum(one.samples > 0 for one in self._history.validations)
-        title = f"{type(self).__name__}: {explained} of {len(self._history)} validations explained"
         table = self._history.summary(self._groups)
-        return f"{title}\n{table.to_string(float_format='{:.3f}'.format)}" if explained else title
+        text = table.to_string(float_format="{:.3f}".format)
+        return f"{self._title}\n{text}" if self._explained else self._title
+
+    def page(self) -> str:
+        """The page, as HTML that needs nothing from elsewhere: how metrics went, and concepts of the last validation.
+
+        Before anything was measured, it says so.
+        """
+        if not self._explained:
+            return page(
+                self._title, opening(self._title, "Nothing was measured yet: fit, or validate, a model with it.")
+            )
+        table = self._history.summary(self._groups).rename_axis("metric").reset_index()
+        figures = [figure_html(self.plot(), "Each metric over the training")]
+        if self.scores is not None:
+            figures.append(figure_html(self.scores.plot(), "Concepts at the last validation"))
+        body = [opening(self._title, _OF_TABLE, _CAUTIONS), table_html(table), *figures]
+        return page(self._title, "\n".join(body), wide=True)
+
+    @property
+    def _explained(self) -> int:
+        """How many validations have numbers."""
+        return sum(one.samples > 0 for one in self._history.validations)
+
+    @property
+    def _title(self) -> str:
+        return f"{type(self).__name__}: {self._explained} of {len(self._history)} validations explained"
 
     # --- measuring ---
 
@@ -413,7 +450,7 @@ class ExplanationMonitor(Callback):
             found[f"explanations/example_{example.row}"] = self._example_over_time(example.row)
         return {f"{self.log_prefix}{name}": figure for name, figure in found.items()}
 
-    def _example_over_time(self, row: int) -> Figure:
+    def _example_over_time(self, row: int) -> ShownFigure:
         """The attributions of one example at several validations."""
         measured = self._known
         same = [one for one in self._history.validations if one.probe == measured.probe.fingerprint]

@@ -260,7 +260,8 @@ class ConceptScores(Shown, dict[str, dict[str, dict[str, Tensor]]]):
         figures = [figure_html(self.plot(one.key), _OF_FIGURES) for one in self.sets]
         empty = [name for name in shown if shown[name].isin([0, ""]).all() or shown[name].isna().all()]
         table = table_html(shown.drop(columns=[name for name in empty if name in _MAY_BE_LEFT_OUT]))
-        return page(title, "\n".join([opening(title, _OF_TABLE, self.cautions()), table, *figures]), wide=True)
+        columns = f"<p class='note'>{_OF_COLUMNS}</p>"
+        return page(title, "\n".join([opening(title, _OF_TABLE, self.cautions()), table, columns, *figures]), wide=True)
 
     def suspicious(self) -> ExampleNumbers:
         """The numbers of suspicious examples of each concept that has some: for ``leave_out=`` of another call.
@@ -506,10 +507,12 @@ def _spread(values: Tensor) -> float:
 
 _MAY_BE_LEFT_OUT = ("predicted", "near", "copies", "note")
 _OF_TABLE = (
-    "Effect: by how much the explained output changes when hidden states move towards the concept, in the layer where "
-    "that is surest; p: of the concept, over all layers, after Holm's correction for all concepts; score: T-TCAV's, "
-    "the share of inputs whose output a step towards the concept would raise; layers: in how many the effect is "
-    "significant; predicted: the share of the concept's examples that the model takes for what is explained; near: "
-    "that which lies on the explained inputs' side of the other concepts; copies: of inputs, or of other examples."
+    "By how much the explained output changes when hidden states move towards a concept, in the layer where that is "
+    "surest; p is the concept's, of all layers together, after Holm's correction for all concepts."
+)
+_OF_COLUMNS = (
+    "Score: T-TCAV's, the share of inputs whose output a step towards the concept would raise. Layers: in how many the "
+    "effect is significant. Predicted: the share of the concept's examples that the model takes for what is explained. "
+    "Near: that which lies on the explained inputs' side of the other concepts. Copies: of inputs, or other examples."
 )
 _OF_FIGURES = "Each concept in each layer: red raises the explained output, blue lowers it."

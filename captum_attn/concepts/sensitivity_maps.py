@@ -177,7 +177,7 @@ class SensitivityMaps(Shown):
             counts, special = (grid.rows, grid.columns), [token not in patches for token in range(len(names))]
             picture = PatchedPicture(shown_pixels(self.pixels[example]), counts, grid.extent, patches)
         pieces, target = [f" {name}" for name in names], [self.target_names[example]]
-        return input_view(f"input-{example}", pieces, special, target, 0, scored, picture)
+        return input_view(f"input-{example}", pieces, special, target, 0, scored, picture, of="concept")
 
     @property
     def _unit(self) -> str:

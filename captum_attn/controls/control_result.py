@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import pandas as pd
 
 from captum_attn.controls.control_figures import layers_by_heads
 from captum_attn.drawing import ShownFigure
-from captum_attn.formatting import with_error
+from captum_attn.formatting import number, with_error
 from captum_attn.pages import Shown, figure_html, opening, page, table_html
 
 
@@ -50,7 +51,11 @@ class ControlResult(Shown):
     @property
     @abstractmethod
     def caption(self) -> str:
-        """What the table shows, and what it does not."""
+        """What the table shows."""
+
+    def cautions(self) -> list[str]:
+        """What it does not say, and what else to look at."""
+        return []
 
     @abstractmethod
     def plot(self) -> ShownFigure:
@@ -58,7 +63,8 @@ class ControlResult(Shown):
 
     def page(self) -> str:
         """The page, as HTML that needs nothing from elsewhere: the table, and figures of layers and of heads."""
-        parts = [opening(self.title, self.caption), table_html(self._by_layer()), *map(figure_html, self._figures())]
+        figures = [figure_html(figure, figure.get_suptitle()) for figure in self._figures()]
+        parts = [opening(self.title, self.caption, self.cautions()), table_html(self._by_layer(number)), *figures]
         return page(self.title, "\n".join(parts))
 
     def _figures(self) -> list[ShownFigure]:
@@ -86,19 +92,24 @@ class ControlResult(Shown):
 
     def to_markdown(self) -> str:
         """The table of means ± standard errors, with its caption; single heads are left to :meth:`table`."""
-        rows = self._by_layer()
+        rows = self._by_layer("{:.{}f}".format)
         keys = sum(column in self.by for column in rows)
-        lines = [self.caption, "", f"| {' | '.join(rows)} |", f"|{'---|' * keys}{'--:|' * (rows.shape[1] - keys)}"]
+        lines = [
+            " ".join([self.caption, *self.cautions()]),
+            "",
+            f"| {' | '.join(rows)} |",
+            f"|{'---|' * keys}{'--:|' * (rows.shape[1] - keys)}",
+        ]
         lines += [f"| {' | '.join(map(str, row))} |" for row in rows.itertuples(index=False)]
         return "\n".join(lines) + "\n"
 
-    def _by_layer(self) -> pd.DataFrame:
+    def _by_layer(self, written: Callable[[float, int], str]) -> pd.DataFrame:
         """The table of means ± standard errors, as text, a column for each measure; without single heads."""
         table = self.table()
         together = table[~table["head"].map(_is_number)]
         shown = together if len(together) else table
         by = [column for column in self.by if shown[column].nunique() > 1 or column == "layer"]
-        cells = [with_error(row.mean, row.standard_error, written=_NUMBER) for row in shown.itertuples()]
+        cells = [with_error(row.mean, row.standard_error, written=written) for row in shown.itertuples()]
         shown = shown.assign(cell=cells, measure=shown.measure.map(_words))
         rows = [
             {**dict(zip(by, keys, strict=True)), **part.set_index("measure").cell.to_dict()}
@@ -152,9 +163,6 @@ class ControlResult(Shown):
     def _of_heads(self, heads: pd.DataFrame) -> dict[str, pd.DataFrame]:
         """Means by layer (rows) and head (columns), for each panel of the figure."""
         return {"": heads.pivot(index="layer", columns="head", values="mean")}
-
-
-_NUMBER = "{:.{}f}".format
 
 
 def _is_number(value: Any) -> bool:

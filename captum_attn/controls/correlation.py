@@ -54,9 +54,14 @@ class Correlations(ControlResult):
         return (
             f"Kendall's τ of {self.attention} each token with the token's importance, and the share of examples where "
             f"it differs from 0 (p < {SIGNIFICANT}); mean ± standard error over {self._ranked} of {len(self)} "
-            "examples, those with two tokens or more to rank (of three, no τ is significant). τ says how far two "
-            "rankings agree, not which one is right: compare it with that of gradients and leaving tokens out."
+            "examples, those with two tokens or more to rank (of three, no τ is significant)."
         )
+
+    def cautions(self) -> list[str]:
+        return [
+            "τ says how far two rankings agree, not which one is right: compare it with that of gradients and leaving "
+            "tokens out."
+        ]
 
     @property
     def _ranked(self) -> int:

@@ -98,10 +98,16 @@ class Counterfactuals(ControlResult):
             f"Adversarial attention at a mean Jensen-Shannon divergence of at least {self.threshold:g} that moves the "
             f"classes' probabilities by at most {self.settings.epsilon:g}: found for {self.share_found:.1%} of "
             f"{self._searched} examples. Divergence from the model's own attention, of all queries that the prediction "
-            "depends on and of the readout token's; mean ± standard error. It says that the weights are not the only "
-            "ones with this output, not that the model could have learned others: compare it with seed_variance. Where "
-            "the prediction is saturated, or any attention would do (uniform_attention tells), it is easily found."
+            "depends on and of the readout token's; mean ± standard error."
         )
+
+    def cautions(self) -> list[str]:
+        return [
+            "It says that the weights are not the only ones with this output, not that the model could have learned "
+            "others: compare it with seed_variance.",
+            "Where the prediction is saturated, or any attention would do (uniform_attention tells), it is easily "
+            "found.",
+        ]
 
     def compare(self, seeds: SeedVariance) -> pd.DataFrame:
         """The divergence of the attention found beside that of models trained from other seeds, on the same examples.

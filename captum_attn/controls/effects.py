@@ -53,9 +53,14 @@ class AttentionEffects(ControlResult):
     def caption(self) -> str:
         return (
             f"Attention {self.rule}, in a model that was not trained so; mean ± standard error over {len(self)} "
-            "examples. A small effect says that the prediction does not need that attention; a large one that the "
-            "model uses it, not that its weights explain the prediction."
+            "examples."
         )
+
+    def cautions(self) -> list[str]:
+        return [
+            "A small effect says that the prediction does not need that attention; a large one that the model uses "
+            "it, not that its weights explain the prediction."
+        ]
 
     def plot(self) -> ShownFigure:
         """The total variation distance of the output by layer, and the share of changed predictions above.

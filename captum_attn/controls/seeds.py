@@ -53,10 +53,15 @@ class SeedVariance(ControlResult):
         return (
             f"Jensen-Shannon divergence between the attention of {len(self.models)} models trained alike, of all "
             "queries that the prediction depends on and of the readout token's; means of all pairs, ± standard error "
-            f"over {len(self)} examples. Heads are compared by number, which is more than chance only where models "
-            "started from the same weights; what they share of these was not put to the test. Adversarial attention "
-            "that is no farther than this says little."
+            f"over {len(self)} examples."
         )
+
+    def cautions(self) -> list[str]:
+        return [
+            "Heads are compared by number, which is more than chance only where models started from the same weights; "
+            "what they share of these was not put to the test.",
+            "Adversarial attention that is no farther than this says little.",
+        ]
 
     def plot(self) -> ShownFigure:
         """The divergence between the models' attention by layer.

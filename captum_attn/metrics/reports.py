@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -21,7 +21,9 @@ _RANDOM_COLOUR = "#999999"
 _COLOURS = [f"C{number}" for number in (0, 1, 2, 3, 4, 5, 6, 8, 9)]  # 7 is grey
 
 
-def by_method(table: pd.DataFrame, metrics: Mapping[str, Metric]) -> pd.DataFrame:
+def by_method(
+    table: pd.DataFrame, metrics: Mapping[str, Metric], written: Callable[[float, int], str] = "{:.{}f}".format
+) -> pd.DataFrame:
     """A row for each method, best first by the first metric; a column for each metric and intervention, as text."""
     if table.empty:
         raise ValueError("there are no metrics to show: expected some of those of table()")
@@ -29,7 +31,7 @@ def by_method(table: pd.DataFrame, metrics: Mapping[str, Metric]) -> pd.DataFram
     table = table.assign(column=[_label(row, usual, metrics[row.metric]) for row in table.itertuples()])
     first = table.iloc[0]
     shown = table[(table.ranking == "scores") | (table.metric == first.metric)]
-    cells = shown.assign(cell=[_cell(row) for row in shown.itertuples()]).pivot(
+    cells = shown.assign(cell=[_cell(row, written) for row in shown.itertuples()]).pivot(
         index="method", columns="column", values="cell"
     )
     leading = table[table.column == first.column].set_index("method")["mean"]
@@ -160,5 +162,5 @@ def _label(row: Any, usual: str, metric: Metric) -> str:
     return f"{metric.title} {metric.arrow}" + "".join(f", {note}" for note in notes)
 
 
-def _cell(row: Any) -> str:
-    return with_error(row.mean, row.standard_error, 4 if row.metric == "seconds" else 3, written="{:.{}f}".format)
+def _cell(row: Any, written: Callable[[float, int], str]) -> str:
+    return with_error(row.mean, row.standard_error, 4 if row.metric == "seconds" else 3, written=written)

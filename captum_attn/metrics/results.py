@@ -10,6 +10,7 @@ import pandas as pd
 
 from captum_attn.bench import RANDOM
 from captum_attn.core import warn_user
+from captum_attn.formatting import number
 from captum_attn.functional import aopc, mean_over_inputs
 from captum_attn.metrics import reports
 from captum_attn.metrics.catalogue import Metric, ReportScale
@@ -173,7 +174,8 @@ class Evaluation(Shown):
             "chance reaches; reversed: by the same scores from the lowest up."
         )
         parts = [opening(title, note, self.cautions())]
-        parts.append(table_html(reports.by_method(table, self._named(None, None))))
+        rows = reports.by_method(table, self._named(None, None), number)
+        parts.append(table_html(rows.rename(columns=lambda name: name.replace(" ", "\u00a0"))))
         parts.append(figure_html(self.plot(), "Each example's value: boxes span quartiles, dots are means."))
         if TOP_REMOVED in self.settings.removals and len(self.settings.percentages) > 1:
             parts.append(figure_html(self.plot_curves(), "How the prediction falls when its top tokens go."))

@@ -98,6 +98,7 @@ def input_view(
     methods: Mapping[str, Scored],
     picture: PatchedPicture | None = None,
     influence: Influences | None = None,
+    of: str = "method",
 ) -> dict[str, Any]:
     """What the page's script shows of an input of N tokens.
 
@@ -110,9 +111,11 @@ def input_view(
         methods: by name, what they say.
         picture: the image, if some of the tokens are its patches.
         influence: from whom each token takes.
+        of: what the methods are, if they are something else, such as concepts.
     """
     return {
         "kind": "input",
+        "of": of,
         "element": element,
         "tokens": list(tokens),
         "special": list(special),

@@ -142,7 +142,7 @@
     const tools = written(home, "div", "", "tools");
     const redraw = () => { show(); overview.draw(); };
     choice(tools, "class", view.classes.map((text, place) => [text, place]), "target", redraw);
-    choice(tools, "method", view.methods.map((method, place) => [method.name, place]), "method", () => { now.layer = now.head = -1; redraw(); });
+    choice(tools, view.of, view.methods.map((method, place) => [method.name, place]), "method", () => { now.layer = now.head = -1; redraw(); });
 
     const sight = written(home, "div", "", "sight");
     const patch = (parent, place, tag) => {
@@ -240,7 +240,7 @@
     // methods side by side
     const rows = [];
     if (view.methods.length > 1) {
-      written(home, "h3", "Methods side by side");
+      written(home, "h3", `${view.of[0].toUpperCase()}${view.of.slice(1)}s side by side`);
       const box = written(home, "div", "", `methods ${view.picture ? "maps" : ""}`);
       view.methods.forEach((method, place) => {
         const line = written(box, "div");
@@ -307,6 +307,7 @@
       const peak = largest(shown);
       const token = chosen();
       nodes.forEach((node, place) => {
+        if (!node) return; // marks around an image, which nothing shows
         paint(node, shown[place], peak);
         node.title = `${name(place)} ${plain(shown[place])}`;
         node.setAttribute("aria-selected", String(place === now.pinned));
@@ -345,8 +346,9 @@
     const pin = (token, focus = false) => {
       now.pinned = token;
       now.hovered = -1;
-      nodes.forEach((node, place) => { node.tabIndex = place === Math.max(token, 0) ? 0 : -1; });
-      if (focus && token >= 0) { nodes[token].focus({ preventScroll: true }); nodes[token].scrollIntoView({ block: "nearest" }); }
+      const reached = nodes[token] || nodes.find((node) => node);
+      nodes.forEach((node) => { if (node) node.tabIndex = node === reached ? 0 : -1; });
+      if (focus && nodes[token]) { nodes[token].focus({ preventScroll: true }); nodes[token].scrollIntoView({ block: "nearest" }); }
       show();
     };
     const tokenOf = (event) => {
@@ -372,7 +374,8 @@
       const step = steps(document.activeElement.parentElement)[event.key];
       if (!step) return;
       event.preventDefault();
-      pin(bounded(token + (event.key.endsWith("Up") || event.key.endsWith("Down") ? step * across : step), count), true);
+      const next = bounded(token + (event.key.endsWith("Up") || event.key.endsWith("Down") ? step * across : step), count);
+      if (nodes[next]) pin(next, true);
     });
     pin(-1);
     overview.draw();

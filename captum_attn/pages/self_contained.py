@@ -112,7 +112,7 @@ def table_html(frame: Any, digits: int = 3) -> str:
     rows = []
     for first, *others in zip(*columns, strict=True):
         cells = "".join(f"<td{kind}>{escape(text)}</td>" for text, kind in zip(others, kinds[1:], strict=True))
-        rows.append(f"<tr><th scope='row'>{escape(first)}</th>{cells}</tr>")
+        rows.append(f"<tr><th scope='row'{kinds[0]}>{escape(first)}</th>{cells}</tr>")
     body = "\n".join(rows)
     return (
         f"<div class='scroll'><table class='rows'><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>"

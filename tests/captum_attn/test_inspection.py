@@ -698,15 +698,15 @@ def test_a_notebook_gets_escaped_markup():
     model = Own(straight, "fused")
     model.add_module("<i>layer", Attend())
     model.compute = lambda m, x: m.head(m.get_submodule("<i>layer")(m.layers[0](x))[:, 0])
-    page = inspect(FAMILIES["bert"].build(), text_batch(), 1, tokenizer=marked)._repr_html_()
+    page = inspect(FAMILIES["bert"].build(), text_batch(), 1, tokenizer=marked).page()
     assert "<b>bold" not in page
     assert "&lt;b&gt;bold&lt;/b&gt; &amp; co" in page
-    page = inspect(model, embeddings(), 1)._repr_html_()
+    page = inspect(model, embeddings(), 1).page()
     assert "<i>layer" not in page
     assert "&lt;i&gt;layer" in page
-    refused = inspect(model, embeddings(), "<b>")._repr_html_()
+    refused = inspect(model, embeddings(), "<b>").page()
     assert "&#x27;&lt;b&gt;&#x27;" in refused
-    assert refused.count("<b>") == 1  # the verdict's own
+    assert "<b>" not in refused
 
 
 def test_the_frame_has_a_row_for_each_call():
