@@ -15,13 +15,14 @@ from captum_attn.bench import TokenAttribution, read_together
 from captum_attn.core import (
     ModelInputs,
     as_index,
+    class_names,
     config_of,
+    configured_names,
     is_index,
     mapping_inputs,
     special_ids_of,
     unwrapped,
 )
-from captum_attn.core.class_names import class_names, configured_names
 from captum_attn.core.tokens import find_players, real_tokens
 from lightning_callbacks.attribution_table import attribution_table
 from lightning_callbacks.batches import BatchInputs, LabelledInputs, labelled_inputs

@@ -7,7 +7,8 @@ from typing import Any
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from captum_attn.core import as_index, class_names, config_of, is_index
+from captum_attn.core import as_index, config_of, is_index
+from captum_attn.core import class_number as number_of_class
 
 
 def class_number(model: nn.Module, target: Any, classes: int | None = None) -> int:
@@ -24,7 +25,7 @@ def class_number(model: nn.Module, target: Any, classes: int | None = None) -> i
     config = config_of(model)
     if isinstance(target, str):
         try:
-            return class_names.class_number(target, config, classes)
+            return number_of_class(target, config, classes)
         except ValueError as error:
             raise MisconfigurationException(f"unknown target {target!r}: {error}") from None
     number = as_index(target) if is_index(target) else -1

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from captum_attn.core import ModelInputs
-from captum_attn.core.class_names import class_names
+from captum_attn.core import ModelInputs, class_names
 from captum_attn.drawing import (
     ShownFigure,
     as_written,

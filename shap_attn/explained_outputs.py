@@ -12,8 +12,7 @@ import torch
 from shap.utils import OpChain
 from torch import Tensor, nn
 
-from captum_attn.core import as_index, is_index, warn_user
-from captum_attn.core.class_names import class_names, configured_names
+from captum_attn.core import as_index, class_names, configured_names, is_index, warn_user
 
 Outputs: TypeAlias = int | str | Sequence[int | str] | Any | None
 """Which classes; Any is shap's OpChain."""

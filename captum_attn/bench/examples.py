@@ -16,6 +16,7 @@ from captum_attn.bench.rationales import GivenText, chosen_tokens, given_text, s
 from captum_attn.core import (
     Grid,
     add_to_hash,
+    class_number,
     device_of,
     encode,
     known_grid,
@@ -24,7 +25,6 @@ from captum_attn.core import (
     parameter_names,
     special_token_ids,
 )
-from captum_attn.core.class_names import class_number
 from captum_attn.core.encoding import warn_of_cut
 from captum_attn.core.feature_names import features_name, modality_of, name_for, usual_name
 from captum_attn.core.patches import at_patches, dims_of_entries, patch_means

@@ -11,8 +11,7 @@ from captum_attn.bench import INTERVENTIONS, Data, Intervention, Method, check_m
 from captum_attn.comparison.compared_inputs import Collected
 from captum_attn.comparison.comparison_result import USUAL, Comparison
 from captum_attn.comparison.stability import Paraphrased, explain_paraphrases
-from captum_attn.core import Replacement
-from captum_attn.core.class_names import class_names
+from captum_attn.core import Replacement, class_names
 from captum_attn.functional import PERCENTAGES, check_top_k
 from captum_attn.metrics import F1_PERCENTAGE, Metric, evaluate, known_metrics
 

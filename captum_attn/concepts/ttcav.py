@@ -46,6 +46,7 @@ from captum_attn.core import (
     Target,
     Tokens,
     as_index,
+    class_names,
     device_of,
     is_index,
     observed_forward,
@@ -55,7 +56,6 @@ from captum_attn.core import (
     target_of_each,
     unwrapped,
 )
-from captum_attn.core.class_names import class_names
 from captum_attn.core.inputs import forward_args
 from captum_attn.core.propagation import GRADIENT, Propagation, propagation_named
 from captum_attn.functional import mean_shifts, pooled_gradient, token_sensitivity

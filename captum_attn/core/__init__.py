@@ -9,6 +9,7 @@ from captum_attn.core.forward import check_classes
 from captum_attn.core.hashing import add_to_hash, code_fingerprint
 from captum_attn.core.indices import as_index, is_index, listed_indices
 from captum_attn.core.inputs import ModelInputs, mapping_inputs, picture_token, tensor_inputs
+from captum_attn.core.labels import class_names, class_number, configured_names
 from captum_attn.core.models import (
     check_model,
     config_of,
@@ -60,8 +61,11 @@ __all__ = [
     "check_causal",
     "check_classes",
     "check_model",
+    "class_names",
+    "class_number",
     "code_fingerprint",
     "config_of",
+    "configured_names",
     "device_of",
     "encode",
     "evaluation_mode",

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from captum_attn.core.class_names import class_number
 from captum_attn.core.indices import as_index
+from captum_attn.core.labels import class_number
 from captum_attn.core.models import config_of
 from captum_attn.core.run import ObservedForward
 

@@ -14,8 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from captum_attn.bench import is_prepared, read_together
-from captum_attn.core import ObservedForward, check_classes, check_model, observed_forward, unwrapped
-from captum_attn.core.class_names import class_names
+from captum_attn.core import ObservedForward, check_classes, check_model, class_names, observed_forward, unwrapped
 from captum_attn.core.indices import listed_indices
 from captum_attn.core.inputs import ModelInputs, forward_args, inputs_by_modality, mapping_inputs, tensor_inputs
 from captum_attn.core.observers import LayerObserver

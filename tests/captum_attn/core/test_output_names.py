@@ -8,7 +8,7 @@ from helpers.small_models import load_text_model
 from own_heads import OWN_HEADS, own_head
 
 from captum_attn import TTCAV, GradSAM, ShapleyGradAttention, compare
-from captum_attn.core.class_names import class_names, configured_names
+from captum_attn.core.labels import class_names, configured_names
 
 WORDS = {"praise": ["a gem", "superb", "funny", "warm", "fine"], "blame": ["awful", "stale", "dull", "bad", "poor"]}
 TEXTS = ["a gripping film", "not good at all"]
@@ -45,8 +45,8 @@ def test_a_comparison(head):
     found = compare(model, TEXTS, methods, tokenizer=tokenizer, show_progress=False)
     for one in found.inputs:
         assert found.class_name(one.target) == str(one.target)
-    assert "positive" not in found.to_html()
-    assert "negative" not in found.to_html().replace("negative scores", "")
+    assert "positive" not in found.page()
+    assert "negative" not in found.page().replace("negative scores", "")
 
 
 @pytest.mark.parametrize("head", OWN_HEADS)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from captum_attn.core.class_names import class_number
+from captum_attn.core.labels import class_number
 
 NAMES = SimpleNamespace(id2label={0: "O", 1: "B-PER", 2: "I-PER", 3: "o"}, label2id={"LABEL_2": 2})
 
