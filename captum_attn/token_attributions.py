@@ -201,7 +201,7 @@ class TokenAttributions(Shown):
             >>> from captum_attn import ShapleyGradAttention
             >>> result = ShapleyGradAttention(model, tokenizer=tokenizer).attribute_tokens("unspeakably good", 1)
             >>> len(result.tokens[0]), result.words().tokens[0]
-            (6, ['[CLS]', 'unspeakably', 'good', '[SEP]'])
+            (7, ['[CLS]', 'unspeakably', 'good', '[SEP]'])
         """
         merged = [one.in_words() for one in self.shown]
         length = max(len(one.pieces) for one, _ in merged)
