@@ -74,6 +74,15 @@ def test_scripts_and_their_options_exist(page):
         assert [file for file in files_named(page) if not (ROOT / file).exists()] == []
 
 
+def test_every_script_and_notebook_has_its_place():
+    examples, text = ROOT / "examples", (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
+    assert [one.name for one in examples.glob("*.py") if f"python examples/{one.name}" not in text] == []
+    assert [one.name for one in examples.glob("notebooks/*.ipynb") if f"(notebooks/{one.name})" not in text] == []
+    measured = (examples / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    scripts = (examples / "benchmarks").glob("*.py")
+    assert [one.name for one in scripts if f"python examples/benchmarks/{one.name}" not in measured] == []
+
+
 def test_the_front_page_is_short():
     assert len((ROOT / "README.md").read_bytes()) <= 10_240
 
