@@ -101,8 +101,8 @@ def main() -> None:
     disable_progress_bar()
     seed_everything(options.seed, verbose=False)
     task = text_task(options) if options.data else texture_task(options)
-    monitored = "faithfulness/comprehensiveness"
-    checkpoint = ModelCheckpoint(options.out / "checkpoints", "{epoch}", monitor=monitored, mode="max")
+    # by accuracy: a model at chance may have the most faithful explanations
+    checkpoint = ModelCheckpoint(options.out / "checkpoints", "{epoch}", monitor="accuracy", mode="max")
     trainer = Trainer(
         max_epochs=options.epochs,
         accelerator="cpu" if options.devices > 1 else "auto",
@@ -119,8 +119,10 @@ def main() -> None:
     trainer.fit(module, task.train, task.validation)
     if trainer.is_global_zero:
         task.monitor.plot().savefig(options.out / "monitor.png", dpi=110)
+        page = task.monitor.to_html(options.out / "index.html")
         task.monitor.frame().to_csv(options.out / "monitor.csv", index=False)
-        print(f"the most faithful: {checkpoint.best_model_path}; {options.out / 'monitor.png'}")
+        faithful = float(trainer.callback_metrics["faithfulness/comprehensiveness"])
+        print(f"the most accurate: {checkpoint.best_model_path}; comprehensiveness at the end {faithful:.3f}; {page}")
 
 
 def texture_task(options: argparse.Namespace) -> Task:

@@ -134,8 +134,9 @@ class ExplanationMonitor(Shown, Callback):
         >>> praise, blame = "superb funny warm fine charming", "awful stale dull boring tedious"
         >>> concepts = {"praise": praise.split(), "blame": blame.split()}
         >>> monitor = ExplanationMonitor(concepts, target="positive", processor=tokenizer)
-        >>> checkpoint = ModelCheckpoint(monitor="faithfulness/comprehensiveness", mode="max")
-        >>> callbacks = [monitor, checkpoint]  # Trainer(callbacks=callbacks)
+        >>> accurate = ModelCheckpoint(monitor="accuracy", mode="max")  # as your module logs it
+        >>> faithful = ModelCheckpoint(monitor="faithfulness/comprehensiveness", mode="max")  # may be at chance
+        >>> callbacks = [monitor, accurate, faithful]  # Trainer(callbacks=callbacks)
 
     Source: arXiv 2508.08966 for T-TCAV; DeYoung et al. 2020 (ERASER) for faithfulness.
     """

@@ -47,8 +47,8 @@ def new_figure(width: float, height: float, title: str = "", note: str = "") -> 
     Example:
         >>> new_figure(4, 3)._repr_png_()[1:4]
         b'PNG'
-        >>> new_figure(4, 3, "a title, much longer than its figure is wide, " * 2).get_figheight() > 3.3
-        True
+        >>> f"{new_figure(4, 3, 'a title, longer than its figure is wide, ' * 2).get_figheight():.1f}"  # two lines
+        '3.4'
     """
     below = wrapped(note, width - _MARGIN, _NOTE)
     figure = ShownFigure(figsize=(width, height + title_height(title, width) + height_of(below, _NOTE)))
