@@ -21,6 +21,7 @@ from docutils.nodes import Element, TextElement, literal
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.pycode import ModuleAnalyzer
+from sphinx.util.inspect import TypeAliasForwardRef
 from sphinx.util.logging import getLogger
 
 PACKAGES = ("captum_attn", "shap_attn", "lightning_callbacks")
@@ -130,6 +131,7 @@ def find_elsewhere(app: Sphinx, env: BuildEnvironment, node: Element, words: Tex
 
 def setup(app: Sphinx) -> None:
     """What Sphinx calls."""
+    TypeAliasForwardRef.__repr__ = lambda alias: alias.name.lstrip("~")  # which Sphinx shows of list[Target]
     app.connect("builder-inited", write_pages)
     app.connect("autodoc-process-docstring", doc_as_written, priority=100)  # before napoleon
     app.connect("autodoc-skip-member", is_theirs)
