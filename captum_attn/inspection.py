@@ -13,6 +13,7 @@ from captum_attn.core.calls import EagerCall
 from captum_attn.core.capture import LISTED, SWITCH_CHECKPOINTS, AttentionCapture
 from captum_attn.core.forward import SeenForward, seen_forward
 from captum_attn.core.gradient_check import (
+    TOLERANCE,
     LayerCheck,
     check_gradients_of_attention,
     examples_that_see_each_other,
@@ -105,7 +106,7 @@ class Inspection(Shown):
             A matplotlib figure that belongs to no window.
         """
         notes = [_row(call)[-1] or call.role for call in self.calls]
-        return gradients_by_call(self.frame().assign(note=notes), self.verdict)
+        return gradients_by_call(self.frame().assign(note=notes), TOLERANCE, self.verdict)
 
     def frame(self) -> pd.DataFrame:
         """The calls, one in a row."""

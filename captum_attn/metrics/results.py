@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -175,11 +176,12 @@ class Evaluation(Shown):
         )
         parts = [opening(title, note, self.cautions())]
         rows = reports.by_method(table, self._named(None, None), number)
-        parts.append(table_html(rows.rename(columns=lambda name: name.replace(" ", "\u00a0"))))
-        parts.append(figure_html(self.plot(), "Each example's value: boxes span quartiles, dots are means."))
+        parts.append(table_html(rows.rename(columns=lambda name: re.sub(" (?=[↑↓])", "\u00a0", name))))
+        shown = "Boxes span the quartiles of the examples' values; dots are means, hollow ones of reversed rankings."
+        parts.append(figure_html(self.plot(), shown))
         if TOP_REMOVED in self.settings.removals and len(self.settings.percentages) > 1:
             parts.append(figure_html(self.plot_curves(), "How the prediction falls when its top tokens go."))
-        return page(title, "\n".join(parts))
+        return page(title, "\n".join(parts), wide=True)
 
     def compare(
         self, reference: str, metrics: Sequence[str | Metric] | None = None, scale: ReportScale | None = None
