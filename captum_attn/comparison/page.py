@@ -47,7 +47,7 @@ def comparison_page(content: Content) -> str:
     """The page, with some inputs token by token."""
     evidence, order = content.evidence, clustered(content.matrices["kendall_tau"])
     count = len(evidence.probabilities)
-    sections, views = _inputs(content.inputs, order)
+    sections, views = _inputs(content.inputs, list(evidence.table.method))
     parts = [
         f"<h1>{len(evidence.methods)} explanations of {count} prediction{'s' * (count > 1)}</h1>",
         _cautions(words_of_caution(evidence)),
@@ -170,8 +170,8 @@ def _inputs(inputs: Mapping[str, ComparedInput], order: Sequence[str]) -> tuple[
     parts = [
         "<h2>Some inputs, as each method sees them</h2>\n<p class='note'>From the one on which methods agree least to "
         "the one on which they agree most. Red speaks for the predicted class, blue against it, relative to each "
-        "method's strongest token; methods without negative scores say how much, not which way. Hover for values, "
-        "click a method to look at it.</p>"
+        "method's strongest token; methods without negative scores say how much, not which way. The most faithful "
+        "method is first; hover for values, click a method to look at it.</p>"
     ]
     views = []
     for place, (title, one) in enumerate(inputs.items()):
