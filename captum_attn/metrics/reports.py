@@ -100,6 +100,7 @@ def means(table: pd.DataFrame, metric: Metric, ax: Axes | None) -> Figure:
     for place, row in enumerate(shown.itertuples()):
         ax.errorbar(row.mean, place, xerr=row.standard_error, fmt="o", color=colour_of[row.method], capsize=2)
     ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(-0.6, len(names) - 0.4)
     as_written(ax.yaxis)
     ax.set_xlabel(f"{metric.title}, {metric.better}")
     return _figure_of(ax)

@@ -170,15 +170,15 @@ class Evaluation(Shown):
         table = self.table()
         if table.empty:
             return page(title, opening(title, "None of its metrics is known: table([record, ...]) has them."))
+        turned = "; reversed: by the same scores from the lowest up" if "reversed" in set(table.ranking) else ""
         note = (
             f"{reports.caption(table)} The best is first; arrows say which way is better. Random scores show what "
-            "chance reaches; reversed: by the same scores from the lowest up."
+            f"chance reaches{turned}."
         )
         parts = [opening(title, note, self.cautions())]
         rows = reports.by_method(table, self._named(None, None), number)
         parts.append(table_html(rows.rename(columns=lambda name: re.sub(" (?=[↑↓])", "\u00a0", name))))
-        shown = "Boxes span the quartiles of the examples' values; dots are means, hollow ones of reversed rankings."
-        parts.append(figure_html(self.plot(), shown))
+        parts.append(figure_html(self.plot(), "Dots: means, hollow ones of reversed rankings; boxes: quartiles."))
         if TOP_REMOVED in self.settings.removals and len(self.settings.percentages) > 1:
             parts.append(figure_html(self.plot_curves(), "How the prediction falls when its top tokens go."))
         return page(title, "\n".join(parts), wide=True)

@@ -19,6 +19,7 @@ from captum_attn.controls import control_figures as of_controls
 from captum_attn.core import PatchGrid, PatchLayout
 from captum_attn.core.patches import Side
 from captum_attn.drawing import plot_patches, plot_sound, plot_tokens, plot_video
+from captum_attn.inspection_figure import gradients_by_call
 from captum_attn.metrics import CATALOGUE
 from captum_attn.metrics import reports as of_evaluations
 from captum_attn.shown_inputs import ShownInput
@@ -82,6 +83,11 @@ def compared(tokens=None, pixels=None, grid=None):
     return comparison_figure(tau, table, shown, TITLE)
 
 
+def calls():
+    columns = {"number": range(12), "module": [f"{layer}.self.of.the.decoder" for layer in LAYERS], "note": TITLE}
+    return pd.DataFrame({**columns, "error": [0.5, None, *NUMBERS.random(10) / 20]})
+
+
 def several_inputs():
     grid = PatchGrid(6, 16, 40, 40, positions=tuple(range(5, 5 + PATCHES)))
     pieces = TOKENS[:5] + [f" {place}" for place in range(PATCHES)]
@@ -135,6 +141,10 @@ FIGURES = {
     ),
     "concepts under two tokens": lambda: of_concepts.concepts_under_text(
         TOKENS[:2], torch.randn(2, 2), CONCEPTS[:2], TITLE, UNIT
+    ),
+    "inspection": lambda: gradients_by_call(calls(), 0.1, TITLE),
+    "means": lambda: of_evaluations.means(
+        pd.DataFrame({"method": METHODS, "mean": range(12), "standard_error": 1}), CATALOGUE["f1_macro"], None
     ),
     "distributions": distributions,
     "distributions of families": lambda: distributions(families=dict(zip(METHODS, CONCEPTS, strict=True))),
