@@ -371,4 +371,4 @@ def concatenated(parts: Sequence[TokenAttributions]) -> TokenAttributions:
     )
 
 
-_PER_EXAMPLE = ("values", "players", "targets", "output", "standard_error", "of_features", "real")
+_PER_EXAMPLE = ("values", "players", "targets", "scores", "output", "standard_error", "of_features", "real")

@@ -110,6 +110,8 @@ def test_one_input_of_several(text_model):
     assert [one.tokens[0] for one in result] == result.tokens
     assert torch.equal(result[-1].values, result.values[1:])
     assert [one.target_name(0) for one in result] == ["positive", "negative"]
+    assert [float(one.scores) for one in result] == result.scores.tolist()
+    assert [one.title(0) for one in result] == [result.title(0), result.title(1)]
     with pytest.raises(IndexError):
         result[2]
     assert torch.equal(pickle.loads(pickle.dumps(result))[1].values, result[1].values)
