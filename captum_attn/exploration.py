@@ -156,7 +156,12 @@ class Exploration(Shown):
             }
             layers = next(iter(variants.values()))[0].shape[0]
             names = [str(layer) for layer in range(layers)] if layers > 1 else ["all"]
-            derived = {} if _RAISING in variants else {_RAISING: _SIGNED}
+            derived = {}
+            if _RAISING not in variants and len(merged.pieces) == len(shown.pieces):
+                derived = {_RAISING: _SIGNED}
+            elif _RAISING not in variants:  # a word raises by what its pieces raise
+                raising = [_of_tokens(one[example].relu(), real, groups) for one in self.influences[_SIGNED]]
+                variants = {_SIGNED: variants[_SIGNED], _RAISING: raising, _ATTENTION: variants[_ATTENTION]}
             influence = Influences(names, variants, derived)
         return merged.view(element, classes, 0, scored, influence)
 

@@ -63,7 +63,7 @@ class ShownInput:
 
     def in_words(self) -> tuple[ShownInput, Tensor]:
         """The same with the pieces of each word as one token, and int64 (n,), the word of each token."""
-        apart = [special or not piece for special, piece in zip(self.special, self.pieces, strict=True)]
+        apart = list(self.special)
         for place in self.patches:
             apart[place] = True
         groups = torch.tensor(word_groups(self.pieces, apart))
@@ -153,7 +153,7 @@ def shown_input(
     Args:
         inputs: the batch.
         example: its number.
-        real, players: bool (N,), its tokens that are no padding, and that play.
+        real, players: bool (N,), its tokens that are shown, all but padding, and that play.
         grid, picture: how its image, sound or video is cut, or an image beside its text.
         tokenizer: names tokens; without one, they have numbers.
     """

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from html import escape
-from typing import TYPE_CHECKING, Any
+from operator import index
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
-from captum_attn.core import Grid, ModelInputs, known_grid, patch_values
+from captum_attn.core import Grid, ModelInputs, PatchLayout, known_grid, patch_values
 from captum_attn.core.patches import NoPatchGrid, spread_over
 from captum_attn.drawing import ShownFigure, as_written, new_figure
 from captum_attn.formatting import number, percent
@@ -35,6 +36,7 @@ class Origin:
         inputs: the batch that was explained.
         tokenizer: names its tokens.
         class_names: of the outputs, if they have names.
+        scale: what makes probabilities of the output's scores, ``"softmax"`` or ``"sigmoid"``; None if nothing says.
     """
 
     method: str
@@ -42,6 +44,7 @@ class Origin:
     inputs: ModelInputs
     tokenizer: Any | None
     class_names: Sequence[str] | None
+    scale: Literal["softmax", "sigmoid"] | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -65,6 +68,7 @@ class TokenAttributions(Shown):
         of_features: in the shape of embeddings (B, N, D) or pixels (B, C, h, w), what each of their numbers is worth,
             if the method says; it sums to the values of the tokens.
         real: bool (B, N), the tokens that are no padding.
+        layers, heads: the numbers of those that are kept apart; None for the mean.
         origin: the method, the inputs, and what names their tokens and classes.
 
     Example:
@@ -89,6 +93,8 @@ class TokenAttributions(Shown):
     picture: Grid = None
     real: Tensor | None = None
     origin: Origin | None = None
+    layers: Sequence[int] | None = None
+    heads: Sequence[int] | None = None
     words_of: Sequence[ShownInput] | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
@@ -100,9 +106,9 @@ class TokenAttributions(Shown):
 
     def __getitem__(self, examples: int | slice) -> TokenAttributions:
         """The attributions of one input, or some, as a batch of their own."""
-        if isinstance(examples, int):
-            range(len(self))[examples]  # or IndexError
-            examples = slice(examples, examples + 1 or None)
+        if not isinstance(examples, slice):
+            one = range(len(self))[index(examples)]
+            examples = slice(one, one + 1)
 
         def cut(value: Tensor | None) -> Tensor | None:
             return None if value is None else value[examples]
@@ -224,12 +230,16 @@ class TokenAttributions(Shown):
         import pandas as pd
 
         rows = []
+        kept_apart = (self.layers, self.heads)
         for example, names in enumerate(self.tokens):
             playing, target = self.players[example][self.real_tokens[example]].tolist(), self.target_name(example)
             apart = self._own(example).detach().cpu()
             for place in torch.cartesian_prod(*map(torch.arange, apart.shape)).view(-1, apart.dim()).tolist():
                 *kept, position = place
-                numbers = dict(zip(("layer", "head"), kept, strict=False))
+                numbers = {
+                    name: one if known is None else known[one]
+                    for name, one, known in zip(("layer", "head"), kept, kept_apart, strict=False)
+                }
                 token = {"token": names[position], "value": float(apart[tuple(place)]), "player": playing[position]}
                 rows.append({"input": example, **numbers, "position": position, **token, "target": target})
         return pd.DataFrame(rows)
@@ -244,7 +254,8 @@ class TokenAttributions(Shown):
     def plot(self) -> ShownFigure:
         """A figure: bars of tokens, an image beside its patches, a sound or a video under its values.
 
-        Of several inputs the first six, one below the other. Where layers or heads are kept apart, their mean.
+        Of several texts or images the first six, one below the other; of sounds and videos, the first. Where layers or
+        heads are kept apart, their mean.
         """
         shown, titles = self.shown[:_MOST_IN_A_FIGURE], [self.title(example) for example in range(len(self))]
         values = [self.shown_values(example) for example in range(len(shown))]
@@ -285,8 +296,12 @@ class TokenAttributions(Shown):
 
     @property
     def real_tokens(self) -> Tensor:
-        """bool (B, N), those that are no padding; all of them where that is not known."""
-        return torch.ones_like(self.players) if self.real is None else self.real
+        """bool (B, N), those that are shown: no padding, but all patches; all tokens where that is not known."""
+        real = torch.ones_like(self.players) if self.real is None else self.real
+        layout = next((one for one in (self.grid, self.picture) if isinstance(one, PatchLayout)), None)
+        if layout is None:
+            return real
+        return real.index_fill(1, layout.tokens(real.shape[1]).to(real.device), True)
 
     @property
     def _one_each(self) -> Tensor:
@@ -308,7 +323,7 @@ class TokenAttributions(Shown):
         *place, index = self.targets[example].tolist()
         names = self.class_names
         called = str(names[index]) if names else self._written(index)
-        return f"{called} at token {place[0]}" if place else called
+        return f"{called} at output token {place[0]}" if place else called
 
     def _written(self, index: int) -> str:
         """A class without a name: of a language model, the token; else its number."""
@@ -319,16 +334,25 @@ class TokenAttributions(Shown):
 
     def title(self, example: int) -> str:
         """What was predicted, and explained."""
-        target = self.target_name(example)
-        if self.output.dim() != 2 or self.output.shape[1] < 2:
+        target, probabilities = self.target_name(example), self._probabilities(example)
+        if probabilities is None:
             return f"{target}: score {number(float(self.scores[example]))}" if len(self.scores) else target
-        probabilities = self.output[example].float().softmax(-1)
         predicted, explained = int(probabilities.argmax()), int(self.targets[example, 0])
         names = self.class_names or [str(one) for one in range(len(probabilities))]
         said = f"{names[predicted]} ({percent(float(probabilities[predicted]))})"
         if predicted == explained:
             return said
         return f"{said}; explained: {names[explained]} ({percent(float(probabilities[explained]))})"
+
+    def _probabilities(self, example: int) -> Tensor | None:
+        """Of the classes; None where nothing says how scores are to be read."""
+        if self.output.dim() != 2 or self.output.shape[1] < 2:
+            return None
+        scores = self.output[example].float()
+        if (scores >= 0).all() and abs(float(scores.sum()) - 1) < 1e-3:
+            return scores
+        scale = self.origin and self.origin.scale
+        return {"softmax": scores.softmax(-1), "sigmoid": scores.sigmoid()}.get(scale or "")
 
     def _warn_of_others(self) -> None:
         """Warn of values of tokens that are no patches."""
@@ -368,6 +392,8 @@ def concatenated(parts: Sequence[TokenAttributions]) -> TokenAttributions:
         torch.cat(finer) if finer else None,
         picture,
         torch.cat([part.real_tokens for part in parts]),
+        layers=parts[0].layers,
+        heads=parts[0].heads,
     )
 
 

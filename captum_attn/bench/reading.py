@@ -170,6 +170,8 @@ class Reader:
         """An example; where it is a path, what the file holds. An image has the model's colours."""
         if hasattr(example, "convert"):
             return self._upright(example)
+        if self._rescales and hasattr(example, "__array__"):
+            check_not_scaled(example)
         if not isinstance(example, Path) and not (isinstance(example, str) and self._is_path(example)):
             return example
         try:
@@ -189,9 +191,13 @@ class Reader:
         return not self._reads_text and (reads_pixels or os.path.isfile(text))
 
     def _upright(self, image: Any) -> Any:
-        """A PIL image as its metadata turn it, in the model's colours."""
-        from PIL import ImageOps
+        """A PIL image as its metadata turn it, in the model's colours, of 8 bits."""
+        from PIL import Image, ImageOps
 
+        if image.mode.startswith("I;16"):
+            image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+        if image.mode in ("I", "F"):
+            raise ValueError(f"an image of mode {image.mode!r} may have any range: convert it to 8 bits a colour")
         return ImageOps.exif_transpose(image).convert(self._colours)
 
     def _processed(self, examples: Sequence[tuple[int, Any]], what: str, problems: list[str]) -> Iterator[_Numbered]:
@@ -245,9 +251,24 @@ class Reader:
         return hasattr(self.processor, "all_special_ids")
 
     @property
+    def _rescales(self) -> bool:
+        """Whether the processor takes pixels for numbers from 0 to 255."""
+        return hasattr(self.processor, "preprocess") and bool(getattr(self.processor, "do_rescale", False))
+
+    @property
     def _hears(self) -> bool:
         """Whether the processor is a sound's feature extractor."""
         return hasattr(self.processor, "sampling_rate")
+
+
+def check_not_scaled(pixels: Any) -> None:
+    """Raise ``ValueError`` for pixels that were scaled or normalised, of which a processor would make dark images."""
+    array = np.asarray(pixels)
+    if array.dtype.kind == "f" and array.ndim == 3 and (array.max() <= 1 or array.min() < 0):
+        raise ValueError(
+            "an image holds pixels from 0 to 1, or normalised ones, and the processor would divide them by 255: give "
+            "PIL images or uint8 arrays; or, of what the processor has made already, one tensor, torch.stack(images)"
+        )
 
 
 def is_prepared(inputs: Any) -> bool:
@@ -283,6 +304,8 @@ def read_together(model: nn.Module, processor: Any | None, inputs: Any) -> Model
             f"expected tensors, or a mapping of them, got {type(inputs).__name__}: tokenize text first (let a "
             "processor read images), or give the explainer tokenizer= (processor=), which does it"
         )
+    if hasattr(inputs, "columns") and hasattr(inputs, "iterrows"):
+        raise TypeError(f"got a table with the columns {list(inputs.columns)}: give one of them, table['text']")
     examples = [inputs] if _is_one(inputs) else list(inputs)
     batches = Reader(model, _part_for(processor, examples), max(len(examples), 1)).read(examples, "inputs")
     if len(batches) > 1:
@@ -312,17 +335,17 @@ def read_sound(path: str | Path, rate: int) -> npt.NDArray[np.float32]:
 
 def _is_one(inputs: Any) -> bool:
     """Whether it is one example, and not several."""
-    array = hasattr(inputs, "__array__") and not isinstance(inputs, Tensor) and np.asarray(inputs)
-    if isinstance(array, np.ndarray) and not hasattr(inputs, "convert"):
-        return array.dtype.kind in "fiu" and array.ndim in (1, 3)
-    return _is_single(inputs)
+    if isinstance(inputs, str | Tensor) or hasattr(inputs, "convert") or not hasattr(inputs, "__array__"):
+        return _is_single(inputs)
+    array = np.asarray(inputs)
+    return array.dtype.kind in "fiu" and array.ndim in (1, 3)
 
 
 def _part_for(processor: Any | None, examples: Sequence[Any]) -> Any | None:
     """Of a processor of texts and images or sounds, the part that reads such examples."""
     first = examples[0] if examples else None
-    texts = isinstance(first, str) or (isinstance(first, tuple) and all(isinstance(part, str) for part in first))
-    names = ("tokenizer",) if texts and not os.path.isfile(str(first)) else ("image_processor", "feature_extractor")
+    texts = isinstance(first, tuple) or (isinstance(first, str) and Path(first).suffix.lower() not in MEDIA)
+    names = ("tokenizer",) if texts else ("image_processor", "feature_extractor")
     return next((getattr(processor, name) for name in names if getattr(processor, name, None) is not None), processor)
 
 
@@ -371,6 +394,9 @@ def check_in_order(data: Any, what: str) -> None:
 
 _Numbered = tuple[ModelInputs, Sequence[int]]
 """A batch, and the numbers of its examples, as they were given."""
+
+MEDIA = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".wav")
+"""Endings of names of files that are images or sounds."""
 
 _END = object()
 _PATIENCE = 20  # failures in a row, after which an iterator will not go on

@@ -58,7 +58,7 @@ def explain(
     model: ModelOption,
     text: TextOption = None,
     image: ImageOption = None,
-    audio: Annotated[Path | None, typer.Option(help="A sound, as a WAV file.")] = None,
+    audio: Annotated[list[Path] | None, typer.Option(help="A WAV file; may be given several times.")] = None,
     video: Annotated[Path | None, typer.Option(help="A GIF, or a folder of frames.")] = None,
     prompt: Annotated[str | None, typer.Option(help="What a language model answers; it is asked as in a chat.")] = None,
     response: Annotated[str | None, typer.Option(help="The answer to explain. Default: what the model writes.")] = None,
@@ -78,10 +78,15 @@ def explain(
         from captum_attn.command.loading import load
         from captum_attn.command.terminal import print_explored
 
+        if prompt is None and response is not None:
+            raise ValueError("--response is an answer to a --prompt")
         if prompt is not None:
+            others = {"text": text, "audio": audio, "video": video, "target": target, "method": method}
+            if unread := [f"--{name}" for name, given in others.items() if given]:
+                raise ValueError(f"--prompt explains what the model writes, without {' and '.join(unread)}")
             written = explain_answer(load(model), prompt, response, image or []).to_html(out)
         else:
-            given = {"text": text, "image": image, "audio": audio and [audio], "video": video and [video]}
+            given = {"text": text, "image": image, "audio": audio, "video": video and [video]}
             found = explain_input(load(model), given, target, method, words=not pieces)
             print_explored(found)
             written = found.to_html(out)
@@ -95,6 +100,7 @@ def evaluate(
         Path, typer.Option(help="A file of texts (.txt, .tsv, .csv; a column 'label'), or a folder of images.")
     ],
     method: MethodOption = None,
+    column: Annotated[str | None, typer.Option(help="The column of texts (text, sentence, review).")] = None,
     limit: Annotated[int, typer.Option(help="How many examples, the first ones.", min=1)] = 100,
     out: OutOption = Path("evaluated.html"),
 ) -> None:
@@ -106,7 +112,7 @@ def evaluate(
         from captum_attn.command.explaining import evaluate_methods
         from captum_attn.command.loading import load
 
-        found = evaluate_methods(load(model), data, method or _MEASURED, limit)
+        found = evaluate_methods(load(model), data, method or _MEASURED, limit, column)
         typer.echo(found.to_markdown())
         typer.echo(f"Wrote {found.to_html(out)}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from captum_attn.metrics import Evaluation
 
 _WHAT = {"text": "texts", "image": "images", "audio": "sounds", "video": "videos"}
-_IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
+_IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 
 
 def explain_input(
@@ -39,7 +40,7 @@ def explain_input(
         raise ValueError("the model writes text: give --prompt, to explain an answer")
     common = reading(loaded)
     chosen = methods and {name: getattr(captum_attn, name)(loaded.model, **common) for name in methods}
-    targets: Any = 3 if target is None else [_class_of(target)]
+    targets: Any = 3 if target is None else [_class_of(loaded, target)]
     return explore(loaded.model, _inputs(loaded, given), chosen or None, **common, targets=targets, words=words)
 
 
@@ -61,13 +62,15 @@ def explain_answer(
     return GenerationAttention(loaded.model, loaded.processor).explain(asked, response, **writing)
 
 
-def evaluate_methods(loaded: LoadedModel, data: Path, methods: Sequence[str], limit: int) -> Evaluation:
+def evaluate_methods(
+    loaded: LoadedModel, data: Path, methods: Sequence[str], limit: int, column: str | None = None
+) -> Evaluation:
     """How faithful methods are, on the first examples of a file or a folder."""
     from captum_attn.bench import read_together
     from captum_attn.metrics import evaluate
 
     common = reading(loaded)
-    examples, labels = _examples(loaded, data, limit)
+    examples, labels = _examples(loaded, data, limit, column)
     chosen = {name: getattr(captum_attn, name)(loaded.model, **common) for name in methods}
     if loaded.kind == "text":
         return evaluate(loaded.model, examples, chosen, tokenizer=loaded.processor, labels=labels)
@@ -78,7 +81,7 @@ def evaluate_methods(loaded: LoadedModel, data: Path, methods: Sequence[str], li
 def inspect_model(loaded: LoadedModel, given: Mapping[str, Any], target: str | None) -> Any:
     """What is seen of a model, with an input."""
     inputs = _inputs(loaded, given)
-    return captum_attn.inspect(loaded.model, inputs, _class_of(target) if target else None, **reading(loaded))
+    return captum_attn.inspect(loaded.model, inputs, _class_of(loaded, target) if target else None, **reading(loaded))
 
 
 def reading(loaded: LoadedModel) -> dict[str, Any]:
@@ -127,7 +130,7 @@ def _by_number(file: Path) -> list[str | int]:
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", file.name)]
 
 
-def _examples(loaded: LoadedModel, data: Path, limit: int) -> tuple[list[Any], list[Any] | None]:
+def _examples(loaded: LoadedModel, data: Path, limit: int, column: str | None) -> tuple[list[Any], list[Any] | None]:
     """Texts of a file, or images of a folder, and their labels, where these are known."""
     import pandas as pd
 
@@ -145,12 +148,18 @@ def _examples(loaded: LoadedModel, data: Path, limit: int) -> tuple[list[Any], l
     if data.suffix == ".txt":
         lines = data.read_text(encoding="utf-8").splitlines()
         return [line for line in lines if line.strip()][:limit], None
-    table = pd.read_csv(data, sep="\t" if data.suffix == ".tsv" else ",", nrows=limit)
-    column = next((name for name in ("text", "sentence", "review") if name in table), table.columns[0])
-    labels = [_class_of(str(label)) for label in table.label] if "label" in table else None
-    return table[column].astype(str).tolist(), labels
+    form: Any = {"sep": "\t", "quoting": csv.QUOTE_NONE} if data.suffix == ".tsv" else {}
+    table = pd.read_csv(data, nrows=limit, dtype=str, keep_default_na=False, **form)
+    others = [name for name in table if name != "label"]
+    usual = [name for name in ("text", "sentence", "review") if name in others]
+    chosen = column or next(iter(usual or others[: len(others) == 1]), None)
+    if chosen not in table:
+        raise ValueError(f"--data {data} has the columns {', '.join(table)}: say which holds the texts with --column")
+    labels = [_class_of(loaded, label) for label in table.label] if "label" in table else None
+    return table[chosen].tolist(), labels
 
 
-def _class_of(target: str) -> str | int:
-    """A class by number, if it is one, or else by name."""
-    return int(target) if target.lstrip("-").isdecimal() else target
+def _class_of(loaded: LoadedModel, target: str) -> str | int:
+    """A class by name, or else, if it is a number, by that."""
+    names = map(str, (loaded.model.config.id2label or {}).values())
+    return target if target in names or not target.lstrip("-").isdecimal() else int(target)

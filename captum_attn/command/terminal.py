@@ -16,12 +16,18 @@ def print_explored(found: Exploration, title: str = "") -> None:
     result = first.words() if found.in_words else first
     for example, shown in enumerate(result.shown):
         console.print()
-        console.print(Text(f"{title}: {first.title(example)}" if title else first.title(example), style="bold"))
+        said = f"{title}: {first.title(example)}" if title else first.title(example)
+        console.print(Text(_printable(said), style="bold"))
         if shown.grid is not None:
             continue
         line = Text()
         values = result.shown_values(example)
         for piece, colour, plays in zip(shown.pieces, colours(values), shown.playing.tolist(), strict=True):
             if plays:
-                line.append(piece, style=f"black on rgb({colour[0]},{colour[1]},{colour[2]})")
+                line.append(_printable(piece), style=f"black on rgb({colour[0]},{colour[1]},{colour[2]})")
         console.print(line)
+
+
+def _printable(text: str) -> str:
+    """A text without what steers a terminal."""
+    return "".join(one if one.isprintable() or one == "\n" else "\N{REPLACEMENT CHARACTER}" for one in text)

@@ -7,7 +7,7 @@ from captum_attn.core.common_beginnings import response_logits_of_each
 from captum_attn.core.encoding import encode, length_limit
 from captum_attn.core.forward import check_classes
 from captum_attn.core.hashing import add_to_hash, code_fingerprint
-from captum_attn.core.indices import as_index, is_index, listed_indices
+from captum_attn.core.indices import as_index, is_index, listed_indices, resolve_indices
 from captum_attn.core.inputs import ModelInputs, mapping_inputs, picture_token, tensor_inputs
 from captum_attn.core.labels import class_names, class_number, configured_names
 from captum_attn.core.models import (
@@ -87,6 +87,7 @@ __all__ = [
     "picture_token",
     "plain_response_logits",
     "reads_cache",
+    "resolve_indices",
     "response_logits_of_each",
     "response_pass",
     "same_random_state",

@@ -67,7 +67,10 @@ def word_groups(pieces: Sequence[str], alone: Sequence[bool]) -> list[int]:
         texts = [piece for piece, _ in run]
         ends = list(accumulate(map(len, texts)))
         spans = [(end - len(piece), end) for piece, end in zip(texts, ends, strict=True)]
-        places = range(len(texts)) if apart else segment_starts("".join(texts), spans, words=True)[1]
+        places = [*range(len(texts))] if apart else segment_starts("".join(texts), spans, words=True)[1]
+        for place in reversed(range(len(texts) - 1)):
+            if not texts[place] and not apart:  # a part of the character that comes with the next token
+                places[place] = places[place + 1]
         first = groups[-1] + 1 if groups else 0
         groups += [first + place for place in places]
     return groups
@@ -125,14 +128,20 @@ def _from_offsets(
     if list(read["input_ids"][0]) != list(ids):
         return None
     found: list[str] = []
-    reached = [0] * len(texts)
-    for one, (start, end), source in zip(ids, read["offset_mapping"][0], read.sequence_ids(0), strict=True):
+    reached, last = [0] * len(texts), None
+    spans, sources = [*read["offset_mapping"][0]], read.sequence_ids(0)
+    for one, span, after, source in zip(ids, spans, [*spans[1:], None], sources, strict=True):
         if source is None or one in special:
             found.append(str(tokenizer.convert_ids_to_tokens(one)))
+            last = None
             continue
-        gap = texts[source][reached[source] : start]
-        found.append(("" if gap.strip() else gap) + texts[source][max(start, reached[source]) : end])
-        reached[source] = max(end, reached[source])
+        if span == after:  # of several tokens at one place, as those of a character, the last one stands for it
+            found.append("")
+            continue
+        gap = texts[source][reached[source] : span[0]]
+        beside = " " if last not in (None, source) else ""  # another text, without a token between them
+        found.append(beside + ("" if gap.strip() else gap) + texts[source][max(span[0], reached[source]) : span[1]])
+        reached[source], last = max(span[1], reached[source]), source
     return found
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy.typing as npt
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.image import AxesImage
@@ -140,9 +141,11 @@ def draw_patches(axes: Axes, values: Tensor, image: Tensor, extent: Sequence[flo
 
 
 def shown_pixels(image: Tensor) -> npt.NDArray[Any]:
-    """An image (C, h, w) of any range as matplotlib shows it: in [0, 1], (h, w, 3) or (h, w)."""
+    """An image (C, h, w) as matplotlib shows it, (h, w, 3) or (h, w): in [0, 1] as it is, else stretched."""
     pixels = image.detach().cpu().float()
-    pixels = (pixels - pixels.min()) / (pixels.max() - pixels.min()).clamp(min=1e-12)
+    low, high = float(pixels.min()), float(pixels.max())
+    if low < 0 or high > 1:
+        pixels = (pixels - low) / (high - low) if high > low else torch.full_like(pixels, 0.5)
     shown: npt.NDArray[Any] = pixels.movedim(0, -1).squeeze(-1).numpy()
     return shown
 

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypedDict, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar
 
 from captum.attr import Attribution
 from captum.log import log_usage
@@ -14,7 +14,15 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from captum_attn.bench import is_prepared, read_together
-from captum_attn.core import ObservedForward, check_classes, check_model, class_names, observed_forward, unwrapped
+from captum_attn.core import (
+    ObservedForward,
+    check_classes,
+    check_model,
+    class_names,
+    config_of,
+    observed_forward,
+    unwrapped,
+)
 from captum_attn.core.indices import listed_indices
 from captum_attn.core.inputs import ModelInputs, forward_args, inputs_by_modality, mapping_inputs, tensor_inputs
 from captum_attn.core.observers import LayerObserver
@@ -374,7 +382,8 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
         """The result of a batch that was explained in parts, which knows what it is of."""
         result = concatenated(parts)
         names = class_names(self.forward_func, result.output.shape[-1]) if result.output.dim() > 1 else None
-        return replace(result, origin=Origin(type(self).__name__, self.what, batch, self.tokenizer, names))
+        scale = _scale_of(self.forward_func)
+        return replace(result, origin=Origin(type(self).__name__, self.what, batch, self.tokenizer, names, scale))
 
     def model_inputs(self, inputs: Inputs, additional_forward_args: Any, players: Tensor | None = None) -> ModelInputs:
         """Captum's and Hugging Face's forms of inputs, checked, as one batch."""
@@ -454,6 +463,14 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
                 )
             inputs = inputs[0]
         return tensor_inputs(self.forward_func, inputs, companions, self.additional_forward_arg_names)
+
+
+def _scale_of(model: Callable[..., Any]) -> Literal["softmax", "sigmoid"] | None:
+    """What makes probabilities of a model's scores, if its configuration says."""
+    config = config_of(model)
+    if config is None:
+        return None
+    return "sigmoid" if getattr(config, "problem_type", None) == "multi_label_classification" else "softmax"
 
 
 def tokenizer_of(tokenizer: Any | None, processor: Any | None) -> Any | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor
 
+from captum_attn.core import resolve_indices
 from captum_attn.core.observers import InfluenceObserver, Per, PlacedObserver, Variant
 from captum_attn.core.readout import KnownRows, RowWeights
 from captum_attn.core.targets import Target
@@ -122,8 +124,11 @@ class AttentionShapley(OnePassAttribution):
         def watch(explained: Explained) -> InfluenceObserver | PlacedObserver:
             return self._observer(explained, per)
 
+        def solve(explained: Explained, observer: Any) -> TokenAttributions:
+            return replace(self.solve(explained, observer), **self._numbers(explained, per))
+
         batch = self.model_inputs(inputs, additional_forward_args, players)
-        return self.whole(self._each(watch, self.solve, batch, target, internal_batch_size, show_progress), batch)
+        return self.whole(self._each(watch, solve, batch, target, internal_batch_size, show_progress), batch)
 
     def interactions(
         self,
@@ -220,6 +225,12 @@ class AttentionShapley(OnePassAttribution):
         self, explained: Explained, row_weights: RowWeights | None = None, per: Per | None = None
     ) -> InfluenceObserver:
         return InfluenceObserver(explained.run.watched(self.layers, self.heads), self._variant, row_weights, per)
+
+    def _numbers(self, explained: Explained, per: Per | None) -> dict[str, Any]:
+        """The numbers of layers and heads that are kept apart."""
+        run = explained.run
+        found = {} if per is None else {"layers": run.resolved_layers(self.layers)}
+        return found | ({"heads": resolve_indices("heads", self.heads, run.heads)} if per == "head" else {})
 
     def _row_weights(self, explained: Explained) -> RowWeights | None:
         """Of the rows of M that the values need; None for all of it. Exact values of additive games need few."""

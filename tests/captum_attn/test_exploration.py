@@ -58,16 +58,16 @@ def test_it_holds_the_influence_of_every_layer_and_head_in_words(text_model: Any
         "only what raises",
         "attention alone",
     ]
-    assert influence["variants"][1]["rectifies"] == 0
     (_, groups), pieces = explored.results["attention game"][0].shown[0].in_words(), view["tokens"]
     assert "".join(pieces) == f"[CLS]{TEXT}[SEP]"
     assert " unspeakably" in pieces
     for place, target in enumerate((1, 0) if view["classes"] == ["positive", "negative"] else (0, 1)):
         signed = ShapleyGradAttention(model, tokenizer=tokenizer).influence(TEXT, target, per="head")[0].double()
         found = unpacked(influence["variants"][0]["of"][place], 4, 4)
-        torch.testing.assert_close(
-            found, merged(signed, groups.tolist()), rtol=0, atol=4e-5 * signed.abs().max().item()
-        )
+        raising = unpacked(influence["variants"][1]["of"][place], 4, 4)  # of a word, what its pieces raise
+        for own, one in ((found, signed), (raising, signed.relu())):
+            expected = merged(one, groups.tolist())
+            torch.testing.assert_close(own, expected, rtol=0, atol=4e-5 * float(expected.abs().max()))
     attention = ShapleyAttention(model, tokenizer=tokenizer).influence(TEXT, per="head")[0].double()
     (of,) = influence["variants"][2]["of"]
     torch.testing.assert_close(unpacked(of, 4, 4), merged(attention, groups.tolist()), rtol=0, atol=2e-4)
@@ -135,7 +135,7 @@ def test_methods_of_ones_own_stand_side_by_side(text_model: Any) -> None:
 
 def test_in_a_browser(text_model: Any, explored: Exploration, tmp_path: Path) -> None:
     view, other = views_of(explored.page())
-    signed = unpacked(view["influence"]["variants"][0]["of"][0], 4, 4)
+    signed, raising = (unpacked(view["influence"]["variants"][variant]["of"][0], 4, 4) for variant in (0, 1))
     tokens = [token.strip() for token in view["tokens"]]
 
     with shown(explored.page(), tmp_path) as page:
@@ -171,7 +171,7 @@ def test_in_a_browser(text_model: Any, explored: Exploration, tmp_path: Path) ->
         assert "layer 1, head 2" in said()
         assert listed(0) == expected(signed[1, 2, gripping])
         home.get_by_role("button", name="only what raises").click()
-        assert listed(1) == [row for row in expected(signed[1, 2, :, gripping].relu()) if row[1].expected]
+        assert listed(1) == [row for row in expected(raising[1, 2, :, gripping]) if row[1].expected]
         picks.nth(gripping).press("ArrowRight")
         assert "“film”" in said()
         page.keyboard.press("Escape")

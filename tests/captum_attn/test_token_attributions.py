@@ -12,6 +12,7 @@ import torch
 from helpers.small_models import digits, load_image_model, load_sound_model, load_text_model, load_texture_model
 from helpers.textures import striped_fish
 from pages import assert_self_contained, views_of
+from PIL import Image
 from scipy.io import wavfile
 from transformers import AutoImageProcessor
 
@@ -191,3 +192,81 @@ def test_parts_of_a_batch_know_all_of_it(text_model):
     assert parts.method == "MaskTunnel of ShapleyGradAttention"
     with pytest.raises(ValueError, match="do not know what they are of"):
         _ = replace(whole, origin=None).tokens
+
+
+def test_layers_and_heads_that_were_chosen_keep_their_numbers(text_model):
+    model, tokenizer = text_model
+    explainer = ShapleyGradAttention(model, layers=[-1, 1], heads=[3, 1], tokenizer=tokenizer)
+    frame = explainer.attribute_tokens("a gripping film", 1, per="head").frame()
+    assert sorted({*zip(frame.layer, frame["head"], strict=True)}) == [(1, 1), (1, 3), (3, 1), (3, 3)]
+    whole = ShapleyGradAttention(model, tokenizer=tokenizer).attribute_tokens("a gripping film", 1, per="head")
+    keys = ["layer", "head", "position"]
+    expected = whole.frame().set_index(keys).value
+    found = frame.set_index(keys).value
+    assert found.tolist() == pytest.approx(expected[found.index].tolist())
+
+
+def test_probabilities_are_what_the_configuration_says(text_model):
+    model, tokenizer = text_model
+    explainer = ShapleyGradAttention(model, tokenizer=tokenizer)
+    batch = tokenizer("a gripping film", return_tensors="pt")
+    logits = model(**batch).logits[0].detach()
+    softmax, sigmoid = (f"{100 * float(one[1]):.0f} %" for one in (logits.softmax(-1), logits.sigmoid()))
+    assert softmax != sigmoid
+    assert explainer.attribute_tokens("a gripping film").title(0) == f"positive ({softmax})"
+    model.config.problem_type = "multi_label_classification"
+    try:
+        assert explainer.attribute_tokens("a gripping film").title(0) == f"positive ({sigmoid})"
+    finally:
+        model.config.problem_type = None
+    of_function = ShapleyGradAttention(lambda **inputs: model(**inputs).logits, tokenizer=tokenizer)
+    assert of_function.attribute_tokens(batch, 1).title(0).startswith("1: score ")
+    likely = ShapleyGradAttention(lambda **inputs: model(**inputs).logits.softmax(-1), tokenizer=tokenizer)
+    assert likely.attribute_tokens(batch).title(0) == f"1 ({softmax})"
+
+
+def test_padding_of_a_sound_is_shown_as_silence():
+    model, extractor = load_sound_model()
+    torch.manual_seed(0)
+    waves = [np.random.default_rng(0).normal(size=size).astype(np.float32) for size in (8_000, 3_000)]
+    extractor.return_attention_mask = True
+    with pytest.warns(UserWarning, match="convolution"):
+        result = ShapleyGradAttention(model, processor=extractor).attribute_tokens(waves, 0)
+    padded = result[1]
+    names = padded.frame().set_index("token").value
+    for number, value in enumerate(padded.patches[0].tolist(), 1):
+        assert names[f"patch {number}"] == pytest.approx(value)
+    heat = padded.plot().axes[0].images[0].get_array()
+    torch.testing.assert_close(torch.as_tensor(np.asarray(heat))[0], padded.patches[0].double())
+    assert (padded.patches[0][-20:] == 0).all()
+
+
+@pytest.mark.parametrize("scaled", [lambda pixels: pixels / 255, lambda pixels: pixels / 127.5 - 1])
+@pytest.mark.parametrize("listed", [False, True])
+def test_pixels_that_were_scaled_are_not_scaled_again(scaled, listed):
+    processor = AutoImageProcessor.from_pretrained("examples/models/vit-textures")
+    explainer = AttnLRP(load_texture_model(), processor=processor)
+    pixels = scaled(np.asarray(striped_fish()).astype(np.float32))
+    given = [torch.tensor(pixels).movedim(-1, 0)] if listed else pixels
+    with pytest.raises(ValueError, match="would divide them by 255"):
+        explainer.attribute(given)
+
+
+def test_pictures_of_sixteen_bits_and_tables():
+    processor = AutoImageProcessor.from_pretrained("examples/models/vit-textures")
+    explainer = AttnLRP(load_texture_model(), processor=processor)
+    grey = striped_fish().convert("L")
+    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    torch.testing.assert_close(explainer.attribute(deep), explainer.attribute(grey))
+    with pytest.raises(ValueError, match="convert it to 8 bits"):
+        explainer.attribute(grey.convert("F"))
+    with pytest.raises(TypeError, match="give one of them, table"):
+        explainer.attribute(pd.DataFrame({"text": ["a"]}))
+
+
+def test_an_element_of_an_array_of_texts_is_a_text(text_model):
+    model, tokenizer = text_model
+    explainer = ShapleyGradAttention(model, tokenizer=tokenizer)
+    assert explainer.attribute_tokens(np.array(TEXTS)[1]).tokens == explainer.attribute_tokens(TEXTS[1]).tokens
+    result = explainer.attribute_tokens(TEXTS)
+    assert result[np.int64(1)].tokens == result[1].tokens

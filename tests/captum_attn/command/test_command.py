@@ -126,6 +126,26 @@ def test_evaluating_texts_and_images(run, tmp_path):
     assert "AttnLRP" in run("evaluate", "--model", TEXTURE_MODEL, "--data", ".", "--method", "AttnLRP")[0]
 
 
+def test_a_table_is_read_as_it_stands(run, tmp_path):
+    rows = ['an "unbalanced film\tpositive', "not good\tnegative", 'a "gem\tpositive', "null\tnegative"]
+    (tmp_path / "texts.tsv").write_text("\n".join(["sentence\tlabel", *rows]))
+    options = ("--model", TEXT_MODEL, "--method", "RawAttention", "--data")
+    assert "over 4 examples" in run("evaluate", *options, "texts.tsv")[0]
+    (tmp_path / "own.csv").write_text("id,comment,label\n1,a gripping film,positive\n2,not good,negative\n")
+    assert "say which holds the texts with --column" in run("evaluate", *options, "own.csv", fails=True)[0]
+    assert "over 2 examples" in run("evaluate", *options, "own.csv", "--column", "comment")[0]
+
+
+def test_a_class_whose_name_is_a_number_is_meant_by_it(run, tmp_path):
+    loaded = load(str(TEXT_MODEL))
+    loaded.model.config.id2label, loaded.model.config.label2id = {0: "1", 1: "2"}, {"1": 0, "2": 1}
+    loaded.model.save_pretrained(tmp_path / "stars")
+    loaded.processor.save_pretrained(tmp_path / "stars")
+    for target in ("1", "0"):
+        _, page = run("explain", "--model", "stars", "--text", "good film", "--target", target, "--method", "GradSAM")
+        assert views_of(page)[0]["classes"] == ["1"]
+
+
 def test_inspecting(run):
     printed, _ = run("inspect", "--model", TEXT_MODEL, "--text", "a gripping film")
     assert printed.startswith("ok: gradients agree")
@@ -141,6 +161,8 @@ def test_inspecting(run):
         (("--model", TEXT_MODEL, "--text", "fine", "--target", "great"), "There are 'negative', 'positive'"),
         (("--model", TEXT_MODEL, "--prompt", "Why?"), "writes nothing: give --text"),
         (("--model", ANSWER_MODEL, "--text", "fine"), "writes text: give --prompt"),
+        (("--model", ANSWER_MODEL, "--prompt", "Why?", "--target", "yes"), "without --target"),
+        (("--model", TEXT_MODEL, "--text", "fine", "--response", "no"), "an answer to a --prompt"),
         (("--model", "no/such", "--text", "fine"), "is no folder here, nor in the hub's cache, and HF_HUB_OFFLINE"),
     ],
 )

@@ -78,3 +78,39 @@ def test_characters_of_several_tokens_are_shown_once():
     text = "مرحبا 💚 film"
     pieces = token_texts(tokenizer, tokenizer(text)["input_ids"])
     assert "".join(pieces[1:-1]) == text
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@pytest.mark.parametrize("text", ["naïve café", "so 💚 good", "我喜欢这部电影", "مرحبا film", "don't go"])
+@pytest.mark.parametrize("known", [True, False])
+def test_words_hold_whole_characters_with_all_of_their_tokens(kind, text, known):
+    tokenizer = TOKENIZERS[kind]()
+    ids = tokenizer(text)["input_ids"]
+    if tokenizer.unk_token_id in ids and not known:
+        return
+    pieces = token_texts(tokenizer, ids, text if known else None)
+    marks = [one in {*tokenizer.all_special_ids} - {tokenizer.unk_token_id} for one in ids]
+    groups = word_groups(pieces, marks)
+    words = {}
+    for group, piece, mark in zip(groups, pieces, marks, strict=True):
+        if not mark:
+            words[group] = words.get(group, "") + piece
+    assert all(word.strip() for word in words.values())  # none of a part of a character
+    if known and kind != "word piece":
+        assert "".join(words.values()) == text
+
+
+def test_a_token_of_white_space_is_not_shown_as_the_next_one():
+    tokenizer = TOKENIZERS["SentencePiece"]()
+    ids = tokenizer("我喜欢")["input_ids"]
+    tokens = tokenizer.convert_ids_to_tokens(ids)
+    for token, piece in zip(tokens, token_texts(tokenizer, ids, "我喜欢"), strict=True):
+        assert token.startswith("[") or piece == token.replace("▁", "")
+
+
+def test_two_texts_without_a_token_between_them_are_two_words():
+    tokenizer = TOKENIZERS["byte-level BPE"]()
+    tokenizer.backend_tokenizer.post_processor = None
+    ids = tokenizer("a film", "not good")["input_ids"]
+    pieces = token_texts(tokenizer, ids, ("a film", "not good"))
+    assert "".join(pieces) == "a film not good"
