@@ -101,7 +101,7 @@ class Exploration(Shown):
     why_not: str
     in_words: bool
 
-    page_height = 900
+    page_height = 1120
 
     def __repr__(self) -> str:
         count = len(self._first[0])

@@ -291,7 +291,7 @@ class TokenAttributions(Shown):
 
     @property
     def page_height(self) -> int:  # type: ignore[override]
-        tall = 620 if self.picture is not None or self.grid is not None else 400
+        tall = 620 if self.picture is not None or self.grid is not None else 480
         return min(60 + tall * len(self), 900)
 
     @property

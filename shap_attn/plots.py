@@ -21,6 +21,7 @@ import numpy as np
 import shap
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import ScaledTranslation
 
 from shap_attn.marked_names import marked, rewrite, unmarked
 from shap_attn.plottable import (
@@ -46,6 +47,9 @@ _NAMES = ("feature_names", "labels", "legend_labels", "out_names", "title", "tru
 
 _NO_MATHEMATICS = "mathjax_ignore tex2jax_ignore"
 """Notebooks read ``$`` in HTML as mathematics, but not in what is of these classes."""
+
+_WIDER = 10
+"""Points."""
 
 _UNITS = {1: "", 1e-3: " (× 0.001)", 1e-6: " (× 0.000001)"}
 
@@ -203,7 +207,11 @@ def waterfall(shap_values: shap.Explanation, *, show: bool = True, **kwargs: Any
     unit = _unit({"": shap_values})
     result = _drawn("waterfall", _shown(shap_values, unit), **kwargs)
     if _is_ours(shap_values):
-        plt.gcf().axes[0].set_xlabel(_VALUE + _UNITS[unit], labelpad=24, fontsize=13)
+        figure = plt.gcf()
+        below, _, above = figure.axes
+        below.set_xlabel(_VALUE + _UNITS[unit], labelpad=24, fontsize=13)
+        total = above.get_xticklabels()[0]  # "sum" is wider than "f(x)", to whose right its number stands
+        total.set_transform(total.get_transform() + ScaledTranslation(-_WIDER / 72, 0, figure.dpi_scale_trans))
     return _finished(result, shap_values, show)
 
 
@@ -235,9 +243,10 @@ def _with_classes(images: shap.Explanation) -> shap.Explanation:
 
 def _finished(result: Any, shap_values: Any, show: bool, unit: float = 1, axes: Axes | None = None) -> Any:
     rewrite(plt.gcf().axes if axes is None else [axes], _honest(unit) if _is_ours(shap_values) else str)
-    if show:
-        plt.show()
-    return result
+    if not show:
+        return result
+    plt.show()
+    return None if isinstance(result, Axes | Figure) else result  # as SHAP: nothing that a notebook would print
 
 
 def _is_ours(shap_values: Any) -> bool:

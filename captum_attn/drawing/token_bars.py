@@ -26,14 +26,21 @@ from captum_attn.drawing.figures import (
 from captum_attn.drawing.text_sizes import height_of, short_name, width_of, wrapped
 
 _MOST_BARS = 40
-_LONGEST = 28  # characters of a token beside its bar
+_LONGEST = 28  # letters of a token beside its bar
 _LONGEST_BELOW = 18  # and below a column
 _SLANT = 60  # degrees
 WIDTH = 7.2
 """Of a figure of one input, in inches."""
 
 
-def plot_tokens(tokens: Sequence[str], values: Tensor, title: str = "", label: str = "attributed value") -> ShownFigure:
+def plot_tokens(
+    tokens: Sequence[str],
+    values: Tensor,
+    title: str = "",
+    label: str = "attributed value",
+    *,
+    longest: int = _LONGEST,
+) -> ShownFigure:
     """A bar for each token, in reading order from top to bottom; of long texts, for the 40 strongest tokens.
 
     Args:
@@ -41,6 +48,7 @@ def plot_tokens(tokens: Sequence[str], values: Tensor, title: str = "", label: s
         values: their attributions (N,).
         title: above the axes.
         label: what the values are, below them.
+        longest: how many letters of a token are shown; of a longer one, its beginning and its end.
 
     Returns:
         A matplotlib figure that belongs to no window; ``figure.savefig(path)`` writes it.
@@ -53,11 +61,18 @@ def plot_tokens(tokens: Sequence[str], values: Tensor, title: str = "", label: s
     """
     values = checked_values(tokens, values)
     figure = new_figure(WIDTH, bars_height(len(tokens)), title)
-    draw_tokens(figure, tokens, values, "", label)
+    draw_tokens(figure, tokens, values, "", label, longest)
     return as_written(figure)
 
 
-def draw_tokens(figure: Figure | SubFigure, tokens: Sequence[str], values: Tensor, title: str, label: str) -> None:
+def draw_tokens(
+    figure: Figure | SubFigure,
+    tokens: Sequence[str],
+    values: Tensor,
+    title: str,
+    label: str,
+    longest: int = _LONGEST,
+) -> None:
     """What :func:`plot_tokens` shows, on a figure or a part of one."""
     write_title(figure, title)
     axes = figure.add_subplot()
@@ -65,7 +80,7 @@ def draw_tokens(figure: Figure | SubFigure, tokens: Sequence[str], values: Tenso
     heights = [float(values[index]) for index in shown]
     bars = axes.barh(range(len(shown)), heights, color=[hex_colour(RAISES if h >= 0 else LOWERS) for h in heights])
     axes.bar_label(bars, fmt="%+.2g", padding=3, fontsize=8)
-    names = [short_name(tokens[index], _LONGEST) for index in shown]
+    names = [short_name(tokens[index], longest) for index in shown]
     axes.set_yticks(range(len(shown)), names)
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.axvline(0, color="0.4", linewidth=0.8)

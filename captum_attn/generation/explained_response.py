@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _MAP_ENTRIES = 500_000
+_LONGEST_SOURCE = 48  # letters of a source beside its bar
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +64,8 @@ class ExplainedResponse(Shown):
     sources: Sequence[Source]
     solver: ResponseRows | WholeSequence
     encode: Callable[[str], Sequence[int]]
+
+    page_height = 960
 
     def __repr__(self) -> str:
         count = len(self.prompt.ids)
@@ -287,11 +290,18 @@ class ExplainedResponse(Shown):
         """The k sources that contributed most, first of :meth:`source_frame`."""
         return self.source_frame().head(k)
 
-    def plot(self) -> ShownFigure:
-        """A bar for each source, in the prompt's order; of many, for the 40 strongest."""
+    def plot(self, values: Tensor | None = None, title: str = "") -> ShownFigure:
+        """A bar for each source, in the prompt's order; of many, for the 40 strongest.
+
+        Args:
+            values: (N,), of the tokens, as :meth:`of` and :meth:`against` return them. Default: of the whole response.
+            title: above the bars. Default: the response.
+        """
         names = [" ".join(source.text.split()) for source in self.sources]
         label = self.solver.what.format(SCORE_NAMES.get(self.score, self.score))
-        return plot_tokens(names, self.source_values, f"What made the model write “{self.response}”", label)
+        of_sources = self.source_values if values is None else self.by_source(values)
+        title = title or f"What made the model write “{self.response}”"
+        return plot_tokens(names, of_sources, title, label, longest=_LONGEST_SOURCE)
 
     def to_captum(self) -> LLMAttributionResult:
         """The prompt's tokens, and their values for each token of the response, as Captum's LLM attributions say it.

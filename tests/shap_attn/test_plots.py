@@ -60,6 +60,20 @@ def test_labels_of_many_rows(explanation, plot):
     assert any(re.search("attributed value", label) for label in labels())
 
 
+@pytest.mark.parametrize("plot", ONE_ROW.values(), ids=ONE_ROW)
+def test_what_is_shown_is_not_returned_for_a_notebook_to_print(explanation, plot, monkeypatch):
+    monkeypatch.setattr(plt, "show", lambda: None)
+    assert plot(explanation[0, :, "positive"]) is None
+
+
+def test_the_sum_of_a_waterfall_stands_beside_its_number(explanation):
+    plots.waterfall(explanation[0, :, "positive"], show=False)
+    plt.gcf().canvas.draw()
+    name, number = plt.gcf().axes[-1].get_xticklabels()
+    assert name.get_text() == "sum"
+    assert name.get_window_extent().x1 < number.get_window_extent().x0
+
+
 def test_shaps_own_labels_do_claim_it(explanation):
     """Or the tests above could not fail."""
     shap.plots.waterfall(explanation[0, :, "positive"], show=False)

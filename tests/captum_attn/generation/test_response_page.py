@@ -113,3 +113,19 @@ def test_in_a_browser(explained: ExplainedResponse, tmp_path: Path) -> None:
         assert said.inner_text() == "young, not old: a difference of scores"
         assert numbers() == ranked(explained.by_source(against))
         assert "rgba" in (page.locator(".token").first.get_attribute("style") or "") or explained.values[0] == 0
+
+
+def test_bars_are_of_the_whole_response_or_of_other_values(explained: ExplainedResponse) -> None:
+    contrast = explained.against("old", at="young")
+    for figure, expected in (
+        (explained.plot(), explained.source_values),
+        (explained.plot(contrast, "Why young?"), explained.by_source(contrast)),
+    ):
+        bars = [bar.get_width() for bar in figure.axes[0].patches]
+        torch.testing.assert_close(torch.tensor(bars), expected, check_dtype=False)
+
+
+def test_a_sentence_stands_whole_beside_its_bar() -> None:
+    facts = ["the lighthouse of the old town was green .", "the dog is young ."]
+    found = GenerationAttention(*chat_model()).explain("\n\n".join([*facts, "how old ?"]), "it is young")
+    assert [name.get_text() for name in found.plot().axes[0].get_yticklabels()] == facts
