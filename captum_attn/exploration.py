@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from captum_attn.bench import check_methods
 from captum_attn.core import InfluenceObserver, ModelInputs, NoMatrixError, Target, Watched
 from captum_attn.core.observers import Per, Variant
 from captum_attn.core.propagation import Propagation
@@ -73,6 +74,7 @@ def explore(
     if methods is None:
         game = ShapleyGradAttention(model, propagation=propagation, **common)
         methods = {"IntegratedAttnLRP": IntegratedAttnLRP(model, **common), "attention game": game}
+    check_methods(methods)
     batch = ShapleyGradAttention(model, **common).model_inputs(inputs, None)
     chosen = list(targets) if not isinstance(targets, int) else _most_probable(model, batch, targets, common)
     found = {name: _explained(method, batch, chosen, show_progress) for name, method in methods.items()}

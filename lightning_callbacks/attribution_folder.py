@@ -28,6 +28,7 @@ from lightning_callbacks.plain_settings import differences, with_present_names
 
 Bools = npt.NDArray[np.bool_]
 KEYS = ("dataloader", "index")
+_MOST_CHANGES = 4  # that are told
 _FORMAT = 1
 _NAME = re.compile(r"attributions-r\d{5}-d\d{3}-b\d{8}-[0-9a-f]{16}\.parquet")
 _MANIFEST, _RUN, _UNFINISHED = ".manifest.json", ".run", ".tmp"
@@ -62,7 +63,8 @@ class AttributionFolder:
         changed = differences(with_present_names(there), manifest) if there else []
         if changed and self._visible():
             raise ValueError(
-                f"{self.path} was begun with other settings, and results would mix: {'; '.join(changed)}. Give another "
+                f"{self.path} was begun with other settings, and results would mix: {'; '.join(changed[:_MOST_CHANGES])}"
+                f"{f'; and {len(changed) - _MOST_CHANGES} more' * (len(changed) > _MOST_CHANGES)}. Give another "
                 "folder, or the former settings"
             )
         self._check_names(begun=there is not None)

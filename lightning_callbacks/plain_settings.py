@@ -18,6 +18,7 @@ import numpy as np
 from torch import nn
 
 from captum_attn.core import add_to_hash, code_fingerprint, fingerprint
+from captum_attn.formatting import shorten
 
 _OURS = re.compile(r"captum_attn(\.[A-Za-z_]\w*)+")
 
@@ -98,7 +99,7 @@ def differences(there: Any, here: Any, name: str = "") -> list[str]:
             for key in sorted({*there, *here})
             for line in differences(there.get(key), here.get(key), f"{name}.{key}" if name else key)
         ]
-    return [] if there == here else [f"{name}: {there!r} there, {here!r} here"]
+    return [] if there == here else [f"{name}: {shorten(repr(there), 90)} there, {shorten(repr(here), 90)} here"]
 
 
 def _public_name(named: Any) -> str:

@@ -85,7 +85,7 @@ class Reader:
                 read += [batch[part].to(device) for part in batch.parts(self.batch_size)]
         if problems:
             found = f"{what}: {len(problems)} could not be read: {'; '.join(problems[:5])}"
-            if not read:
+            if not read and "FileNotFoundError" not in found:
                 raise UnreadableError(f"{found}. None could: is processor= the model's tokenizer or image processor?")
             if self.on_error == "raise":
                 raise UnreadableError(f"{found}. Mend them, or leave such examples out with on_error='skip'")
@@ -306,6 +306,8 @@ def read_together(model: nn.Module, processor: Any | None, inputs: Any) -> Model
         )
     if hasattr(inputs, "columns") and hasattr(inputs, "iterrows"):
         raise TypeError(f"got a table with the columns {list(inputs.columns)}: give one of them, table['text']")
+    if not _is_one(inputs) and not isinstance(inputs, Iterable):
+        raise TypeError(f"expected texts, images, sounds or tensors, got {type(inputs).__name__}")
     examples = [inputs] if _is_one(inputs) else list(inputs)
     batches = Reader(model, _part_for(processor, examples), max(len(examples), 1)).read(examples, "inputs")
     if len(batches) > 1:

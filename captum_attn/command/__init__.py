@@ -76,7 +76,7 @@ def explain(
     with _for_people("explain", "transformers"):
         from captum_attn.command.explaining import explain_answer, explain_input
         from captum_attn.command.loading import load
-        from captum_attn.command.terminal import print_explored
+        from captum_attn.command.terminal import print_answer, print_explored
 
         if prompt is None and response is not None:
             raise ValueError("--response is an answer to a --prompt")
@@ -84,7 +84,9 @@ def explain(
             others = {"text": text, "audio": audio, "video": video, "target": target, "method": method}
             if unread := [f"--{name}" for name, given in others.items() if given]:
                 raise ValueError(f"--prompt explains what the model writes, without {' and '.join(unread)}")
-            written = explain_answer(load(model), prompt, response, image or []).to_html(out)
+            answer = explain_answer(load(model), prompt, response, image or [])
+            print_answer(answer)
+            written = answer.to_html(out)
         else:
             given = {"text": text, "image": image, "audio": audio, "video": video and [video]}
             found = explain_input(load(model), given, target, method, words=not pieces)

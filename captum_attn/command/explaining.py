@@ -95,7 +95,7 @@ def _inputs(loaded: LoadedModel, given: Mapping[str, Any]) -> Any:
     kind = "text" if loaded.kind == "prompt" else loaded.kind
     if named != [kind]:
         does = "reads" if loaded.kind == "prompt" else "classifies"
-        raise ValueError(f"the model {does} {_WHAT[kind]}: give --{kind}, and nothing else")
+        raise ValueError(f"the model {does} {_WHAT[kind]}: give --{kind}{', and nothing else' * bool(named)}")
     own = given[kind]
     if kind == "text":
         if not all(text.strip() for text in own):

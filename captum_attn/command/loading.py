@@ -87,6 +87,8 @@ def _needs_the_hub(name: str) -> bool:
     """Whether the model is to be fetched; ``ValueError`` at once where it cannot be."""
     if Path(name).is_dir():
         return False
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).exists():
+        raise ValueError(f"--model {name}: there is no such folder")
     if isinstance(try_to_load_from_cache(name, "config.json"), str):
         return False
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):

@@ -7,6 +7,7 @@ from rich.text import Text
 
 from captum_attn.drawing import colours
 from captum_attn.exploration import Exploration
+from captum_attn.generation import ExplainedResponse
 
 
 def print_explored(found: Exploration, title: str = "") -> None:
@@ -26,6 +27,14 @@ def print_explored(found: Exploration, title: str = "") -> None:
             if plays:
                 line.append(_printable(piece), style=f"black on rgb({colour[0]},{colour[1]},{colour[2]})")
         console.print(line)
+
+
+def print_answer(found: ExplainedResponse) -> None:
+    """The answer, and the sources that it came from, most of all first."""
+    console = Console(soft_wrap=True)
+    console.print(Text(_printable(found.response.strip()), style="bold"))
+    for row in found.top(3).itertuples():
+        console.print(Text(_printable(f"{row.share:4.0%}  {' '.join(row.source.split())}")))
 
 
 def _printable(text: str) -> str:

@@ -213,8 +213,10 @@ class ExplainedResponse(Shown):
             chosen[start:end] = 1
             return chosen
         first = self.response.find(part) if part else -1
-        if first < 0 or self.response.find(part, first + 1) >= 0:
-            raise ValueError(f"{part!r} does not stand exactly once in {self.response!r}: give numbers of tokens")
+        if first < 0:
+            raise ValueError(f"{part!r} does not stand in the response {self.response!r}")
+        if self.response.find(part, first + 1) >= 0:
+            raise ValueError(f"{part!r} stands in {self.response!r} more than once: give numbers of tokens, (from, to)")
         place, begun = 0, 0  # tokens without text are the first bytes of the next one's
         for number, token in enumerate(self.response_tokens):
             place += len(token)
@@ -287,7 +289,7 @@ class ExplainedResponse(Shown):
         )
 
     def top(self, k: int = 5) -> pd.DataFrame:
-        """The k sources that contributed most, first of :meth:`source_frame`."""
+        """The k sources that raised the score most, first of :meth:`source_frame`."""
         return self.source_frame().head(k)
 
     def plot(self, values: Tensor | None = None, title: str = "") -> ShownFigure:
@@ -324,7 +326,7 @@ class ExplainedResponse(Shown):
         return pd.DataFrame({"token": self.tokens, "source": self.groups.tolist(), "value": self.values.tolist()})
 
     def source_frame(self) -> pd.DataFrame:
-        """A row for each source, the most important first: text, value, share of all sources' magnitude."""
+        """A row for each source, from what raised the score most down: text, value, share of all magnitude."""
         import pandas as pd
 
         values = self.source_values

@@ -15,9 +15,10 @@ from captum_attn.pages import page, rounded
 SCORE_NAMES = {"log_odds": "log-odds", "log_prob": "log-probability", "logit": "logit"}
 _HOW = (
     "Click or drag over the response to see what was behind {}: red raised its score, blue lowered it. Arrow keys "
-    "move, with Shift they extend, Escape takes all. Values are {}; {:.0%} of their magnitude lies outside of the "
-    "sources. In the prompt, dots underline what is no source, such as the question; the template's words are "
-    "pale, and do not count for the strength of colours."
+    "move, with Shift they extend, Escape takes all. Values are {}; of the whole response, {:.0%} of their "
+    "magnitude lies outside of the sources. Words of the response show what it took from its own. In the prompt, dots "
+    "underline what is no source, such as the question; the template's words are grey, and do not count for the "
+    "strength of colours."
 )
 
 

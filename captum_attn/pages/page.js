@@ -260,7 +260,7 @@
     }
     if (influence && influence.layers.length * influence.heads > 1) {
       const more = written(home, "details");
-      written(more, "summary", influence.heads > 1 ? "All layers and heads" : "All layers");
+      written(more, "summary", influence.heads > 1 ? "All layers (down) and heads (across): in each, rows take from columns" : "All layers: in each, rows take from columns");
       const grid = written(more, "div", "", "overview");
       const cells = [];
       if (influence.heads > 1) {

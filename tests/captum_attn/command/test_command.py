@@ -108,6 +108,7 @@ def test_a_video_in_a_folder_or_as_a_gif(run, tmp_path):
 def test_an_answer(run):
     printed, page = run("explain", "--model", ANSWER_MODEL, "--prompt", QUESTION)
     assert "Wrote explained.html" in printed
+    assert "The lighthouse of Dunmore was painted green." in printed.splitlines()[1]  # the source that is first
     (view,) = views_of(page)
     assert view["kind"] == "response"
     assert "green" in "".join(token["text"] for token in view["response"])
@@ -163,6 +164,7 @@ def test_inspecting(run):
         (("--model", ANSWER_MODEL, "--text", "fine"), "writes text: give --prompt"),
         (("--model", ANSWER_MODEL, "--prompt", "Why?", "--target", "yes"), "without --target"),
         (("--model", TEXT_MODEL, "--text", "fine", "--response", "no"), "an answer to a --prompt"),
+        (("--model", "some/where/else", "--text", "fine"), "else: there is no such folder"),
         (("--model", "no/such", "--text", "fine"), "is no folder here, nor in the hub's cache, and HF_HUB_OFFLINE"),
     ],
 )

@@ -71,8 +71,10 @@ def test_values_that_do_not_add_up_are_not_added() -> None:
 def test_a_part_that_overlaps_itself_stands_twice() -> None:
     found = response()
     object.__setattr__(found, "response", "banana")
-    with pytest.raises(ValueError, match="does not stand exactly once"):
+    with pytest.raises(ValueError, match="more than once: give numbers of tokens"):
         found.of("ana")
+    with pytest.raises(ValueError, match="'apple' does not stand in the response"):
+        found.of("apple")
 
 
 def test_a_contrast_needs_the_tokenizers_own_tokens() -> None:
