@@ -62,10 +62,10 @@ class AttributionFolder:
         there = self.manifest()
         changed = differences(with_present_names(there), manifest) if there else []
         if changed and self._visible():
+            more = f"; and {len(changed) - _MOST_CHANGES} more" if len(changed) > _MOST_CHANGES else ""
             raise ValueError(
-                f"{self.path} was begun with other settings, and results would mix: {'; '.join(changed[:_MOST_CHANGES])}"
-                f"{f'; and {len(changed) - _MOST_CHANGES} more' * (len(changed) > _MOST_CHANGES)}. Give another "
-                "folder, or the former settings"
+                f"{self.path} was begun with other settings, and results would mix: "
+                f"{'; '.join(changed[:_MOST_CHANGES])}{more}. Give another folder, or the former settings"
             )
         self._check_names(begun=there is not None)
         run = uuid4().hex
