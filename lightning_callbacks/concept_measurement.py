@@ -167,7 +167,7 @@ class ConceptMeasurement(Measurement):
         return of_layers | dict(zip(self._concept_names, p_values.tolist(), strict=True))
 
     def panels(self, frame: pd.DataFrame) -> list[list[Panel]]:
-        """T-TCAV scores, a panel for each layer; below, effects; then concepts' p-values."""
+        """T-TCAV scores, a panel for each layer; below, effects; then concepts' p-values. Of one layer, side by side."""
         output = "the predicted class" if self._target is None else str(self._target)
         layers = list(dict.fromkeys(name.split("/")[2] for name in frame if name.startswith("tcav/")))
         of_layers = [
@@ -178,7 +178,9 @@ class ConceptMeasurement(Measurement):
             )
         ]
         concepts = {name.split("/")[1]: name for name in frame if re.fullmatch("tcav_p/[^/]+", name)}
-        return [*of_layers, [Panel("p-value of the concept (Holm)", concepts, level=SIGNIFICANT, limits=(-0.05, 1.05))]]
+        p_values = Panel("p-value of the concept (Holm)", concepts, level=SIGNIFICANT, limits=(-0.05, 1.05))
+        rows = [*of_layers, [p_values]]
+        return rows if len(layers) > 1 else [[panel for row in rows for panel in row]]
 
     @staticmethod
     def _panel(

@@ -32,6 +32,14 @@ def test_trajectories():
     assert_as_written(figure, ["$main$", *NAMES, "$$, the output", "$1$", "$group$", "$line$"])
 
 
+@pytest.mark.parametrize(("layers", "rows"), [(1, [3]), (2, [2, 2, 1])])
+def test_panels_of_one_layer_stand_side_by_side(layers, rows):
+    names = [f"{group}/praise/layer_{layer}" for group in ("tcav", "tcav_effect", "tcav_p") for layer in range(layers)]
+    monitor = ExplanationMonitor({}, None, target="positive")
+    (concepts,) = monitor.measurements
+    assert [len(row) for row in concepts.panels(pd.DataFrame(columns=[*names, "tcav_p/praise"]))] == rows
+
+
 def explained(values, grid=None, extent=None):
     return ExplainedExample(0, values, list(range(len(values))), 1, 0.5, grid, 2, extent)
 
