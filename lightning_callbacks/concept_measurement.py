@@ -167,7 +167,7 @@ class ConceptMeasurement(Measurement):
         return of_layers | dict(zip(self._concept_names, p_values.tolist(), strict=True))
 
     def panels(self, frame: pd.DataFrame) -> list[list[Panel]]:
-        """T-TCAV scores, a panel for each layer; below, effects; then p-values of concepts. Of one layer, side by side."""
+        """T-TCAV scores, a panel for each layer; below, effects, then p-values; of one layer, side by side."""
         output = "the predicted class" if self._target is None else str(self._target)
         layers = list(dict.fromkeys(name.split("/")[2] for name in frame if name.startswith("tcav/")))
         of_layers = [

@@ -28,6 +28,7 @@ from captum_attn.core import (
     warn_user,
 )
 from captum_attn.core.encoding import warn_of_cut
+from captum_attn.core.feature_names import FEATURE_NAMES
 
 OnError = Literal["raise", "skip"]
 """What happens at examples that cannot be read: an error, or a warning that they are left out."""
@@ -272,9 +273,9 @@ def check_not_scaled(pixels: Any) -> None:
 
 
 def is_prepared(inputs: Any) -> bool:
-    """Whether inputs are tensors already: one, a tuple of them, or a mapping with some."""
+    """Whether inputs are tensors already, or have a tensor's name: one, a tuple of them, or a mapping with some."""
     if isinstance(inputs, Mapping):
-        return any(isinstance(value, Tensor) for value in inputs.values())
+        return any(isinstance(value, Tensor) or name in FEATURE_NAMES for name, value in inputs.items())
     parts = inputs if isinstance(inputs, tuple) and inputs else (inputs,)
     return all(isinstance(part, Tensor) for part in parts)
 
@@ -301,8 +302,8 @@ def read_together(model: nn.Module, processor: Any | None, inputs: Any) -> Model
         return mapping_inputs(model, processor(**inputs, padding=True, return_tensors="pt")).to(device_of(model))
     if processor is None:
         raise TypeError(
-            f"expected tensors, or a mapping of them, got {type(inputs).__name__}: tokenize text first (let a "
-            "processor read images), or give the explainer tokenizer= (processor=), which does it"
+            f"expected tensors, or a mapping of them, got {type(inputs).__name__}; tokenize text first, with "
+            "return_tensors='pt' (let a processor read images), or give the explainer tokenizer= (processor=), which does it"
         )
     if hasattr(inputs, "columns") and hasattr(inputs, "iterrows"):
         raise TypeError(f"got a table with the columns {list(inputs.columns)}: give one of them, table['text']")

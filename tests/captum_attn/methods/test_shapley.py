@@ -651,7 +651,7 @@ def test_a_part_is_freed_before_the_next_one_runs():
 def test_a_progress_bar_on_request(capsys):
     attribution = ShapleyGradAttention(bert())
     attribution.attribute(text_batch(), internal_batch_size=1, show_progress=True)
-    assert "Shapley Grad Attention" in capsys.readouterr().err
+    assert "ShapleyGradAttention: 100%" in capsys.readouterr().err
     attribution.attribute(text_batch(), internal_batch_size=1)
     assert capsys.readouterr().err == ""
 
