@@ -303,7 +303,8 @@ def read_together(model: nn.Module, processor: Any | None, inputs: Any) -> Model
     if processor is None:
         raise TypeError(
             f"expected tensors, or a mapping of them, got {type(inputs).__name__}; tokenize text first, with "
-            "return_tensors='pt' (let a processor read images), or give the explainer tokenizer= (processor=), which does it"
+            "return_tensors='pt' (let a processor read images), or give the explainer tokenizer= (processor=), which "
+            "does it"
         )
     if hasattr(inputs, "columns") and hasattr(inputs, "iterrows"):
         raise TypeError(f"got a table with the columns {list(inputs.columns)}: give one of them, table['text']")
