@@ -10,6 +10,7 @@ from matplotlib.artist import Artist
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.text import Text
+from PIL import Image
 from torch import Tensor
 
 from captum_attn.drawing.text_sizes import height_of, wrapped
@@ -25,6 +26,7 @@ LOWERS = (31, 119, 214)
 
 _TITLE, _NOTE = 10, 7  # points
 _MARGIN = 0.2  # inches, on both sides together
+_FEW_COLOURS = 4096
 
 
 class ShownFigure(Figure):  # type: ignore[misc]
@@ -33,7 +35,21 @@ class ShownFigure(Figure):  # type: ignore[misc]
     def _repr_png_(self) -> bytes:
         buffer = BytesIO()
         self.savefig(buffer, format="png", dpi=110)
-        return buffer.getvalue()
+        return with_palette(buffer.getvalue())
+
+
+def with_palette(png: bytes) -> bytes:
+    """The same picture in a palette of 256 colours, a third of the bytes; as it is if it has more than 4,096 of them.
+
+    Lines, bars and letters have few colours, so that none is off by what can be seen. Photographs have many.
+    """
+    picture = Image.open(BytesIO(png)).convert("RGBA")
+    if picture.getcolors(_FEW_COLOURS) is None or picture.getextrema()[3] != (255, 255):
+        return png
+    buffer = BytesIO()
+    few = picture.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    few.save(buffer, format="png", optimize=True)
+    return buffer.getvalue()
 
 
 def new_figure(width: float, height: float, title: str = "", note: str = "") -> ShownFigure:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from html.parser import HTMLParser
+from io import BytesIO
 
 import pytest
 import torch
 from captum.attr import visualization
 from cut_images import CUT, assert_over_its_pixels, read_by_each_token
 from families import FAMILIES, text_batch
+from PIL import Image, ImageChops
 
 from captum_attn import ShapleyGradAttention
 from captum_attn.core.patches import NoPatchGrid, PatchGrid
@@ -120,3 +122,17 @@ def test_captums_record_of_a_result():
 def test_one_value_for_each_token(show):
     with pytest.raises(ValueError, match=r"each of the 4 tokens, got shape \(2,\)"):
         show(TOKENS, torch.zeros(2))
+
+
+def test_a_notebooks_figure_is_small_and_shows_the_same():
+    figure, saved = plot_tokens(TOKENS, VALUES, "title"), BytesIO()
+    figure.savefig(saved, format="png", dpi=110)
+    small = figure._repr_png_()
+    assert len(small) < 0.6 * len(saved.getvalue())
+    pictures = (Image.open(BytesIO(png)).convert("RGB") for png in (small, saved.getvalue()))
+    assert max(most for _, most in ImageChops.difference(*pictures).getextrema()) <= 8
+
+
+def test_a_notebooks_photograph_keeps_its_colours():
+    figure = plot_patches(torch.rand(3, 120, 120), torch.randn(4, 4), grid=PatchGrid(4, 4, 30, 30))
+    assert Image.open(BytesIO(figure._repr_png_())).mode == "RGBA"
