@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from captum_attn.bench import check_methods
-from captum_attn.core import InfluenceObserver, ModelInputs, NoMatrixError, Target, Watched
+from captum_attn.core import InfluenceObserver, ModelInputs, NoMatrixError, Target, Watched, observed_forward
 from captum_attn.core.observers import Per, Variant
 from captum_attn.core.propagation import Propagation
 from captum_attn.methods import (
@@ -59,7 +59,8 @@ def explore(
 
     Returns:
         What :meth:`Exploration.to_html` writes, and a notebook shows. It holds matrices of each layer and head where
-        they fit on a page (8 million numbers), else of each layer, else their mean.
+        they fit on a page (8 million numbers), else of each layer, else their mean, if
+        that fits.
 
     Raises:
         TypeError, ValueError: as of the methods.
@@ -72,8 +73,9 @@ def explore(
     """
     common: dict[str, Any] = {"tokenizer": tokenizer, "processor": processor}
     if methods is None:
+        rules = "attnlrp" if propagation == "gradient" else propagation  # which relevance takes
         game = ShapleyGradAttention(model, propagation=propagation, **common)
-        methods = {"IntegratedAttnLRP": IntegratedAttnLRP(model, **common), "attention game": game}
+        methods = {"IntegratedAttnLRP": IntegratedAttnLRP(model, propagation=rules, **common), "attention game": game}
     check_methods(methods)
     batch = ShapleyGradAttention(model, **common).model_inputs(inputs, None)
     chosen = list(targets) if not isinstance(targets, int) else _most_probable(model, batch, targets, common)
@@ -217,6 +219,8 @@ class _Kept:
             numbers = self.inputs * watched.length * watched.keys * len(watched.layers)
             by_head = numbers * len(watched.heads) * (self.targets + 1)  # signed, and attention
             by_layer = numbers * (2 * self.targets + 1)  # what raises, too
+            if by_layer // len(watched.layers) > _MOST_NUMBERS:
+                raise NoMatrixError(f"of {self.inputs} × {watched.length} tokens, it is more than a page can hold")
             fits: Per | None = "layer" if by_layer <= _MOST_NUMBERS else None
             self.found = ["head" if by_head <= _MOST_NUMBERS else fits]
         return self.found[0]
@@ -257,7 +261,8 @@ def _explained(method: Any, batch: ModelInputs, targets: Sequence[Any], show_pro
 
 def _most_probable(model: Callable[..., Any], batch: ModelInputs, count: int, common: Mapping[str, Any]) -> list[Any]:
     """So many targets, each a class for every example; of outputs that are no scores of classes, what is predicted."""
-    output = ShapleyAttention(model, **common).attribute_batch(batch, [None])[0].output
+    with observed_forward(ShapleyAttention(model, **common).forward_func, batch, gradients=False) as run:
+        output = run.output
     if output.dim() != 2 or output.shape[1] < 2:
         return [None]
     return list(output.topk(min(count, output.shape[1])).indices.unbind(1))

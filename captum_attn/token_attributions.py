@@ -150,7 +150,7 @@ class TokenAttributions(Shown):
             patches = self.patches
             self._warn_of_others()
             return spread_over(patches, self.grid, features.shape)
-        if features.dim() == 2:
+        if features.dim() == 2 and features.shape[1] == self.values.shape[-1]:
             return self.values
         if features.shape[:2] != self.values.shape[:1] + self.values.shape[-1:]:
             raise ValueError(
@@ -199,7 +199,7 @@ class TokenAttributions(Shown):
         ]
 
     def words(self) -> TokenAttributions:
-        """The same with the pieces of each word merged, their values summed; patches stay as they are.
+        """The same with the pieces of each word merged, their values summed; patches are shown, without their grid.
 
         In additive games, the sum is the word's own Shapley value, exactly. Words are Unicode's (UAX 29).
 
@@ -257,7 +257,8 @@ class TokenAttributions(Shown):
         Of several texts or images the first six, one below the other; of sounds and videos, the first. Where layers or
         heads are kept apart, their mean.
         """
-        shown, titles = self.shown[:_MOST_IN_A_FIGURE], [self.title(example) for example in range(len(self))]
+        shown = self.shown[:_MOST_IN_A_FIGURE]
+        titles = [self.title(example) for example in range(len(shown))]
         values = [self.shown_values(example) for example in range(len(shown))]
         label = self.origin.what if self.origin else "attributed value"
         if shown[0].is_signal:

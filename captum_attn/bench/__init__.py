@@ -31,6 +31,7 @@ from captum_attn.bench.method_scores import (
 )
 from captum_attn.bench.perturbed_inputs import PerturbedInputs
 from captum_attn.bench.reading import (
+    MEDIA,
     OnError,
     Reader,
     UnreadableError,
@@ -42,6 +43,7 @@ from captum_attn.bench.reading import (
 
 __all__ = [
     "INTERVENTIONS",
+    "MEDIA",
     "RANDOM",
     "CoalitionBaseline",
     "Data",

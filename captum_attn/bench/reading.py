@@ -321,7 +321,8 @@ def read_sound(path: str | Path, rate: int) -> npt.NDArray[np.float32]:
     """A wave (samples,) at so many samples a second, from a WAV file of any sampling rate and number of channels.
 
     Raises:
-        ValueError: no such file.
+        OSError: no such file.
+        ValueError: no WAV file.
     """
     from scipy.io import wavfile
     from scipy.signal import resample_poly

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -81,10 +81,11 @@ def explain(
         if prompt is None and response is not None:
             raise ValueError("--response is an answer to a --prompt")
         if prompt is not None:
-            others = {"text": text, "audio": audio, "video": video, "target": target, "method": method}
+            others: dict[str, Any] = {"text": text, "image": image, "audio": audio, "video": video}
+            others |= {"target": target, "method": method, "pieces": pieces}
             if unread := [f"--{name}" for name, given in others.items() if given]:
                 raise ValueError(f"--prompt explains what the model writes, without {' and '.join(unread)}")
-            answer = explain_answer(load(model), prompt, response, image or [])
+            answer = explain_answer(load(model), prompt, response)
             print_answer(answer)
             written = answer.to_html(out)
         else:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import captum_attn
+from captum_attn.bench import MEDIA
 from captum_attn.command.loading import LoadedModel
 from captum_attn.exploration import Exploration, explore
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from captum_attn.metrics import Evaluation
 
 _WHAT = {"text": "texts", "image": "images", "audio": "sounds", "video": "videos"}
-_IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 
 
 def explain_input(
@@ -44,18 +44,12 @@ def explain_input(
     return explore(loaded.model, _inputs(loaded, given), chosen or None, **common, targets=targets, words=words)
 
 
-def explain_answer(
-    loaded: LoadedModel, prompt: str, response: str | None, images: Sequence[Path] = ()
-) -> ExplainedResponse:
+def explain_answer(loaded: LoadedModel, prompt: str, response: str | None) -> ExplainedResponse:
     """An answer, given or written by the model; under its chat template, where it has one."""
     from captum_attn.generation import GenerationAttention
 
     if loaded.kind != "prompt":
         raise ValueError(f"the model classifies {_WHAT[loaded.kind]} and writes nothing: give --{loaded.kind}")
-    if images:
-        raise ValueError(
-            "--prompt with --image takes Python: GenerationAttention(model, processor).explain(prompt, images=)"
-        )
     chat = getattr(loaded.processor, "chat_template", None)
     asked: Any = [{"role": "user", "content": prompt}] if chat else prompt
     writing: dict[str, Any] = {} if response is not None else {"max_new_tokens": 64, "do_sample": False}
@@ -109,20 +103,39 @@ def _inputs(loaded: LoadedModel, given: Mapping[str, Any]) -> Any:
 
 def _clip(loaded: LoadedModel, path: Path) -> Any:
     """As many frames as the model takes, from all of a GIF, or of a folder of images in the order of their numbers."""
-    import numpy as np
     from PIL import Image, ImageSequence
 
-    if path.is_dir():
-        files = sorted((one for one in path.iterdir() if one.suffix.lower() in _IMAGES), key=_by_number)
-        frames = [Image.open(file).convert("RGB") for file in files]
-    else:
-        frames = [frame.convert("RGB") for frame in ImageSequence.Iterator(Image.open(path))]
-    if not frames:
-        raise ValueError(f"--video {path}: there are no frames")
     config = loaded.model.config
-    count = getattr(config, "num_frames", None) or config.frames_per_clip
-    places = np.linspace(0, len(frames) - 1, count).round().astype(int).tolist()
-    return loaded.processor([frames[place] for place in places], return_tensors="pt")
+    count = getattr(config, "num_frames", None) or getattr(config, "frames_per_clip", None)
+    if count is None:
+        raise ValueError("the model's configuration does not say how many frames it takes: explain it in Python")
+    if path.is_dir():
+        files = sorted((one for one in path.iterdir() if one.suffix.lower() in MEDIA), key=_by_number)
+        frames = [_opened(files[place]) for place in _spread(len(files), count, path)]
+    else:
+        with Image.open(path) as clip:
+            chosen = _spread(getattr(clip, "n_frames", 1), count, path)
+            taken = {
+                place: frame.convert("RGB")
+                for place, frame in enumerate(ImageSequence.Iterator(clip))
+                if place in chosen
+            }
+        frames = [taken[place] for place in chosen]
+    return loaded.processor(frames, return_tensors="pt")
+
+
+def _spread(length: int, count: int, path: Path) -> list[int]:
+    """So many of the frames, evenly from the first to the last."""
+    if not length:
+        raise ValueError(f"--video {path}: there are no frames")
+    return [round(place * (length - 1) / max(count - 1, 1)) for place in range(count)]
+
+
+def _opened(path: Path) -> Any:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return image.convert("RGB")
 
 
 def _by_number(file: Path) -> list[str | int]:
@@ -137,9 +150,9 @@ def _examples(loaded: LoadedModel, data: Path, limit: int, column: str | None) -
     if not data.exists():
         raise ValueError(f"--data {data}: there is no such file or folder")
     if loaded.kind == "image":
-        files = sorted(one for one in data.rglob("*") if one.suffix.lower() in _IMAGES)[:limit]
+        files = sorted(one for one in data.rglob("*") if one.suffix.lower() in MEDIA)[:limit]
         if not files:
-            raise ValueError(f"--data {data}: there are no images ({', '.join(_IMAGES)})")
+            raise ValueError(f"--data {data}: there are no images ({', '.join(MEDIA)})")
         return list(files), None
     if loaded.kind != "text":
         raise ValueError(

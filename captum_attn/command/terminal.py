@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unicodedata import category
+
 from rich.console import Console
 from rich.text import Text
 
@@ -39,4 +41,4 @@ def print_answer(found: ExplainedResponse) -> None:
 
 def _printable(text: str) -> str:
     """A text without what steers a terminal."""
-    return "".join(one if one.isprintable() or one == "\n" else "\N{REPLACEMENT CHARACTER}" for one in text)
+    return "".join(one if one in "\n\t" or category(one) != "Cc" else "\N{REPLACEMENT CHARACTER}" for one in text)

@@ -130,12 +130,16 @@ def _from_offsets(
     found: list[str] = []
     reached, last = [0] * len(texts), None
     spans, sources = [*read["offset_mapping"][0]], read.sequence_ids(0)
-    for one, span, after, source in zip(ids, spans, [*spans[1:], None], sources, strict=True):
+    places = [*zip(sources, spans, strict=True), None]
+    for one, span, after, source in zip(ids, spans, places[1:], sources, strict=True):
         if source is None or one in special:
             found.append(str(tokenizer.convert_ids_to_tokens(one)))
             last = None
             continue
-        if span == after:  # of several tokens at one place, as those of a character, the last one stands for it
+        if (
+            source,
+            span,
+        ) == after:  # of tokens at one place, as of one character, the last one stands for it
             found.append("")
             continue
         gap = texts[source][reached[source] : span[0]]

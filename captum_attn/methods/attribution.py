@@ -468,9 +468,10 @@ class AttentionAttribution(Attribution):  # type: ignore[misc]
 def _scale_of(model: Callable[..., Any]) -> Literal["softmax", "sigmoid"] | None:
     """What makes probabilities of a model's scores, if its configuration says."""
     config = config_of(model)
-    if config is None:
+    problem = getattr(config, "problem_type", None)
+    if config is None or problem == "regression":
         return None
-    return "sigmoid" if getattr(config, "problem_type", None) == "multi_label_classification" else "softmax"
+    return "sigmoid" if problem == "multi_label_classification" else "softmax"
 
 
 def tokenizer_of(tokenizer: Any | None, processor: Any | None) -> Any | None:

@@ -138,7 +138,7 @@ def rounded(values: Iterable[float] | Tensor) -> list[float]:
 
 def _packed(matrices: Tensor) -> dict[str, Any]:
     """Matrices (L, H, N, N) as text: 16-bit numbers, and what one step of each layer and head is worth."""
-    flat = matrices.detach().cpu().double().flatten(0, 1).flatten(1)
+    flat = matrices.detach().cpu().double().nan_to_num(0, 0, 0).flatten(0, 1).flatten(1)
     scales = flat.abs().amax(1) / _STEPS
     steps = (flat / scales.clamp(min=torch.finfo(flat.dtype).tiny)[:, None]).round().to(torch.int16)
     raw = steps.contiguous().numpy().astype("<i2").tobytes()

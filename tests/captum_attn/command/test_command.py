@@ -147,6 +147,14 @@ def test_a_class_whose_name_is_a_number_is_meant_by_it(run, tmp_path):
         assert views_of(page)[0]["classes"] == ["1"]
 
 
+def test_a_terminal_is_told_what_it_can_print():
+    from captum_attn.command.terminal import _printable
+
+    for text in ("prix\u00a0: 5", "東京\u3000駅", "a\tb", "👨\u200d👩"):
+        assert _printable(text) == text
+    assert _printable("\x1b[31mred") == "\ufffd[31mred"
+
+
 def test_inspecting(run):
     printed, _ = run("inspect", "--model", TEXT_MODEL, "--text", "a gripping film")
     assert printed.startswith("ok: gradients agree")

@@ -114,3 +114,5 @@ def test_two_texts_without_a_token_between_them_are_two_words():
     ids = tokenizer("a film", "not good")["input_ids"]
     pieces = token_texts(tokenizer, ids, ("a film", "not good"))
     assert "".join(pieces) == "a film not good"
+    ids = tokenizer("film", "good")["input_ids"]  # at the same places
+    assert "".join(token_texts(tokenizer, ids, ("film", "good"))) == "film good"
