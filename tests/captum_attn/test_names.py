@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import subprocess
 import sys
 import warnings
@@ -338,47 +339,51 @@ def test_results_that_were_pickled_under_old_paths_are_read():
     assert read_found.settings == settings
 
 
-@pytest.mark.parametrize(
-    ("old", "name", "moved"),
-    [
-        ("captum_attn.core.games", "row_weights", "captum_attn.core.games"),
-        ("shap_attn.baselines", "PartitionBaseline", "shap_attn.baselines"),
-        ("captum_attn.core", "GAMES", "captum_attn.core.GAMES"),
-        ("captum_attn.controls.search", "Settings", "captum_attn.controls.search.Settings"),
-    ],
-)
-def test_the_warning_names_the_line_that_imports_it(tmp_path, old, name, moved):
-    script = tmp_path / "old.py"
-    script.write_text(f"import torch\nfrom {old} import {name}\nprint({name})\n")
-    here = {**os.environ, "PYTHONPATH": str(Path(captum_attn.__file__).parents[1])}  # not those that are installed
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, env=here)
-    assert f"{script}:2: FutureWarning: {moved} moved" in done.stderr
-
-
-def run_without(library, code):
-    """What Python says to some code where a library is not installed."""
-    lines = f"import sys\nsys.modules[{library!r}] = None\n{code}"
+def said_by(program):
+    """What Python prints, and says, in a process of its own, of this checkout."""
     here = {**os.environ, "PYTHONPATH": str(Path(captum_attn.__file__).parents[1]), "PAGER": "cat"}
-    return subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=False, env=here)
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, check=True, env=here)
+    return done.stdout, done.stderr
 
 
-@pytest.mark.parametrize(
-    ("library", "code", "extra"),
-    [
-        ("sklearn", "from captum_attn import TTCAV", "concepts"),
-        ("torchmetrics", "from captum_attn import compare", "metrics"),
-        ("shap", "import shap_attn", "shap"),
-        ("pyarrow", "import lightning_callbacks", "lightning"),
-    ],
-)
-def test_a_missing_library_is_named_with_the_extra_that_brings_it(library, code, extra):
-    *_, last = run_without(library, code).stderr.strip().splitlines()
-    assert last.startswith(f"ModuleNotFoundError: {library}")
-    assert last.endswith(f" is not installed: pip install 'captum-attn[{extra}]'")
+def test_the_warning_names_the_line_that_imports_it(tmp_path):
+    old = {
+        "captum_attn.core.games.row_weights": "captum_attn.core.games",
+        "shap_attn.baselines.PartitionBaseline": "shap_attn.baselines",
+        "captum_attn.core.GAMES": "captum_attn.core.GAMES",
+        "captum_attn.controls.search.Settings": "captum_attn.controls.search.Settings",
+    }
+    script = tmp_path / "old.py"
+    lines = [f"from {module} import {name}" for module, _, name in (path.rpartition(".") for path in old)]
+    script.write_text("\n".join(["import torch", *lines]))
+    _, said = said_by(script)
+    for line, moved in enumerate(old.values(), 2):
+        assert f"{script}:{line}: FutureWarning: {moved} moved" in said
 
 
-def test_help_works_where_no_extra_is_installed():
-    shown = run_without("sklearn", "import captum_attn\nhelp(captum_attn)").stdout
+def test_without_an_extra_what_needs_it_names_it_and_help_shows_the_rest(tmp_path):
+    script = tmp_path / "plain.py"
+    script.write_text(
+        """import importlib, sys
+
+for library, package, name in (
+    ("torchmetrics", "captum_attn", "compare"),
+    ("shap", "shap_attn", "AttentionExplainer"),
+    ("pyarrow", "lightning_callbacks", "AttributionWriter"),
+    ("sklearn", "captum_attn", "TTCAV"),
+):
+    sys.modules[library] = None
+    try:
+        getattr(importlib.import_module(package), name)
+    except ModuleNotFoundError as error:
+        print(error)
+help("captum_attn")
+"""
+    )
+    shown, _ = said_by(script)
+    extras = {"torchmetrics": "metrics", "shap": "shap", "pyarrow": "lightning", "sklearn": "concepts"}
+    for library, extra in extras.items():
+        assert re.search(rf"^{library}\S* is not installed: pip install 'captum-attn\[{extra}\]'$", shown, re.M), shown
     assert "class AttnLRP" in shown
     assert "class TTCAV" not in shown
 

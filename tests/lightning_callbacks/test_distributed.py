@@ -17,10 +17,13 @@ from two_processes import run_on_two
 from lightning_callbacks import ExplanationMonitor
 
 
-def test_two_processes_find_what_one_finds(tmp_path):
-    outcomes = run_on_two("numbers", tmp_path)
-    assert [status for status, _, _ in outcomes] == [0, 0], outcomes[0][2] + outcomes[1][2]
-    (_, first, _), (_, second, _) = outcomes
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory):
+    return run_on_two(tmp_path_factory.mktemp("two"))
+
+
+def test_two_processes_find_what_one_finds(processes):
+    first, second = (found["numbers"] for found in processes)
     target = int(Texts(11, seed=1).labels[0])
     for samples in (11, 1):  # six and five examples; one and none
         own = [RolloutEntropy(), ProbingAccuracy()]
@@ -38,29 +41,24 @@ def test_two_processes_find_what_one_finds(tmp_path):
                 assert mine == pytest.approx(float(value), abs=1e-6, nan_ok=True), name
 
 
-def test_two_processes_train_as_without_it_also_when_one_fails(tmp_path):
-    outcomes = run_on_two("neutrality", tmp_path)
-    assert [status for status, _, _ in outcomes] == [0, 0], outcomes[0][2] + outcomes[1][2]
-    for _, found, _ in outcomes:
+def test_two_processes_train_as_without_it_also_when_one_fails(processes):
+    first, second = (found["neutrality"] for found in processes)
+    for found in (first, second):
         assert found["plain"] == found["accumulated"] == found["unused"] == [True, True]
         assert found["scores"] == "[nan, nan]"
-    (_, first, _), (_, second, _) = outcomes
     assert "it failed on another process" in first["warned"][0]
     assert "RuntimeError: no luck" in second["warned"][0]
 
 
-def test_processes_that_read_different_examples_are_told_so(tmp_path):
-    outcomes = run_on_two("different", tmp_path)
-    assert all(status != 0 for status, _, _ in outcomes)
-    assert all("the processes read different validation examples" in text for _, _, text in outcomes)
+def test_processes_that_read_different_examples_are_told_so(processes):
+    assert all("the processes read different validation examples" in found["different"] for found in processes)
 
 
-def test_when_one_may_stop_the_training_both_stop(tmp_path):
-    outcomes = run_on_two("raising", tmp_path)
-    assert all(status != 0 for status, _, _ in outcomes)
-    assert not any(found for _, found, _ in outcomes)
-    assert "it failed on another process" in outcomes[0][2]
-    assert "no luck" in outcomes[1][2]
+def test_when_one_may_stop_the_training_both_stop(processes):
+    first, second = processes
+    assert all(found["status"] != 0 for found in processes)
+    assert "it failed on another process" in first["output"]
+    assert "no luck" in second["output"]
 
 
 def test_processes_that_lightning_spawns():
@@ -84,10 +82,8 @@ def test_a_stream_is_read_from_its_start(workers):
     assert monitor.frame()["samples"].tolist() == [6]
 
 
-def test_sharded_weights_are_trained_as_without_it(tmp_path):
-    outcomes = run_on_two("sharded", tmp_path)
-    assert [status for status, _, _ in outcomes] == [0, 0], outcomes[0][2] + outcomes[1][2]
-    (_, first, _), (_, second, _) = outcomes
+def test_sharded_weights_are_trained_as_without_it(processes):
+    first, second = (found["sharded"] for found in processes)
     assert first == second
     assert first["plain"]
     assert first["accumulated"]

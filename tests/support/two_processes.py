@@ -1,4 +1,4 @@
-"""Runs on two processes, each of which writes what it saw: ``python two_processes.py SCENARIO FOLDER`` is one of them.
+"""Runs on two processes, each of which writes what it saw: ``python two_processes.py FOLDER`` is one of them.
 
 Lightning would start the second one itself, once; started by hand, both can train several times.
 """
@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 DEADLINE = 150  # seconds, after which a run counts as hanging
 
 
-def run_on_two(scenario: str, folder: Path) -> list[tuple[int, dict[str, Any], str]]:
-    """The exit status, the findings and the output of each process."""
+def run_on_two(folder: Path) -> list[dict[str, Any]]:
+    """What each process found in each scenario, with its exit status and its output."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -36,7 +36,7 @@ def run_on_two(scenario: str, folder: Path) -> list[tuple[int, dict[str, Any], s
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
         }
-        command = [sys.executable, __file__, scenario, str(folder)]
+        command = [sys.executable, __file__, str(folder)]
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         processes.append(subprocess.Popen(command, env=environment, **streams))
     try:
@@ -44,9 +44,12 @@ def run_on_two(scenario: str, folder: Path) -> list[tuple[int, dict[str, Any], s
     finally:
         for process in processes:
             process.kill()
-    found = [folder / f"{rank}.json" for rank in (0, 1)]
-    read = [json.loads(path.read_text()) if path.exists() else {} for path in found]
-    return [(process.returncode, seen, text) for process, seen, text in zip(processes, read, outputs, strict=True)]
+    read = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    assert [[*found] for found in read] == [[one.__name__ for one in SCENARIOS[:-1]]] * 2, "".join(outputs)
+    return [
+        {**found, "status": process.returncode, "output": output}
+        for process, found, output in zip(processes, read, outputs, strict=True)
+    ]
 
 
 def numbers() -> dict[str, Any]:
@@ -134,18 +137,8 @@ def sharded() -> dict[str, Any]:
     return found
 
 
-def raising() -> dict[str, Any]:
-    """A monitor that fails on the second process and may stop the training."""
-    from fine_tuning import FailingOnSecond, fit, monitored
-
-    from lightning_callbacks import ExplanationMonitor
-
-    fit([ExplanationMonitor(**monitored(faithfulness=FailingOnSecond, on_error="raise"))], devices=2, strategy="ddp")
-    return {"survived": True}
-
-
-def different() -> dict[str, Any]:
-    """Each process has validation data of its own."""
+def different() -> str:
+    """What is said where each process has validation data of its own."""
     from fine_tuning import FineTuned, Texts, monitored, trainer_of
     from torch.utils.data import DataLoader
 
@@ -153,18 +146,26 @@ def different() -> dict[str, Any]:
 
     trainer = trainer_of([ExplanationMonitor(**monitored(target=None))], devices=2, strategy="ddp")
     own = Texts(8, seed=int(os.environ["LOCAL_RANK"]))
-    trainer.validate(FineTuned().eval(), DataLoader(own, 4), verbose=False)
-    return {"survived": True}
+    try:
+        trainer.validate(FineTuned().eval(), DataLoader(own, 4), verbose=False)
+    except Exception as error:
+        return str(error)
+    return "nothing"
 
 
-SCENARIOS = {function.__name__: function for function in (numbers, neutrality, raising, sharded, different)}
+def raising() -> None:
+    """A monitor that fails on the second process and may stop the training."""
+    from fine_tuning import FailingOnSecond, fit, monitored
+
+    from lightning_callbacks import ExplanationMonitor
+
+    fit([ExplanationMonitor(**monitored(faithfulness=FailingOnSecond, on_error="raise"))], devices=2, strategy="ddp")
+
+
+SCENARIOS = (numbers, neutrality, sharded, different, raising)  # the last of them ends the process
 
 if __name__ == "__main__":
-    scenario, folder = sys.argv[1:]
-    findings = SCENARIOS[scenario]()
-    Path(folder, f"{os.environ['LOCAL_RANK']}.json").write_text(json.dumps(findings))
-
-    import torch
-
-    if torch.distributed.is_initialized():  # threads of gloo may abort a process that just ends
-        torch.distributed.destroy_process_group()
+    found, file = {}, Path(sys.argv[1], f"{os.environ['LOCAL_RANK']}.json")
+    for scenario in SCENARIOS:
+        found[scenario.__name__] = scenario()
+        file.write_text(json.dumps(found))
