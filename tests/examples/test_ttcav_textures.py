@@ -51,9 +51,10 @@ def test_heat_maps_lie_on_the_object(name, concept):
 
 
 def test_the_script_shows_everything(tmp_path, monkeypatch, capsys):
-    for name in ("EXAMPLES", "INPUTS"):
-        monkeypatch.setattr(ttcav_textures, name, 40)
-    monkeypatch.setattr(ttcav_textures, "TTCAV", partial(TTCAV, n_cavs=10, permutations=1999))
+    for name, fewer in {"EXAMPLES": 30, "INPUTS": 20}.items():
+        monkeypatch.setattr(ttcav_textures, name, fewer)
+    monkeypatch.setattr(ttcav_textures, "TTCAV", partial(TTCAV, n_cavs=5, permutations=999))
+    monkeypatch.setattr(ttcav_textures, "labelled_images", lambda count, seed: labelled_images(min(count, 60), seed))
     monkeypatch.setattr("sys.argv", ["ttcav_textures.py", "--seeds", "1", "--out", str(tmp_path / "found")])
     ttcav_textures.main()
     printed = capsys.readouterr().out
