@@ -11,6 +11,7 @@ from helpers.small_models import load_texture_model
 from helpers.textures import CLASSES, class_images, labelled_images
 from pages import assert_self_contained, pictures_of
 from scripts import run
+from transformers import ViTConfig
 from ttcav_textures import (
     TRUE,
     draw_tested,
@@ -66,7 +67,9 @@ def test_the_script_shows_everything(tmp_path, monkeypatch, capsys):
     assert {"scores_zebra", "two_objects_zebra", "size_and_power"} <= {*pictures_of(page)}
 
 
-def test_the_cost_benchmark(tmp_path):
+def test_the_cost_benchmark(tmp_path, monkeypatch):
+    small = partial(ViTConfig, hidden_size=96, num_attention_heads=3, intermediate_size=192)
+    monkeypatch.setattr("transformers.ViTConfig", small)
     options = ["--concepts", "2", "--images", "5", "--inputs", "2", "--cavs", "2", "--fits", "1"]
     printed = run("benchmarks/ttcav_cost.py", *options, "--estimators", "discriminant,pattern", folder=tmp_path)
     assert "vectors and scores, discriminant" in printed

@@ -233,7 +233,7 @@ def test_the_same_batches_give_the_same_bits(tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked")
 def test_killed_runs_resume_to_what_an_undisturbed_one_finds(tmp_path):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{EXAMPLES.parent}{os.pathsep}{EXAMPLES}"}
+    environment = {**os.environ, "PYTHONPATH": f"{EXAMPLES.parent}{os.pathsep}{EXAMPLES}"}
     command = [sys.executable, str(KILLED_RUNS), str(tmp_path), "--kills", "3", "--count", "200"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
     assert "killed 3 times, then resumed: 200 rows, the same as undisturbed: True" in done.stdout, done.stderr

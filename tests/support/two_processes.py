@@ -28,8 +28,6 @@ def run_on_two(folder: Path) -> list[dict[str, Any]]:
         environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests" / "support", ROOT / "examples"))),
-            "OMP_NUM_THREADS": "1",
-            "HF_HUB_OFFLINE": "1",
             "LOCAL_RANK": str(rank),
             "NODE_RANK": "0",
             "WORLD_SIZE": "2",
