@@ -1,8 +1,12 @@
-"""Numbers and names as words."""
+"""Numbers and names as words, and the rows of a table that come first."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _MOST_NAMES = 5
 
@@ -74,3 +78,24 @@ def listed(names: Sequence[str]) -> str:
     if len(names) > _MOST_NAMES + 1:
         names = [*names[:_MOST_NAMES], f"{len(names) - _MOST_NAMES} others"]
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def strongest(rows: pd.DataFrame, k: int, by: Sequence[str], column: str = "value") -> pd.DataFrame:
+    """Of each group of rows, the k with the largest magnitudes, strongest first; groups as they come, NaN last.
+
+    Args:
+        rows: with an index of its own for each.
+        k: how many of each group.
+        by: the columns that tell groups apart.
+        column: whose magnitudes count.
+
+    Example:
+        >>> import pandas as pd
+        >>> rows = pd.DataFrame({"text": [1, 1, 1, 0], "value": [0.1, -0.3, 0.2, 0.5]})
+        >>> strongest(rows, 2, ["text"]).value.tolist()
+        [-0.3, 0.2, 0.5]
+    """
+    group = rows.groupby([*by], sort=False).ngroup()
+    ranked = rows.sort_values(column, key=lambda values: -values.abs(), kind="stable")
+    found = ranked.groupby([*by], sort=False).head(k)
+    return found.loc[group[found.index].sort_values(kind="stable").index].reset_index(drop=True)

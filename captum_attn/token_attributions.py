@@ -16,7 +16,7 @@ from torch import Tensor
 from captum_attn.core import Grid, ModelInputs, PatchLayout, known_grid, patch_values
 from captum_attn.core.patches import NoPatchGrid, spread_over
 from captum_attn.drawing import ShownFigure, as_written, new_figure
-from captum_attn.formatting import number, percent
+from captum_attn.formatting import number, percent, strongest
 from captum_attn.pages import Scored, Shown, page
 from captum_attn.shown_inputs import ShownInput, by_word, shown_input
 
@@ -247,9 +247,7 @@ class TokenAttributions(Shown):
     def top(self, k: int = 5) -> pd.DataFrame:
         """The rows of :meth:`frame` of each input's k tokens with the largest magnitude, strongest first."""
         merged = replace(self, values=self._one_each) if self.values.dim() > 2 else self
-        frame = merged.frame()
-        ranked = frame.iloc[frame.value.abs().argsort(kind="stable")[::-1]]
-        return ranked.groupby("input", sort=False).head(k).sort_values("input", kind="stable").reset_index(drop=True)
+        return strongest(merged.frame(), k, ["input"])
 
     def plot(self) -> ShownFigure:
         """A figure: bars of tokens, an image beside its patches, a sound or a video under its values.

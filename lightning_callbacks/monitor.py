@@ -74,7 +74,8 @@ class ExplanationMonitor(Shown, Callback):
 
     Without validation data nothing is explained, and a warning says so.
 
-    A notebook shows it as a page; :meth:`show`, :meth:`plot`, :meth:`to_html` and :meth:`frame` work anywhere.
+    A notebook shows it as a page; :meth:`show`, :meth:`plot`, :meth:`to_html`, :meth:`frame` and :meth:`top` work
+    anywhere.
 
     Figures go to every logger that takes some (TensorBoard; ``log_image`` of W&B), else into PNG files. What fails is
     a warning, and scores are NaN then: ``ModelCheckpoint`` takes them for the worst, ``EarlyStopping`` stops unless its
@@ -357,6 +358,16 @@ class ExplanationMonitor(Shown, Callback):
             metric, without ``log_prefix``.
         """
         return self._history.frame()
+
+    def top(self, k: int = 5) -> pd.DataFrame:
+        """The k surest concepts of the last validation, as :meth:`captum_attn.concepts.ConceptScores.top`.
+
+        Raises:
+            ValueError: no concept was scored yet.
+        """
+        if self.scores is None:
+            raise ValueError("no concept was scored yet: fit, or validate, a model with a monitor of concepts")
+        return self.scores.top(k)
 
     def plot(self) -> ShownFigure:
         """Scores over epochs: a panel for each metric of faithfulness, each layer of concepts, each group of others.

@@ -241,6 +241,10 @@ class Comparison(Shown):
         """:meth:`table`, a row for each method."""
         return self.table()
 
+    def top(self, k: int = 5) -> pd.DataFrame:
+        """The rows of :meth:`table` of the k most faithful methods, random scores among them."""
+        return self.table().head(k)
+
     def page(self, examples: int = 3) -> str:
         """The comparison as one page that needs nothing else. All names and tokens in it are escaped.
 

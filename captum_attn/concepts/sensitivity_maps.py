@@ -15,7 +15,7 @@ from captum_attn.concepts.concept_figures import concepts_over_image, concepts_u
 from captum_attn.core import Grid, image_grid, patch_means, patch_values
 from captum_attn.core.propagation import GRADIENT
 from captum_attn.drawing import ShownFigure, shown_pixels
-from captum_attn.formatting import listed
+from captum_attn.formatting import listed, strongest
 from captum_attn.functional import energy_pointing_game, holm, pointing_game
 from captum_attn.pages import PatchedPicture, Scored, Shown, input_view, opening, page, table_html
 
@@ -33,7 +33,8 @@ _CAUTIONS = (
 class SensitivityMaps(Shown):
     """How much each token's state, moved towards a concept, would raise the explained output.
 
-    A notebook shows it as a page; :meth:`show`, :meth:`plot`, :meth:`to_html` and :meth:`frame` work anywhere.
+    A notebook shows it as a page; :meth:`show`, :meth:`plot`, :meth:`to_html`, :meth:`frame` and :meth:`top` work
+    anywhere.
 
     Attributes:
         values: (n, L, K, N), s_i = a_i ⟨g_i, v⟩ of n inputs, L layers, K concepts and N tokens, in units of the
@@ -138,6 +139,18 @@ class SensitivityMaps(Shown):
             columns = {"token": names * (of_input[..., 0].numel()), "value": of_input[..., real].flatten().numpy()}
             frames.append(pd.DataFrame(columns, index))
         return pd.concat(frames).reset_index()
+
+    def top(self, k: int = 5) -> pd.DataFrame:
+        """The rows of :meth:`frame` of the k tokens with the largest magnitude, of each input and concept, in the layer
+        where the concept's effect is surest."""
+        frame, concepts = self.frame(), enumerate(self.concepts)
+        surest = {
+            (example, name): self.layers[self._layer(None, example, concept)]
+            for concept, name in concepts
+            for example in range(len(self.values))
+        }
+        here = [surest[key] for key in zip(frame.input, frame.concept, strict=True)]
+        return strongest(frame[frame.layer == here], k, ["input", "concept"])
 
     def page(self) -> str:
         """The page, as HTML that needs nothing from elsewhere: each input as each concept sees it, to hover over.

@@ -10,14 +10,15 @@ import pandas as pd
 
 from captum_attn.controls.control_figures import layers_by_heads
 from captum_attn.drawing import ShownFigure
-from captum_attn.formatting import number, with_error
+from captum_attn.formatting import number, strongest, with_error
 from captum_attn.pages import Shown, figure_html, opening, page, table_html
 
 
 class ControlResult(Shown):
     """What a control of a model's attention found.
 
-    A notebook shows it as a page; :meth:`show`, :meth:`plot`, :meth:`to_html` and :meth:`frame` work anywhere.
+    A notebook shows it as a page; :meth:`show`, :meth:`plot`, :meth:`to_html`, :meth:`frame` and :meth:`top` work
+    anywhere.
 
     Args:
         rows: what :meth:`frame` returns, in any order of the examples.
@@ -89,6 +90,11 @@ class ControlResult(Shown):
         groups = long.groupby([*self.by, "measure"], sort=False).value
         table = groups.agg(mean="mean", standard_error="sem", n="count").reset_index()
         return table[table.n > 0].reset_index(drop=True)
+
+    def top(self, k: int = 5) -> pd.DataFrame:
+        """The k rows of :meth:`table` in which the mean of the first measure is largest, in magnitude: layers and heads."""
+        table = self.table()
+        return strongest(table[table.measure == self.measures[0]], k, ["measure"], "mean")
 
     def to_markdown(self) -> str:
         """The table of means ± standard errors, with its caption; single heads are left to :meth:`table`."""

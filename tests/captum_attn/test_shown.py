@@ -155,6 +155,41 @@ def test_every_result_shows_itself(name, tmp_path):
     assert len(result.frame())
 
 
+def largest(numbers, k):
+    return sorted(numbers, key=lambda number: (-abs(number), number != number))[:k]
+
+
+@pytest.mark.parametrize("name", ["attributions", "maps of texts", "maps of images"])
+def test_the_strongest_tokens_of_each_input_come_first(name):
+    result = built(name)
+    frame, top = result.frame(), result.top(2)
+    by = [column for column in ("input", "concept") if column in top]
+    groups = top.groupby(by, sort=False)
+    assert [key for key, _ in groups] == [key for key, _ in frame.groupby(by, sort=False)]
+    for key, rows in groups:
+        own = frame.set_index(by).loc[[key if len(by) > 1 else key[0]]]
+        if "layer" in rows:
+            (layer,) = rows.layer.unique()
+            own = own[own.layer == layer]
+        assert rows.value.tolist() == largest(own.value, 2)
+
+
+@pytest.mark.parametrize("name", ["uniform attention", "permuted attention", "correlations", "counterfactual", "seeds"])
+def test_layers_and_heads_with_the_largest_means_come_first(name):
+    result = built(name)
+    table, top = result.table(), result.top(3)
+    (measure,) = top.measure.unique()
+    assert measure == table.measure.iloc[0]
+    assert top["mean"].tolist() == largest(table[table.measure == measure]["mean"], 3)
+
+
+def test_faithful_methods_and_sure_concepts_come_first():
+    comparison, monitor, scores = built("comparison"), built("monitor"), built("concept scores")
+    assert comparison.top(2).equals(comparison.table().nlargest(2, "comprehensiveness"))
+    assert monitor.top(2).equals(monitor.scores.concepts().nsmallest(2, "p").reset_index(drop=True))
+    assert scores.top(2).p.tolist() == scores.concepts().p.nsmallest(2).tolist()
+
+
 @pytest.mark.parametrize("name", RESULTS)
 def test_every_page_fits_a_telephone(name, tmp_path):
     with in_browser(built(name).page(), tmp_path, width=400) as page:
@@ -170,6 +205,8 @@ def strings_of(data):
 
 
 def test_a_monitor_that_measured_nothing_says_so():
+    with pytest.raises(ValueError, match="no concept was scored yet"):
+        ExplanationMonitor().top()
     page = ExplanationMonitor(**monitored()).page()
     assert_self_contained(page)
     assert any("Nothing was measured yet" in text for text in Tags(page).texts)
