@@ -92,7 +92,7 @@ class ControlResult(Shown):
         return table[table.n > 0].reset_index(drop=True)
 
     def top(self, k: int = 5) -> pd.DataFrame:
-        """The k rows of :meth:`table` in which the mean of the first measure is largest, in magnitude: layers and heads."""
+        """The k rows of :meth:`table` with the largest mean of the first measure, in magnitude."""
         table = self.table()
         return strongest(table[table.measure == self.measures[0]], k, ["measure"], "mean")
 
