@@ -143,14 +143,14 @@ class SensitivityMaps(Shown):
     def top(self, k: int = 5) -> pd.DataFrame:
         """The rows of :meth:`frame` of the k tokens with the largest magnitude, of each input and concept, in the layer
         where the concept's effect is surest."""
-        frame, concepts = self.frame(), enumerate(self.concepts)
         surest = {
             (example, name): self.layers[self._layer(None, example, concept)]
-            for concept, name in concepts
             for example in range(len(self.values))
+            for concept, name in enumerate(self.concepts)
         }
-        here = [surest[key] for key in zip(frame.input, frame.concept, strict=True)]
-        return strongest(frame[frame.layer == here], k, ["input", "concept"])
+        frame = self.frame()
+        layers = [surest[key] for key in zip(frame.input, frame.concept, strict=True)]
+        return strongest(frame[frame.layer == layers], k, ["input", "concept"])
 
     def page(self) -> str:
         """The page, as HTML that needs nothing from elsewhere: each input as each concept sees it, to hover over.
