@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ DEADLINE = 150  # seconds, after which a run counts as hanging
 
 
 def run_on_two(folder: Path) -> list[dict[str, Any]]:
-    """What each process found in each scenario, with its exit status and its output."""
+    """What each process found in each scenario; both must end well."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -42,12 +43,8 @@ def run_on_two(folder: Path) -> list[dict[str, Any]]:
     finally:
         for process in processes:
             process.kill()
-    read = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    assert [[*found] for found in read] == [[one.__name__ for one in SCENARIOS[:-1]]] * 2, "".join(outputs)
-    return [
-        {**found, "status": process.returncode, "output": output}
-        for process, found, output in zip(processes, read, outputs, strict=True)
-    ]
+    assert [process.returncode for process in processes] == [0, 0], "".join(outputs)
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
 
 
 def numbers() -> dict[str, Any]:
@@ -144,26 +141,34 @@ def different() -> str:
 
     trainer = trainer_of([ExplanationMonitor(**monitored(target=None))], devices=2, strategy="ddp")
     own = Texts(8, seed=int(os.environ["LOCAL_RANK"]))
-    try:
-        trainer.validate(FineTuned().eval(), DataLoader(own, 4), verbose=False)
-    except Exception as error:
-        return str(error)
-    return "nothing"
+    return said_by(lambda: trainer.validate(FineTuned().eval(), DataLoader(own, 4), verbose=False))
 
 
-def raising() -> None:
-    """A monitor that fails on the second process and may stop the training."""
+def raising() -> str:
+    """What stops the training where a monitor fails on the second process, and may do so."""
     from fine_tuning import FailingOnSecond, fit, monitored
 
     from lightning_callbacks import ExplanationMonitor
 
-    fit([ExplanationMonitor(**monitored(faithfulness=FailingOnSecond, on_error="raise"))], devices=2, strategy="ddp")
+    monitor = ExplanationMonitor(**monitored(faithfulness=FailingOnSecond, on_error="raise"))
+    return said_by(lambda: fit([monitor], devices=2, strategy="ddp"))
 
 
-SCENARIOS = (numbers, neutrality, sharded, different, raising)  # the last of them ends the process
+def said_by(run: Callable[[], object]) -> str:
+    """The error of a run; nothing where there is none."""
+    try:
+        run()
+    except Exception as error:
+        return str(error)
+    return ""
+
+
+SCENARIOS = (numbers, neutrality, sharded, different, raising)
 
 if __name__ == "__main__":
-    found, file = {}, Path(sys.argv[1], f"{os.environ['LOCAL_RANK']}.json")
-    for scenario in SCENARIOS:
-        found[scenario.__name__] = scenario()
-        file.write_text(json.dumps(found))
+    findings = {scenario.__name__: scenario() for scenario in SCENARIOS}
+    Path(sys.argv[1], f"{os.environ['LOCAL_RANK']}.json").write_text(json.dumps(findings))
+
+    import torch
+
+    torch.distributed.destroy_process_group()  # threads of gloo may abort a process that just ends
